@@ -1,0 +1,338 @@
+//! [`ModelBackend`] for `Autodiff<B>`: one graph node an operation, with the gradient that the inner backend computes.
+//!
+//! An operation on untracked tensors records nothing. Second derivatives are not tracked.
+
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::prelude::*;
+use burn::tensor::TensorPrimitive;
+use burn::tensor::backend::AutodiffBackend;
+
+use crate::{AttentionMask, HostMask, KeyValueBlock, LoraRef, ModelBackend};
+
+type Ad<B, C> = Autodiff<B, C>;
+type Node<B> = <Autodiff<B> as burn::tensor::backend::BackendTypes>::FloatTensorPrimitive;
+
+/// The autodiff tensor below the public one.
+fn node<B: Backend, C: CheckpointStrategy, const D: usize>(x: &Tensor<Ad<B, C>, D>) -> Node<B> {
+    x.clone().into_primitive().tensor()
+}
+
+fn from_float<B: Backend, const D: usize>(x: B::FloatTensorPrimitive) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+fn to_float<B: Backend, const D: usize>(x: Tensor<B, D>) -> B::FloatTensorPrimitive {
+    x.into_primitive().tensor()
+}
+
+fn untracked<B: Backend, C: CheckpointStrategy, const D: usize>(x: Tensor<B, D>) -> Tensor<Ad<B, C>, D> {
+    from_float(<Ad<B, C> as AutodiffBackend>::from_inner(to_float(x)))
+}
+
+/// Records `op` with its `state` and output if any parent is tracked.
+fn record<B, C, O, S, const N: usize, const D: usize>(
+    op: O,
+    parents: [Node<B>; N],
+    output: Tensor<B, D>,
+    state: impl FnOnce() -> S,
+) -> Tensor<Ad<B, C>, D>
+where
+    B: Backend,
+    C: CheckpointStrategy,
+    O: Backward<B, N, State = S>,
+    S: Clone + Send + std::fmt::Debug + 'static,
+{
+    if !parents.iter().any(|p| p.is_tracked()) {
+        return untracked(output);
+    }
+    match op.prepare::<C>(parents.map(|p| p.node)).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => from_float(prep.finish(state(), to_float(output))),
+        OpsKind::UnTracked(prep) => from_float(prep.finish(to_float(output))),
+    }
+}
+
+#[derive(Clone, Debug)]
+struct LinearState<B: Backend> {
+    x: Option<Tensor<B, 2>>,
+    weight: Tensor<B, 2>,
+    lora: Option<(Tensor<B, 2>, Tensor<B, 2>, f64)>,
+}
+
+#[derive(Debug)]
+struct Linear;
+
+impl<B: ModelBackend> Backward<B, 3> for Linear {
+    type State = LinearState<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float::<B, 2>(grads.consume::<B>(&ops.node));
+        let LinearState { x, weight, lora } = ops.state;
+        let [x_node, a_node, b_node] = ops.parents;
+        let lora = lora.as_ref().map(|(a, b, scaling)| LoraRef { a, b, scaling: *scaling });
+        let (dx, factors) = B::frozen_linear_backward(dy, x, &weight, lora, x_node.is_some());
+        if let (Some(n), Some(dx)) = (x_node, dx) {
+            grads.register::<B>(n.id, to_float(dx));
+        }
+        if let Some((da, db)) = factors {
+            if let Some(n) = a_node {
+                grads.register::<B>(n.id, to_float(da));
+            }
+            if let Some(n) = b_node {
+                grads.register::<B>(n.id, to_float(db));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RmsNorm;
+
+impl<B: ModelBackend> Backward<B, 1> for RmsNorm {
+    type State = (Tensor<B, 2>, Tensor<B, 1>, f64);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float(grads.consume::<B>(&ops.node));
+        let (x, weight, eps) = ops.state;
+        if let [Some(n)] = ops.parents {
+            grads.register::<B>(n.id, to_float(B::rms_norm_backward(dy, x, &weight, eps)));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Rotary;
+
+impl<B: ModelBackend> Backward<B, 1> for Rotary {
+    type State = (Tensor<B, 2>, Tensor<B, 2>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float(grads.consume::<B>(&ops.node));
+        let (cos, sin) = ops.state;
+        if let [Some(n)] = ops.parents {
+            grads.register::<B>(n.id, to_float(B::rotary(dy, &cos, &sin.neg())));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SwiGlu;
+
+impl<B: ModelBackend> Backward<B, 2> for SwiGlu {
+    type State = (Tensor<B, 2>, Tensor<B, 2>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float(grads.consume::<B>(&ops.node));
+        let (d_gate, d_up) = B::swiglu_backward(dy, ops.state.0, ops.state.1);
+        for (parent, grad) in ops.parents.into_iter().zip([d_gate, d_up]) {
+            if let Some(n) = parent {
+                grads.register::<B>(n.id, to_float(grad));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct TokenNll;
+
+impl<B: ModelBackend> Backward<B, 1> for TokenNll {
+    type State = (Tensor<B, 2>, Vec<u32>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let d_nll = from_float(grads.consume::<B>(&ops.node));
+        let (logits, targets) = ops.state;
+        if let [Some(n)] = ops.parents {
+            grads.register::<B>(n.id, to_float(B::token_nll_backward(d_nll, logits, &targets)));
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct AttentionState<B: Backend> {
+    q: Tensor<B, 4>,
+    blocks: Vec<KeyValueBlock<B>>,
+    mask: AttentionMask<B>,
+    scale: f64,
+    out: Tensor<B, 4>,
+    lse: Tensor<B, 4>,
+}
+
+/// Parents: the queries, then key and value of each block.
+#[derive(Debug)]
+struct Attention;
+
+impl<B: ModelBackend, const N: usize> Backward<B, N> for Attention {
+    type State = AttentionState<B>;
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let d_out = from_float(grads.consume::<B>(&ops.node));
+        let AttentionState { q, blocks, mask, scale, out, lse } = ops.state;
+        let wants: Vec<bool> =
+            ops.parents[1..].chunks_exact(2).map(|kv| kv.iter().any(Option::is_some)).collect();
+        let got = B::block_attention_backward(d_out, q, &blocks, &mask, scale, out, lse, &wants);
+        let kv = got.blocks.into_iter().flat_map(|b| match b {
+            Some((k, v)) => [Some(k), Some(v)],
+            None => [None, None],
+        });
+        for (parent, grad) in ops.parents.into_iter().zip(std::iter::once(Some(got.query)).chain(kv)) {
+            if let (Some(n), Some(grad)) = (parent, grad) {
+                grads.register::<B>(n.id, to_float(grad));
+            }
+        }
+    }
+}
+
+fn record_attention<B: ModelBackend, C: CheckpointStrategy, const N: usize>(
+    q: &Tensor<Ad<B, C>, 4>,
+    blocks: &[KeyValueBlock<Ad<B, C>>],
+    out: Tensor<B, 4>,
+    state: AttentionState<B>,
+) -> Tensor<Ad<B, C>, 4> {
+    let parents: [Node<B>; N] = std::array::from_fn(|i| match i {
+        0 => node(q),
+        i if i % 2 == 1 => node(&blocks[i / 2].key),
+        i => node(&blocks[i / 2 - 1].value),
+    });
+    record(Attention, parents, out, || state)
+}
+
+impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
+    fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
+        B::attention_mask(mask, device).map(untracked)
+    }
+
+    fn frozen_linear(
+        x: Tensor<Self, 2>,
+        weight: &Tensor<Self, 2>,
+        bias: Option<&Tensor<Self, 1>>,
+        lora: Option<LoraRef<'_, Self>>,
+    ) -> Tensor<Self, 2> {
+        let (weight, bias) = (weight.clone().inner(), bias.map(|b| b.clone().inner()));
+        let factors = lora.map(|l| (l.a.clone().inner(), l.b.clone().inner(), l.scaling));
+        let inner = factors.as_ref().map(|(a, b, scaling)| LoraRef { a, b, scaling: *scaling });
+        let y = B::frozen_linear(x.clone().inner(), &weight, bias.as_ref(), inner);
+        let x_node = node(&x);
+        let [a_node, b_node] = match lora {
+            Some(l) => [node(l.a), node(l.b)],
+            // Untracked stand-ins keep the number of parents.
+            None => {
+                [node(&untracked::<B, C, 2>(weight.clone())), node(&untracked::<B, C, 2>(weight.clone()))]
+            }
+        };
+        record(Linear, [x_node, a_node, b_node], y, || LinearState {
+            x: factors.is_some().then(|| x.inner()),
+            weight,
+            lora: factors,
+        })
+    }
+
+    fn rms_norm(x: Tensor<Self, 2>, weight: &Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {
+        let (parent, x, weight) = (node(&x), x.inner(), weight.clone().inner());
+        let y = B::rms_norm(x.clone(), &weight, eps);
+        record(RmsNorm, [parent], y, || (x, weight, eps))
+    }
+
+    fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
+        let (parent, cos, sin) = (node(&x), cos.clone().inner(), sin.clone().inner());
+        let y = B::rotary(x.inner(), &cos, &sin);
+        record(Rotary, [parent], y, || (cos, sin))
+    }
+
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let parents = [node(&gate), node(&up)];
+        let (gate, up) = (gate.inner(), up.inner());
+        let y = B::swiglu(gate.clone(), up.clone());
+        record(SwiGlu, parents, y, || (gate, up))
+    }
+
+    fn block_attention(
+        q: Tensor<Self, 4>,
+        blocks: &[KeyValueBlock<Self>],
+        mask: &AttentionMask<Self>,
+        scale: f64,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
+        let inner: Vec<_> = blocks
+            .iter()
+            .map(|b| KeyValueBlock { key: b.key.clone().inner(), value: b.value.clone().inner() })
+            .collect();
+        let (mask, q_inner) = (mask.map(Tensor::inner), q.clone().inner());
+        let (out, lse) = B::block_attention(q_inner.clone(), &inner, &mask, scale);
+        let state =
+            AttentionState { q: q_inner, blocks: inner, mask, scale, out: out.clone(), lse: lse.clone() };
+        let out = match blocks.len() {
+            1 => record_attention::<B, C, 3>(&q, blocks, out, state),
+            2 => record_attention::<B, C, 5>(&q, blocks, out, state),
+            3 => record_attention::<B, C, 7>(&q, blocks, out, state),
+            n => panic!("attention joins 1 to {} blocks, not {n}", crate::MAX_BLOCKS),
+        };
+        (out, untracked(lse))
+    }
+
+    fn token_nll(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {
+        let (parent, logits) = (node(&logits), logits.inner());
+        let y = B::token_nll(logits.clone(), targets);
+        record(TokenNll, [parent], y, || (logits, targets.to_vec()))
+    }
+}
+
+/// Whether anything that requires a gradient led to `x`.
+pub fn is_tracked<B: Backend, const D: usize>(x: &Tensor<Autodiff<B>, D>) -> bool {
+    node(x).is_tracked()
+}
+
+/// Parents: the value, and a node of the graph it shall belong to. The state is what the latter's gradient is: zeros.
+#[derive(Debug)]
+struct Join<const D: usize>;
+
+impl<B: Backend, const D: usize> Backward<B, 2> for Join<D> {
+    type State = Tensor<B, D>;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        for (parent, grad) in ops.parents.into_iter().zip([dy, to_float(ops.state)]) {
+            if let Some(n) = parent {
+                grads.register::<B>(n.id, grad);
+            }
+        }
+    }
+}
+
+/// Makes leaves that burn-autodiff handles in linear time.
+///
+/// Each leaf starts a graph of its own, and every operation that meets a second graph merges the two, moving either, again and
+/// again for a leaf that is used again: quadratic in the number of nodes. A backward pass over one element of each leaf empties
+/// those graphs; from then on the leaves join whatever graph uses them.
+///
+/// # Shapes
+/// Any, with at least one element each.
+pub fn leaves<B: Backend, const D: usize>(values: Vec<Tensor<B, D>>) -> Vec<Tensor<Autodiff<B>, D>> {
+    let leaves: Vec<Tensor<Autodiff<B>, D>> =
+        values.into_iter().map(|t| Tensor::from_inner(t).require_grad()).collect();
+    let first = |t: &Tensor<Autodiff<B>, D>| t.clone().slice([const { 0..1 }; D]).sum();
+    if let Some(sum) = leaves.iter().map(first).reduce(|a, b| a + b) {
+        sum.backward();
+    }
+    leaves
+}
+
+/// Puts [`leaves`] into one graph, so that what is computed from them alone (a concatenation, say) does not start one each.
+pub fn in_one_graph<B: Backend, const D: usize>(
+    leaves: &[Tensor<Autodiff<B>, D>],
+) -> Vec<Tensor<Autodiff<B>, D>> {
+    let Some(first) = leaves.first() else { return Vec::new() };
+    // A node made from the first leaf is the graph's origin; it is never used as an operand again.
+    let origin = first.clone().slice([const { 0..1 }; D]);
+    let anchor = join(origin.clone(), &origin);
+    leaves.iter().map(|leaf| join(leaf.clone(), &anchor)).collect()
+}
+
+/// `x` in the graph of `graph`, a tensor of one element.
+fn join<B: Backend, const D: usize>(
+    x: Tensor<Autodiff<B>, D>,
+    graph: &Tensor<Autodiff<B>, D>,
+) -> Tensor<Autodiff<B>, D> {
+    let (parents, value) = ([node(&x), node(graph)], x.inner());
+    record(Join::<D>, parents, value, || graph.clone().inner().zeros_like())
+}

@@ -1,0 +1,266 @@
+//! Every operation of [`ModelBackend`](crate::ModelBackend) in plain Burn operations: what a backend computes unless it
+//! has something better, and what better kernels are compared with in tests.
+//!
+//! Reductions and exponentials run in at least f32.
+
+use burn::prelude::*;
+use burn::tensor::{DType, IndexingUpdateOp, TensorData};
+
+use crate::{AttentionGrads, AttentionMask, KeyValueBlock, LoraRef};
+
+/// Scores of unseen keys; finite, and within half precision's range.
+const UNSEEN: f64 = -3.0e4;
+
+/// The tensor in at least f32.
+fn wide<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => x.cast(DType::F32),
+        _ => x,
+    }
+}
+
+/// `x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`; see [`ModelBackend::frozen_linear`](crate::ModelBackend::frozen_linear).
+pub fn frozen_linear<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: &Tensor<B, 2>,
+    bias: Option<&Tensor<B, 1>>,
+    lora: Option<LoraRef<'_, B>>,
+) -> Tensor<B, 2> {
+    let mut y = x.clone().matmul(weight.clone().transpose());
+    if let Some(bias) = bias {
+        y = y + bias.clone().unsqueeze();
+    }
+    match lora {
+        None => y,
+        Some(l) => {
+            let xa = x.matmul(l.a.clone().transpose()).mul_scalar(l.scaling);
+            y + xa.matmul(l.b.clone().transpose())
+        }
+    }
+}
+
+/// The gradients of [`frozen_linear`]: `(dx, Some((dA, dB)))`.
+#[allow(clippy::type_complexity)]
+pub fn frozen_linear_backward<B: Backend>(
+    dy: Tensor<B, 2>,
+    x: Option<Tensor<B, 2>>,
+    weight: &Tensor<B, 2>,
+    lora: Option<LoraRef<'_, B>>,
+    wants_dx: bool,
+) -> (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B, 2>)>) {
+    let mut dx = wants_dx.then(|| dy.clone().matmul(weight.clone()));
+    let grads = lora.map(|l| {
+        let x = x.expect("LoRA's backward pass needs the input");
+        let g = dy.clone().matmul(l.b.clone()).mul_scalar(l.scaling);
+        if let Some(d) = dx.take() {
+            dx = Some(d + g.clone().matmul(l.a.clone()));
+        }
+        let xa = x.clone().matmul(l.a.clone().transpose()).mul_scalar(l.scaling);
+        (g.transpose().matmul(x), dy.transpose().matmul(xa))
+    });
+    (dx, grads)
+}
+
+/// `x / sqrt(mean(x²) + eps) · weight` over the last dimension.
+pub fn rms_norm<B: Backend>(x: Tensor<B, 2>, weight: &Tensor<B, 1>, eps: f64) -> Tensor<B, 2> {
+    let dtype = x.dtype();
+    let x = wide(x);
+    let rstd = x.clone().powi_scalar(2).mean_dim(1).add_scalar(eps).sqrt().recip();
+    (x * rstd).cast(dtype) * weight.clone().unsqueeze()
+}
+
+/// The gradient of [`rms_norm`] with respect to `x`.
+pub fn rms_norm_backward<B: Backend>(
+    dy: Tensor<B, 2>,
+    x: Tensor<B, 2>,
+    weight: &Tensor<B, 1>,
+    eps: f64,
+) -> Tensor<B, 2> {
+    let dtype = x.dtype();
+    let x = wide(x);
+    let g = wide(dy * weight.clone().unsqueeze());
+    let rstd = x.clone().powi_scalar(2).mean_dim(1).add_scalar(eps).sqrt().recip();
+    let n = x * rstd.clone();
+    let m = (g.clone() * n.clone()).mean_dim(1);
+    ((g - n * m) * rstd).cast(dtype)
+}
+
+/// Rotate-half rotary embedding; `x [n, heads, d]`, `cos`/`sin [n, d/2]`.
+pub fn rotary<B: Backend>(x: Tensor<B, 3>, cos: &Tensor<B, 2>, sin: &Tensor<B, 2>) -> Tensor<B, 3> {
+    let half = x.dims()[2] / 2;
+    let (c, s) = (cos.clone().unsqueeze_dim(1), sin.clone().unsqueeze_dim(1));
+    let (x1, x2) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
+    let y1 = x1.clone() * c.clone() - x2.clone() * s.clone();
+    Tensor::cat(vec![y1, x2 * c + x1 * s], 2)
+}
+
+/// `silu(gate) · up`.
+pub fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
+    burn::tensor::activation::silu(gate) * up
+}
+
+/// The gradients of [`swiglu`]: `(d_gate, d_up)`.
+pub fn swiglu_backward<B: Backend>(
+    dy: Tensor<B, 2>,
+    gate: Tensor<B, 2>,
+    up: Tensor<B, 2>,
+) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    let s = burn::tensor::activation::sigmoid(gate.clone());
+    let silu = gate.clone() * s.clone();
+    // d silu / d gate = s·(1 + gate·(1 − s))
+    let slope = s.clone() * (gate * (s.neg().add_scalar(1.0))).add_scalar(1.0);
+    (dy.clone() * up * slope, dy * silu)
+}
+
+/// `-log softmax(logits)[target]` per row.
+pub fn token_nll<B: Backend>(logits: Tensor<B, 2>, targets: &[u32]) -> Tensor<B, 1> {
+    let index = target_index::<B>(targets, &logits.device());
+    let logits = wide(logits);
+    let max = logits.clone().max_dim(1).detach();
+    let lse = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
+    (lse - logits.gather(1, index)).squeeze_dim(1)
+}
+
+/// The gradient of [`token_nll`]: `(softmax(logits) − one_hot(target)) · d_nll`.
+pub fn token_nll_backward<B: Backend>(
+    d_nll: Tensor<B, 1>,
+    logits: Tensor<B, 2>,
+    targets: &[u32],
+) -> Tensor<B, 2> {
+    let (device, dtype) = (logits.device(), logits.dtype());
+    let d = d_nll.unsqueeze_dim::<2>(1);
+    let p = burn::tensor::activation::softmax(wide(logits), 1) * d.clone();
+    p.scatter(1, target_index(targets, &device), d.neg(), IndexingUpdateOp::Add).cast(dtype)
+}
+
+fn target_index<B: Backend>(targets: &[u32], device: &B::Device) -> Tensor<B, 2, Int> {
+    let ids: Vec<i64> = targets.iter().map(|&t| i64::from(t)).collect();
+    Tensor::from_data(TensorData::new(ids, [targets.len(), 1]), device)
+}
+
+/// Scaled scores of all blocks, `[B, G, rep·t, n]`, and the queries they came from.
+fn scores<B: Backend>(
+    q: Tensor<B, 4>,
+    blocks: &[KeyValueBlock<B>],
+    scale: f64,
+) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let q = fold_queries(q, blocks[0].key.dims()[1]).mul_scalar(scale);
+    let s = blocks.iter().map(|b| q.clone().matmul(b.key.clone().swap_dims(2, 3))).collect();
+    (wide(Tensor::cat(s, 3)), q)
+}
+
+/// `[B, t, H, d]` to `[B, G, rep·t, d]`: the query heads of one KV head become rows, so that K and V are never expanded.
+fn fold_queries<B: Backend>(x: Tensor<B, 4>, kv_heads: usize) -> Tensor<B, 4> {
+    let [b, t, h, d] = x.dims();
+    x.swap_dims(1, 2).reshape([b, kv_heads, h / kv_heads * t, d])
+}
+
+/// The inverse of [`fold_queries`].
+fn unfold_queries<B: Backend>(x: Tensor<B, 4>, t: usize) -> Tensor<B, 4> {
+    let [b, g, rows, d] = x.dims();
+    x.reshape([b, g * rows / t, t, d]).swap_dims(1, 2)
+}
+
+/// The mask as `[B or 1, 1, rep·t, n]`.
+fn allowed_rows<B: Backend>(mask: &AttentionMask<B>, rep: usize, device: &B::Device) -> Option<Tensor<B, 4>> {
+    let allowed = match (&mask.allowed, mask.host.is_trivial()) {
+        (_, true) => return None,
+        (Some(allowed), _) => allowed.clone(),
+        (None, _) => AttentionMask::on_device((*mask.host).clone(), device).allowed?,
+    };
+    Some(allowed.repeat_dim(2, rep))
+}
+
+/// Attention over blocks joined before the softmax, and the log-sum-exp of every query's scores `[B, G, rep·t, 1]`.
+///
+/// A query that sees no key at all gives zeros.
+pub fn block_attention<B: Backend>(
+    q: Tensor<B, 4>,
+    blocks: &[KeyValueBlock<B>],
+    mask: &AttentionMask<B>,
+    scale: f64,
+) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let [_, t, h, _] = q.dims();
+    let (device, dtype) = (q.device(), q.dtype());
+    let (mut s, _) = scores(q, blocks, scale);
+    let allowed = allowed_rows(mask, h / blocks[0].key.dims()[1], &device);
+    if let Some(a) = &allowed {
+        let a = a.clone().cast(s.dtype());
+        s = s * a.clone() + (a.sub_scalar(1.0)).mul_scalar(-UNSEEN);
+    }
+    let max = s.clone().max_dim(3);
+    let mut p = (s - max.clone()).exp();
+    if let Some(a) = allowed {
+        p = p.clone() * a.cast(p.dtype());
+    }
+    let sum = p.clone().sum_dim(3).clamp_min(1e-30);
+    let lse = sum.clone().log() + max;
+    let p = (p / sum).cast(dtype);
+    (unfold_queries(weighted_values(p, blocks), t), lse)
+}
+
+fn weighted_values<B: Backend>(p: Tensor<B, 4>, blocks: &[KeyValueBlock<B>]) -> Tensor<B, 4> {
+    let mut start = 0;
+    let mut out: Option<Tensor<B, 4>> = None;
+    for b in blocks {
+        let n = b.value.dims()[2];
+        let o = p.clone().narrow(3, start, n).matmul(b.value.clone());
+        out = Some(match out {
+            Some(sum) => sum + o,
+            None => o,
+        });
+        start += n;
+    }
+    out.expect("attention over at least one block")
+}
+
+/// The gradients of [`block_attention`]: of the queries, and of the keys and values of each block that `wants` names.
+#[allow(clippy::too_many_arguments)]
+pub fn block_attention_backward<B: Backend>(
+    d_out: Tensor<B, 4>,
+    q: Tensor<B, 4>,
+    blocks: &[KeyValueBlock<B>],
+    mask: &AttentionMask<B>,
+    scale: f64,
+    out: Tensor<B, 4>,
+    lse: Tensor<B, 4>,
+    wants: &[bool],
+) -> AttentionGrads<B> {
+    let [_, t, h, _] = q.dims();
+    let (device, dtype) = (q.device(), q.dtype());
+    let kv_heads = blocks[0].key.dims()[1];
+    let (s, q) = scores(q, blocks, scale);
+    let d_out = fold_queries(d_out, kv_heads);
+    let delta = wide(d_out.clone() * fold_queries(out, kv_heads)).sum_dim(3);
+    let mut p = match allowed_rows(mask, h / kv_heads, &device) {
+        Some(a) => {
+            // Unseen scores are moved far below the maximum before the exponential, so that none overflows.
+            let a = a.cast(s.dtype());
+            let s = s * a.clone() + (a.clone().sub_scalar(1.0)).mul_scalar(-UNSEEN);
+            (s - lse).exp() * a
+        }
+        None => (s - lse).exp(),
+    };
+    let mut start = 0;
+    let mut d_q: Option<Tensor<B, 4>> = None;
+    let mut d_blocks = Vec::with_capacity(blocks.len());
+    for (block, &wanted) in blocks.iter().zip(wants) {
+        let n = block.key.dims()[2];
+        let p_b = p.clone().narrow(3, start, n);
+        let d_p = wide(d_out.clone().matmul(block.value.clone().swap_dims(2, 3)));
+        let d_s = (p_b.clone() * (d_p - delta.clone())).cast(dtype);
+        let dq = d_s.clone().matmul(block.key.clone());
+        d_q = Some(match d_q {
+            Some(sum) => sum + dq,
+            None => dq,
+        });
+        d_blocks.push(wanted.then(|| {
+            let d_key = d_s.swap_dims(2, 3).matmul(q.clone());
+            let d_value = p_b.cast(dtype).swap_dims(2, 3).matmul(d_out.clone());
+            (d_key, d_value)
+        }));
+        start += n;
+    }
+    p = d_q.expect("attention over at least one block").mul_scalar(scale);
+    AttentionGrads { query: unfold_queries(p, t), blocks: d_blocks }
+}

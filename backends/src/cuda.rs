@@ -1,0 +1,3 @@
+//! NVIDIA GPUs through CUDA. Compiles without a CUDA toolkit.
+
+impl crate::ModelBackend for burn::backend::Cuda {}

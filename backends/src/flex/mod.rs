@@ -1,0 +1,157 @@
+//! Burn's fast CPU backend, with kernels of our own where composed operations are limited by memory traffic, by one core or
+//! by allocation: frozen weights times few rows ([`matvec`]), attention over blocks ([`attention`]), and elementwise passes
+//! ([`elementwise`]).
+//!
+//! Every kernel splits its work so that no result depends on the number of threads. Tensors that are not f32 take the composed
+//! operations.
+
+mod attention;
+mod elementwise;
+mod matmul;
+mod matvec;
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::prelude::*;
+use burn::tensor::{DType, TensorData, TensorPrimitive};
+
+use crate::{AttentionGrads, AttentionMask, HostMask, KeyValueBlock, LoraRef, ModelBackend, composed};
+
+/// The tensor below the public one, row-major and without gaps.
+fn contiguous<const D: usize>(x: Tensor<Flex, D>) -> FlexTensor {
+    let t = x.into_primitive().tensor();
+    if t.as_slice::<f32>().is_some() { t } else { t.to_contiguous() }
+}
+
+/// The values of a [`contiguous`] f32 tensor.
+fn values(t: &FlexTensor) -> &[f32] {
+    t.as_slice::<f32>().expect("a contiguous f32 tensor")
+}
+
+fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(FlexTensor::from_data(TensorData::new(data, shape))))
+}
+
+fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
+    x.dtype() == DType::F32
+}
+
+impl ModelBackend for Flex {
+    fn attention_mask(mask: HostMask, _device: &Self::Device) -> AttentionMask<Self> {
+        AttentionMask::on_host(mask)
+    }
+
+    fn frozen_linear(
+        x: Tensor<Self, 2>,
+        weight: &Tensor<Self, 2>,
+        bias: Option<&Tensor<Self, 1>>,
+        lora: Option<LoraRef<'_, Self>>,
+    ) -> Tensor<Self, 2> {
+        if is_f32(&x) && is_f32(weight) {
+            matmul::frozen_linear(x, weight, bias, lora)
+        } else {
+            composed::frozen_linear(x, weight, bias, lora)
+        }
+    }
+
+    fn frozen_linear_backward(
+        dy: Tensor<Self, 2>,
+        x: Option<Tensor<Self, 2>>,
+        weight: &Tensor<Self, 2>,
+        lora: Option<LoraRef<'_, Self>>,
+        wants_dx: bool,
+    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
+        if is_f32(&dy) && is_f32(weight) {
+            matmul::frozen_linear_backward(dy, x, weight, lora, wants_dx)
+        } else {
+            composed::frozen_linear_backward(dy, x, weight, lora, wants_dx)
+        }
+    }
+
+    fn rms_norm(x: Tensor<Self, 2>, weight: &Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {
+        if is_f32(&x) { elementwise::rms_norm(x, weight, eps) } else { composed::rms_norm(x, weight, eps) }
+    }
+
+    fn rms_norm_backward(
+        dy: Tensor<Self, 2>,
+        x: Tensor<Self, 2>,
+        weight: &Tensor<Self, 1>,
+        eps: f64,
+    ) -> Tensor<Self, 2> {
+        if is_f32(&x) {
+            elementwise::rms_norm_backward(dy, x, weight, eps)
+        } else {
+            composed::rms_norm_backward(dy, x, weight, eps)
+        }
+    }
+
+    fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
+        if is_f32(&x) { elementwise::rotary(x, cos, sin) } else { composed::rotary(x, cos, sin) }
+    }
+
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if is_f32(&gate) { elementwise::swiglu(gate, up) } else { composed::swiglu(gate, up) }
+    }
+
+    fn swiglu_backward(
+        dy: Tensor<Self, 2>,
+        gate: Tensor<Self, 2>,
+        up: Tensor<Self, 2>,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        if is_f32(&gate) {
+            elementwise::swiglu_backward(dy, gate, up)
+        } else {
+            composed::swiglu_backward(dy, gate, up)
+        }
+    }
+
+    fn block_attention(
+        q: Tensor<Self, 4>,
+        blocks: &[KeyValueBlock<Self>],
+        mask: &AttentionMask<Self>,
+        scale: f64,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
+        if is_f32(&q) {
+            attention::forward(q, blocks, mask, scale)
+        } else {
+            composed::block_attention(q, blocks, mask, scale)
+        }
+    }
+
+    fn block_attention_backward(
+        d_out: Tensor<Self, 4>,
+        q: Tensor<Self, 4>,
+        blocks: &[KeyValueBlock<Self>],
+        mask: &AttentionMask<Self>,
+        scale: f64,
+        out: Tensor<Self, 4>,
+        lse: Tensor<Self, 4>,
+        wants: &[bool],
+    ) -> AttentionGrads<Self> {
+        if is_f32(&q) {
+            attention::backward(d_out, q, blocks, mask, scale, out, lse, wants)
+        } else {
+            composed::block_attention_backward(d_out, q, blocks, mask, scale, out, lse, wants)
+        }
+    }
+
+    fn token_nll(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {
+        if is_f32(&logits) {
+            elementwise::token_nll(logits, targets)
+        } else {
+            composed::token_nll(logits, targets)
+        }
+    }
+
+    fn token_nll_backward(
+        d_nll: Tensor<Self, 1>,
+        logits: Tensor<Self, 2>,
+        targets: &[u32],
+    ) -> Tensor<Self, 2> {
+        if is_f32(&logits) {
+            elementwise::token_nll_backward(d_nll, logits, targets)
+        } else {
+            composed::token_nll_backward(d_nll, logits, targets)
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The backends that diffmas runs on.
+//!
+//! This is the only crate that names a concrete Burn backend. It defines [`ModelBackend`], the bound every component of
+//! diffmas uses: the few operations that a backend may do better than composed Burn operations, each with a default in
+//! plain Burn operations ([`composed`]) and a hand-written gradient, so that `Autodiff<B>` records one node an operation
+//! ([`mod@autodiff`]) whatever `B` is.
+//!
+//! Each backend type lives in one file behind a Cargo feature (`flex`, `ndarray`, `wgpu` with its settings `vulkan` and
+//! `metal`, `cuda`, `rocm`). [`BackendKind`] names those compiled in, and [`BackendKind::run`] is the one point that turns a name
+//! into a type.
+
+#![warn(missing_docs)]
+
+use burn::prelude::*;
+
+pub mod autodiff;
+pub mod composed;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
+#[cfg(feature = "flex")]
+mod flex;
+mod mask;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+#[cfg(feature = "rocm")]
+mod rocm;
+#[cfg(feature = "wgpu")]
+mod wgpu;
+
+#[cfg(feature = "ndarray")]
+pub use self::ndarray::NdArray64;
+pub use burn::backend::Autodiff;
+#[cfg(feature = "flex")]
+pub use burn::backend::Flex;
+pub use device::{BackendKind, DeviceError, Job};
+pub use mask::{AttentionMask, HostMask};
+
+/// Keys and values of some positions of one layer, each `[B, G, n, d]`; keys carry their rotary embedding.
+#[derive(Clone, Debug)]
+pub struct KeyValueBlock<B: Backend> {
+    /// Keys `[B, G, n, d]`.
+    pub key: Tensor<B, 4>,
+    /// Values `[B, G, n, d]`.
+    pub value: Tensor<B, 4>,
+}
+
+/// Borrowed LoRA factors of one linear layer.
+#[derive(Debug)]
+pub struct LoraRef<'a, B: Backend> {
+    /// `lora_A`, `[r, in]`.
+    pub a: &'a Tensor<B, 2>,
+    /// `lora_B`, `[out, r]`.
+    pub b: &'a Tensor<B, 2>,
+    /// `lora_alpha / r`, or `lora_alpha / sqrt(r)` for rank-stabilised LoRA.
+    pub scaling: f64,
+}
+
+impl<B: Backend> Clone for LoraRef<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for LoraRef<'_, B> {}
+
+/// The gradients of one attention call.
+#[derive(Debug)]
+pub struct AttentionGrads<B: Backend> {
+    /// Of the queries, `[B, t, H, d]`.
+    pub query: Tensor<B, 4>,
+    /// Of keys and values of each block, where asked for.
+    pub blocks: Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
+}
+
+/// How many blocks [`ModelBackend::block_attention`] joins at most: the trace, the prompt, the positions after it.
+pub const MAX_BLOCKS: usize = 3;
+
+/// The operations of a transformer that a backend may do better than composed Burn operations.
+///
+/// Symbols: `N` tokens of all rows, `B` rows, `t` queries a row, `n` keys a row, `H`/`G` query/KV heads, `d` head width,
+/// `r` LoRA rank. Weights are frozen: only activations and LoRA factors have gradients.
+pub trait ModelBackend: Backend {
+    /// Makes the form of `mask` that this backend's attention reads.
+    fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
+        AttentionMask::on_device(mask, device)
+    }
+
+    /// `y = x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`, LoRA kept factored (Hu et al., arXiv 2106.09685).
+    ///
+    /// # Shapes
+    /// `x [N, in]`, `weight [out, in]`, `bias [out]` → `[N, out]`
+    fn frozen_linear(
+        x: Tensor<Self, 2>,
+        weight: &Tensor<Self, 2>,
+        bias: Option<&Tensor<Self, 1>>,
+        lora: Option<LoraRef<'_, Self>>,
+    ) -> Tensor<Self, 2> {
+        composed::frozen_linear(x, weight, bias, lora)
+    }
+
+    /// The gradients of [`ModelBackend::frozen_linear`]: of `x` if `wants_dx`, and of `A` and `B` where there is LoRA (`x` must be given then).
+    #[allow(clippy::type_complexity)]
+    fn frozen_linear_backward(
+        dy: Tensor<Self, 2>,
+        x: Option<Tensor<Self, 2>>,
+        weight: &Tensor<Self, 2>,
+        lora: Option<LoraRef<'_, Self>>,
+        wants_dx: bool,
+    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
+        composed::frozen_linear_backward(dy, x, weight, lora, wants_dx)
+    }
+
+    /// Root-mean-square norm over the last dimension, in at least f32 (Zhang & Sennrich, arXiv 1910.07467).
+    ///
+    /// # Shapes
+    /// `x [N, D]`, `weight [D]` → `[N, D]`
+    fn rms_norm(x: Tensor<Self, 2>, weight: &Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {
+        composed::rms_norm(x, weight, eps)
+    }
+
+    /// The gradient of [`ModelBackend::rms_norm`] with respect to `x`.
+    fn rms_norm_backward(
+        dy: Tensor<Self, 2>,
+        x: Tensor<Self, 2>,
+        weight: &Tensor<Self, 1>,
+        eps: f64,
+    ) -> Tensor<Self, 2> {
+        composed::rms_norm_backward(dy, x, weight, eps)
+    }
+
+    /// Rotary embedding with halves rotated (Su et al., arXiv 2104.09864, as in Llama): with `x = [x₁, x₂]`,
+    /// `[x₁·cos − x₂·sin, x₂·cos + x₁·sin]`. Its gradient is the rotation by the negative angle.
+    ///
+    /// # Shapes
+    /// `x [N, heads, d]`, `cos`, `sin` `[N, d/2]` → `[N, heads, d]`
+    fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
+        composed::rotary(x, cos, sin)
+    }
+
+    /// `silu(gate) · up`, elementwise (Shazeer, arXiv 2002.05202).
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        composed::swiglu(gate, up)
+    }
+
+    /// The gradients of [`ModelBackend::swiglu`]: `(d_gate, d_up)`.
+    fn swiglu_backward(
+        dy: Tensor<Self, 2>,
+        gate: Tensor<Self, 2>,
+        up: Tensor<Self, 2>,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        composed::swiglu_backward(dy, gate, up)
+    }
+
+    /// Grouped-query attention over up to [`MAX_BLOCKS`] blocks joined before the softmax; keys and values are never expanded or
+    /// copied together. Query head `h` reads KV head `h / (H / G)`. A query that sees nothing gives zeros.
+    ///
+    /// # Shapes
+    /// `q [B, t, H, d]`, blocks `[B, G, n_i, d]` with `Σ n_i` = the mask's keys → output `[B, t, H, d]`, and the log-sum-exp of the
+    /// scaled scores `[B, G, (H/G)·t, 1]` for the backward pass.
+    fn block_attention(
+        q: Tensor<Self, 4>,
+        blocks: &[KeyValueBlock<Self>],
+        mask: &AttentionMask<Self>,
+        scale: f64,
+    ) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
+        composed::block_attention(q, blocks, mask, scale)
+    }
+
+    /// The gradients of [`ModelBackend::block_attention`]; `wants` says which blocks need theirs.
+    #[allow(clippy::too_many_arguments)]
+    fn block_attention_backward(
+        d_out: Tensor<Self, 4>,
+        q: Tensor<Self, 4>,
+        blocks: &[KeyValueBlock<Self>],
+        mask: &AttentionMask<Self>,
+        scale: f64,
+        out: Tensor<Self, 4>,
+        lse: Tensor<Self, 4>,
+        wants: &[bool],
+    ) -> AttentionGrads<Self> {
+        composed::block_attention_backward(d_out, q, blocks, mask, scale, out, lse, wants)
+    }
+
+    /// `−log softmax(logits)[target]` of each row, in at least f32.
+    ///
+    /// # Shapes
+    /// `logits [N, V]`, `N` targets below `V` → `[N]`
+    fn token_nll(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {
+        composed::token_nll(logits, targets)
+    }
+
+    /// The gradient of [`ModelBackend::token_nll`] with respect to the logits.
+    fn token_nll_backward(
+        d_nll: Tensor<Self, 1>,
+        logits: Tensor<Self, 2>,
+        targets: &[u32],
+    ) -> Tensor<Self, 2> {
+        composed::token_nll_backward(d_nll, logits, targets)
+    }
+}

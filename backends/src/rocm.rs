@@ -1,0 +1,3 @@
+//! AMD GPUs through ROCm's HIP.
+
+impl crate::ModelBackend for burn::backend::Rocm {}

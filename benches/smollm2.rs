@@ -1,0 +1,214 @@
+//! Times the work that `torch_diffmas.py` of the PyTorch peer times, on the same token ids, and prints the same JSON.
+//!
+//! ```text
+//! cargo bench --bench smollm2 -- train MODEL --latent-steps 10 --batch 1 --runs 5
+//! cargo bench --bench smollm2 -- infer MODEL --runs 5
+//! ```
+//! `benches/compare.py` runs both in turn and prints ratios.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::prelude::*;
+use clap::{Parser, ValueEnum};
+use common::{det_fill, det_uniform};
+use diffmas::agents::{
+    AdapterScope, AdapterSet, AgentConfig, PaddedIds, Team, TeamBatch, TeamConfig, TeamModel,
+};
+use diffmas::backbone::{Backbone, KeyValues, ModelFiles, Positions};
+use diffmas::backends::{BackendKind, Job, ModelBackend};
+use diffmas::checkpoint::{AdapterConfig, TargetModules};
+use diffmas::text::TokenizedSample;
+use diffmas::training::{TrainConfig, Trainer, peak_memory_bytes};
+use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const SEED: u64 = 20_260_421;
+const STEPS: usize = 32;
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// Forward and backward of one micro-batch: 4 agents, prompts of 120 tokens, 64 targets, LoRA r 8 on seven projections.
+    Train,
+    /// Prefill of 512 tokens; a latent step and a decoded token at 500 positions.
+    Infer,
+}
+
+#[derive(Parser)]
+struct Args {
+    what: What,
+    model: PathBuf,
+    #[arg(long, default_value_t = 10)]
+    latent_steps: usize,
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    #[arg(long)]
+    backend: Option<BackendKind>,
+    /// Passed by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let args = Args::parse();
+    let kind = args.backend.unwrap_or_else(|| BackendKind::default_kind().unwrap());
+    println!("{}", kind.run(None, args).unwrap());
+}
+
+impl Job for Args {
+    type Output = serde_json::Value;
+
+    fn run<B: ModelBackend>(self, device: B::Device) -> serde_json::Value {
+        let backbone = ModelFiles::open(&self.model).unwrap().load::<B>(&device).unwrap();
+        let load_gib = peak_gib();
+        let mut out = match self.what {
+            What::Train => train(&self, backbone),
+            What::Infer => infer(&self, &backbone),
+        };
+        out["load_gib"] = json!(load_gib);
+        out["peak_gib"] = json!(peak_gib());
+        out
+    }
+}
+
+fn peak_gib() -> Option<f64> {
+    peak_memory_bytes().map(|b| b as f64 / f64::from(1 << 30))
+}
+
+fn median(mut x: Vec<f64>) -> f64 {
+    x.sort_by(f64::total_cmp);
+    x[x.len() / 2]
+}
+
+/// Runs `f` once to warm up and then `runs` times; the median of what it returns.
+fn timed(runs: usize, mut f: impl FnMut() -> f64) -> f64 {
+    f();
+    median((0..runs).map(|_| f()).collect())
+}
+
+fn ids(tag: &str, n: usize, vocab: usize) -> Vec<u32> {
+    det_uniform(&format!("{SEED}/{tag}"), n)
+        .map(|u| (8.0 + (u * (vocab - 8) as f64).floor()) as u32)
+        .collect()
+}
+
+fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Value {
+    let vocab = backbone.config.vocab_size;
+    let samples: Vec<_> = (0..args.batch)
+        .map(|b| TokenizedSample {
+            line: b + 1,
+            prompts: (0..4).map(|j| ids(&format!("bt/{j}/{b}"), 120, vocab)).collect(),
+            target: Some(ids(&format!("bt/t/{b}"), 64, vocab)),
+        })
+        .collect();
+    let batch = [TeamBatch::new(&samples.iter().collect::<Vec<_>>())];
+    let config = team(args.latent_steps);
+    let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    let lora = AdapterConfig::new(8, 16.0, TargetModules::List(all.map(String::from).to_vec()));
+    let mut adapters = AdapterSet::init(AdapterScope::Shared, &lora, &config, &backbone, SEED).unwrap();
+    for adapter in adapters.adapters.values_mut() {
+        for (path, lora) in &mut adapter.factors {
+            let fill = |part: &str, shape: [usize; 2], bound: f64| {
+                let data = det_fill(
+                    &format!("{SEED}/base_model.model.{path}.{part}.weight"),
+                    shape[0] * shape[1],
+                    bound,
+                );
+                Tensor::from_data(TensorData::new(data, shape), &backbone.device())
+            };
+            let [r, cols] = lora.a.dims();
+            lora.a = fill("lora_A", [r, cols], (1.0 / cols as f64).sqrt());
+            lora.b = fill("lora_B", lora.b.dims(), 0.02);
+        }
+    }
+    let mut trainer =
+        Trainer::new(TrainConfig::default(), TeamModel::new(config, backbone), adapters).unwrap();
+    let mut loss = 0.0;
+    let step = timed(args.runs, || {
+        let clock = Instant::now();
+        loss = trainer.gradients(&batch).0;
+        clock.elapsed().as_secs_f64()
+    });
+    let updates: Vec<f64> = (0..2).map(|_| trainer.update(&batch, 5e-5).step_seconds).collect();
+    json!({"bench": "train", "T": args.latent_steps, "batch": args.batch, "runs": args.runs, "step": step, "updates": updates, "loss": loss})
+}
+
+fn team(latent_steps: usize) -> TeamConfig {
+    let agents = ["planner", "critic", "refiner", "solver"].map(AgentConfig::named).to_vec();
+    TeamConfig { latent_steps, agents, ..TeamConfig::default() }
+}
+
+/// What was written before the timed part: blocks that do not grow, the last hidden state, the next position ids.
+struct Filled<B: ModelBackend> {
+    kv: KeyValues<B>,
+    hidden: Tensor<B, 2>,
+    next: Vec<u32>,
+}
+
+fn fill<B: ModelBackend>(backbone: &Backbone<B>, tag: &str, n: usize, batch: usize) -> Filled<B> {
+    let rows: Vec<_> =
+        (0..batch).map(|b| ids(&format!("{tag}/{b}"), n, backbone.config.vocab_size)).collect();
+    let ids = PaddedIds::left(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let mut next = vec![0; batch];
+    let at = Positions::issue(&ids.valid, &mut next);
+    let (hidden, kv) = backbone.forward(backbone.embed(&ids.ids), &at, &[], None);
+    let d = backbone.config.hidden_size;
+    let hidden = hidden.reshape([batch, n, d]).narrow(1, n - 1, 1).reshape([batch, d]);
+    Filled { kv, hidden, next }
+}
+
+fn infer<B: ModelBackend>(args: &Args, backbone: &Backbone<B>) -> serde_json::Value {
+    let device = backbone.device();
+    let sync = || B::sync(&device).unwrap();
+    let prefill = timed(args.runs, || {
+        let clock = Instant::now();
+        let filled = fill(backbone, "p", 512, 1);
+        backbone.logits(filled.hidden).into_data();
+        clock.elapsed().as_secs_f64()
+    });
+    let model = TeamModel::new(team(1), backbone.clone());
+    let none = AdapterSet::none();
+    let thinking: Team<B> = model.bind(&none, &model.parameters(&none));
+    let latent = timed(args.runs, || {
+        let Filled { kv, mut hidden, mut next } = fill(backbone, "c", 500, 1);
+        let mut tail = None;
+        sync();
+        let clock = Instant::now();
+        for _ in 0..STEPS {
+            let z = thinking.feed.forward(thinking.config.feed(0), hidden, backbone);
+            let at = Positions::issue(&[true], &mut next);
+            let (h, grown) = backbone.forward(z, &at, &[&kv], tail.as_ref());
+            hidden = h;
+            tail = Some(grown);
+        }
+        sync();
+        clock.elapsed().as_secs_f64() / STEPS as f64
+    });
+    let decode = |batch: usize| {
+        timed(args.runs, || {
+            let Filled { kv, mut hidden, mut next } = fill(backbone, "c", 500, batch);
+            let mut tail = None;
+            sync();
+            let clock = Instant::now();
+            for _ in 0..STEPS {
+                let best = backbone.logits(hidden).argmax(1).into_data();
+                let tokens: Vec<u32> = best.iter::<i64>().map(|t| t as u32).collect();
+                let at = Positions::issue(&vec![true; batch], &mut next);
+                let (h, grown) = backbone.forward(backbone.embed(&tokens), &at, &[&kv], tail.as_ref());
+                hidden = h;
+                tail = Some(grown);
+            }
+            sync();
+            (batch * STEPS) as f64 / clock.elapsed().as_secs_f64()
+        })
+    };
+    json!({"bench": "infer", "runs": args.runs, "prefill512_tok_s": 512.0 / prefill, "latent_step_ms": 1e3 * latent,
+           "decode_b1_tok_s": decode(1), "decode_b8_tok_s": decode(8)})
+}

@@ -1,0 +1,155 @@
+//! Rows of different length as one rectangle, with what is real marked.
+
+use crate::error::{Error, Result};
+use crate::text::TokenizedSample;
+
+/// Token ids of `B` rows padded to one length.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PaddedIds {
+    /// Rows `B`.
+    pub batch: usize,
+    /// Ids per row, padding included.
+    pub len: usize,
+    /// `[B, len]`, row-major; 0 at padding.
+    pub ids: Vec<u32>,
+    /// `[B, len]`, false at padding.
+    pub valid: Vec<bool>,
+}
+
+impl PaddedIds {
+    /// Pads on the left, so that the last position of every row is real.
+    pub fn left(rows: &[&[u32]]) -> Self {
+        Self::pad(rows, |row, len| (len - row.len(), 0))
+    }
+
+    /// Pads on the right.
+    pub fn right(rows: &[&[u32]]) -> Self {
+        Self::pad(rows, |row, len| (0, len - row.len()))
+    }
+
+    fn pad(rows: &[&[u32]], amount: impl Fn(&[u32], usize) -> (usize, usize)) -> Self {
+        let len = rows.iter().map(|r| r.len()).max().unwrap_or(0);
+        let mut padded = Self { batch: rows.len(), len, ..Self::default() };
+        for row in rows {
+            let (before, after) = amount(row, len);
+            padded.ids.extend(std::iter::repeat_n(0, before).chain(row.iter().copied()));
+            padded.ids.extend(std::iter::repeat_n(0, after));
+            padded.valid.extend(std::iter::repeat_n(false, before));
+            padded.valid.extend(std::iter::repeat_n(true, row.len()));
+            padded.valid.extend(std::iter::repeat_n(false, after));
+        }
+        padded
+    }
+
+    /// The first `len` columns.
+    pub fn truncated(&self, len: usize) -> Self {
+        Self::beside(&[&self.columns(0, len)])
+    }
+
+    fn columns(&self, from: usize, to: usize) -> Self {
+        let cut = |b: usize| b * self.len + from..b * self.len + to;
+        Self {
+            batch: self.batch,
+            len: to - from,
+            ids: (0..self.batch).flat_map(|b| self.ids[cut(b)].iter().copied()).collect(),
+            valid: (0..self.batch).flat_map(|b| self.valid[cut(b)].iter().copied()).collect(),
+        }
+    }
+
+    /// Several rectangles of the same rows side by side.
+    ///
+    /// # Panics
+    /// If the numbers of rows differ or there is no rectangle.
+    pub fn beside(parts: &[&PaddedIds]) -> Self {
+        let batch = parts[0].batch;
+        assert!(parts.iter().all(|p| p.batch == batch), "rectangles of different batches");
+        let mut all = Self { batch, len: parts.iter().map(|p| p.len).sum(), ..Self::default() };
+        for b in 0..batch {
+            for p in parts {
+                all.ids.extend_from_slice(&p.ids[b * p.len..(b + 1) * p.len]);
+                all.valid.extend_from_slice(&p.valid[b * p.len..(b + 1) * p.len]);
+            }
+        }
+        all
+    }
+
+    /// How many ids are real.
+    pub fn count(&self) -> usize {
+        self.valid.iter().filter(|&&v| v).count()
+    }
+}
+
+/// Samples of one micro-batch: every agent's prompts, and the targets where there are any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TeamBatch {
+    /// Left-padded prompts, one rectangle an agent.
+    pub prompts: Vec<PaddedIds>,
+    /// Right-padded targets.
+    pub target: Option<PaddedIds>,
+}
+
+impl TeamBatch {
+    /// Pads `samples` into a batch. Either all of them have a target, or the batch has none.
+    ///
+    /// # Panics
+    /// If there is no sample or they are of different teams.
+    pub fn new(samples: &[&TokenizedSample]) -> Self {
+        let agents = samples[0].prompts.len();
+        let prompts = (0..agents)
+            .map(|j| PaddedIds::left(&samples.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>()))
+            .collect();
+        let targets: Option<Vec<_>> = samples.iter().map(|s| s.target.as_deref()).collect();
+        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)) }
+    }
+
+    /// Rows of the batch.
+    pub fn rows(&self) -> usize {
+        self.prompts[0].batch
+    }
+
+    /// Target tokens of all rows.
+    pub fn target_tokens(&self) -> usize {
+        self.target.as_ref().map_or(0, PaddedIds::count)
+    }
+
+    /// Prompt and target tokens of all rows and agents.
+    pub fn tokens(&self) -> usize {
+        self.prompts.iter().map(PaddedIds::count).sum::<usize>() + self.target_tokens()
+    }
+}
+
+/// Checks that every position of the team fits the model's context.
+///
+/// # Errors
+/// If trace, prompt and `answer` tokens together are longer than `max_positions`, naming the sample's line.
+pub fn check_context(
+    sample: &TokenizedSample,
+    latent_steps: usize,
+    answer: usize,
+    max_positions: usize,
+) -> Result<()> {
+    let prompts: usize = sample.prompts.iter().map(Vec::len).sum();
+    let total = prompts + latent_steps + answer;
+    if total > max_positions {
+        return Err(Error::invalid(format!(
+            "line {}: {prompts} prompt tokens, {latent_steps} latent positions and {answer} answer tokens make {total} \
+             positions, but the model has {max_positions} (max_position_embeddings); shorten prompts or lower latent_steps",
+            sample.line
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_pad_left_and_targets_right() {
+        let l = PaddedIds::left(&[&[5], &[6, 7]]);
+        assert_eq!((l.ids, l.valid), (vec![0, 5, 6, 7], vec![false, true, true, true]));
+        let r = PaddedIds::right(&[&[5], &[6, 7]]);
+        assert_eq!((r.ids.clone(), r.count()), (vec![5, 0, 6, 7], 3));
+        assert_eq!(r.truncated(1).ids, [5, 6]);
+    }
+}

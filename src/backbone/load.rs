@@ -1,0 +1,169 @@
+//! From files to a backbone: a Hugging Face folder or a GGUF file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use diffmas_backends::ModelBackend;
+
+use super::{Attention, Backbone, BackboneConfig, Block, Linear, Mlp, RmsNorm, RotaryEmbedding};
+use crate::checkpoint::{GgufWeights, SafetensorsWeights, WeightTable, Weights};
+use crate::error::{Error, Result};
+use crate::text::Tokenizer;
+
+/// A model on disk: sizes and tokenizer read, weights not yet.
+pub struct ModelFiles {
+    /// The folder or GGUF file.
+    pub path: PathBuf,
+    /// Sizes and family.
+    pub config: BackboneConfig,
+    /// The tokenizer, where the model comes with one.
+    pub tokenizer: Option<Arc<Tokenizer>>,
+    weights: Box<dyn Weights>,
+}
+
+impl ModelFiles {
+    /// Opens a Hugging Face folder, or a file whose name ends in `.gguf`.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or the model is of a kind that is not supported.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (config, tokenizer, weights): (_, _, Box<dyn Weights>) = if path.is_dir() {
+            let config = BackboneConfig::read(path)?;
+            (config, Tokenizer::from_folder(path)?, Box::new(SafetensorsWeights::open(path)?))
+        } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            let weights = GgufWeights::open(path)?;
+            let config = BackboneConfig::from_gguf(path, weights.content())?;
+            let tokenizer = Tokenizer::from_gguf(path, weights.content())?;
+            (config, Some(tokenizer), Box::new(weights))
+        } else if path.exists() {
+            return Err(Error::file(path, "a model is a Hugging Face folder or a .gguf file"));
+        } else {
+            return Err(Error::file(path, "there is no such model folder or file"));
+        };
+        if let Some(t) = &tokenizer
+            && t.vocab_size() > config.vocab_size
+        {
+            return Err(Error::file(
+                path,
+                format!(
+                    "the tokenizer has {} tokens, but the embedding only {} rows",
+                    t.vocab_size(),
+                    config.vocab_size
+                ),
+            ));
+        }
+        Ok(Self { path: path.to_path_buf(), config, tokenizer: tokenizer.map(Arc::new), weights })
+    }
+
+    /// Reads the weights onto `device`, each in one pass to f32 and in Hugging Face's `[out, in]` layout.
+    ///
+    /// # Errors
+    /// Naming tensors that are missing, left over, of another shape, or not finite.
+    pub fn load<B: ModelBackend>(&self, device: &B::Device) -> Result<Backbone<B>> {
+        let c = &self.config;
+        let table = WeightTable::new(self.weights.as_ref());
+        let expected = expected(c);
+        table.require(&expected)?;
+        let mut read = Reader { table, shapes: expected.into_iter().collect(), device };
+        let embed_tokens = read.matrix("model.embed_tokens.weight")?;
+        let layers = (0..c.num_hidden_layers).map(|i| block(&mut read, c, i)).collect::<Result<_>>()?;
+        let norm = RmsNorm { weight: read.vector("model.norm.weight")?, eps: c.rms_norm_eps };
+        let lm_head =
+            if c.tie_word_embeddings { embed_tokens.clone() } else { read.matrix("lm_head.weight")? };
+        read.table.finish(c.tie_word_embeddings)?;
+        let rotary = Arc::new(RotaryEmbedding::new(&c.rope, c.head_dim));
+        Ok(Backbone { config: Arc::new(c.clone()), embed_tokens, layers, norm, lm_head, rotary })
+    }
+}
+
+/// The tensors that a model of this configuration consists of, with their shapes.
+fn expected(c: &BackboneConfig) -> Vec<(String, Vec<usize>)> {
+    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+    let (d, m) = (c.hidden_size, c.intermediate_size);
+    let mut all = vec![
+        ("model.embed_tokens.weight".to_string(), vec![c.vocab_size, d]),
+        ("model.norm.weight".to_string(), vec![d]),
+    ];
+    if !c.tie_word_embeddings {
+        all.push(("lm_head.weight".into(), vec![c.vocab_size, d]));
+    }
+    let mut parts = vec![
+        ("input_layernorm.weight", vec![d]),
+        ("self_attn.q_proj.weight", vec![q, d]),
+        ("self_attn.k_proj.weight", vec![kv, d]),
+        ("self_attn.v_proj.weight", vec![kv, d]),
+        ("self_attn.o_proj.weight", vec![d, q]),
+        ("post_attention_layernorm.weight", vec![d]),
+        ("mlp.gate_proj.weight", vec![m, d]),
+        ("mlp.up_proj.weight", vec![m, d]),
+        ("mlp.down_proj.weight", vec![d, m]),
+    ];
+    if c.attention_bias {
+        parts.push(("self_attn.q_proj.bias", vec![q]));
+        parts.push(("self_attn.k_proj.bias", vec![kv]));
+        parts.push(("self_attn.v_proj.bias", vec![kv]));
+    }
+    if c.qk_norm {
+        parts.push(("self_attn.q_norm.weight", vec![c.head_dim]));
+        parts.push(("self_attn.k_norm.weight", vec![c.head_dim]));
+    }
+    for i in 0..c.num_hidden_layers {
+        all.extend(parts.iter().map(|(name, shape)| (format!("model.layers.{i}.{name}"), shape.clone())));
+    }
+    all
+}
+
+/// Reads decoder layer `i`.
+fn block<B: ModelBackend>(read: &mut Reader<'_, B>, c: &BackboneConfig, i: usize) -> Result<Block<B>> {
+    let p = format!("model.layers.{i}");
+    let norm = |read: &mut Reader<'_, B>, name: &str| -> Result<RmsNorm<B>> {
+        Ok(RmsNorm { weight: read.vector(&format!("{p}.{name}.weight"))?, eps: c.rms_norm_eps })
+    };
+    let linear = |read: &mut Reader<'_, B>, name: &str, bias: bool| -> Result<Linear<B>> {
+        let weight = read.matrix(&format!("{p}.{name}.weight"))?;
+        let bias = bias.then(|| read.vector(&format!("{p}.{name}.bias"))).transpose()?;
+        Ok(Linear::new(weight, bias))
+    };
+    Ok(Block {
+        input_layernorm: norm(read, "input_layernorm")?,
+        self_attn: Attention {
+            q_proj: linear(read, "self_attn.q_proj", c.attention_bias)?,
+            k_proj: linear(read, "self_attn.k_proj", c.attention_bias)?,
+            v_proj: linear(read, "self_attn.v_proj", c.attention_bias)?,
+            o_proj: linear(read, "self_attn.o_proj", false)?,
+            q_norm: c.qk_norm.then(|| norm(read, "self_attn.q_norm")).transpose()?,
+            k_norm: c.qk_norm.then(|| norm(read, "self_attn.k_norm")).transpose()?,
+        },
+        post_attention_layernorm: norm(read, "post_attention_layernorm")?,
+        mlp: Mlp {
+            gate_proj: linear(read, "mlp.gate_proj", false)?,
+            up_proj: linear(read, "mlp.up_proj", false)?,
+            down_proj: linear(read, "mlp.down_proj", false)?,
+        },
+    })
+}
+
+/// The weights of a model, each read once, onto one device.
+struct Reader<'a, B: Backend> {
+    table: WeightTable<'a>,
+    shapes: BTreeMap<String, Vec<usize>>,
+    device: &'a B::Device,
+}
+
+impl<B: Backend> Reader<'_, B> {
+    fn data(&mut self, name: &str) -> Result<TensorData> {
+        let shape = self.shapes.get(name).expect("every tensor that is read is expected");
+        Ok(TensorData::new(self.table.take(name, shape)?, shape.clone()))
+    }
+
+    fn matrix(&mut self, name: &str) -> Result<Tensor<B, 2>> {
+        Ok(Tensor::from_data(self.data(name)?, self.device))
+    }
+
+    fn vector(&mut self, name: &str) -> Result<Tensor<B, 1>> {
+        Ok(Tensor::from_data(self.data(name)?, self.device))
+    }
+}

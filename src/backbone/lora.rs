@@ -1,0 +1,142 @@
+//! LoRA as a conversion of a loaded backbone: the factors stay apart from the weight (`x·A·B`, never `W + BA`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use diffmas_backends::ModelBackend;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Uniform};
+
+use super::{Backbone, Linear};
+use crate::checkpoint::{AdapterConfig, AdapterFile};
+use crate::error::{Error, Result};
+
+/// The factors of one linear layer (arXiv 2106.09685).
+#[derive(Clone, Debug)]
+pub struct Lora<B: Backend> {
+    /// `lora_A`, `[r, in]`.
+    pub a: Tensor<B, 2>,
+    /// `lora_B`, `[out, r]`.
+    pub b: Tensor<B, 2>,
+    /// The factor of the product, `lora_alpha / r` (or `/ sqrt(r)`).
+    pub scaling: f64,
+}
+
+/// The factors of all converted layers, by module path (`model.layers.0.self_attn.q_proj`).
+#[derive(Clone, Debug)]
+pub struct Adapter<B: Backend> {
+    /// Rank, scaling and targets.
+    pub config: AdapterConfig,
+    /// Factors by module path.
+    pub factors: BTreeMap<String, Lora<B>>,
+}
+
+impl<B: ModelBackend> Backbone<B> {
+    /// Calls `f` with the module path of every linear layer that LoRA can convert.
+    fn for_linears(&mut self, mut f: impl FnMut(String, &mut Linear<B>)) {
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            let attn = &mut layer.self_attn;
+            let mlp = &mut layer.mlp;
+            for (name, linear) in [
+                ("self_attn.q_proj", &mut attn.q_proj),
+                ("self_attn.k_proj", &mut attn.k_proj),
+                ("self_attn.v_proj", &mut attn.v_proj),
+                ("self_attn.o_proj", &mut attn.o_proj),
+                ("mlp.gate_proj", &mut mlp.gate_proj),
+                ("mlp.up_proj", &mut mlp.up_proj),
+                ("mlp.down_proj", &mut mlp.down_proj),
+            ] {
+                f(format!("model.layers.{i}.{name}"), linear);
+            }
+        }
+    }
+
+    /// The backbone with `adapter` attached in place of any other; weights are shared.
+    pub fn with_adapter(&self, adapter: &Adapter<B>) -> Self {
+        let mut converted = self.clone();
+        converted.for_linears(|path, linear| linear.lora = adapter.factors.get(&path).cloned());
+        converted
+    }
+
+    /// The layers that LoRA can convert: module path, `out` and `in`.
+    fn linears(&self) -> Vec<(String, [usize; 2])> {
+        let mut all = Vec::new();
+        self.clone().for_linears(|path, linear| all.push((path, linear.weight.dims())));
+        all
+    }
+}
+
+impl<B: ModelBackend> Adapter<B> {
+    /// A fresh adapter: `A` uniform in `±1/sqrt(in)` as PEFT draws it (Kaiming with `a = √5`), `B` zero, so that it changes nothing yet.
+    ///
+    /// # Errors
+    /// If `config` targets no layer of `backbone`.
+    pub fn init(config: AdapterConfig, backbone: &Backbone<B>, seed: u64) -> Result<Self> {
+        let device = backbone.device();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut targeted = Vec::new();
+        for (path, shape) in backbone.linears() {
+            if config.targets(&path)? {
+                targeted.push((path, shape));
+            }
+        }
+        if targeted.is_empty() {
+            return Err(Error::invalid("target_modules names no linear layer of this model"));
+        }
+        let factors = targeted
+            .into_iter()
+            .map(|(path, [out, cols])| {
+                let r = config.rank(&path);
+                let bound = (cols as f32).powf(-0.5);
+                let uniform = Uniform::new(-bound, bound).expect("a positive bound");
+                let a: Vec<f32> = (0..r * cols).map(|_| uniform.sample(&mut rng)).collect();
+                let lora = Lora {
+                    a: Tensor::from_data(TensorData::new(a, [r, cols]), &device),
+                    b: Tensor::zeros([out, r], &device),
+                    scaling: config.scaling(&path),
+                };
+                (path, lora)
+            })
+            .collect();
+        Ok(Self { config, factors })
+    }
+
+    /// Reads an adapter from a PEFT folder.
+    ///
+    /// # Errors
+    /// If it cannot be read or does not fit `backbone`, naming the tensors.
+    pub fn read(dir: &Path, backbone: &Backbone<B>) -> Result<Self> {
+        let device = backbone.device();
+        let file = AdapterFile::read(dir)?;
+        let linears = backbone.linears();
+        file.check_modules(dir, &linears)?;
+        let AdapterFile { config, mut tensors } = file;
+        let mut factors = BTreeMap::new();
+        for (path, _) in linears {
+            let mut take = |part: &str| {
+                let (shape, data) = tensors.remove(&format!("{path}.{part}.weight"))?;
+                Some(Tensor::from_data(TensorData::new(data, shape), &device))
+            };
+            if let (Some(a), Some(b)) = (take("lora_A"), take("lora_B")) {
+                factors.insert(path.clone(), Lora { a, b, scaling: config.scaling(&path) });
+            }
+        }
+        Ok(Self { config, factors })
+    }
+
+    /// The adapter as PEFT stores it.
+    pub fn to_file(&self) -> AdapterFile {
+        let mut tensors = BTreeMap::new();
+        for (path, lora) in &self.factors {
+            for (name, t) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
+                let data = t.to_data().convert::<f32>();
+                let values = data.to_vec().expect("converted to f32");
+                tensors.insert(format!("{path}.{name}.weight"), (t.dims().to_vec(), values));
+            }
+        }
+        AdapterFile { config: self.config.clone(), tensors }
+    }
+}

@@ -1,0 +1,27 @@
+//! The frozen decoder-only transformer that all agents share: Llama, Qwen2 and Qwen3, written on Burn tensors.
+//!
+//! It knows nothing of agents: it reads blocks of keys and values and returns those of the positions it was given.
+
+mod attention;
+mod block;
+mod config;
+mod key_values;
+mod linear;
+mod load;
+mod lora;
+mod mlp;
+mod model;
+mod norm;
+mod rope;
+
+pub use attention::Attention;
+pub use block::Block;
+pub use config::{BackboneConfig, Family, RopeConfig, RopeScaling};
+pub use key_values::{KeyValues, Positions};
+pub use linear::Linear;
+pub use load::ModelFiles;
+pub use lora::{Adapter, Lora};
+pub use mlp::Mlp;
+pub use model::Backbone;
+pub use norm::RmsNorm;
+pub use rope::RotaryEmbedding;

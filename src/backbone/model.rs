@@ -1,0 +1,110 @@
+//! The whole transformer: embedding, layers, final norm, head.
+
+use std::sync::Arc;
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use diffmas_backends::{Autodiff, HostMask, ModelBackend};
+
+use super::attention::PassContext;
+use super::{BackboneConfig, Block, KeyValues, Positions, RmsNorm, RotaryEmbedding};
+
+/// A frozen causal language model. Cloning shares all weights.
+#[derive(Clone, Debug)]
+pub struct Backbone<B: Backend> {
+    /// Sizes and family.
+    pub config: Arc<BackboneConfig>,
+    /// `[V, D]`
+    pub embed_tokens: Tensor<B, 2>,
+    /// The decoder layers.
+    pub layers: Vec<Block<B>>,
+    /// The final norm.
+    pub norm: RmsNorm<B>,
+    /// `[V, D]`; the embedding itself where the model ties them.
+    pub lm_head: Tensor<B, 2>,
+    /// Position embedding.
+    pub rotary: Arc<RotaryEmbedding>,
+}
+
+impl<B: ModelBackend> Backbone<B> {
+    /// The device of the weights.
+    pub fn device(&self) -> B::Device {
+        self.embed_tokens.device()
+    }
+
+    /// Input embeddings.
+    ///
+    /// # Shapes
+    /// `B·t` ids below `vocab_size`, row-major → `[B·t, D]`
+    pub fn embed(&self, ids: &[u32]) -> Tensor<B, 2> {
+        let ids: Vec<i64> = ids.iter().map(|&i| i64::from(i)).collect();
+        let n = ids.len();
+        let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [n]), &self.device());
+        self.embed_tokens.clone().select(0, ids)
+    }
+
+    /// Runs `x` at `positions` on top of `past` and `tail`; causal among the new positions, padding neither sees nor is seen.
+    ///
+    /// Returns the hidden states after the final norm, and `tail` extended by the new positions. Keep what no longer grows in
+    /// `past` (at most two blocks), since the tail is copied each time it grows.
+    ///
+    /// # Shapes
+    /// `x [B·t, D]`, row-major over rows → `[B·t, D]`
+    ///
+    /// # Panics
+    /// If rows or lengths of the arguments do not fit together.
+    pub fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        positions: &Positions,
+        past: &[&KeyValues<B>],
+        tail: Option<&KeyValues<B>>,
+    ) -> (Tensor<B, 2>, KeyValues<B>) {
+        let device = self.device();
+        let batch = positions.batch;
+        assert_eq!(x.dims()[0], batch * positions.len, "one embedding for each new position");
+        let past: Vec<_> = past.iter().copied().filter(|p| !p.is_empty()).collect();
+        let tail = tail.filter(|t| !t.is_empty());
+        let own = match tail {
+            Some(t) => Positions::cat(&[&t.positions, positions], batch),
+            None => positions.clone(),
+        };
+        let mut read: Vec<_> = past.iter().map(|p| &p.positions).collect();
+        read.push(&own);
+        let keys = Positions::cat(&read, batch);
+        let mask =
+            B::attention_mask(HostMask::new(batch, positions.len, keys.len, Some(keys.valid)), &device);
+        let [cos, sin] = self.rotary.cos_sin(positions, &device);
+        let context = PassContext { batch, len: positions.len, cos, sin, mask };
+
+        let mut x = x;
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (l, layer) in self.layers.iter().enumerate() {
+            let past = past.iter().map(|p| p.layers[l].clone()).collect();
+            let (y, block) = layer.forward(x, &self.config, &context, past, tail.map(|t| &t.layers[l]));
+            x = y;
+            layers.push(block);
+        }
+        (self.norm.forward(x), KeyValues { layers, positions: own })
+    }
+
+    /// Scores of the next token.
+    ///
+    /// # Shapes
+    /// `[N, D]` → `[N, V]`
+    pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        B::frozen_linear(hidden, &self.lm_head, None, None)
+    }
+
+    /// The model for training, sharing its storage, without LoRA.
+    pub fn to_autodiff(&self) -> Backbone<Autodiff<B>> {
+        Backbone {
+            config: self.config.clone(),
+            embed_tokens: Tensor::from_inner(self.embed_tokens.clone()),
+            layers: self.layers.iter().map(Block::to_autodiff).collect(),
+            norm: self.norm.to_autodiff(),
+            lm_head: Tensor::from_inner(self.lm_head.clone()),
+            rotary: self.rotary.clone(),
+        }
+    }
+}

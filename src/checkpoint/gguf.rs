@@ -1,0 +1,330 @@
+//! GGUF files: every block format that candle reads, under Hugging Face's names and in its row order.
+
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use candle_core::Device;
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::ggml_file::qtensor_from_ggml;
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Cursor;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// The architectures (`general.architecture`) that are read.
+pub const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+
+/// The weights of a GGUF file, mapped into memory and dequantised to f32 tensor by tensor.
+pub struct GgufWeights {
+    path: PathBuf,
+    map: Mmap,
+    content: Content,
+    /// Hugging Face's name of each tensor, and where it is.
+    tensors: BTreeMap<String, Place>,
+}
+
+/// Where and how one tensor is stored.
+struct Place {
+    shape: Vec<usize>,
+    dtype: GgmlDType,
+    bytes: Range<usize>,
+    /// For rows that are stored in pairs (queries and keys of the architecture `llama`): the number of heads.
+    paired_heads: Option<usize>,
+}
+
+impl GgufWeights {
+    /// Opens the file and reads its metadata and its table of tensors.
+    ///
+    /// # Errors
+    /// When it is no complete GGUF file, its architecture is not one of [`ARCHITECTURES`], or a tensor has a
+    /// format that candle does not read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::file(path, format!("the file cannot be read: {error}"));
+        let file = File::open(path).map_err(failed)?;
+        // SAFETY: the mapping is read-only; as for every reader of mapped weights, the file must not be cut
+        // short or rewritten in place meanwhile.
+        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        if zero_alignment(&map) {
+            return Err(Error::file(path, "the field `general.alignment` is 0"));
+        }
+        let content = Content::read(&mut Cursor::new(&map[..]))
+            .map_err(|error| Error::file(path, format!("this is no GGUF file that can be read: {error}")))?;
+        let architecture = architecture(path, &content)?;
+        let mut tensors = BTreeMap::new();
+        let mut total = 0_usize;
+        for (name, info) in &content.tensor_infos {
+            if name == "rope_freqs.weight" {
+                continue; // the frequencies' factors: a matter of the configuration
+            }
+            let cut = || {
+                let message =
+                    format!("the tensor `{name}` does not lie within the file, which may be cut short");
+                Error::file(path, message)
+            };
+            let bytes = stored_bytes(info, content.tensor_data_offset, map.len()).ok_or_else(cut)?;
+            total += bytes.len();
+            let paired_heads = match paired_heads_key(&architecture, name) {
+                Some(key) => Some(head_count(path, &content, &key, info.shape.dims())?),
+                None => None,
+            };
+            let shape = info.shape.dims().to_vec();
+            let place = Place { shape, dtype: info.ggml_dtype, bytes, paired_heads };
+            tensors.insert(hf_name(name).unwrap_or_else(|| name.clone()), place);
+        }
+        if total > map.len() {
+            return Err(Error::file(path, "the tensors overlap: together they are larger than the file"));
+        }
+        Ok(Self { path: path.to_path_buf(), map, content, tensors })
+    }
+
+    /// The metadata and the table of tensors, for the configuration and the tokenizer.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+}
+
+impl Weights for GgufWeights {
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|place| place.shape.clone())
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let Some(place) = self.tensors.get(name) else {
+            return Err(Error::file(&self.path, format!("the tensor `{name}` is missing")));
+        };
+        let values = dequantise(place.dtype, &self.map[place.bytes.clone()]).map_err(|error| {
+            Error::file(&self.path, format!("the tensor `{name}` cannot be read: {error}"))
+        })?;
+        Ok(match place.paired_heads {
+            Some(heads) => unpair(&values, heads, place.shape[0]),
+            None => values,
+        })
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// `general.architecture`, which must be one of [`ARCHITECTURES`].
+///
+/// # Errors
+/// When it is absent or another one.
+pub fn architecture(path: &Path, content: &Content) -> Result<String> {
+    const KEY: &str = "general.architecture";
+    let Some(Value::String(name)) = content.metadata.get(KEY) else {
+        return Err(Error::file(path, format!("the field `{KEY}` is missing")));
+    };
+    if ARCHITECTURES.contains(&name.as_str()) {
+        return Ok(name.clone());
+    }
+    let known = ARCHITECTURES.join(", ");
+    Err(Error::file(path, format!("the field `{KEY}` is `{name}`; this version reads {known}")))
+}
+
+/// Hugging Face's name for a GGUF tensor; `None` when the architectures read here have no such tensor.
+pub fn hf_name(name: &str) -> Option<String> {
+    Some(match name {
+        "token_embd.weight" => "model.embed_tokens.weight".into(),
+        "output_norm.weight" => "model.norm.weight".into(),
+        "output.weight" => "lm_head.weight".into(),
+        _ => {
+            let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+            let (kind, parameter) = rest.split_once('.')?;
+            let module = match kind {
+                "attn_norm" => "input_layernorm",
+                "ffn_norm" => "post_attention_layernorm",
+                "attn_q" => "self_attn.q_proj",
+                "attn_k" => "self_attn.k_proj",
+                "attn_v" => "self_attn.v_proj",
+                "attn_output" => "self_attn.o_proj",
+                "attn_q_norm" => "self_attn.q_norm",
+                "attn_k_norm" => "self_attn.k_norm",
+                "ffn_gate" => "mlp.gate_proj",
+                "ffn_up" => "mlp.up_proj",
+                "ffn_down" => "mlp.down_proj",
+                _ => return None,
+            };
+            format!("model.layers.{layer}.{module}.{parameter}")
+        }
+    })
+}
+
+/// The metadata key of the number of heads by which the rows of the tensor `name` are paired. Files of the
+/// architecture `llama` hold query and key rows in the order of interleaved rotary pairs.
+fn paired_heads_key(architecture: &str, name: &str) -> Option<String> {
+    let kind = name.strip_prefix("blk.")?.split('.').nth(1)?;
+    match (architecture, kind) {
+        ("llama", "attn_q") => Some("llama.attention.head_count".into()),
+        ("llama", "attn_k") => Some("llama.attention.head_count_kv".into()),
+        _ => None,
+    }
+}
+
+/// The number of heads under `key`, checked to divide the rows of a tensor of the shape `dims` into pairs.
+fn head_count(path: &Path, content: &Content, key: &str, dims: &[usize]) -> Result<usize> {
+    let value = content.metadata.get(key).or_else(|| content.metadata.get("llama.attention.head_count"));
+    let heads = value.and_then(|value| value.to_u64().ok()).map_or(0, |heads| heads as usize);
+    match dims.first() {
+        Some(rows) if heads > 0 && rows.is_multiple_of(2) && (rows / 2).is_multiple_of(heads) => Ok(heads),
+        _ => Err(Error::file(
+            path,
+            format!("the field `{key}` ({heads}) does not divide the rows of {dims:?}"),
+        )),
+    }
+}
+
+/// Rows stored as `[heads, half, 2]` in the order `[heads, 2, half]` that rotate-half RoPE expects.
+fn unpair(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
+    let (width, half) = (values.len() / rows.max(1), rows / heads / 2);
+    let mut out = Vec::with_capacity(values.len());
+    for row in 0..rows {
+        let (head, within) = (row / (2 * half), row % (2 * half));
+        let source = head * 2 * half + 2 * (within % half) + within / half;
+        out.extend_from_slice(&values[source * width..(source + 1) * width]);
+    }
+    out
+}
+
+/// The place of a tensor in a file of `length` bytes; `None` when it does not lie within it.
+fn stored_bytes(info: &TensorInfo, data_offset: u64, length: usize) -> Option<Range<usize>> {
+    let count = info.shape.dims().iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim))?;
+    if !count.is_multiple_of(info.ggml_dtype.block_size()) {
+        return None;
+    }
+    let size = (count / info.ggml_dtype.block_size()).checked_mul(info.ggml_dtype.type_size())?;
+    let start = usize::try_from(data_offset.checked_add(info.offset)?).ok()?;
+    let end = start.checked_add(size)?;
+    (end <= length).then_some(start..end)
+}
+
+/// Dequantises `bytes`, blocks of `dtype`, in parallel.
+fn dequantise(dtype: GgmlDType, bytes: &[u8]) -> candle_core::Result<Vec<f32>> {
+    const VALUES: usize = 1 << 17;
+    let (values, size) = (dtype.block_size(), dtype.type_size());
+    let blocks = VALUES.div_ceil(values);
+    let mut out = vec![0.0; bytes.len() / size * values];
+    let chunks = out.par_chunks_mut(blocks * values).zip(bytes.par_chunks(blocks * size));
+    chunks.try_for_each(|(out, bytes)| -> candle_core::Result<()> {
+        // candle reads the blocks in place as structs: a copy gives them the alignment that a file need not.
+        let mut aligned = vec![0_u64; bytes.len().div_ceil(8)];
+        let aligned = &mut bytemuck::cast_slice_mut(&mut aligned)[..bytes.len()];
+        aligned.copy_from_slice(bytes);
+        let tensor = qtensor_from_ggml(dtype, aligned, vec![out.len()], &Device::Cpu)?;
+        out.copy_from_slice(&tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>()?);
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// Whether the metadata say `general.alignment = 0`, by which candle would divide. The metadata come first in
+/// a file, so a look at its start is enough.
+fn zero_alignment(bytes: &[u8]) -> bool {
+    const START: usize = 64 << 20;
+    const PATTERN: &str = r"(?sx-u) \x11\x00{3} (?:\x00{4})? general\.alignment # the key after its length
+        (?:[\x00\x01]\x00{4}|[\x02\x03]\x00{5}|[\x04\x05]\x00{7})";
+    let start = &bytes[..bytes.len().min(START)];
+    regex::bytes::Regex::new(PATTERN).expect("the pattern is valid").is_match(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Tensor;
+    use candle_core::quantized::{QTensor, gguf_file};
+
+    fn write(path: &Path, metadata: &[(&str, Value)], tensors: &[(&str, QTensor)]) {
+        let metadata: Vec<_> = metadata.iter().map(|(name, value)| (*name, value)).collect();
+        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
+    }
+
+    fn tensor(values: &[f32], shape: &[usize], dtype: GgmlDType) -> QTensor {
+        QTensor::quantize(&Tensor::from_slice(values, shape, &Device::Cpu).unwrap(), dtype).unwrap()
+    }
+
+    fn llama(architecture: &str) -> Vec<(&'static str, Value)> {
+        vec![
+            ("general.architecture", Value::String(architecture.into())),
+            ("llama.attention.head_count", Value::U32(2)),
+            ("llama.attention.head_count_kv", Value::U32(1)),
+        ]
+    }
+
+    #[test]
+    fn names_and_rows_become_those_of_hugging_face() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        let q: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        let tensors = [
+            ("blk.3.attn_q.weight", tensor(&q, &[8, 2], GgmlDType::F32)),
+            ("blk.3.attn_k.weight", tensor(&q[..8], &[4, 2], GgmlDType::F16)),
+            ("blk.3.attn_v.weight", tensor(&q[..8], &[4, 2], GgmlDType::BF16)),
+            ("rope_freqs.weight", tensor(&[1.0, 1.0], &[2], GgmlDType::F32)),
+            ("mystery.weight", tensor(&[1.0], &[1], GgmlDType::F32)),
+        ];
+        write(&path, &llama("llama"), &tensors);
+        let weights = GgufWeights::open(&path).unwrap();
+        let attention = |kind: &str| format!("model.layers.3.self_attn.{kind}_proj.weight");
+        let names: Vec<String> = ["k", "q", "v"].into_iter().map(attention).collect();
+        assert_eq!(weights.names(), [&names[..], &["mystery.weight".to_string()]].concat());
+        assert_eq!(weights.shape(&names[1]), Some(vec![8, 2]));
+        let rows = |order: &[usize]| {
+            order.iter().flat_map(|r| [2.0 * *r as f32, 2.0 * *r as f32 + 1.0]).collect::<Vec<_>>()
+        };
+        assert_eq!(weights.read_f32(&names[0]).unwrap(), rows(&[0, 2, 1, 3]));
+        assert_eq!(weights.read_f32(&names[1]).unwrap(), rows(&[0, 2, 1, 3, 4, 6, 5, 7]));
+        assert_eq!(weights.read_f32(&names[2]).unwrap(), rows(&[0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn blocks_are_dequantised_as_candle_does_it_in_one_piece() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        let values: Vec<f32> = (0..1 << 18).map(|i| ((i * 7919) % 1009) as f32 / 500.0 - 1.0).collect();
+        for dtype in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K] {
+            let quantised = tensor(&values, &[1024, 256], dtype);
+            let expected = quantised.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap();
+            write(&path, &llama("llama"), &[("token_embd.weight", quantised)]);
+            let read = GgufWeights::open(&path).unwrap().read_f32("model.embed_tokens.weight").unwrap();
+            assert_eq!(read, expected.to_vec1::<f32>().unwrap(), "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn broken_files_are_sentences() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        let error = || GgufWeights::open(&path).err().unwrap().to_string();
+        let q = || [("blk.0.attn_q.weight", tensor(&[0.0; 16], &[8, 2], GgmlDType::F32))];
+        write(&path, &llama("mamba"), &q());
+        assert!(error().contains("`general.architecture` is `mamba`"), "{}", error());
+        let mut odd = llama("llama");
+        odd[1].1 = Value::U32(3);
+        write(&path, &odd, &q());
+        assert!(error().contains("`llama.attention.head_count` (3) does not divide"), "{}", error());
+        write(&path, &llama("llama"), &q());
+        let whole = std::fs::read(&path).unwrap();
+        for length in [0, 3, 20, 100, whole.len() - 1] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(
+                error().contains("no GGUF file") || error().contains("cut short"),
+                "{length}: {}",
+                error()
+            );
+        }
+        for zero in [Value::U32(0), Value::U16(0), Value::I8(0)] {
+            write(&path, &[llama("llama"), vec![("general.alignment", zero)]].concat(), &[]);
+            assert!(error().contains("`general.alignment` is 0"));
+        }
+        write(&path, &[llama("llama"), vec![("general.alignment", Value::U32(32))]].concat(), &[]);
+        assert!(GgufWeights::open(&path).is_ok());
+    }
+}

@@ -1,0 +1,20 @@
+//! Weights and adapters on disk: Hugging Face safetensors, GGUF and PEFT folders, without any tensor library.
+
+pub mod adapter_config;
+pub mod atomic;
+pub mod fields;
+pub mod gguf;
+pub mod hub;
+pub mod peft;
+pub mod safetensors;
+pub mod target_modules;
+pub mod weights;
+
+pub use adapter_config::AdapterConfig;
+pub use atomic::{write_atomic, write_folder_atomic};
+pub use gguf::GgufWeights;
+pub use hub::{fetch, resolve_model};
+pub use peft::AdapterFile;
+pub use safetensors::{NamedTensors, SafetensorsWeights, read_safetensors, write_safetensors};
+pub use target_modules::TargetModules;
+pub use weights::{WeightTable, Weights};

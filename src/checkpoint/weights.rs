@@ -1,0 +1,220 @@
+//! Named weights from any kind of file, and a table that notices what is missing, misshapen or left over.
+
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// A file or folder of weights under Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`) and in
+/// Hugging Face's layout (`[out, in]`, row-major).
+pub trait Weights {
+    /// Every tensor's name.
+    fn names(&self) -> Vec<String>;
+
+    /// The tensor's shape; `None` when there is no such tensor.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// The tensor's values.
+    ///
+    /// # Errors
+    /// When there is no such tensor or its storage cannot be read as f32.
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// The file or folder, for messages.
+    fn path(&self) -> &Path;
+}
+
+/// Hands out each weight once and at the end names the weights that nobody took.
+pub struct WeightTable<'a> {
+    weights: &'a dyn Weights,
+    unused: BTreeSet<String>,
+}
+
+impl<'a> WeightTable<'a> {
+    /// A table over `weights`, of which nothing is taken yet.
+    pub fn new(weights: &'a dyn Weights) -> Self {
+        Self { weights, unused: weights.names().into_iter().collect() }
+    }
+
+    /// Checks names and shapes of everything that will be taken, before anything is read.
+    ///
+    /// # Errors
+    /// One that names all missing tensors, else all those of another shape, with both shapes.
+    pub fn require<N: AsRef<str>>(&self, expected: &[(N, Vec<usize>)]) -> Result<()> {
+        let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
+        for (name, shape) in expected {
+            let name = name.as_ref();
+            match self.weights.shape(name) {
+                None => missing.push(name.to_string()),
+                Some(found) if found != *shape => misshapen.push(misfit(name, &found, shape)),
+                Some(_) => {}
+            }
+        }
+        if !missing.is_empty() {
+            return Err(self.error(format!(
+                "{}: {}",
+                counted(missing.len(), "is missing"),
+                missing.join(", ")
+            )));
+        }
+        if !misshapen.is_empty() {
+            return Err(self.error(misshapen.join("; ")));
+        }
+        Ok(())
+    }
+
+    /// The values of the tensor `name`, all finite, and a note that it is used.
+    ///
+    /// # Errors
+    /// When it is missing, of another shape than `shape`, unreadable, or holds NaN or an infinity.
+    pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        match self.weights.shape(name) {
+            None => return Err(self.error(format!("the tensor `{name}` is missing"))),
+            Some(found) if found != shape => return Err(self.error(misfit(name, &found, shape))),
+            Some(_) => {}
+        }
+        let values = self.weights.read_f32(name)?;
+        if values.len() != shape.iter().product::<usize>() {
+            return Err(
+                self.error(format!("the tensor `{name}` holds {} values, not {shape:?}", values.len()))
+            );
+        }
+        if let Some(at) = first_non_finite(&values) {
+            return Err(
+                self.error(format!("the tensor `{name}` is not finite: its value {at} is {}", values[at]))
+            );
+        }
+        self.unused.remove(name);
+        Ok(values)
+    }
+
+    /// Ends the loading. `tied` says that the head is the embedding: then a `lm_head.weight` with the very
+    /// values of `model.embed_tokens.weight` may be left over; `rotary_emb.inv_freq` buffers always may.
+    ///
+    /// # Errors
+    /// One that names all tensors that nobody took, or says that a tied head differs from the embedding.
+    pub fn finish(mut self, tied: bool) -> Result<()> {
+        const HEAD: &str = "lm_head.weight";
+        const EMBEDDING: &str = "model.embed_tokens.weight";
+        self.unused.retain(|name| !name.ends_with(".rotary_emb.inv_freq"));
+        if tied && self.unused.remove(HEAD) {
+            let same_shape = self.weights.shape(HEAD) == self.weights.shape(EMBEDDING);
+            if !same_shape || self.weights.read_f32(HEAD)? != self.weights.read_f32(EMBEDDING)? {
+                return Err(self.error(format!(
+                    "the configuration says `tie_word_embeddings`, but `{HEAD}` differs from `{EMBEDDING}`"
+                )));
+            }
+        }
+        if self.unused.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = self.unused.iter().map(String::as_str).collect();
+        let count = counted(names.len(), "has no place in the model that the configuration describes");
+        Err(self.error(format!("{count}: {}", names.join(", "))))
+    }
+
+    fn error(&self, message: String) -> Error {
+        Error::file(self.weights.path(), message)
+    }
+}
+
+/// `1 tensor is missing`, `3 tensors are missing`.
+fn counted(count: usize, predicate: &str) -> String {
+    match count {
+        1 => format!("1 tensor {predicate}"),
+        n => format!("{n} tensors {}", predicate.replacen("is ", "are ", 1).replacen("has ", "have ", 1)),
+    }
+}
+
+fn misfit(name: &str, found: &[usize], expected: &[usize]) -> String {
+    format!("the tensor `{name}` has the shape {found:?}, but the configuration needs {expected:?}")
+}
+
+/// The index of the first NaN or infinity.
+pub fn first_non_finite(values: &[f32]) -> Option<usize> {
+    const CHUNK: usize = 1 << 16;
+    let chunk = values.par_chunks(CHUNK).position_first(|chunk| {
+        // The exponent is all ones exactly for NaN and infinities; branch-free, so it runs at memory speed.
+        chunk.iter().fold(false, |bad, v| bad | (v.to_bits() & 0x7f80_0000 == 0x7f80_0000))
+    })?;
+    values[chunk * CHUNK..].iter().position(|v| !v.is_finite()).map(|at| chunk * CHUNK + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    struct Memory(BTreeMap<String, Vec<f32>>);
+
+    impl Weights for Memory {
+        fn names(&self) -> Vec<String> {
+            self.0.keys().cloned().collect()
+        }
+        fn shape(&self, name: &str) -> Option<Vec<usize>> {
+            self.0.get(name).map(|v| vec![v.len()])
+        }
+        fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+            Ok(self.0[name].clone())
+        }
+        fn path(&self) -> &Path {
+            Path::new("folder")
+        }
+    }
+
+    fn memory(tensors: &[(&str, &[f32])]) -> Memory {
+        Memory(tensors.iter().map(|(name, values)| (name.to_string(), values.to_vec())).collect())
+    }
+
+    #[test]
+    fn all_missing_tensors_are_named_at_once() {
+        let weights = memory(&[("a", &[1.0])]);
+        let expected = [("a", vec![1]), ("b", vec![1]), ("c", vec![2, 2])];
+        let error = WeightTable::new(&weights).require(&expected).unwrap_err();
+        assert_eq!(error.to_string(), "folder: 2 tensors are missing: b, c");
+    }
+
+    #[test]
+    fn a_wrong_shape_names_the_tensor_and_both_shapes() {
+        let weights = memory(&[("a", &[1.0, 2.0])]);
+        let message = "folder: the tensor `a` has the shape [2], but the configuration needs [3]";
+        let mut table = WeightTable::new(&weights);
+        assert_eq!(table.require(&[("a", vec![3])]).unwrap_err().to_string(), message);
+        assert_eq!(table.take("a", &[3]).unwrap_err().to_string(), message);
+    }
+
+    #[test]
+    fn all_unused_tensors_are_named_except_rotary_buffers() {
+        let weights = memory(&[("a", &[1.0]), ("b", &[]), ("c", &[]), ("l.0.rotary_emb.inv_freq", &[1.0])]);
+        let mut table = WeightTable::new(&weights);
+        assert_eq!(table.take("a", &[1]).unwrap(), [1.0]);
+        let error = table.finish(false).unwrap_err().to_string();
+        assert!(error.starts_with("folder: 2 tensors have no place") && error.ends_with(": b, c"), "{error}");
+    }
+
+    #[test]
+    fn a_tied_head_must_equal_the_embedding() {
+        let finish = |head: &[f32], tied| {
+            let weights = memory(&[("model.embed_tokens.weight", &[1.0, 2.0]), ("lm_head.weight", head)]);
+            let mut table = WeightTable::new(&weights);
+            table.take("model.embed_tokens.weight", &[2]).unwrap();
+            table.finish(tied).map_err(|error| error.to_string())
+        };
+        assert_eq!(finish(&[1.0, 2.0], true), Ok(()));
+        assert!(finish(&[1.0, 2.5], true).unwrap_err().contains("differs"));
+        assert!(finish(&[1.0], true).unwrap_err().contains("differs"));
+        assert!(finish(&[1.0, 2.0], false).unwrap_err().contains("no place"));
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_refused_by_name() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = vec![1.0; 200_000];
+            values[150_001] = bad;
+            let weights = memory(&[("a", &values)]);
+            let error = WeightTable::new(&weights).take("a", &[200_000]).unwrap_err().to_string();
+            assert!(error.contains("`a` is not finite: its value 150001"), "{error}");
+        }
+        assert_eq!(first_non_finite(&[f32::MAX, f32::MIN, 0.0, f32::MIN_POSITIVE]), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! `diffmas devices`
+
+use diffmas::Result;
+use diffmas::backends::{BackendKind, Job, ModelBackend};
+
+/// Asks a backend for the name of its device.
+struct Name;
+
+impl Job for Name {
+    type Output = String;
+
+    fn run<B: ModelBackend>(self, device: B::Device) -> String {
+        format!("{} on {device:?}", B::name(&device))
+    }
+}
+
+/// Lists what is compiled in, and what starts.
+pub fn execute() -> Result<()> {
+    for kind in BackendKind::ALL {
+        let state = kind.run(None, Name).unwrap_or_else(|e| format!("not usable: {e}"));
+        println!("{:<8} {state}", kind.name());
+    }
+    Ok(())
+}

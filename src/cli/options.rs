@@ -1,0 +1,312 @@
+//! Flags that several commands share, the same keys in a `--config` file, and how the two combine: flags win.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use diffmas::agents::{AdapterScope, Channel, FeedKind, TeamConfig, Transmit};
+use diffmas::backends::BackendKind;
+use diffmas::text::read_toml;
+use diffmas::training::{LrSchedulerType, TraceGradient, TrainConfig};
+use diffmas::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Which team, on which model, where.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+pub struct TeamArgs {
+    /// Settings under the flags' names (with `_`), for instance the config.toml of an earlier run; flags win
+    #[arg(long, value_name = "FILE.toml")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Hugging Face folder, .gguf file, or the name of a known model [smollm2-135m-instruct]
+    #[arg(long)]
+    model: Option<String>,
+    /// PEFT adapter folder to start from
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Team file; without one, the planner, critic, refiner and solver of the DiffMAS paper
+    #[arg(long, value_name = "FILE.toml")]
+    system: Option<PathBuf>,
+    /// What agents pass on [trace]
+    #[arg(long)]
+    channel: Option<Channel>,
+    /// Latent steps of every upstream agent
+    #[arg(long, value_name = "T")]
+    latent_steps: Option<usize>,
+    /// Which positions an upstream agent leaves in the trace [all, latent, prompt]
+    #[arg(long)]
+    transmit: Option<Transmit>,
+    /// How a hidden state becomes the next input [identity, realign, soft, learned]
+    #[arg(long)]
+    feed: Option<FeedKind>,
+    /// Which roles the adapter is active in
+    #[arg(long, value_enum)]
+    adapter_scope: Option<AdapterScope>,
+    /// Samples that run together [8]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Backend; `diffmas devices` lists those in this binary
+    #[arg(long)]
+    backend: Option<String>,
+    /// Which of several GPUs
+    #[arg(long, value_name = "INDEX")]
+    device_index: Option<usize>,
+}
+
+/// How to train; names and defaults as in `transformers.TrainingArguments` where it has them.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+pub struct TrainArgs {
+    /// Training data, JSONL
+    #[arg(long, value_name = "FILE.jsonl")]
+    data: Option<PathBuf>,
+    /// Held-out data, scored before and after training
+    #[arg(long, value_name = "FILE.jsonl")]
+    eval_data: Option<PathBuf>,
+    /// Folder of the run
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Peak learning rate [5e-5]
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Micro-batches per update [1]
+    #[arg(long, value_name = "N")]
+    gradient_accumulation_steps: Option<usize>,
+    /// Updates; overrides --num-train-epochs
+    #[arg(long, value_name = "N")]
+    max_steps: Option<usize>,
+    /// Passes over the data [3]
+    #[arg(long, value_name = "N")]
+    num_train_epochs: Option<f64>,
+    /// Updates of linear warm-up from 0 [0]
+    #[arg(long, value_name = "N")]
+    warmup_steps: Option<usize>,
+    /// Shape of the schedule [linear]
+    #[arg(long, value_enum)]
+    lr_scheduler_type: Option<LrSchedulerType>,
+    /// Largest global gradient norm; 0 switches clipping off [1]
+    #[arg(long)]
+    max_grad_norm: Option<f64>,
+    /// Decoupled weight decay [0]
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Seed of data order and fresh adapters [42]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Updates between checkpoints [500]
+    #[arg(long, value_name = "N")]
+    save_steps: Option<usize>,
+    /// Checkpoints kept [all]
+    #[arg(long, value_name = "N")]
+    save_total_limit: Option<usize>,
+    /// How far back the gradient goes [full, detach, last:N]
+    #[arg(long)]
+    trace_gradient: Option<TraceGradient>,
+    /// Updates with a loss or gradient that is not finite, in a row, after which training stops [5]
+    #[arg(long, value_name = "N")]
+    max_skipped_updates: Option<usize>,
+    /// Rank of a fresh adapter [8]
+    #[arg(long, value_name = "R")]
+    lora_r: Option<usize>,
+    /// Scale of a fresh adapter: the product is multiplied by lora_alpha / r [16]
+    #[arg(long)]
+    lora_alpha: Option<f64>,
+    /// Modules of a fresh adapter, comma-separated [all seven projections]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    target_modules: Option<Vec<String>>,
+    /// Scale by lora_alpha / sqrt(r) instead
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    use_rslora: Option<bool>,
+}
+
+/// All settings, from a file, flags, or both.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    pub model: Option<String>,
+    pub adapter: Option<PathBuf>,
+    pub system: Option<PathBuf>,
+    pub channel: Option<Channel>,
+    pub latent_steps: Option<usize>,
+    pub transmit: Option<Transmit>,
+    pub feed: Option<FeedKind>,
+    pub adapter_scope: Option<AdapterScope>,
+    pub batch_size: Option<usize>,
+    pub backend: Option<String>,
+    pub device_index: Option<usize>,
+    pub data: Option<PathBuf>,
+    pub eval_data: Option<PathBuf>,
+    pub output: Option<PathBuf>,
+    pub learning_rate: Option<f64>,
+    pub gradient_accumulation_steps: Option<usize>,
+    pub max_steps: Option<usize>,
+    pub num_train_epochs: Option<f64>,
+    pub warmup_steps: Option<usize>,
+    pub lr_scheduler_type: Option<LrSchedulerType>,
+    pub max_grad_norm: Option<f64>,
+    pub weight_decay: Option<f64>,
+    pub seed: Option<u64>,
+    pub save_steps: Option<usize>,
+    pub save_total_limit: Option<usize>,
+    pub trace_gradient: Option<TraceGradient>,
+    pub max_skipped_updates: Option<usize>,
+    pub lora_r: Option<usize>,
+    pub lora_alpha: Option<f64>,
+    pub target_modules: Option<Vec<String>>,
+    pub use_rslora: Option<bool>,
+    /// The whole team, as a run's own config.toml holds it; `system` wins.
+    pub team: Option<TeamConfig>,
+}
+
+impl Options {
+    /// The settings of `file` with those of `flags` on top.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or has an unknown or misspelt key.
+    pub fn read(file: Option<&Path>, flags: &[Value]) -> Result<Self> {
+        let base: Self = file.map(read_toml).transpose()?.unwrap_or_default();
+        let mut merged = object(&base)?;
+        for flags in flags {
+            for (key, value) in flags.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+                merged.insert(key.clone(), value.clone());
+                if key == "system" {
+                    merged.remove("team");
+                }
+            }
+        }
+        serde_json::from_value(Value::Object(merged)).map_err(Error::invalid)
+    }
+
+    /// The value of a setting without which there is nothing to do.
+    pub fn required<'a, T>(value: &'a Option<T>, flag: &str) -> Result<&'a T> {
+        value
+            .as_ref()
+            .ok_or_else(|| Error::invalid(format!("--{flag} is required (as a flag or in --config)")))
+    }
+
+    /// The team with all overrides.
+    ///
+    /// # Errors
+    /// If the team file or the combination makes no sense.
+    pub fn team(&self) -> Result<TeamConfig> {
+        let mut team = match (&self.system, &self.team) {
+            (Some(path), _) => TeamConfig::read(path)?,
+            (None, Some(team)) => team.clone(),
+            (None, None) => TeamConfig::preset(),
+        };
+        // A flag speaks for the whole team, also for agents that the file gives a value of their own.
+        for agent in &mut team.agents {
+            agent.latent_steps = agent.latent_steps.filter(|_| self.latent_steps.is_none());
+            agent.transmit = agent.transmit.filter(|_| self.transmit.is_none());
+            agent.feed = agent.feed.filter(|_| self.feed.is_none());
+        }
+        team.channel = self.channel.unwrap_or(team.channel);
+        team.latent_steps = self.latent_steps.unwrap_or(team.latent_steps);
+        team.transmit = self.transmit.unwrap_or(team.transmit);
+        team.feed = self.feed.unwrap_or(team.feed);
+        team.validate()?;
+        Ok(team)
+    }
+
+    /// The backend asked for, or the default.
+    pub fn backend(&self) -> Result<BackendKind> {
+        match &self.backend {
+            Some(name) => name.parse(),
+            None => BackendKind::default_kind(),
+        }
+        .map_err(Error::invalid)
+    }
+
+    /// Settings of the training loop.
+    pub fn train_config(&self) -> Result<TrainConfig> {
+        let d = TrainConfig::default();
+        let config = TrainConfig {
+            learning_rate: self.learning_rate.unwrap_or(d.learning_rate),
+            batch_size: self.batch_size.unwrap_or(d.batch_size),
+            gradient_accumulation_steps: self
+                .gradient_accumulation_steps
+                .unwrap_or(d.gradient_accumulation_steps),
+            max_steps: self.max_steps,
+            num_train_epochs: self.num_train_epochs.unwrap_or(d.num_train_epochs),
+            warmup_steps: self.warmup_steps.unwrap_or(d.warmup_steps),
+            lr_scheduler_type: self.lr_scheduler_type.unwrap_or(d.lr_scheduler_type),
+            max_grad_norm: self.max_grad_norm.unwrap_or(d.max_grad_norm),
+            weight_decay: self.weight_decay.unwrap_or(d.weight_decay),
+            seed: self.seed.unwrap_or(d.seed),
+            save_steps: self.save_steps.unwrap_or(d.save_steps),
+            save_total_limit: self.save_total_limit,
+            trace_gradient: self.trace_gradient.unwrap_or(d.trace_gradient),
+            max_skipped_updates: self.max_skipped_updates.unwrap_or(d.max_skipped_updates),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The settings with every default written out and the team inside, as `config.toml` of a run holds them.
+    pub fn resolved(mut self, team: &TeamConfig, config: &TrainConfig, backend: BackendKind) -> Result<Self> {
+        let mut all = object(&self)?;
+        all.extend(object(config)?.into_iter().filter(|(_, v)| !v.is_null()));
+        self = serde_json::from_value(Value::Object(all)).map_err(Error::invalid)?;
+        self.channel = Some(team.channel);
+        self.latent_steps = None;
+        self.transmit = None;
+        self.feed = None;
+        self.system = None;
+        self.team = Some(team.clone());
+        self.backend = Some(backend.to_string());
+        for path in [&mut self.data, &mut self.eval_data, &mut self.adapter].into_iter().flatten() {
+            *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
+        }
+        if let Some(model) = &mut self.model
+            && Path::new(model.as_str()).exists()
+            && let Ok(path) = std::path::absolute(&*model)
+        {
+            *model = path.display().to_string();
+        }
+        Ok(self)
+    }
+}
+
+/// Flags as the object that [`Options::read`] takes.
+pub fn flags(args: &impl Serialize) -> Result<Value> {
+    object(args).map(Value::Object)
+}
+
+fn object(value: &impl Serialize) -> Result<Map<String, Value>> {
+    match serde_json::to_value(value).map_err(Error::invalid)? {
+        Value::Object(map) => Ok(map),
+        _ => unreachable!("settings are a struct"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_every_flag_is_a_key_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "learning_rate = 0.5\nbatch_size = 3\ntrace_gradient = \"last:1\"\n").unwrap();
+        let args = TrainArgs { learning_rate: Some(0.25), ..TrainArgs::default() };
+        let o = Options::read(Some(&path), &[flags(&args).unwrap()]).unwrap();
+        assert_eq!((o.learning_rate, o.batch_size), (Some(0.25), Some(3)));
+        assert_eq!(o.trace_gradient, Some(TraceGradient::Last(1)));
+        let keys = object(&Options::default()).unwrap();
+        for flags in [object(&TrainArgs::default()).unwrap(), object(&TeamArgs::default()).unwrap()] {
+            assert!(flags.keys().all(|k| keys.contains_key(k)));
+        }
+    }
+
+    #[test]
+    fn resolved_settings_read_back_as_the_same_run() {
+        let mut o = Options { model: Some("m".into()), latent_steps: Some(3), ..Options::default() };
+        let (team, config) = (o.team().unwrap(), o.train_config().unwrap());
+        o = o.resolved(&team, &config, BackendKind::default_kind().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, toml::to_string(&o).unwrap()).unwrap();
+        let again = Options::read(Some(&path), &[]).unwrap();
+        assert_eq!(again, o);
+        assert_eq!((again.team().unwrap(), again.train_config().unwrap()), (team, config));
+    }
+}

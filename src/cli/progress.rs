@@ -1,0 +1,68 @@
+//! Progress with rate and remaining time: a bar on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+
+/// Progress of one piece of work.
+pub struct Progress {
+    what: &'static str,
+    total: usize,
+    done: usize,
+    first: usize,
+    start: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Starts at `done` of `total`.
+    pub fn new(what: &'static str, done: usize, total: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}")
+                .expect("a valid template")
+                .progress_chars("=> ");
+            ProgressBar::new(total as u64).with_position(done as u64).with_style(style).with_prefix(what)
+        });
+        Self { what, total, done, first: done, start: Instant::now(), bar }
+    }
+
+    /// Moves to `done` with a few words on the latest step.
+    pub fn set(&mut self, done: usize, message: &str) {
+        self.done = done;
+        let (rate, left) = (self.rate(), HumanDuration(self.left()));
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(done as u64);
+                bar.set_message(format!("{message}  {rate:.2} s each, {left} left"));
+            }
+            None => {
+                eprintln!("{} {done}/{}  {message}  {rate:.2} s each, {left} left", self.what, self.total)
+            }
+        }
+    }
+
+    /// Prints a line without tearing the bar.
+    pub fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Ends the bar, leaving it as it is.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+    }
+
+    /// Seconds per unit of work.
+    fn rate(&self) -> f64 {
+        self.start.elapsed().as_secs_f64() / (self.done - self.first).max(1) as f64
+    }
+
+    fn left(&self) -> Duration {
+        Duration::from_secs_f64(self.rate() * self.total.saturating_sub(self.done) as f64)
+    }
+}

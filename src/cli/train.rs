@@ -1,0 +1,246 @@
+//! `diffmas train`
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use diffmas::agents::{AdapterSet, Team, TeamBatch, TeamPlan};
+use diffmas::backends::{Job, ModelBackend};
+use diffmas::checkpoint::{AdapterConfig, TargetModules, write_atomic};
+use diffmas::evaluation::Control;
+use diffmas::inference::{DecodeOptions, Sampling, decode};
+use diffmas::text::{Answers, TokenizedSample};
+use diffmas::training::{
+    Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, peak_memory_bytes, write_feed,
+};
+use diffmas::{Error, Result};
+
+use super::options::{Options, TeamArgs, TrainArgs, flags};
+use super::progress::Progress;
+use super::session::Session;
+use super::{eval, interrupt, output};
+
+/// Flags of `train`.
+#[derive(Debug, Args)]
+pub struct TrainCommand {
+    #[command(flatten)]
+    team: TeamArgs,
+    #[command(flatten)]
+    train: TrainArgs,
+    /// Go on from the newest checkpoint in --output, with the settings of its config.toml
+    #[arg(long)]
+    resume: bool,
+    /// Replace what the output folder holds
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
+}
+
+impl TrainCommand {
+    /// Trains, or goes on training.
+    pub fn execute(self) -> Result<()> {
+        let flags = [flags(&self.team)?, flags(&self.train)?];
+        let mut file = self.team.config.clone();
+        if self.resume && file.is_none() {
+            let output = Options::required(&self.train.output, "output")?;
+            let config = output.join("config.toml");
+            if !config.exists() {
+                return Err(Error::file(output, "there is nothing to resume: the folder has no config.toml"));
+            }
+            file = Some(config);
+        }
+        let options = Options::read(file.as_deref(), &flags)?;
+        let config = options.train_config()?;
+        let dir = Options::required(&options.output, "output")?.clone();
+        let data = Options::required(&options.data, "data")?.clone();
+        let session = Session::open(options)?;
+        let samples = session.data(&data, Answers::Required, 0)?;
+        let eval_data = session.options.eval_data.as_ref();
+        let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
+        let backend = session.options.backend()?;
+        if !self.resume {
+            output::prepare(
+                &dir,
+                self.overwrite,
+                "go on with --resume, or give --overwrite or another --output",
+            )?;
+            let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
+            let text = toml::to_string(&resolved).map_err(Error::invalid)?;
+            write_atomic(&dir.join("config.toml"), text.as_bytes())?;
+        }
+        let job = Train { session: &session, config, samples, held_out, dir: &dir, resume: self.resume };
+        backend.run(session.options.device_index, job).map_err(Error::invalid)?
+    }
+}
+
+struct Train<'a> {
+    session: &'a Session,
+    config: TrainConfig,
+    samples: Vec<TokenizedSample>,
+    held_out: Option<Vec<TokenizedSample>>,
+    dir: &'a Path,
+    resume: bool,
+}
+
+impl Job for Train<'_> {
+    type Output = Result<()>;
+
+    fn run<B: ModelBackend>(self, device: B::Device) -> Result<()> {
+        let c = self.config.clone();
+        let sampler = Sampler::new(self.samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
+        let total = c.total_steps(sampler.updates_per_epoch());
+        let mut trainer = self.setup::<B>(&device)?;
+        let mut done = 0;
+        if self.resume {
+            done = trainer.resume(self.dir, self.samples.len())?.unwrap_or(0);
+            keep_metrics(&self.dir.join("metrics.jsonl"), done)?;
+            eprintln!("going on after update {done} of {total}");
+        }
+        let team = &self.session.team;
+        eprintln!(
+            "{} agents, {} latent steps, {} samples, {} trainable numbers, {total} updates",
+            team.agents.len(),
+            (0..team.agents.len()).map(|j| team.steps(j)).sum::<usize>(),
+            self.samples.len(),
+            trainer.parameters().num_elements()
+        );
+        let before = if done == 0 { self.held_out_loss(&trainer)? } else { None };
+        let reason = self.train_with_progress(&mut trainer, done, total)?;
+        if reason == StopReason::Interrupted {
+            return Err(Error::Interrupted(format!(
+                "stopped; a checkpoint was written. Go on with: diffmas train --resume --output {}",
+                self.dir.display()
+            )));
+        }
+        let adapter = self.dir.join("adapter");
+        if !trainer.adapters().adapters.is_empty() {
+            trainer.adapters().write(&adapter)?;
+        }
+        write_feed(self.dir, trainer.model(), trainer.parameters())?;
+        let after = self.held_out_loss(&trainer)?;
+        if let Some(after) = after {
+            match before {
+                Some(before) => println!("held-out loss {before:.4} before, {after:.4} after training"),
+                None => println!("held-out loss {after:.4} after training"),
+            }
+        }
+        let memory = peak_memory_bytes()
+            .map_or(String::new(), |b| format!(", peak memory {:.2} GiB", b as f64 / 1_073_741_824.0));
+        println!("adapter in {}{memory}", adapter.display());
+        self.show_an_answer(&trainer.team())
+    }
+}
+
+impl Train<'_> {
+    fn setup<B: ModelBackend>(&self, device: &B::Device) -> Result<Trainer<B>> {
+        let mut model = self.session.team_model::<B>(device)?;
+        let adapters = match &self.session.options.adapter {
+            Some(_) => self.session.adapters(&mut model)?,
+            None => AdapterSet::init(
+                self.session.options.adapter_scope.unwrap_or_default(),
+                &self.fresh_adapter(),
+                &self.session.team,
+                &model.backbone,
+                self.config.seed,
+            )?,
+        };
+        Trainer::new(self.config.clone(), model, adapters)
+    }
+
+    /// The shape of a fresh adapter.
+    fn fresh_adapter(&self) -> AdapterConfig {
+        let o = &self.session.options;
+        let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        let targets = o.target_modules.clone().unwrap_or_else(|| all.map(String::from).to_vec());
+        let mut config = AdapterConfig::new(
+            o.lora_r.unwrap_or(8),
+            o.lora_alpha.unwrap_or(16.0),
+            TargetModules::List(targets),
+        );
+        config.use_rslora = o.use_rslora.unwrap_or(false);
+        config.base_model_name_or_path = Some(self.session.model.path.display().to_string());
+        config
+    }
+
+    /// Lets the trained team answer the first held-out line, where there is text to show.
+    fn show_an_answer<B: ModelBackend>(&self, team: &Team<B>) -> Result<()> {
+        let (Some(sample), Some(tokenizer)) =
+            (self.held_out.iter().flatten().next(), self.session.model.tokenizer.as_deref())
+        else {
+            return Ok(());
+        };
+        let batch = TeamBatch::new(&[sample]);
+        let plan = TeamPlan::new(&team.config, &batch);
+        let trace = team.think_all(&batch, &plan);
+        let options = DecodeOptions {
+            sampling: Sampling::Greedy,
+            max_new_tokens: 64,
+            stop_tokens: self.session.stop_tokens(),
+            seed: self.config.seed,
+        };
+        let last = team.config.agents.len() - 1;
+        let answers =
+            decode(team, &batch.prompts[last], &trace, &plan.stages[last].start, &options, &[0], |_, _| ());
+        let question = tokenizer.decode(&batch.prompts[last].ids)?;
+        let expected = tokenizer.decode(sample.target.as_deref().unwrap_or_default())?;
+        println!(
+            "\nheld-out line {}, as {} reads it:\n{question}",
+            sample.line, team.config.agents[last].name
+        );
+        println!("expected: {expected}\nanswered: {}", tokenizer.decode(&answers[0].token_ids)?.trim());
+        Ok(())
+    }
+
+    fn held_out_loss<B: ModelBackend>(&self, trainer: &Trainer<B>) -> Result<Option<f64>> {
+        let Some(samples) = &self.held_out else { return Ok(None) };
+        let (e, _) =
+            eval::score(&trainer.team(), samples, self.config.batch_size, &Control::Real, self.config.seed)?;
+        Ok(Some(e.loss))
+    }
+
+    fn train_with_progress<B: ModelBackend>(
+        &self,
+        trainer: &mut Trainer<B>,
+        done: usize,
+        total: usize,
+    ) -> Result<StopReason> {
+        let path: PathBuf = self.dir.join("metrics.jsonl");
+        let failed = |e: std::io::Error| Error::file(&path, e);
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+        let mut progress = Progress::new("update", done, total);
+        let reason = trainer.train(&self.samples, Some(self.dir), interrupt::stop(), |event| {
+            match event {
+                Event::Step { metrics, .. } => {
+                    let line = serde_json::to_string(metrics).map_err(|e| Error::file(&path, e))?;
+                    writeln!(file, "{line}").map_err(failed)?;
+                    if metrics.skipped {
+                        progress.line(&format!(
+                            "update {} skipped: loss or gradient is not finite",
+                            metrics.step
+                        ));
+                    }
+                    progress.set(metrics.step, &describe(metrics));
+                }
+                Event::Checkpoint(dir) => progress.line(&format!("checkpoint in {}", dir.display())),
+            }
+            Ok(())
+        });
+        progress.finish();
+        reason
+    }
+}
+
+/// A step in a few words.
+fn describe(m: &StepMetrics) -> String {
+    let number = |x: Option<f64>| x.map_or("not finite".into(), |x| format!("{x:.4}"));
+    format!("loss {}  grad norm {}", number(m.loss), number(m.grad_norm))
+}
+
+/// Drops lines of updates after `done`, which a resumed run does again.
+fn keep_metrics(path: &Path, done: usize) -> Result<()> {
+    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
+    let step = |line: &str| serde_json::from_str::<StepMetrics>(line).map(|m| m.step);
+    let kept: String =
+        text.lines().filter(|l| step(l).is_ok_and(|s| s <= done)).flat_map(|l| [l, "\n"]).collect();
+    write_atomic(path, kept.as_bytes())
+}

@@ -1,0 +1,222 @@
+//! Other messages in place of the real one. They act on the final agent's reading only; upstream agents ran as usual.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use diffmas_backends::{KeyValueBlock, ModelBackend};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::agents::TeamConfig;
+use crate::communication::Trace;
+use crate::error::{Error, Result};
+
+/// What the final agent reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Control {
+    /// What the upstream agents left.
+    #[default]
+    Real,
+    /// Nothing; its positions start at 0.
+    None,
+    /// Keys and values of zero, at the same positions.
+    Zero,
+    /// What they left for another sample.
+    Shuffled,
+    /// Gaussian keys and values with the moments of the real ones, per sample, layer, KV head and channel.
+    Random,
+    /// The real trace with one role's segment masked; positions stay.
+    Drop(String),
+}
+
+impl FromStr for Control {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match text {
+            "real" => Self::Real,
+            "none" => Self::None,
+            "zero" => Self::Zero,
+            "shuffled" => Self::Shuffled,
+            "random" => Self::Random,
+            _ => match text.strip_prefix("drop:") {
+                Some(role) if !role.is_empty() => Self::Drop(role.to_string()),
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "unknown trace `{text}`; it is real, none, zero, shuffled, random or drop:ROLE"
+                    )));
+                }
+            },
+        })
+    }
+}
+
+impl fmt::Display for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Real => f.write_str("real"),
+            Self::None => f.write_str("none"),
+            Self::Zero => f.write_str("zero"),
+            Self::Shuffled => f.write_str("shuffled"),
+            Self::Random => f.write_str("random"),
+            Self::Drop(role) => write!(f, "drop:{role}"),
+        }
+    }
+}
+
+impl Control {
+    /// Checks that the control can be applied to a team and to so many samples.
+    ///
+    /// # Errors
+    /// If a role to drop is not upstream in the team, or there is nobody to shuffle with.
+    pub fn validate(&self, team: &TeamConfig, samples: usize) -> Result<()> {
+        let upstream: Vec<&str> = team.upstream().iter().map(|a| a.name.as_str()).collect();
+        match self {
+            Self::Drop(role) if !upstream.contains(&role.as_str()) => Err(Error::invalid(format!(
+                "drop:{role}: there is no upstream role `{role}` (upstream are: {})",
+                upstream.join(", ")
+            ))),
+            Self::Shuffled if samples < 2 => {
+                Err(Error::invalid("shuffled needs at least two samples, to give each the trace of another"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The trace that the final agent reads, and the id of its first position per row. `streams` numbers the samples, for draws that
+    /// depend on nothing else than the seed and the sample. (`shuffled` is a matter of which upstream prompts are run.)
+    pub fn apply<B: ModelBackend>(
+        &self,
+        trace: Trace<B>,
+        start: &[u32],
+        team: &TeamConfig,
+        seed: u64,
+        streams: &[u64],
+    ) -> (Trace<B>, Vec<u32>) {
+        match self {
+            Self::Real | Self::Shuffled => (trace, start.to_vec()),
+            Self::None => (Trace::default(), vec![0; start.len()]),
+            Self::Zero => (
+                map_layers(trace, |_, b| KeyValueBlock {
+                    key: b.key.zeros_like(),
+                    value: b.value.zeros_like(),
+                }),
+                start.to_vec(),
+            ),
+            Self::Random => (random(trace, seed, streams), start.to_vec()),
+            Self::Drop(role) => {
+                let mut trace = trace;
+                for segment in trace.segments.iter_mut().filter(|s| team.agents[s.sender].name == *role) {
+                    segment.kv.positions.valid.fill(false);
+                }
+                (trace, start.to_vec())
+            }
+        }
+    }
+}
+
+fn map_layers<B: Backend>(
+    mut trace: Trace<B>,
+    f: impl Fn(usize, &KeyValueBlock<B>) -> KeyValueBlock<B>,
+) -> Trace<B> {
+    for segment in &mut trace.segments {
+        segment.kv.layers = segment.kv.layers.iter().enumerate().map(|(l, b)| f(l, b)).collect();
+    }
+    trace
+}
+
+/// Gaussian keys and values; only valid positions count and are drawn, so that padding changes nothing.
+fn random<B: ModelBackend>(trace: Trace<B>, seed: u64, streams: &[u64]) -> Trace<B> {
+    let Some(joined) = trace.joined() else { return trace };
+    let mut rngs: Vec<ChaCha8Rng> = streams
+        .iter()
+        .map(|&stream| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(stream);
+            rng
+        })
+        .collect();
+    let valid = &joined.positions.valid;
+    let layers: Vec<KeyValueBlock<B>> = joined
+        .layers
+        .iter()
+        .map(|b| KeyValueBlock {
+            key: gaussian(&b.key, valid, &mut rngs),
+            value: gaussian(&b.value, valid, &mut rngs),
+        })
+        .collect();
+    let mut trace = trace;
+    let mut from = 0;
+    for segment in &mut trace.segments {
+        let n = segment.kv.len();
+        let cut = |t: &Tensor<B, 4>| t.clone().narrow(2, from, n);
+        segment.kv.layers =
+            layers.iter().map(|b| KeyValueBlock { key: cut(&b.key), value: cut(&b.value) }).collect();
+        from += n;
+    }
+    trace
+}
+
+/// A tensor `[B, G, n, d]` with the mean and variance of `x` over the valid positions, per row, head and channel.
+fn gaussian<B: Backend>(x: &Tensor<B, 4>, valid: &[bool], rngs: &mut [ChaCha8Rng]) -> Tensor<B, 4> {
+    let [rows, heads, n, d] = x.dims();
+    let data: Vec<f64> = x.to_data().iter::<f64>().collect();
+    let mut out = vec![0.0f32; data.len()];
+    for (b, rng) in rngs.iter_mut().enumerate().take(rows) {
+        let real: Vec<usize> = (0..n).filter(|&i| valid[b * n + i]).collect();
+        let count = real.len().max(1) as f64;
+        for h in 0..heads {
+            for c in 0..d {
+                let at = |i: usize| ((b * heads + h) * n + i) * d + c;
+                let mean = real.iter().map(|&i| data[at(i)]).sum::<f64>() / count;
+                let variance = real.iter().map(|&i| (data[at(i)] - mean).powi(2)).sum::<f64>() / count;
+                for &i in &real {
+                    let z: f64 = StandardNormal.sample(rng);
+                    out[at(i)] = (mean + variance.sqrt() * z) as f32;
+                }
+            }
+        }
+    }
+    Tensor::from_data(TensorData::new(out, [rows, heads, n, d]), &x.device())
+}
+
+/// A permutation of `0..n` that leaves nothing in place (Sattolo's algorithm).
+///
+/// # Panics
+/// If `n` is 1.
+pub fn derangement(n: usize, seed: u64) -> Vec<usize> {
+    assert_ne!(n, 1, "one element cannot be deranged");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut p: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        p.swap(i, rng.random_range(0..i));
+    }
+    p
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derangement_is_a_permutation_that_moves_everything() {
+        for n in [2, 3, 10, 101] {
+            let p = derangement(n, 5);
+            assert!(p.iter().enumerate().all(|(i, &j)| i != j));
+            let mut sorted = p.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..n).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn names_of_controls_read_back() {
+        for name in ["real", "none", "zero", "shuffled", "random", "drop:critic"] {
+            assert_eq!(name.parse::<Control>().unwrap().to_string(), name);
+        }
+        assert!("drop:".parse::<Control>().is_err() && "reel".parse::<Control>().is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! The decode loop of the final agent, for a batch of rows.
+
+use diffmas_backends::ModelBackend;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::Sampling;
+use crate::agents::{PaddedIds, Team};
+use crate::backbone::{KeyValues, Positions};
+use crate::communication::Trace;
+
+/// Generated positions after which the growing block is joined to what no longer grows: growth then copies few positions a token.
+const CHUNK: usize = 64;
+
+/// How to answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodeOptions {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Most tokens of an answer.
+    pub max_new_tokens: usize,
+    /// Tokens that end an answer; they are not part of it.
+    pub stop_tokens: Vec<u32>,
+    /// Seed of all draws; each sample draws from a stream of its own.
+    pub seed: u64,
+}
+
+/// What the final agent wrote for one row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Its tokens, without the one that ended it.
+    pub token_ids: Vec<u32>,
+    /// Whether it ended by itself rather than by `max_new_tokens`.
+    pub stopped: bool,
+}
+
+/// Lets the final agent answer on `trace`; `streams` numbers the samples, `on_token(row, token)` sees tokens as they come.
+///
+/// A row's answer depends neither on the other rows nor on padding.
+pub fn decode<B: ModelBackend>(
+    team: &Team<B>,
+    prompt: &PaddedIds,
+    trace: &Trace<B>,
+    start: &[u32],
+    options: &DecodeOptions,
+    streams: &[u64],
+    mut on_token: impl FnMut(usize, u32),
+) -> Vec<Answer> {
+    let backbone = team.answering();
+    let rows = prompt.batch;
+    let mut rngs: Vec<ChaCha8Rng> = streams
+        .iter()
+        .map(|&stream| {
+            let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+            rng.set_stream(stream);
+            rng
+        })
+        .collect();
+    let mut answers = vec![Answer::default(); rows];
+    if options.max_new_tokens == 0 {
+        return answers;
+    }
+    let mut next = start.to_vec();
+    let read = trace.joined();
+    let (hidden, mut still) = crate::agents::prefill(backbone, prompt, read.as_ref(), &mut next);
+    let mut last = crate::agents::last_position(hidden, rows);
+    let mut growing: Option<KeyValues<B>> = None;
+    loop {
+        let logits: Vec<f32> = backbone.logits(last).into_data().iter::<f32>().collect();
+        let mut tokens = vec![0u32; rows];
+        for (row, scores) in logits.chunks_exact(logits.len() / rows).enumerate() {
+            let answer = &mut answers[row];
+            if answer.stopped {
+                continue;
+            }
+            let token = options.sampling.choose(scores, &mut rngs[row]);
+            if options.stop_tokens.contains(&token) {
+                answer.stopped = true;
+            } else {
+                answer.token_ids.push(token);
+                tokens[row] = token;
+                on_token(row, token);
+            }
+        }
+        if answers.iter().all(|a| a.stopped || a.token_ids.len() >= options.max_new_tokens) {
+            return answers;
+        }
+        if growing.as_ref().is_some_and(|g| g.len() >= CHUNK) {
+            still =
+                KeyValues::cat(&[Some(&still), growing.as_ref()].into_iter().flatten().collect::<Vec<_>>())
+                    .expect("a prompt is never empty");
+            growing = None;
+        }
+        let past: Vec<&KeyValues<B>> = read.iter().chain([&still]).collect();
+        let at = Positions::issue(&vec![true; rows], &mut next);
+        let (hidden, grown) = backbone.forward(backbone.embed(&tokens), &at, &past, growing.as_ref());
+        last = hidden;
+        growing = Some(grown);
+    }
+}

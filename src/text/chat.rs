@@ -1,0 +1,238 @@
+//! Chat templates: the Jinja text that a model brings along and that turns messages into one prompt, rendered
+//! as Hugging Face's `transformers` renders it.
+
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, ErrorKind, Value, context};
+use serde::Serialize;
+
+use super::python_json::JsonStyle;
+use crate::error::{Error, Result};
+
+const NAME: &str = "chat_template";
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ChatMessage {
+    /// Who speaks: `system`, `user` or `assistant`.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl ChatMessage {
+    /// A turn of `role` that says `content`.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A compiled chat template.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+}
+
+impl ChatTemplate {
+    /// Compiles `source`; the template sees the special tokens as `bos_token` and `eos_token`.
+    ///
+    /// # Errors
+    /// When `source` is not a template.
+    pub fn new(source: &str, bos_token: Option<&str>, eos_token: Option<&str>) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(|out, state, value| match value.kind() {
+            // Jinja prints Python's names.
+            ValueKind::None => out.write_str("None").map_err(minijinja::Error::from),
+            ValueKind::Bool => {
+                out.write_str(if value.is_true() { "True" } else { "False" }).map_err(minijinja::Error::from)
+            }
+            _ => minijinja::escape_formatter(out, state, value),
+        });
+        environment.add_filter("tojson", tojson);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        for (name, token) in [("bos_token", bos_token), ("eos_token", eos_token)] {
+            if let Some(token) = token {
+                environment.add_global(name, token);
+            }
+        }
+        environment
+            .add_template_owned(NAME, prepare(source))
+            .map_err(|e| Error::invalid(format!("the chat template is not valid: {}", describe(&e))))?;
+        Ok(Self { environment })
+    }
+
+    /// The prompt that `messages` become; with `add_generation_prompt`, followed by what opens the
+    /// assistant's turn.
+    ///
+    /// # Errors
+    /// When the template refuses the messages, for example because it knows no system role.
+    pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
+        // `transformers` passes tools and documents as None: defined, unlike variables it does not pass.
+        let context = context! { messages, tools => (), documents => (), add_generation_prompt };
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| template.render(context))
+            .map_err(|e| Error::invalid(format!("the chat template cannot be rendered: {}", describe(&e))))
+    }
+}
+
+/// What went wrong in a template and on which of its lines, on one line.
+pub(super) fn describe(error: &minijinja::Error) -> String {
+    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
+    match error.line() {
+        Some(line) => format!("{what} (line {line} of the template)"),
+        None => what,
+    }
+}
+
+/// Adapts what minijinja does not know: Jinja reads every newline as `\n`, and `transformers` adds a block
+/// `generation`, which marks the assistant's tokens and prints its body in a scope of its own.
+fn prepare(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source.as_str();
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let (open, close) = (start + 2, start + length);
+        let inner = rest.get(open..close).unwrap_or_default();
+        let tag = inner.trim_matches(['-', '+']);
+        let replaced = match tag.trim() {
+            "generation" => inner.replace("generation", "with"),
+            "endgeneration" => inner.replace("endgeneration", "endwith"),
+            _ => inner.to_string(),
+        };
+        out.push_str(&rest[..open]);
+        out.push_str(&replaced);
+        rest = &rest[open.max(close)..];
+    }
+    out.push_str(rest);
+    out
+}
+
+fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// The local time in Python's `strftime` notation.
+fn strftime_now(format: &str) -> std::result::Result<String, minijinja::Error> {
+    use std::fmt::Write;
+    let mut text = String::new();
+    write!(text, "{}", chrono::Local::now().format(format)).map_err(|_| {
+        minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: bad format `{format}`"))
+    })?;
+    Ok(text)
+}
+
+fn tojson(value: &Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
+    let indent = match options.get::<Option<Value>>("indent")?.filter(|v| !v.is_none()) {
+        None => None,
+        Some(indent) => match indent.as_str() {
+            Some(text) => Some(text.to_string()),
+            // A width that no template means is not worth its memory.
+            None => Some(" ".repeat(indent.as_usize().unwrap_or(0).min(64))),
+        },
+    };
+    let mut style = JsonStyle::new(indent);
+    style.ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    style.sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    if let Some(separators) = options.get::<Option<Vec<String>>>("separators")? {
+        let [item, key] = <[String; 2]>::try_from(separators).map_err(|_| {
+            minijinja::Error::new(ErrorKind::InvalidOperation, "tojson: `separators` must be a pair")
+        })?;
+        (style.item_separator, style.key_separator) = (item, key);
+    }
+    options.assert_all_used()?;
+    let json = serde_json::to_value(value).map_err(|e| {
+        minijinja::Error::new(ErrorKind::BadSerialization, format!("tojson: the value is not JSON: {e}"))
+    })?;
+    Ok(Value::from_safe_string(style.dumps(&json)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(turns: &[(&str, &str)]) -> Vec<ChatMessage> {
+        turns.iter().map(|&(role, content)| ChatMessage::new(role, content)).collect()
+    }
+
+    fn render(source: &str, turns: &[(&str, &str)]) -> Result<String> {
+        ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(&chat(turns), true)
+    }
+
+    // The expected texts of this module are what transformers 5 renders.
+    #[test]
+    fn a_chatml_template_adds_its_default_system_turn_and_opens_the_answer() {
+        let source = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+            {{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' \
+            + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
+            {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+        let template = ChatTemplate::new(source, None, None).unwrap();
+        let start = "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n<b>&\n <|im_end|>\n";
+        assert_eq!(template.render(&chat(&[("user", "<b>&\n ")]), false).unwrap(), start);
+        let opened = template.render(&chat(&[("user", "<b>&\n ")]), true).unwrap();
+        assert_eq!(opened, format!("{start}<|im_start|>assistant\n"));
+    }
+
+    #[test]
+    fn blocks_are_trimmed_as_transformers_trims_them() {
+        let source = "{{ bos_token }}\n    {% for m in messages %}\n  [{{ m.role | upper }}]\n\n  \
+            \x20 {# note #}\n    {%- if m.content is defined %}\r\n {{ m.content.strip() }}{{ eos_token }}\n\
+            {% endif %}\n  {% endfor %}\nend\n\n";
+        let text = render(source, &[("user", " a "), ("assistant", "b")]).unwrap();
+        assert_eq!(text, "<s>\n  [USER]\n\n a</s>\n  [ASSISTANT]\n\n b</s>\nend\n");
+    }
+
+    #[test]
+    fn python_methods_namespaces_slices_and_loop_controls_work() {
+        let source = "{%- set ns = namespace(last=-1) -%}{%- for m in messages[::-1] -%}{%- set i = \
+            (messages|length - 1) - loop.index0 -%}{%- if m.role == 'user' and not \
+            m.content.startswith('<t>') -%}{%- set ns.last = i -%}{%- break -%}{%- endif -%}{%- endfor -%}\
+            {{ ns.last }}|{{ messages[0].content.split('</think>')[-1].lstrip('\n') }}|\
+            {{ tools is defined }}|{{ tools }}|{{ messages[0].extra is defined }}|{{ pad_token }}";
+        let text = render(source, &[("user", "x</think>\n\ny"), ("user", "<t>z")]).unwrap();
+        assert_eq!(text, "0|y|True|None|False|");
+    }
+
+    #[test]
+    fn tojson_is_pythons() {
+        let source = "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}\
+            {{ [1] | tojson(separators=(',', ':')) }}";
+        let text = render(source, &[("user", "<é'\">")]).unwrap();
+        assert_eq!(
+            text,
+            "[{\"role\": \"user\", \"content\": \"<é'\\\">\"}]\
+             {\n  \"role\": \"user\",\n  \"content\": \"<é'\\\">\"\n}[1]"
+        );
+    }
+
+    #[test]
+    fn generation_blocks_print_their_body() {
+        let source =
+            "{% for m in messages %}\n{%- generation -%}\n {{ m.content }}{%- endgeneration %}{% endfor %}";
+        assert_eq!(render(source, &[("user", "a"), ("assistant", "b")]).unwrap(), "ab");
+        assert_eq!(prepare("a {% if x %} generation {% b"), "a {% if x %} generation {% b");
+        assert_eq!(prepare("{%}"), "{%}");
+    }
+
+    #[test]
+    fn the_date_is_written_in_pythons_notation_and_a_bad_format_is_an_error() {
+        let text = render("{{ strftime_now('%Y-%m-%d') }}", &[]).unwrap();
+        assert!(text.len() == 10 && text.starts_with("20"), "{text}");
+        assert!(render("{{ strftime_now('%Q') }}", &[]).unwrap_err().to_string().contains("bad format"));
+    }
+
+    #[test]
+    fn what_the_template_refuses_is_said_with_its_own_words() {
+        let source =
+            "{% if messages[0].role == 'system' %}\n{{ raise_exception('No system role!') }}{% endif %}";
+        let error = render(source, &[("system", "x")]).unwrap_err().to_string();
+        assert_eq!(error, "the chat template cannot be rendered: No system role! (line 2 of the template)");
+        let error = render("{% if %}", &[]).unwrap_err().to_string();
+        assert!(error.starts_with("the chat template is not valid: "), "{error}");
+    }
+}

@@ -1,0 +1,335 @@
+//! From a data line to the token ids of every agent.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use serde_json::{Map, Value};
+
+use super::chat::{ChatMessage, describe};
+use super::data::{Sample, SampleIds};
+use super::tokenizer::Tokenizer;
+use super::toml_file::nearest;
+use crate::agents::team::AgentConfig;
+use crate::error::{Error, Result};
+
+/// One sample as the model sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizedSample {
+    /// The line in the data file, from 1.
+    pub line: usize,
+    /// The prompt of each agent in the order of the team.
+    pub prompts: Vec<Vec<u32>>,
+    /// What the final agent should give, end of turn included, if the line says so.
+    pub target: Option<Vec<u32>>,
+}
+
+/// The compiled prompt templates of a team, and the tokenizer.
+#[derive(Debug)]
+pub struct PromptBuilder {
+    names: Vec<String>,
+    /// For each agent, whether it has a system and a user template.
+    parts: Vec<[bool; 2]>,
+    templates: Environment<'static>,
+    tokenizer: Option<Arc<Tokenizer>>,
+}
+
+const SYSTEM: usize = 0;
+const USER: usize = 1;
+const FIELDS: [&str; 2] = ["system", "user"];
+
+impl PromptBuilder {
+    /// Compiles the `system` and `user` templates of `agents`. Without a tokenizer, only pre-tokenised
+    /// samples can be built.
+    ///
+    /// # Errors
+    /// Names the agent and the field that is not a template.
+    pub fn new(agents: &[AgentConfig], tokenizer: Option<Arc<Tokenizer>>) -> Result<Self> {
+        let mut templates = Environment::new();
+        templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        templates.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let mut parts = Vec::with_capacity(agents.len());
+        for (index, agent) in agents.iter().enumerate() {
+            let sources = [&agent.system, &agent.user];
+            for (field, source) in FIELDS.iter().zip(sources) {
+                let Some(source) = source else { continue };
+                templates.add_template_owned(key(index, field), source.clone()).map_err(|e| {
+                    let what = describe(&e);
+                    Error::invalid(format!("agent `{}`: `{field}` is not a template: {what}", agent.name))
+                })?;
+            }
+            parts.push(sources.map(Option::is_some));
+        }
+        let names = agents.iter().map(|agent| agent.name.clone()).collect();
+        Ok(Self { names, parts, templates, tokenizer })
+    }
+
+    /// The token ids of `sample`, which stands in the file at `path`; `vocab_size` is the number of
+    /// embeddings.
+    ///
+    /// Text: each prompt is the chat template over the agent's messages, with the generation prompt; the
+    /// target is the answer followed by the end-of-turn token. Pre-tokenised ids are used unchanged.
+    ///
+    /// # Errors
+    /// Names file, line, agent and field: a variable that the line does not have, a role without ids or ids
+    /// without a role, an id outside the vocabulary, an empty prompt; text without a tokenizer.
+    pub fn build(&self, path: &Path, sample: &Sample, vocab_size: usize) -> Result<TokenizedSample> {
+        let built = match &sample.ids {
+            Some(ids) => self.take_ids(sample.line, ids).map_err(|m| Error::line(path, sample.line, m))?,
+            None => self.tokenise(path, sample)?,
+        };
+        let check = |name: String, ids: &[u32]| match ids.iter().find(|&&id| id as usize >= vocab_size) {
+            None if ids.is_empty() => Err(Error::line(path, sample.line, format!("{name} is empty"))),
+            None => Ok(()),
+            Some(id) => {
+                let message =
+                    format!("{name} holds token id {id}, but the model has only {vocab_size} tokens");
+                Err(Error::line(path, sample.line, message))
+            }
+        };
+        let text = sample.ids.is_none();
+        for (name, ids) in self.names.iter().zip(&built.prompts) {
+            let name =
+                if text { format!("the prompt of agent `{name}`") } else { format!("`prompt_ids.{name}`") };
+            check(name, ids)?;
+        }
+        if let Some(ids) = &built.target {
+            check(if text { "the answer" } else { "`target_ids`" }.to_string(), ids)?;
+        }
+        Ok(built)
+    }
+
+    /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, and its user
+    /// prompt.
+    ///
+    /// # Errors
+    /// Names file, line, agent and the variable that the line does not have; or that the agent has no `user`.
+    ///
+    /// # Panics
+    /// When the team has no agent `index`.
+    pub fn messages(&self, path: &Path, sample: &Sample, index: usize) -> Result<Vec<ChatMessage>> {
+        let name = &self.names[index];
+        if !self.parts[index][USER] {
+            let message = format!(
+                "agent `{name}` has no `user` prompt, which data in text form needs; add it to the team file"
+            );
+            return Err(Error::line(path, sample.line, message));
+        }
+        let mut messages = Vec::with_capacity(2);
+        for part in [SYSTEM, USER] {
+            if self.parts[index][part] {
+                let field = FIELDS[part];
+                let content = self.render(&key(index, field), &sample.fields).map_err(|m| {
+                    Error::line(path, sample.line, format!("agent `{name}`, `{field}` prompt: {m}"))
+                })?;
+                messages.push(ChatMessage::new(field, content));
+            }
+        }
+        Ok(messages)
+    }
+
+    fn render(&self, key: &str, fields: &Map<String, Value>) -> std::result::Result<String, String> {
+        let template = self.templates.get_template(key).map_err(|e| describe(&e))?;
+        template.render(fields).map_err(|e| {
+            if e.kind() != ErrorKind::UndefinedError {
+                return describe(&e);
+            }
+            let mut used: Vec<String> = template.undeclared_variables(true).into_iter().collect();
+            used.sort();
+            let builtin = |name: &str| self.templates.globals().any(|(global, _)| global == name);
+            let missing = used.iter().find(|name| !has(fields, name) && !builtin(name));
+            let Some(missing) = missing else { return describe(&e) };
+            let known: Vec<&str> = fields.keys().map(String::as_str).collect();
+            let hint = match nearest(missing, &known) {
+                Some(right) => format!("; did you mean `{right}`?"),
+                None => String::new(),
+            };
+            format!("the line has no field `{missing}`{hint} (it has {})", known.join(", "))
+        })
+    }
+
+    fn take_ids(&self, line: usize, ids: &SampleIds) -> std::result::Result<TokenizedSample, String> {
+        let known: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        if let Some(stranger) = ids.prompt_ids.keys().find(|role| !known.contains(&role.as_str())) {
+            let agents = known.join(", ");
+            return Err(format!("`prompt_ids.{stranger}`: the team has no such agent (agents: {agents})"));
+        }
+        let prompt = |name: &&str| {
+            let missing = || format!("`prompt_ids.{name}` is missing; every agent needs a prompt");
+            ids.prompt_ids.get(*name).cloned().ok_or_else(missing)
+        };
+        let prompts = known.iter().map(prompt).collect::<std::result::Result<_, _>>()?;
+        let target = Some(ids.target_ids.clone()).filter(|ids| !ids.is_empty());
+        Ok(TokenizedSample { line, prompts, target })
+    }
+
+    fn tokenise(&self, path: &Path, sample: &Sample) -> Result<TokenizedSample> {
+        let at_line = |message: String| Error::line(path, sample.line, message);
+        let Some(tokenizer) = &self.tokenizer else {
+            return Err(at_line(
+                "the line holds text, but the model has no tokenizer (no tokenizer.json beside its weights); \
+                 add it, or use pre-tokenised lines with `prompt_ids` and `target_ids`"
+                    .into(),
+            ));
+        };
+        let mut prompts = Vec::with_capacity(self.names.len());
+        for (index, name) in self.names.iter().enumerate() {
+            let messages = self.messages(path, sample, index)?;
+            let text = match tokenizer.chat_template() {
+                Some(template) => template.render(&messages, true),
+                None => Ok(plain(&messages)),
+            };
+            let ids = text.and_then(|text| tokenizer.encode(&text));
+            prompts.push(ids.map_err(|e| at_line(format!("agent `{name}`: {e}")))?);
+        }
+        let target = match &sample.answer {
+            Some(answer) => {
+                let mut ids = tokenizer.encode(answer).map_err(|e| at_line(format!("the answer: {e}")))?;
+                ids.push(tokenizer.end_of_turn());
+                Some(ids)
+            }
+            None => None,
+        };
+        Ok(TokenizedSample { line: sample.line, prompts, target })
+    }
+}
+
+/// The name of a template in the environment.
+fn key(index: usize, field: &str) -> String {
+    format!("{index}.{field}")
+}
+
+/// Whether the line has the field at a dotted path.
+fn has(fields: &Map<String, Value>, path: &str) -> bool {
+    let mut parts = path.split('.');
+    let first = parts.next().and_then(|name| fields.get(name));
+    parts.try_fold(first, |value, name| Some(value?.get(name))).flatten().is_some()
+}
+
+/// The prompt for a model without a chat template.
+fn plain(messages: &[ChatMessage]) -> String {
+    let parts: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+    parts.join("\n\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::tokenizer::tests::tiny;
+    use serde_json::json;
+
+    const PATH: &str = "d.jsonl";
+
+    fn agents(parts: &[(&str, Option<&str>, Option<&str>)]) -> Vec<AgentConfig> {
+        let agent = |&(name, system, user): &(&str, Option<&str>, Option<&str>)| AgentConfig {
+            system: system.map(Into::into),
+            user: user.map(Into::into),
+            ..AgentConfig::named(name)
+        };
+        parts.iter().map(agent).collect()
+    }
+
+    fn text_sample(fields: Value, answer: Option<&str>) -> Sample {
+        let fields = fields.as_object().unwrap().clone();
+        Sample { line: 7, fields, answer: answer.map(Into::into), ids: None }
+    }
+
+    fn ids_sample(prompts: &[(&str, &[u32])], target: &[u32]) -> Sample {
+        let prompt_ids = prompts.iter().map(|&(name, ids)| (name.to_string(), ids.to_vec())).collect();
+        let ids = Some(SampleIds { prompt_ids, target_ids: target.to_vec() });
+        Sample { line: 7, fields: Map::new(), answer: None, ids }
+    }
+
+    fn error(builder: &PromptBuilder, sample: &Sample, vocab_size: usize) -> String {
+        builder.build(PATH.as_ref(), sample, vocab_size).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn prompts_go_through_the_chat_template_and_the_target_ends_the_turn() {
+        let template = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ eos_token }}{% endfor %}\
+                        {% if add_generation_prompt %}assistant:{% endif %}";
+        let tokenizer = Arc::new(tiny(Some(template)));
+        let team = agents(&[("a", Some("S"), Some("Q {{ question }}\n")), ("b", None, Some("{{ n + 1 }}"))]);
+        let builder = PromptBuilder::new(&team, Some(tokenizer.clone())).unwrap();
+        let sample = text_sample(json!({"question": "<why>?", "n": 2}), Some("so"));
+        let built = builder.build(PATH.as_ref(), &sample, 1000).unwrap();
+        let expected = ["system:S<end>user:Q <why>?<end>assistant:", "user:3<end>assistant:"];
+        assert_eq!(built.prompts, expected.map(|text| tokenizer.encode(text).unwrap()));
+        let mut target = tokenizer.encode("so").unwrap();
+        target.push(tokenizer.end_of_turn());
+        assert_eq!((built.line, built.target), (7, Some(target)));
+        assert_eq!(
+            builder
+                .build(PATH.as_ref(), &text_sample(json!({"question": "", "n": 1}), None), 1000)
+                .unwrap()
+                .target,
+            None
+        );
+    }
+
+    #[test]
+    fn without_a_chat_template_the_parts_are_joined_plainly() {
+        let tokenizer = Arc::new(tiny(None));
+        let team = agents(&[("a", Some("S"), Some("{{ question }}")), ("b", None, Some("x"))]);
+        let builder = PromptBuilder::new(&team, Some(tokenizer.clone())).unwrap();
+        let built = builder.build(PATH.as_ref(), &text_sample(json!({"question": "q"}), None), 1000).unwrap();
+        assert_eq!(built.prompts, ["S\n\nq\n", "x\n"].map(|text| tokenizer.encode(text).unwrap()));
+    }
+
+    #[test]
+    fn an_unknown_variable_names_agent_variable_and_line() {
+        let team = agents(&[("a", None, Some("{% for i in range(1) %}{{ qestion }}{% endfor %}"))]);
+        let builder = PromptBuilder::new(&team, Some(Arc::new(tiny(None)))).unwrap();
+        let sample = text_sample(json!({"question": "q", "level": 1}), None);
+        assert_eq!(
+            error(&builder, &sample, 1000),
+            "d.jsonl, line 7: agent `a`, `user` prompt: the line has no field `qestion`; did you mean \
+             `question`? (it has question, level)"
+        );
+    }
+
+    #[test]
+    fn broken_templates_missing_prompts_and_a_missing_tokenizer_are_said() {
+        let broken = PromptBuilder::new(&agents(&[("a", None, Some("x\n{{ question"))]), None).unwrap_err();
+        assert!(broken.to_string().starts_with("agent `a`: `user` is not a template: "), "{broken}");
+        let sample = text_sample(json!({"question": "q"}), None);
+        let without_user =
+            PromptBuilder::new(&agents(&[("a", None, None)]), Some(Arc::new(tiny(None)))).unwrap();
+        assert!(error(&without_user, &sample, 9).contains("agent `a` has no `user` prompt"));
+        let without_tokenizer = PromptBuilder::new(&agents(&[("a", None, Some("x"))]), None).unwrap();
+        assert!(error(&without_tokenizer, &sample, 9).contains("the model has no tokenizer"));
+    }
+
+    #[test]
+    fn token_ids_are_used_unchanged_and_need_neither_tokenizer_nor_prompts() {
+        let builder = PromptBuilder::new(&agents(&[("b", None, None), ("a", None, None)]), None).unwrap();
+        let sample = ids_sample(&[("a", &[1, 2]), ("b", &[8])], &[5]);
+        let built = builder.build(PATH.as_ref(), &sample, 9).unwrap();
+        assert_eq!(
+            built,
+            TokenizedSample { line: 7, prompts: vec![vec![8], vec![1, 2]], target: Some(vec![5]) }
+        );
+        let open = builder.build(PATH.as_ref(), &ids_sample(&[("a", &[1]), ("b", &[8])], &[]), 9).unwrap();
+        assert_eq!(open.target, None);
+    }
+
+    #[test]
+    fn ids_that_do_not_fit_the_team_or_the_model_name_the_field() {
+        let builder = PromptBuilder::new(&agents(&[("a", None, None), ("b", None, None)]), None).unwrap();
+        for (prompts, target, message) in [
+            (&[("a", &[1][..])][..], &[1][..], "`prompt_ids.b` is missing"),
+            (&[("a", &[1]), ("b", &[1]), ("c", &[1])], &[1], "`prompt_ids.c`: the team has no such agent"),
+            (&[("a", &[1]), ("b", &[9])], &[1], "`prompt_ids.b` holds token id 9, but the model has only 9"),
+            (&[("a", &[1]), ("b", &[1])], &[10], "`target_ids` holds token id 10"),
+            (&[("a", &[]), ("b", &[1])], &[1], "`prompt_ids.a` is empty"),
+        ] {
+            let error = error(&builder, &ids_sample(prompts, target), 9);
+            assert!(error.starts_with(&format!("d.jsonl, line 7: {message}")), "{error}");
+        }
+        let team = agents(&[("a", None, Some("x"))]);
+        let builder = PromptBuilder::new(&team, Some(Arc::new(tiny(None)))).unwrap();
+        let sample = text_sample(json!({"question": "q"}), Some("é"));
+        assert!(error(&builder, &sample, 1).contains("the prompt of agent `a` holds token id"));
+    }
+}

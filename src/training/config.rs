@@ -1,0 +1,179 @@
+//! Settings of a training run under Hugging Face's names and defaults.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::LrSchedulerType;
+use crate::error::{Error, Result};
+
+/// How far back the gradient goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TraceGradient {
+    /// Through all agents.
+    #[default]
+    Full,
+    /// Through the final agent and the last `n` upstream agents; `detach` is `last:0`.
+    Last(usize),
+}
+
+impl TraceGradient {
+    /// Whether the gradient goes through upstream agent `j` of `upstream`.
+    pub fn reaches(self, j: usize, upstream: usize) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Last(n) => upstream - j <= n,
+        }
+    }
+}
+
+impl FromStr for TraceGradient {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "full" => Ok(Self::Full),
+            "detach" => Ok(Self::Last(0)),
+            _ => text.strip_prefix("last:").and_then(|n| n.parse().ok()).map(Self::Last).ok_or_else(|| {
+                Error::invalid(format!("unknown trace_gradient `{text}`; it is `full`, `detach` or `last:N`"))
+            }),
+        }
+    }
+}
+
+impl TryFrom<String> for TraceGradient {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for TraceGradient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("full"),
+            Self::Last(0) => f.write_str("detach"),
+            Self::Last(n) => write!(f, "last:{n}"),
+        }
+    }
+}
+
+impl From<TraceGradient> for String {
+    fn from(value: TraceGradient) -> Self {
+        value.to_string()
+    }
+}
+
+/// Settings of the loop; names and defaults are those of `transformers.TrainingArguments` where it has them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainConfig {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Samples per micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches per update.
+    pub gradient_accumulation_steps: usize,
+    /// Updates; where it is absent `num_train_epochs` decides.
+    pub max_steps: Option<usize>,
+    /// Passes over the data.
+    pub num_train_epochs: f64,
+    /// Updates over which the rate rises from 0.
+    pub warmup_steps: usize,
+    /// Shape of the schedule.
+    pub lr_scheduler_type: LrSchedulerType,
+    /// Largest global gradient norm; 0 switches clipping off.
+    pub max_grad_norm: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Seed of the order of samples and of fresh adapters.
+    pub seed: u64,
+    /// Updates between checkpoints.
+    pub save_steps: usize,
+    /// Checkpoints kept; the oldest go first. All where absent.
+    pub save_total_limit: Option<usize>,
+    /// How far back the gradient goes.
+    pub trace_gradient: TraceGradient,
+    /// Updates skipped in a row, for a loss or gradient that is not finite, after which training stops.
+    pub max_skipped_updates: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 5e-5,
+            batch_size: 8,
+            gradient_accumulation_steps: 1,
+            max_steps: None,
+            num_train_epochs: 3.0,
+            warmup_steps: 0,
+            lr_scheduler_type: LrSchedulerType::Linear,
+            max_grad_norm: 1.0,
+            weight_decay: 0.0,
+            seed: 42,
+            save_steps: 500,
+            save_total_limit: None,
+            trace_gradient: TraceGradient::Full,
+            max_skipped_updates: 5,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Checks the settings before any device is touched.
+    ///
+    /// # Errors
+    /// Naming the setting that makes no sense.
+    pub fn validate(&self) -> Result<()> {
+        let positive = |name: &str, value: usize| match value {
+            0 => Err(Error::invalid(format!("{name} must be at least 1"))),
+            _ => Ok(()),
+        };
+        positive("batch_size", self.batch_size)?;
+        positive("gradient_accumulation_steps", self.gradient_accumulation_steps)?;
+        positive("save_steps", self.save_steps)?;
+        positive("max_skipped_updates", self.max_skipped_updates)?;
+        positive("max_steps", self.max_steps.unwrap_or(1))?;
+        positive("save_total_limit", self.save_total_limit.unwrap_or(1))?;
+        for (name, value) in [
+            ("learning_rate", self.learning_rate),
+            ("max_grad_norm", self.max_grad_norm),
+            ("weight_decay", self.weight_decay),
+        ] {
+            if !value.is_finite() || value < 0.0 {
+                return Err(Error::invalid(format!("{name} must be a number of at least 0, not {value}")));
+            }
+        }
+        if !self.num_train_epochs.is_finite() || self.num_train_epochs <= 0.0 {
+            return Err(Error::invalid(format!(
+                "num_train_epochs must be a positive number, not {}",
+                self.num_train_epochs
+            )));
+        }
+        Ok(())
+    }
+
+    /// Updates of the whole run, given those of one epoch.
+    pub fn total_steps(&self, updates_per_epoch: usize) -> usize {
+        self.max_steps.unwrap_or_else(|| (self.num_train_epochs * updates_per_epoch as f64).ceil() as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_n_counts_upstream_agents_from_the_end() {
+        let reach = |text: &str| -> Vec<bool> {
+            let g: TraceGradient = text.parse().unwrap();
+            (0..3).map(|j| g.reaches(j, 3)).collect()
+        };
+        assert_eq!(reach("full"), [true; 3]);
+        assert_eq!(reach("last:1"), [false, false, true]);
+        assert_eq!(reach("detach"), [false; 3]);
+        assert!("last:".parse::<TraceGradient>().is_err());
+    }
+}

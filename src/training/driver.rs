@@ -1,0 +1,172 @@
+//! The recomputation driver: differentiates a DAG of stages with the memory of one stage.
+//!
+//! Forward, every stage runs without gradients and only its message is kept. Backward, stage by stage from the last, each runs
+//! again under autodiff, seeded with `Σ message · cotangent + loss`; the gradients of the messages it read are added to their
+//! cotangents. A message is a list of tensors: the driver knows neither KV caches nor topologies.
+
+use burn::prelude::*;
+use diffmas_backends::{Autodiff, ModelBackend, autodiff};
+
+use super::Parameters;
+
+/// What a stage returns.
+#[derive(Debug)]
+pub struct StageOutput<B: Backend> {
+    /// What later stages read; empty for a stage that nobody reads.
+    pub message: Vec<Tensor<B, 4>>,
+    /// Its term of the loss, `[1]`.
+    pub loss: Option<Tensor<B, 1>>,
+}
+
+/// Stages in an order in which each reads messages of earlier ones only.
+pub trait StageGraph<B: Backend> {
+    /// How many stages there are.
+    fn len(&self) -> usize;
+
+    /// Whether there is no stage.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The stages whose messages `stage` reads, in order.
+    fn reads(&self, stage: usize) -> &[usize];
+
+    /// Computes a stage: the same numbers for the same arguments, every time.
+    fn run(
+        &self,
+        stage: usize,
+        parameters: &Parameters<B>,
+        messages: Vec<Vec<Tensor<B, 4>>>,
+    ) -> StageOutput<B>;
+}
+
+/// What an update needs to know.
+#[derive(Debug)]
+pub struct Outcome<B: Backend> {
+    /// The sum of all stages' losses.
+    pub loss: f64,
+    /// Gradients by parameter; those that the loss does not depend on are missing.
+    pub gradients: Parameters<B>,
+    /// Per stage, ∂loss/∂message as one norm over its tensors; none where nobody read the message.
+    pub message_grad_norms: Vec<Option<f64>>,
+    /// Per stage, ∂loss/∂message, where there is one.
+    pub cotangents: Vec<Option<Vec<Tensor<B, 4>>>>,
+}
+
+/// Differentiates by recomputation.
+///
+/// `inner` and `outer` are the same stages on `B` and on `Autodiff<B>`; `leaves` are `parameters` as leaves there. A stage of
+/// which `through` is false is not re-run: the gradient of its message is measured and goes no further.
+///
+/// # Panics
+/// If a stage reads itself or a later one.
+pub fn recompute<B: ModelBackend>(
+    inner: &impl StageGraph<B>,
+    outer: &impl StageGraph<Autodiff<B>>,
+    parameters: &Parameters<B>,
+    leaves: &Parameters<Autodiff<B>>,
+    through: &[bool],
+) -> Outcome<B> {
+    let n = inner.len();
+    let mut read = vec![false; n];
+    for stage in 0..n {
+        for &r in inner.reads(stage) {
+            assert!(r < stage, "stage {stage} reads stage {r}");
+            read[r] = true;
+        }
+    }
+    let mut messages: Vec<Vec<Tensor<B, 4>>> = vec![Vec::new(); n];
+    for stage in (0..n).filter(|&s| read[s]) {
+        let inputs = inner.reads(stage).iter().map(|&r| messages[r].clone()).collect();
+        messages[stage] = inner.run(stage, parameters, inputs).message;
+    }
+
+    let mut loss = 0.0;
+    let mut gradients = Parameters::default();
+    let mut cotangents: Vec<Option<Vec<Tensor<B, 4>>>> = vec![None; n];
+    for stage in (0..n).rev() {
+        // A stage that nobody reads has nothing but its loss; it is run for it whatever `through` says.
+        if read[stage] && !through[stage] {
+            continue;
+        }
+        let reads = outer.reads(stage);
+        let sizes: Vec<usize> = reads.iter().map(|&r| messages[r].len()).collect();
+        let inputs = autodiff::leaves(reads.iter().flat_map(|&r| messages[r].iter().cloned()).collect());
+        let mut placed = autodiff::in_one_graph(&inputs).into_iter();
+        let placed = sizes.iter().map(|&size| placed.by_ref().take(size).collect()).collect();
+        let StageOutput { message, loss: own } = outer.run(stage, leaves, placed);
+        // Messages that only this stage and earlier ones held are not needed any more.
+        messages[stage] = Vec::new();
+        if let Some(own) = &own {
+            loss += own.clone().inner().into_data().iter::<f64>().sum::<f64>();
+        }
+        let seeded = message.into_iter().zip(cotangents[stage].iter().flatten());
+        let terms = seeded.map(|(m, c)| (m * Tensor::from_inner(c.clone())).sum());
+        let Some(objective) = terms.chain(own).reduce(|a, b| a + b) else { continue };
+        if !autodiff::is_tracked(&objective) {
+            continue;
+        }
+        let mut grads = objective.backward();
+        gradients.add(
+            leaves
+                .iter()
+                .filter_map(|(name, leaf)| Some((name.clone(), leaf.grad_remove(&mut grads)?)))
+                .collect(),
+        );
+        let mut inputs = inputs.into_iter();
+        for (&r, size) in reads.iter().zip(sizes) {
+            let got: Vec<_> = inputs.by_ref().take(size).map(|leaf| leaf.grad_remove(&mut grads)).collect();
+            accumulate(&mut cotangents[r], got, &messages[r]);
+        }
+    }
+    let message_grad_norms = cotangents.iter().map(|c| c.as_deref().map(norm)).collect();
+    Outcome { loss, gradients, message_grad_norms, cotangents }
+}
+
+/// Differentiates with plain autodiff over the whole DAG: every intermediate result of every stage is kept. The oracle that
+/// [`recompute`] is tested against.
+pub fn end_to_end<B: ModelBackend>(
+    outer: &impl StageGraph<Autodiff<B>>,
+    leaves: &Parameters<Autodiff<B>>,
+    through: &[bool],
+) -> (f64, Parameters<B>) {
+    let mut messages: Vec<Vec<Tensor<Autodiff<B>, 4>>> = Vec::new();
+    let mut losses = Vec::new();
+    for (stage, &through) in through.iter().enumerate() {
+        let inputs = outer.reads(stage).iter().map(|&r| messages[r].clone()).collect();
+        let out = outer.run(stage, leaves, inputs);
+        losses.extend(out.loss);
+        let cut = |t: Tensor<Autodiff<B>, 4>| Tensor::from_inner(t.inner());
+        messages.push(if through { out.message } else { out.message.into_iter().map(cut).collect() });
+    }
+    let total = losses.into_iter().reduce(|a, b| a + b).expect("some stage has a loss");
+    let loss = total.clone().inner().into_data().iter::<f64>().sum();
+    let mut grads = total.backward();
+    let gradients = leaves
+        .iter()
+        .filter_map(|(name, leaf)| Some((name.clone(), leaf.grad_remove(&mut grads)?)))
+        .collect();
+    (loss, gradients)
+}
+
+/// Adds the gradients of one reading to a message's cotangent; no gradient counts as zero.
+fn accumulate<B: Backend>(
+    sum: &mut Option<Vec<Tensor<B, 4>>>,
+    got: Vec<Option<Tensor<B, 4>>>,
+    message: &[Tensor<B, 4>],
+) {
+    if got.iter().all(Option::is_none) {
+        return;
+    }
+    let got = got.into_iter().zip(message).map(|(g, m)| g.unwrap_or_else(|| m.zeros_like()));
+    *sum = Some(match sum.take() {
+        Some(old) => old.into_iter().zip(got).map(|(a, b)| a + b).collect(),
+        None => got.collect(),
+    });
+}
+
+/// The Frobenius norm over several tensors.
+fn norm<B: Backend>(tensors: &[Tensor<B, 4>]) -> f64 {
+    let squares = tensors.iter().map(|t| t.clone().powi_scalar(2).sum()).collect();
+    Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
+}

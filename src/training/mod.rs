@@ -1,0 +1,21 @@
+//! Learning to communicate: the recomputation driver, the optimiser, and a loop that can be stopped and resumed.
+
+mod checkpoint;
+mod config;
+mod driver;
+mod metrics;
+mod optimizer;
+mod parameters;
+mod sampler;
+mod schedule;
+mod trainer;
+
+pub use checkpoint::{CheckpointState, read_checkpoint, read_feed, write_checkpoint, write_feed};
+pub use config::{TraceGradient, TrainConfig};
+pub use driver::{Outcome, StageGraph, StageOutput, end_to_end, recompute};
+pub use metrics::{StepMetrics, peak_memory_bytes};
+pub use optimizer::{Optimizer, clip};
+pub use parameters::Parameters;
+pub use sampler::Sampler;
+pub use schedule::{LrSchedulerType, learning_rate};
+pub use trainer::{Event, StopReason, Trainer};

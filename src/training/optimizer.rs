@@ -1,0 +1,100 @@
+//! AdamW with its state by parameter name, and clipping by the global norm.
+
+use std::collections::BTreeMap;
+
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, SimpleOptimizer};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+
+use super::Parameters;
+use crate::error::{Error, Result};
+
+/// Named host tensors, as they are stored.
+pub type HostTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// AdamW (arXiv 1711.05101) with betas 0.9/0.999 and eps 1e-8, decoupled weight decay as in torch.
+pub struct Optimizer<B: Backend> {
+    rule: AdamW,
+    state: BTreeMap<String, AdamWState<B, 2>>,
+}
+
+impl<B: Backend> Optimizer<B> {
+    /// An optimiser that has seen no gradient yet.
+    pub fn new(weight_decay: f64) -> Self {
+        let rule = AdamWConfig::new()
+            .with_beta_1(0.9)
+            .with_beta_2(0.999)
+            .with_epsilon(1e-8)
+            .with_weight_decay(weight_decay as f32)
+            .build();
+        Self { rule, state: BTreeMap::new() }
+    }
+
+    /// One update; a parameter without a gradient stays as it is.
+    pub fn step(&mut self, lr: f64, parameters: &Parameters<B>, gradients: &Parameters<B>) -> Parameters<B> {
+        parameters
+            .iter()
+            .map(|(name, value)| {
+                let Some(grad) = gradients.find(name).cloned() else { return (name.clone(), value.clone()) };
+                let (value, state) = self.rule.step(lr, value.clone(), grad, self.state.remove(name));
+                if let Some(state) = state {
+                    self.state.insert(name.clone(), state);
+                }
+                (name.clone(), value)
+            })
+            .collect()
+    }
+
+    /// The moments, as `{name}.exp_avg`, `{name}.exp_avg_sq` and `{name}.step`.
+    pub fn to_host(&self) -> HostTensors {
+        let mut all = HostTensors::new();
+        for (name, state) in &self.state {
+            let m = &state.momentum;
+            for (part, t) in [("exp_avg", &m.moment_1), ("exp_avg_sq", &m.moment_2)] {
+                let values = t.to_data().iter::<f32>().collect();
+                all.insert(format!("{name}.{part}"), (t.dims().to_vec(), values));
+            }
+            all.insert(format!("{name}.step"), (vec![1], vec![m.time as f32]));
+        }
+        all
+    }
+
+    /// Takes over moments written by [`Optimizer::to_host`].
+    ///
+    /// # Errors
+    /// If they do not fit `parameters`.
+    pub fn load(&mut self, mut stored: HostTensors, parameters: &Parameters<B>) -> Result<()> {
+        self.state.clear();
+        for (name, value) in parameters.iter() {
+            let Some((_, step)) = stored.remove(&format!("{name}.step")) else { continue };
+            let mut take = |part: &str| {
+                let key = format!("{name}.{part}");
+                match stored.remove(&key) {
+                    Some((shape, data)) if shape == value.dims() => {
+                        Ok(Tensor::from_data(TensorData::new(data, value.dims()), &value.device()))
+                    }
+                    _ => Err(Error::invalid(format!(
+                        "the optimizer's state has no `{key}` of shape {:?}",
+                        value.dims()
+                    ))),
+                }
+            };
+            let mut momentum = AdaptiveMomentumState::new(0, take("exp_avg")?, take("exp_avg_sq")?);
+            momentum.time = step.first().copied().unwrap_or(0.0) as usize;
+            self.state.insert(name.clone(), AdamWState::new(momentum));
+        }
+        match stored.keys().next() {
+            Some(extra) => {
+                Err(Error::invalid(format!("the optimizer's state has `{extra}`, which nothing here learns")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Scales `gradients` so that their global norm is at most `max_norm` (torch's `min(1, max_norm / (norm + 1e-6))`); 0 switches
+/// clipping off.
+pub fn clip<B: Backend>(gradients: Parameters<B>, norm: f64, max_norm: f64) -> Parameters<B> {
+    let factor = max_norm / (norm + 1e-6);
+    if max_norm <= 0.0 || factor >= 1.0 { gradients } else { gradients.scaled(factor) }
+}

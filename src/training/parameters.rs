@@ -1,0 +1,93 @@
+//! Everything that learns, by name. Sums over parameters run in name order, so that they are repeatable.
+
+use std::collections::BTreeMap;
+
+use burn::prelude::*;
+use diffmas_backends::{Autodiff, autodiff};
+
+/// Named trainable matrices, or their gradients.
+#[derive(Clone, Debug)]
+pub struct Parameters<B: Backend>(BTreeMap<String, Tensor<B, 2>>);
+
+impl<B: Backend> Default for Parameters<B> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<B: Backend> Parameters<B> {
+    /// Adds or replaces a parameter.
+    pub fn insert(&mut self, name: String, value: Tensor<B, 2>) {
+        self.0.insert(name, value);
+    }
+
+    /// The parameter called `name`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn get(&self, name: &str) -> &Tensor<B, 2> {
+        self.0.get(name).unwrap_or_else(|| panic!("there is no parameter `{name}`"))
+    }
+
+    /// The parameter called `name`, if there is one.
+    pub fn find(&self, name: &str) -> Option<&Tensor<B, 2>> {
+        self.0.get(name)
+    }
+
+    /// Names and values in name order.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Tensor<B, 2>)> {
+        self.0.iter()
+    }
+
+    /// How many parameters there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing learns.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Numbers in all parameters together.
+    pub fn num_elements(&self) -> usize {
+        self.0.values().map(|t| t.shape().num_elements()).sum()
+    }
+
+    /// Adds `other`, name by name; what is missing here counts as zero.
+    pub fn add(&mut self, other: Self) {
+        for (name, value) in other.0 {
+            let sum = match self.0.remove(&name) {
+                Some(old) => old + value,
+                None => value,
+            };
+            self.0.insert(name, sum);
+        }
+    }
+
+    /// All values times `factor`.
+    pub fn scaled(self, factor: f64) -> Self {
+        Self(self.0.into_iter().map(|(n, t)| (n, t.mul_scalar(factor))).collect())
+    }
+
+    /// The Frobenius norm over all parameters, summed in name order in f64.
+    pub fn norm(&self) -> f64 {
+        let squares: Vec<_> = self.0.values().map(|t| t.clone().powi_scalar(2).sum()).collect();
+        if squares.is_empty() {
+            return 0.0;
+        }
+        Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
+    }
+
+    /// The parameters as leaves of an autodiff graph.
+    pub fn leaves(&self) -> Parameters<Autodiff<B>> {
+        let leaves = autodiff::leaves(self.0.values().cloned().collect());
+        Parameters(self.0.keys().cloned().zip(leaves).collect())
+    }
+}
+
+impl<B: Backend> FromIterator<(String, Tensor<B, 2>)> for Parameters<B> {
+    fn from_iter<I: IntoIterator<Item = (String, Tensor<B, 2>)>>(items: I) -> Self {
+        Self(items.into_iter().collect())
+    }
+}

@@ -1,0 +1,202 @@
+//! Reference models and numbers for integration tests, and the backend they run on.
+//!
+//! `DIFFMAS_TEST_BACKEND` names the backend; the default is that of the binary.
+
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use diffmas::agents::{AdapterScope, AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
+use diffmas::backbone::ModelFiles;
+use diffmas::backends::{BackendKind, Job, ModelBackend};
+use diffmas::text::TokenizedSample;
+use diffmas::training::{Parameters, TrainConfig, Trainer};
+use serde_json::Value;
+
+/// The models of the reference.
+pub const MODELS: [&str; 4] = ["tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-qwen3-tied"];
+
+/// Runs `job` on the backend under test.
+pub fn on_backend<J: Job>(job: J) -> J::Output {
+    let kind: BackendKind = match std::env::var("DIFFMAS_TEST_BACKEND") {
+        Ok(name) => name.parse().unwrap(),
+        Err(_) => BackendKind::default_kind().unwrap(),
+    };
+    kind.run(None, job).unwrap()
+}
+
+/// The folder of a reference model.
+pub fn folder(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(model)
+}
+
+/// Reads one of the reference's JSON files.
+pub fn json(model: &str, file: &str) -> Value {
+    let path = folder(model).join(file);
+    serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap()
+}
+
+/// The numbers of a JSON array.
+pub fn numbers(v: &Value) -> Vec<f64> {
+    v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+fn ids(v: &Value) -> Vec<u32> {
+    v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+}
+
+/// The reference's team: four roles, `latent_steps` from its input.
+pub fn team(input: &Value) -> TeamConfig {
+    let roles = input["agents"].as_array().unwrap();
+    TeamConfig {
+        latent_steps: input["latent_steps"].as_u64().unwrap() as usize,
+        agents: roles.iter().map(|a| AgentConfig::named(a["role"].as_str().unwrap())).collect(),
+        ..TeamConfig::default()
+    }
+}
+
+/// The reference's samples: the main one, then the rows of other lengths.
+pub fn samples(input: &Value) -> Vec<TokenizedSample> {
+    let main = TokenizedSample {
+        line: 1,
+        prompts: input["agents"].as_array().unwrap().iter().map(|a| ids(&a["ids"])).collect(),
+        target: Some(ids(&input["target"])),
+    };
+    let rows = input["rows"].as_array().unwrap().iter().zip(2..).map(|(row, line)| TokenizedSample {
+        line,
+        prompts: row["agents"].as_array().unwrap().iter().map(ids).collect(),
+        target: Some(ids(&row["target"])),
+    });
+    std::iter::once(main).chain(rows).collect()
+}
+
+/// One batch of all `samples`.
+pub fn batch(samples: &[TokenizedSample]) -> TeamBatch {
+    TeamBatch::new(&samples.iter().collect::<Vec<_>>())
+}
+
+/// A reference model on a device.
+pub struct Golden<B: ModelBackend> {
+    pub name: String,
+    pub expected: Value,
+    pub input: Value,
+    pub samples: Vec<TokenizedSample>,
+    pub model: TeamModel<B>,
+    pub adapters: AdapterSet<B>,
+}
+
+impl<B: ModelBackend> Golden<B> {
+    /// Loads `name` with the team changed by `change` and the reference's adapter in `scope`.
+    pub fn load(
+        name: &str,
+        scope: AdapterScope,
+        change: impl FnOnce(&mut TeamConfig),
+        device: &B::Device,
+    ) -> Self {
+        let input = json(name, "input.json");
+        let mut config = team(&input);
+        change(&mut config);
+        config.validate().unwrap();
+        let backbone = ModelFiles::open(&folder(name).join("model")).unwrap().load::<B>(device).unwrap();
+        let mut adapters =
+            AdapterSet::read(&folder(name).join("adapter"), Some(scope), &config, &backbone).unwrap();
+        if scope == AdapterScope::PerRole {
+            refill_per_role(&mut adapters, &input, device);
+        }
+        Self {
+            name: name.into(),
+            expected: json(name, "expected.json"),
+            samples: samples(&input),
+            input,
+            model: TeamModel::new(config, backbone),
+            adapters,
+        }
+    }
+
+    /// A run over this team that starts from the reference's adapter.
+    pub fn trainer(&self, config: TrainConfig) -> Trainer<B> {
+        Trainer::new(config, self.model.clone(), self.adapters.clone()).unwrap()
+    }
+}
+
+/// Fills each role's factors as the reference does: seed string `{seed}/{role}/{tensor name}`.
+fn refill_per_role<B: ModelBackend>(adapters: &mut AdapterSet<B>, input: &Value, device: &B::Device) {
+    let (seed, b_bound) = (&input["lora"]["seed"], input["lora"]["b_bound"].as_f64().unwrap());
+    for (role, adapter) in &mut adapters.adapters {
+        for (path, lora) in &mut adapter.factors {
+            let fill = |part: &str, shape: [usize; 2], bound: f64| {
+                let name = format!("{seed}/{role}/base_model.model.{path}.{part}.weight");
+                let data = det_fill(&name, shape[0] * shape[1], bound);
+                Tensor::from_data(TensorData::new(data, shape), device)
+            };
+            let [r, cols] = lora.a.dims();
+            lora.a = fill("lora_A", [r, cols], (1.0 / cols as f64).sqrt());
+            lora.b = fill("lora_B", lora.b.dims(), b_bound);
+        }
+    }
+}
+
+/// The reference's portable filler: splitmix64 of `fnv1a64(name) + (i + 1)·golden`, top 24 bits, scaled to `±bound`.
+pub fn det_fill(name: &str, n: usize, bound: f64) -> Vec<f32> {
+    det_uniform(name, n).map(|u| (bound * (2.0 * u - 1.0)) as f32).collect()
+}
+
+/// `n` values in `[0, 1)` of the portable generator.
+pub fn det_uniform(name: &str, n: usize) -> impl Iterator<Item = f64> {
+    let start =
+        name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+    (1..=n as u64).map(move |i| {
+        let mut z = start.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        (z >> 40) as f64 / f64::from(1u32 << 24)
+    })
+}
+
+/// The values of a tensor.
+pub fn values<B: Backend, const D: usize>(t: &Tensor<B, D>) -> Vec<f64> {
+    t.to_data().iter::<f64>().collect()
+}
+
+/// The Frobenius norm of several lists of values.
+pub fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// Asserts `got ≈ want` relative to `scale`.
+#[track_caller]
+pub fn close(got: f64, want: f64, scale: f64, tolerance: f64, what: &str) {
+    assert!(
+        (got - want).abs() <= tolerance * scale,
+        "{what}: {got} instead of {want} (off by {:.2e} of {scale})",
+        (got - want).abs() / scale
+    );
+}
+
+/// Asserts that `tensor` has the reference's norm and first values: `[norm, values…]`, within `tolerance` of the norm.
+#[track_caller]
+pub fn close_tensor(got: &[f64], want: &[f64], tolerance: f64, what: &str) {
+    let scale = want[0];
+    close(norm(got), scale, scale, tolerance, &format!("{what}, norm"));
+    for (i, &w) in want[1..].iter().enumerate() {
+        close(got[i], w, scale, tolerance, &format!("{what}[{i}]"));
+    }
+}
+
+/// Asserts that gradients are those of the reference (`{module}.lora_A.weight: [norm, first 8]`) for adapter `adapter`.
+#[track_caller]
+pub fn close_gradients<B: Backend>(got: &Parameters<B>, want: &Value, adapter: &str, what: &str) {
+    let want = want.as_object().unwrap();
+    assert!(!want.is_empty());
+    for (name, want) in want {
+        let key = format!("adapter.{adapter}.model.{}", name.strip_suffix(".weight").unwrap());
+        let want = numbers(want);
+        match got.find(&key) {
+            Some(t) => close_tensor(&values(t), &want, 2e-4, &format!("{what}, {key}")),
+            None => assert!(want[0] < 1e-12, "{what}: no gradient for {key}, whose norm is {}", want[0]),
+        }
+    }
+}

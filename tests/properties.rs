@@ -1,0 +1,160 @@
+//! Properties of traces, positions and padding, whatever the lengths.
+
+mod common;
+
+use burn::prelude::*;
+use common::*;
+use diffmas::agents::{AdapterScope, PaddedIds, TeamPlan, Transmit};
+use diffmas::backbone::{KeyValues, Positions};
+use diffmas::backends::{Job, KeyValueBlock, ModelBackend};
+use diffmas::evaluation::{Control, evaluate};
+use diffmas::text::TokenizedSample;
+use proptest::prelude::*;
+
+/// Rows of ids below the reference models' vocabulary.
+fn rows() -> impl Strategy<Value = Vec<Vec<u32>>> {
+    prop::collection::vec(prop::collection::vec(3u32..512, 1..9), 1..4)
+}
+
+proptest! {
+    #[test]
+    fn padding_adds_no_id_and_loses_none(rows in rows()) {
+        let slices: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+        for padded in [PaddedIds::left(&slices), PaddedIds::right(&slices)] {
+            prop_assert_eq!(padded.count(), rows.iter().map(Vec::len).sum::<usize>());
+            for (b, row) in rows.iter().enumerate() {
+                let at = b * padded.len..(b + 1) * padded.len;
+                let kept: Vec<u32> = padded.ids[at.clone()]
+                    .iter()
+                    .zip(&padded.valid[at])
+                    .filter_map(|(&id, &v)| v.then_some(id))
+                    .collect();
+                prop_assert_eq!(&kept, row);
+            }
+        }
+    }
+
+    #[test]
+    fn position_ids_count_real_tokens_and_are_never_used_twice(rows in rows(), start in 0u32..50) {
+        let slices: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+        let padded = PaddedIds::left(&slices);
+        let mut next = vec![start; rows.len()];
+        let first = Positions::issue(&padded.valid, &mut next);
+        let second = Positions::issue(&padded.valid, &mut next);
+        let all = Positions::cat(&[&first, &second], rows.len());
+        for (b, row) in rows.iter().enumerate() {
+            let at = b * all.len..(b + 1) * all.len;
+            let ids: Vec<u32> =
+                all.ids[at.clone()].iter().zip(&all.valid[at]).filter_map(|(&id, &v)| v.then_some(id)).collect();
+            let want: Vec<u32> = (start..start + 2 * row.len() as u32).collect();
+            prop_assert_eq!(ids, want);
+        }
+    }
+}
+
+/// Cuts a cache at `cut` and joins it again.
+struct CutAndJoin {
+    layers: usize,
+    len: usize,
+    cut: usize,
+}
+
+impl Job for CutAndJoin {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let mut next = [0, 7];
+        let positions = Positions::issue(&vec![true; 2 * self.len], &mut next);
+        let random = || Tensor::random([2, 2, self.len, 4], burn::tensor::Distribution::Default, &device);
+        let layers = (0..self.layers).map(|_| KeyValueBlock { key: random(), value: random() }).collect();
+        let kv: KeyValues<B> = KeyValues { layers, positions };
+        let (left, right) = (kv.slice(0, self.cut), kv.slice(self.cut, self.len));
+        let joined = KeyValues::cat(&[&left, &right]).unwrap();
+        assert_eq!(joined.positions, kv.positions);
+        let tensors =
+            |kv: &KeyValues<B>| -> Vec<f64> { kv.clone().into_tensors().iter().flat_map(values).collect() };
+        assert_eq!(tensors(&joined), tensors(&kv));
+        let back = KeyValues::from_tensors(kv.clone().into_tensors(), kv.positions.clone());
+        assert_eq!(tensors(&back), tensors(&kv));
+        assert_eq!(kv.bytes(), self.layers * 2 * 2 * 2 * self.len * 4 * 4);
+    }
+}
+
+/// Scores random teams of rows batched and one by one.
+struct BatchedEqualsAlone {
+    samples: Vec<TokenizedSample>,
+    steps: usize,
+    transmit: Transmit,
+}
+
+impl Job for BatchedEqualsAlone {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let change = |c: &mut diffmas::agents::TeamConfig| {
+            (c.latent_steps, c.transmit) = (self.steps, self.transmit);
+        };
+        let g = Golden::<B>::load("tiny-qwen3-tied", AdapterScope::Shared, change, &device);
+        let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+        for control in [Control::Real, Control::Random, Control::Zero] {
+            let score = |size: usize| {
+                let mut all = Vec::new();
+                evaluate(&team, &self.samples, size, &control, 3, |s| {
+                    all.extend_from_slice(s);
+                    Ok(())
+                })
+                .unwrap();
+                all
+            };
+            for (together, alone) in score(8).into_iter().zip(score(1)) {
+                close(
+                    together.loss,
+                    alone.loss,
+                    alone.loss,
+                    1e-5,
+                    &format!("{control}, line {}", alone.line),
+                );
+                assert_eq!(together.trace_positions, alone.trace_positions);
+            }
+        }
+        // Segments have the layout that was planned, and padding leaves everything finite.
+        let b = batch(&self.samples);
+        let plan = TeamPlan::new(&g.model.config, &b);
+        for (segment, stage) in team.think_all(&b, &plan).segments.into_iter().zip(&plan.stages) {
+            assert_eq!(Some(segment.layout()), stage.segment);
+            assert!(segment.into_tensors().iter().all(|t| values(t).iter().all(|x| x.is_finite())));
+        }
+        let (loss, grads, _) = g.trainer(Default::default()).gradients(&[b]);
+        assert!(loss.is_finite() && grads.norm().is_finite());
+    }
+}
+
+fn samples() -> impl Strategy<Value = Vec<TokenizedSample>> {
+    let ids = || prop::collection::vec(3u32..512, 1..12);
+    let sample = (prop::collection::vec(ids(), 4), ids());
+    prop::collection::vec(sample, 2..4).prop_map(|rows| {
+        rows.into_iter()
+            .zip(1..)
+            .map(|((prompts, target), line)| TokenizedSample { line, prompts, target: Some(target) })
+            .collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn a_cache_cut_and_joined_is_the_same(layers in 1usize..3, len in 1usize..9, at in 0.0f64..1.0) {
+        let cut = (at * (len + 1) as f64) as usize;
+        on_backend(CutAndJoin { layers, len, cut });
+    }
+
+    #[test]
+    fn rows_score_the_same_together_and_alone(
+        samples in samples(),
+        steps in 1usize..4,
+        transmit in prop::sample::select(vec![Transmit::All, Transmit::Latent, Transmit::Prompt]),
+    ) {
+        on_backend(BatchedEqualsAlone { samples, steps, transmit });
+    }
+}

@@ -1,0 +1,172 @@
+//! The loop: resumed equals uninterrupted, first step as fast as the second, non-finite updates are skipped.
+
+mod common;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Tensor;
+use common::*;
+use diffmas::agents::{AdapterScope, FeedKind};
+use diffmas::backends::{Job, ModelBackend};
+use diffmas::training::{Event, StopReason, TrainConfig, Trainer};
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        learning_rate: 1e-2,
+        batch_size: 1,
+        gradient_accumulation_steps: 2,
+        max_steps: Some(6),
+        warmup_steps: 1,
+        weight_decay: 0.01,
+        save_steps: 2,
+        ..TrainConfig::default()
+    }
+}
+
+fn golden<B: ModelBackend>(device: &B::Device) -> Golden<B> {
+    let change = |c: &mut diffmas::agents::TeamConfig| {
+        c.latent_steps = 2;
+        c.feed = FeedKind::Learned;
+    };
+    Golden::<B>::load("tiny-qwen3-tied", AdapterScope::Shared, change, device)
+}
+
+fn bits<B: ModelBackend>(trainer: &Trainer<B>) -> Vec<(String, Vec<u64>)> {
+    let bits = |t: &Tensor<B, 2>| values(t).iter().map(|x| x.to_bits()).collect();
+    trainer.parameters().iter().map(|(n, t)| (n.clone(), bits(t))).collect()
+}
+
+struct Resume<'a>(&'a Path);
+
+impl Job for Resume<'_> {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let g = golden::<B>(&device);
+        let never = AtomicBool::new(false);
+        let mut whole = g.trainer(config());
+        let mut losses = Vec::new();
+        let reason = whole.train(&g.samples, None, &never, |e| {
+            if let Event::Step { metrics, .. } = e {
+                losses.push(metrics.loss.unwrap());
+            }
+            Ok(())
+        });
+        assert_eq!(reason.unwrap(), StopReason::Finished);
+        assert!(losses[5] < losses[0], "six updates on three samples lower the loss: {losses:?}");
+
+        // Stopped after update 3 (a checkpoint is written), taken up by a fresh trainer.
+        let stop = AtomicBool::new(false);
+        let mut first = g.trainer(config());
+        let reason = first.train(&g.samples, Some(self.0), &stop, |e| {
+            if let Event::Step { metrics, .. } = e {
+                stop.store(metrics.step == 3, Ordering::SeqCst);
+            }
+            Ok(())
+        });
+        assert_eq!(reason.unwrap(), StopReason::Interrupted);
+        let mut second = g.trainer(config());
+        assert_eq!(second.resume(self.0, g.samples.len()).unwrap(), Some(3));
+        let mut resumed = Vec::new();
+        second
+            .train(&g.samples, Some(self.0), &never, |e| {
+                if let Event::Step { metrics, .. } = e {
+                    resumed.push(metrics.loss.unwrap());
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(resumed, losses[3..], "losses after resuming");
+        assert_eq!(bits(&second), bits(&whole), "parameters after resuming");
+
+        // A newest checkpoint that is cut in half is passed over for the one before it.
+        let newest = self.0.join("checkpoints/step-6/optimizer.safetensors");
+        let bytes = std::fs::read(&newest).unwrap();
+        std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
+        let mut third = g.trainer(config());
+        assert_eq!(third.resume(self.0, g.samples.len()).unwrap(), Some(4));
+        third.train(&g.samples, None, &never, |_| Ok(())).unwrap();
+        assert_eq!(bits(&third), bits(&whole), "parameters after resuming from the earlier checkpoint");
+
+        // Other data is refused.
+        let e = g.trainer(config()).resume(self.0, 2).unwrap_err().to_string();
+        assert!(e.contains("3 samples") && e.contains("2 samples"), "{e}");
+    }
+}
+
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    on_backend(Resume(dir.path()));
+}
+
+struct Skip;
+
+impl Job for Skip {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let mut g = golden::<B>(&device);
+        for adapter in g.adapters.adapters.values_mut() {
+            let lora = adapter.factors.values_mut().next().unwrap();
+            lora.b = lora.b.clone().mul_scalar(f32::NAN);
+        }
+        let mut trainer = g.trainer(TrainConfig { max_skipped_updates: 3, ..config() });
+        let before = bits(&trainer);
+        let mut skipped = 0;
+        let e = trainer
+            .train(&g.samples, None, &AtomicBool::new(false), |e| {
+                if let Event::Step { metrics, .. } = e {
+                    assert!(metrics.skipped && metrics.loss.is_none());
+                    skipped += 1;
+                }
+                Ok(())
+            })
+            .unwrap_err();
+        assert_eq!(skipped, 3);
+        assert!(e.to_string().contains("3 updates in a row"), "{e}");
+        assert_eq!(bits(&trainer), before, "skipped updates change nothing");
+    }
+}
+
+#[test]
+fn updates_that_are_not_finite_are_skipped_and_then_stop_the_run() {
+    on_backend(Skip);
+}
+
+struct FirstStep;
+
+impl Job for FirstStep {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        // Long thoughts make the graph large: merging graphs again and again would show in the first pass after an update.
+        let g = Golden::<B>::load("tiny-qwen2", AdapterScope::Shared, |c| c.latent_steps = 60, &device);
+        let b = [batch(&g.samples[..1])];
+        let mut trainer = g.trainer(config());
+        trainer.gradients(&b);
+        let mut seconds = |n: usize| -> f64 {
+            let fastest = (0..n).map(|_| {
+                let clock = std::time::Instant::now();
+                trainer.gradients(&b);
+                clock.elapsed().as_secs_f64()
+            });
+            fastest.fold(f64::INFINITY, f64::min)
+        };
+        let second = seconds(3);
+        let mut first = f64::INFINITY;
+        for _ in 0..3 {
+            trainer.update(&b, 1e-4);
+            let clock = std::time::Instant::now();
+            trainer.gradients(&b);
+            first = first.min(clock.elapsed().as_secs_f64());
+        }
+        assert!(first <= 2.0 * second, "first pass after an update {first:.3} s, later ones {second:.3} s");
+    }
+}
+
+#[test]
+fn the_first_step_after_an_update_takes_at_most_twice_the_second() {
+    on_backend(FirstStep);
+}
