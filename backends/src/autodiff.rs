@@ -48,10 +48,14 @@ where
     if !parents.iter().any(|p| p.is_tracked()) {
         return untracked(output);
     }
-    match op.prepare::<C>(parents.map(|p| p.node)).compute_bound().stateful() {
+    let nodes = parents.each_ref().map(|p| p.node.clone());
+    let tracked = match op.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prep) => from_float(prep.finish(state(), to_float(output))),
         OpsKind::UnTracked(prep) => from_float(prep.finish(to_float(output))),
-    }
+    };
+    // Until the new node is registered, the parents' handles keep another thread's clean-up from taking them for unused.
+    drop(parents);
+    tracked
 }
 
 #[derive(Clone, Debug)]
