@@ -6,7 +6,8 @@
 //! ```
 //! `benches/compare.py` runs both in turn and prints ratios.
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/suite/common.rs"]
+#[allow(dead_code)]
 mod common;
 
 use std::path::PathBuf;

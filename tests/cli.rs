@@ -1,5 +1,7 @@
 //! The program as a user meets it: train, resume, run, eval, and answers to wrong input.
 
+#[allow(dead_code)]
+#[path = "suite/common.rs"]
 mod common;
 
 use std::fs;

@@ -94,9 +94,15 @@ pub fn rotary<B: Backend>(x: Tensor<B, 3>, cos: &Tensor<B, 2>, sin: &Tensor<B, 2
     Tensor::cat(vec![y1, x2 * c + x1 * s], 2)
 }
 
+/// The logistic function in at least f32 and in f64 for f64 (Burn's own always computes in f32).
+fn sigmoid<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    wide(x).neg().exp().add_scalar(1.0).recip()
+}
+
 /// `silu(gate) · up`.
 pub fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
-    burn::tensor::activation::silu(gate) * up
+    let s = sigmoid(gate.clone()).cast(gate.dtype());
+    gate * s * up
 }
 
 /// The gradients of [`swiglu`]: `(d_gate, d_up)`.
@@ -105,7 +111,7 @@ pub fn swiglu_backward<B: Backend>(
     gate: Tensor<B, 2>,
     up: Tensor<B, 2>,
 ) -> (Tensor<B, 2>, Tensor<B, 2>) {
-    let s = burn::tensor::activation::sigmoid(gate.clone());
+    let s = sigmoid(gate.clone()).cast(gate.dtype());
     let silu = gate.clone() * s.clone();
     // d silu / d gate = s·(1 + gate·(1 − s))
     let slope = s.clone() * (gate * (s.neg().add_scalar(1.0))).add_scalar(1.0);

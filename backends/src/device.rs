@@ -62,9 +62,9 @@ pub enum DeviceError {
 }
 
 /// Work that runs on any backend; [`BackendKind::run`] gives it one.
-pub trait Job {
+pub trait Job: Send {
     /// What the work returns.
-    type Output;
+    type Output: Send;
 
     /// Does the work on `device` of backend `B`.
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output;
@@ -131,7 +131,7 @@ impl BackendKind {
         let _ = index;
         match self {
             #[cfg(feature = "flex")]
-            Self::Flex => self.start::<burn::backend::Flex, J>(Default::default, job),
+            Self::Flex => self.start::<burn::backend::Flex, _>(Default::default, crate::flex::InPool(job)),
             #[cfg(feature = "ndarray")]
             Self::NdArray => self.start::<burn::backend::NdArray, J>(Default::default, job),
             #[cfg(feature = "wgpu")]

@@ -91,6 +91,9 @@ impl<B: Backend> KeyValues<B> {
     }
 
     /// The positions `from..to`.
+    ///
+    /// # Panics
+    /// If the range is empty or reaches beyond the end.
     pub fn slice(&self, from: usize, to: usize) -> Self {
         let cut = |x: &Tensor<B, 4>| x.clone().narrow(2, from, to - from);
         let layers =

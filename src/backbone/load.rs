@@ -21,7 +21,7 @@ pub struct ModelFiles {
     pub config: BackboneConfig,
     /// The tokenizer, where the model comes with one.
     pub tokenizer: Option<Arc<Tokenizer>>,
-    weights: Box<dyn Weights>,
+    weights: Box<dyn Weights + Send + Sync>,
 }
 
 impl ModelFiles {
@@ -30,7 +30,7 @@ impl ModelFiles {
     /// # Errors
     /// If a file is missing or damaged, or the model is of a kind that is not supported.
     pub fn open(path: &Path) -> Result<Self> {
-        let (config, tokenizer, weights): (_, _, Box<dyn Weights>) = if path.is_dir() {
+        let (config, tokenizer, weights): (_, _, Box<dyn Weights + Send + Sync>) = if path.is_dir() {
             let config = BackboneConfig::read(path)?;
             (config, Tokenizer::from_folder(path)?, Box::new(SafetensorsWeights::open(path)?))
         } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {

@@ -15,7 +15,23 @@ use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData, TensorPrimitive};
 
-use crate::{AttentionGrads, AttentionMask, HostMask, KeyValueBlock, LoraRef, ModelBackend, composed};
+use crate::{AttentionGrads, AttentionMask, HostMask, Job, KeyValueBlock, LoraRef, ModelBackend, composed};
+
+/// A job that runs on a worker of a thread pool of its own. From there a kernel keeps one half of its work and hands out the
+/// other; from outside the pool it would go to sleep and be woken for every call.
+pub(crate) struct InPool<J>(pub J);
+
+impl<J: Job> Job for InPool<J> {
+    type Output = J::Output;
+
+    fn run<B: ModelBackend>(self, device: B::Device) -> J::Output {
+        match rayon::ThreadPoolBuilder::new().build() {
+            Ok(pool) => pool.install(|| self.0.run::<B>(device)),
+            // No further threads are to be had: the caller's own will do.
+            Err(_) => self.0.run::<B>(device),
+        }
+    }
+}
 
 /// The tensor below the public one, row-major and without gaps.
 fn contiguous<const D: usize>(x: Tensor<Flex, D>) -> FlexTensor {

@@ -2,12 +2,10 @@
 //!
 //! Needs the file: `DIFFMAS_SMOLLM2_GGUF`, or the cache that `--model smollm2-135m-instruct` fills.
 
-mod common;
-
 use std::io::Write;
 use std::path::PathBuf;
 
-use common::*;
+use crate::common::*;
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel, TeamPlan};
 use diffmas::backbone::{ModelFiles, Positions};
 use diffmas::backends::{Job, ModelBackend};

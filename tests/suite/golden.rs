@@ -1,9 +1,7 @@
 //! The numbers of an independent implementation (PyTorch, transformers and PEFT in float64), on the backend under test.
 
-mod common;
-
+use crate::common::*;
 use burn::prelude::*;
-use common::*;
 use diffmas::agents::{AdapterScope, AdapterSet, TeamConfig, TeamPlan, TeamStages, Transmit};
 use diffmas::backbone::BackboneConfig;
 use diffmas::backends::{Job, ModelBackend};
@@ -20,7 +18,7 @@ trait Check {
 
 struct ForAll<C>(std::marker::PhantomData<C>);
 
-impl<C: Check> Job for ForAll<C> {
+impl<C: Check + Send> Job for ForAll<C> {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
@@ -30,7 +28,7 @@ impl<C: Check> Job for ForAll<C> {
     }
 }
 
-fn for_all<C: Check>() {
+fn for_all<C: Check + Send>() {
     on_backend(ForAll::<C>(std::marker::PhantomData));
 }
 
@@ -315,9 +313,9 @@ impl Check for Batched {
             let (a, b) = (values(t), values(accumulated.get(name)));
             let difference: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
             close(
-                common::norm(&difference),
+                crate::common::norm(&difference),
                 0.0,
-                common::norm(&a),
+                crate::common::norm(&a),
                 2e-4,
                 &format!("{model} {name} accumulated"),
             );

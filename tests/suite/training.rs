@@ -1,12 +1,10 @@
 //! The loop: resumed equals uninterrupted, first step as fast as the second, non-finite updates are skipped.
 
-mod common;
-
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::common::*;
 use burn::tensor::Tensor;
-use common::*;
 use diffmas::agents::{AdapterScope, FeedKind};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::training::{Event, StopReason, TrainConfig, Trainer};
@@ -146,7 +144,7 @@ impl Job for FirstStep {
         let b = [batch(&g.samples[..1])];
         let mut trainer = g.trainer(config());
         trainer.gradients(&b);
-        let mut seconds = |n: usize| -> f64 {
+        let seconds = |n: usize| -> f64 {
             let fastest = (0..n).map(|_| {
                 let clock = std::time::Instant::now();
                 trainer.gradients(&b);

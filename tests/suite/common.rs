@@ -2,8 +2,6 @@
 //!
 //! `DIFFMAS_TEST_BACKEND` names the backend; the default is that of the binary.
 
-#![allow(dead_code)]
-
 use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
@@ -79,9 +77,7 @@ pub fn batch(samples: &[TokenizedSample]) -> TeamBatch {
 
 /// A reference model on a device.
 pub struct Golden<B: ModelBackend> {
-    pub name: String,
     pub expected: Value,
-    pub input: Value,
     pub samples: Vec<TokenizedSample>,
     pub model: TeamModel<B>,
     pub adapters: AdapterSet<B>,
@@ -106,10 +102,8 @@ impl<B: ModelBackend> Golden<B> {
             refill_per_role(&mut adapters, &input, device);
         }
         Self {
-            name: name.into(),
             expected: json(name, "expected.json"),
             samples: samples(&input),
-            input,
             model: TeamModel::new(config, backbone),
             adapters,
         }

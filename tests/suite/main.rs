@@ -1,0 +1,8 @@
+//! Tests that run on any backend (`DIFFMAS_TEST_BACKEND`). One program, so that each backend's code is compiled once.
+
+mod common;
+mod golden;
+mod gradients;
+mod properties;
+mod smollm2;
+mod training;
