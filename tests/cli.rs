@@ -313,7 +313,8 @@ fn wrong_input_is_answered_with_a_sentence() {
     assert!(e.contains("--resume") && e.contains("--overwrite"), "{e}");
     train(&place, "out", &["--overwrite"]).assert().success();
     assert!(failure(train(&place, "data.jsonl", &[]), 1).contains("folder"));
-    assert!(failure(train(&place, "x", &["--learning-rate", "nan"]), 1).contains("learning_rate"));
+    assert!(failure(train(&place, "x", &["--learning-rate", "nan"]), 2).contains("learning-rate"));
+    assert!(failure(train(&place, "x", &["--learning-rate", "-1"]), 1).contains("learning_rate"));
     assert!(!place.path("x").exists(), "nothing is written before the settings are checked");
     let e = failure(diffmas(&[&"train", &"--resume", &"--output", &place.path("nowhere")]), 1);
     assert!(e.contains("nothing to resume"), "{e}");

@@ -15,6 +15,7 @@ use super::{interrupt, output};
 
 /// Flags of `eval`.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct EvalCommand {
     #[command(flatten)]
     team: TeamArgs,

@@ -66,7 +66,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Peak learning rate [5e-5]
-    #[arg(long)]
+    #[arg(long, value_parser = number, allow_negative_numbers = true)]
     learning_rate: Option<f64>,
     /// Micro-batches per update [1]
     #[arg(long, value_name = "N")]
@@ -75,7 +75,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N")]
     max_steps: Option<usize>,
     /// Passes over the data [3]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number, allow_negative_numbers = true)]
     num_train_epochs: Option<f64>,
     /// Updates of linear warm-up from 0 [0]
     #[arg(long, value_name = "N")]
@@ -84,10 +84,10 @@ pub struct TrainArgs {
     #[arg(long, value_enum)]
     lr_scheduler_type: Option<LrSchedulerType>,
     /// Largest global gradient norm; 0 switches clipping off [1]
-    #[arg(long)]
+    #[arg(long, value_parser = number, allow_negative_numbers = true)]
     max_grad_norm: Option<f64>,
     /// Decoupled weight decay [0]
-    #[arg(long)]
+    #[arg(long, value_parser = number, allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// Seed of data order and fresh adapters [42]
     #[arg(long)]
@@ -108,7 +108,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "R")]
     lora_r: Option<usize>,
     /// Scale of a fresh adapter: the product is multiplied by lora_alpha / r [16]
-    #[arg(long)]
+    #[arg(long, value_parser = number, allow_negative_numbers = true)]
     lora_alpha: Option<f64>,
     /// Modules of a fresh adapter, comma-separated [all seven projections]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
@@ -263,6 +263,14 @@ impl Options {
             *model = path.display().to_string();
         }
         Ok(self)
+    }
+}
+
+/// A number that is one: no `nan`, no `inf`.
+fn number(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() => Ok(x),
+        _ => Err("it must be a finite number".into()),
     }
 }
 

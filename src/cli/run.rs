@@ -20,6 +20,7 @@ use super::{interrupt, output};
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct RunCommand {
     #[command(flatten)]
     team: TeamArgs,

@@ -23,6 +23,7 @@ use super::{eval, interrupt, output};
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct TrainCommand {
     #[command(flatten)]
     team: TeamArgs,
