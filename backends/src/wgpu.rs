@@ -1,5 +1,7 @@
 //! GPUs through wgpu: the system's own graphics API, or Vulkan or Metal where asked for.
 
+use std::sync::Mutex;
+
 use burn::backend::wgpu::{WgpuDevice, graphics, init_setup};
 
 use crate::BackendKind;
@@ -15,6 +17,12 @@ pub(crate) fn device(kind: BackendKind, index: Option<usize>) -> WgpuDevice {
         Some(i) => WgpuDevice::DiscreteGpu(i),
         None => WgpuDevice::DefaultDevice,
     };
+    // A device is started once in a process, with the first graphics API that is asked of it.
+    static STARTED: Mutex<Vec<WgpuDevice>> = Mutex::new(Vec::new());
+    let mut started = STARTED.lock().unwrap_or_else(|e| e.into_inner());
+    if started.contains(&device) {
+        return device;
+    }
     match kind {
         #[cfg(feature = "vulkan")]
         BackendKind::Vulkan => drop(init_setup::<graphics::Vulkan>(&device, Default::default())),
@@ -22,5 +30,6 @@ pub(crate) fn device(kind: BackendKind, index: Option<usize>) -> WgpuDevice {
         BackendKind::Metal => drop(init_setup::<graphics::Metal>(&device, Default::default())),
         _ => drop(init_setup::<graphics::AutoGraphicsApi>(&device, Default::default())),
     }
+    started.push(device.clone());
     device
 }

@@ -61,8 +61,7 @@ mod tests {
         assert_eq!(scaled[0], plain[0]);
         assert_eq!(scaled[63], plain[63] / 8.0);
         // `ROPE_INIT_FUNCTIONS["llama3"]` of transformers 5.23 for these settings.
-        for (i, want) in [(28, 3.211_446_1e-3), (30, 1.371_893_7e-3), (32, 5.248_46e-4), (36, 7.784_655_5e-5)]
-        {
+        for (i, want) in [(28, 3.211_446e-3), (30, 1.371_893_7e-3), (32, 5.248_46e-4), (36, 7.784_655_5e-5)] {
             assert!(
                 (scaled[i] / want - 1.0f32).abs() < 2e-6,
                 "frequency {i}: {} instead of {want}",

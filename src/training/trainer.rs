@@ -227,7 +227,7 @@ impl<B: ModelBackend> Trainer<B> {
             let metrics = self.update(&batches, lr);
             on_event(Event::Step { metrics: &metrics, total })?;
             let hopeless = self.skipped_in_a_row >= self.config.max_skipped_updates;
-            if hopeless || self.step % self.config.save_steps == 0 {
+            if hopeless || self.step.is_multiple_of(self.config.save_steps) {
                 saved = self.step;
                 self.save(output, samples.len(), &mut on_event)?;
             }

@@ -223,6 +223,9 @@ fn hide(scores: &mut [f32], valid: &[bool]) {
     }
 }
 
+/// Gradients of one block's keys and values in one task, `[n, d]` each, where they are wanted.
+type BlockGrads = Option<(Vec<f32>, Vec<f32>)>;
+
 /// See [`ModelBackend::block_attention_backward`](crate::ModelBackend::block_attention_backward).
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward(
@@ -241,7 +244,7 @@ pub(super) fn backward(
     let [q, out, d_out] = [q, out, d_out].map(|x| Heads::new(x.swap_dims(1, 2)));
     let lse = contiguous(lse);
     let mut d_q = vec![0.0; plan.batch * plan.heads * plan.t * d];
-    let parts: Vec<Vec<Option<(Vec<f32>, Vec<f32>)>>> = d_q
+    let parts: Vec<Vec<BlockGrads>> = d_q
         .par_chunks_exact_mut(rows * d)
         .zip(values(&lse).par_chunks_exact(rows))
         .enumerate()
