@@ -28,8 +28,6 @@ mod rocm;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
-#[cfg(feature = "ndarray")]
-pub use self::ndarray::NdArray64;
 pub use burn::backend::Autodiff;
 #[cfg(feature = "flex")]
 pub use burn::backend::Flex;

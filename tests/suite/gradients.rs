@@ -138,11 +138,3 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let cases = [(Transmit::All, FeedKind::Learned), (Transmit::Latent, FeedKind::Identity)];
     on_backend(FiniteDifferences { cases, step: 1e-3, tolerance: 2e-3 });
 }
-
-#[cfg(feature = "ndarray")]
-#[test]
-fn the_gradient_is_the_slope_of_the_loss_in_f64() {
-    use diffmas::backends::NdArray64;
-    let cases = [(Transmit::All, FeedKind::Learned), (Transmit::Latent, FeedKind::Soft)];
-    FiniteDifferences { cases, step: 1e-5, tolerance: 1e-5 }.run::<NdArray64>(Default::default());
-}
