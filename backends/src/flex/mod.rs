@@ -1,14 +1,17 @@
 //! Burn's fast CPU backend, with kernels of our own where composed operations are limited by memory traffic, by one core or
-//! by allocation: frozen weights times few rows ([`matvec`]), attention over blocks ([`attention`]), and elementwise passes
-//! ([`elementwise`]).
+//! by allocation: linear layers on weights as they lie ([`dots`], [`sums`]), attention over blocks ([`attention`]), and
+//! elementwise passes ([`elementwise`]).
 //!
 //! Every kernel splits its work so that no result depends on the number of threads. Tensors that are not f32 take the composed
 //! operations.
 
 mod attention;
+mod dots;
 mod elementwise;
+mod linear;
 mod matmul;
-mod matvec;
+mod shared;
+mod sums;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -64,7 +67,7 @@ impl ModelBackend for Flex {
         lora: Option<LoraRef<'_, Self>>,
     ) -> Tensor<Self, 2> {
         if is_f32(&x) && is_f32(weight) {
-            matmul::frozen_linear(x, weight, bias, lora)
+            linear::forward(x, weight, bias, lora)
         } else {
             composed::frozen_linear(x, weight, bias, lora)
         }
@@ -78,7 +81,7 @@ impl ModelBackend for Flex {
         wants_dx: bool,
     ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
         if is_f32(&dy) && is_f32(weight) {
-            matmul::frozen_linear_backward(dy, x, weight, lora, wants_dx)
+            linear::backward(dy, x, weight, lora, wants_dx)
         } else {
             composed::frozen_linear_backward(dy, x, weight, lora, wants_dx)
         }

@@ -1,0 +1,153 @@
+//! `x·wᵀ`, both operands row-major: every element is a dot product of two rows as they lie, so that neither is packed nor
+//! transposed, and few rows cost no more than reading the weight once.
+//!
+//! An element is summed in the same order whatever the number of rows, threads or tiles: batched equals unbatched bit for bit.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::shared::{Shared, prefetch, ranges};
+
+/// Two matrices of which all pairs of rows are multiplied: `x [rows, k]`, `w [out, k]`.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
+    pub x: &'a [f32],
+    pub w: &'a [f32],
+    pub k: usize,
+}
+
+/// `y[r, o] = bias[o] + Σ_operands Σ_i x[r, i]·w[o, i]` → `[rows, out]`.
+pub(super) fn dots(operands: &[Operand<'_>], bias: Option<&[f32]>, rows: usize, out: usize) -> Vec<f32> {
+    let mut work = 0;
+    for o in operands {
+        assert!(o.x.len() == rows * o.k && o.w.len() == out * o.k, "operands of other shapes");
+        work += rows * out * o.k;
+    }
+    assert!(bias.is_none_or(|b| b.len() == out), "a bias of another shape");
+    let mut y = vec![0.0; rows * out];
+    let shared = Shared::new(&mut y);
+    ranges(out, 4, work)
+        .into_par_iter()
+        .for_each(|outs| Arch::new().dispatch(Task { operands, bias, y: shared, rows, out, outs }));
+    y
+}
+
+/// The columns `outs` of the product.
+struct Task<'a> {
+    operands: &'a [Operand<'a>],
+    bias: Option<&'a [f32]>,
+    y: Shared<'a>,
+    rows: usize,
+    out: usize,
+    outs: Range<usize>,
+}
+
+/// Rows of `w` that are used again from the second-level cache by each strip of `x`.
+const BLOCK: usize = 32;
+
+impl WithSimd for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let mut start = self.outs.start;
+        while start < self.outs.end {
+            let block = start..self.outs.end.min(start + BLOCK);
+            start = block.end;
+            let mut r = 0;
+            while r < self.rows {
+                let left = self.rows - r;
+                if S::REGISTER_COUNT >= 32 {
+                    let height = left.div_ceil(left.div_ceil(6));
+                    match height {
+                        1 => self.strip::<S, 4, 1>(simd, r, &block),
+                        2 => self.strip::<S, 4, 2>(simd, r, &block),
+                        3 => self.strip::<S, 4, 3>(simd, r, &block),
+                        4 => self.strip::<S, 4, 4>(simd, r, &block),
+                        5 => self.strip::<S, 4, 5>(simd, r, &block),
+                        _ => self.strip::<S, 4, 6>(simd, r, &block),
+                    }
+                    r += height;
+                } else {
+                    let height = left.div_ceil(left.div_ceil(4));
+                    match height {
+                        1 => self.strip::<S, 2, 1>(simd, r, &block),
+                        2 => self.strip::<S, 2, 2>(simd, r, &block),
+                        3 => self.strip::<S, 2, 3>(simd, r, &block),
+                        _ => self.strip::<S, 2, 4>(simd, r, &block),
+                    }
+                    r += height;
+                }
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// Rows `r..r + R` of `x` times the rows `outs` of `w`, `O` at a time.
+    #[inline(always)]
+    fn strip<S: Simd, const O: usize, const R: usize>(&self, simd: S, r: usize, outs: &Range<usize>) {
+        let mut o = outs.start;
+        while o < outs.end {
+            let sums = self.tile::<S, O, R>(simd, r, o, outs.end - 1);
+            for (o, sums) in (o..outs.end).zip(sums) {
+                let bias = self.bias.map_or(0.0, |b| b[o]);
+                for (j, sum) in sums.into_iter().enumerate() {
+                    // SAFETY: `r + j < rows` and `o < out`; this task alone writes the columns `outs`.
+                    let y = unsafe { self.y.slice((r + j) * self.out + o, 1) };
+                    y[0] = simd.reduce_sum_f32s(sum) + bias;
+                }
+            }
+            o += O;
+        }
+    }
+
+    /// Dot products of `R` rows of `x` with `O` rows of `w`; rows after `last` are `last` again.
+    #[inline(always)]
+    fn tile<S: Simd, const O: usize, const R: usize>(
+        &self,
+        simd: S,
+        r: usize,
+        o: usize,
+        last: usize,
+    ) -> [[S::f32s; R]; O] {
+        let mut acc = [[simd.splat_f32s(0.0); R]; O];
+        for &Operand { x, w, k } in self.operands {
+            let mut xs = [S::as_simd_f32s(&x[..0]); R];
+            for j in 0..R {
+                xs[j] = S::as_simd_f32s(&x[(r + j) * k..][..k]);
+            }
+            let mut ws = [S::as_simd_f32s(&w[..0]); O];
+            for j in 0..O {
+                ws[j] = S::as_simd_f32s(&w[(o + j).min(last) * k..][..k]);
+            }
+            for i in 0..k / S::F32_LANES {
+                let mut of_w = [simd.splat_f32s(0.0); O];
+                for j in 0..O {
+                    // The same place in the rows of the next tile.
+                    prefetch(ws[j].0.as_ptr().wrapping_add(i).cast::<f32>().wrapping_add(O * k));
+                    // SAFETY: every row has `k / F32_LANES` vectors.
+                    of_w[j] = unsafe { *ws[j].0.get_unchecked(i) };
+                }
+                for j in 0..R {
+                    // SAFETY: as above.
+                    let x = unsafe { *xs[j].0.get_unchecked(i) };
+                    for o in 0..O {
+                        acc[o][j] = simd.mul_add_f32s(of_w[o], x, acc[o][j]);
+                    }
+                }
+            }
+            if k % S::F32_LANES != 0 {
+                for o in 0..O {
+                    let w = simd.partial_load_f32s(ws[o].1);
+                    for j in 0..R {
+                        acc[o][j] = simd.mul_add_f32s(w, simd.partial_load_f32s(xs[j].1), acc[o][j]);
+                    }
+                }
+            }
+        }
+        acc
+    }
+}
