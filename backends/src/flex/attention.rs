@@ -10,8 +10,10 @@ use burn::prelude::*;
 use pulp::Arch;
 use rayon::prelude::*;
 
+use super::dots::{Operands, dots_into};
 use super::elementwise::{exp, max_and_sum};
 use super::matmul::{Matrix, product};
+use super::sums::add_sums;
 use super::{contiguous, tensor, values};
 use crate::{AttentionGrads, AttentionMask, HostMask, KeyValueBlock};
 
@@ -50,6 +52,31 @@ impl Heads {
     }
 }
 
+/// Up to this many rows `gemm` takes longer to pack the other matrix than to multiply.
+const FEW_ROWS: usize = 8;
+
+/// `dst = scale·a·bᵀ` for `a [rows, d]`, `b [n, d]`, rows of `dst` being `stride` apart.
+fn times_transposed(dst: &mut [f32], stride: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
+    if a.rows > FEW_ROWS {
+        return product(dst, stride, false, a, b.t(), scale, false);
+    }
+    dots_into(dst, stride, Operands { x: a, w: b });
+    if scale != 1.0 {
+        for row in dst.chunks_mut(stride).take(a.rows) {
+            row[..b.rows].iter_mut().for_each(|v| *v *= scale);
+        }
+    }
+}
+
+/// `dst += scale·a·b` for `a [rows, n]`, `b [n, d]`.
+fn add_times(dst: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
+    if a.rows > FEW_ROWS {
+        product(dst, b.cols, true, a, b, scale, false);
+    } else {
+        add_sums(dst, b.cols, scale, a, b, 0..b.rows);
+    }
+}
+
 /// The sizes of a call, and how it is cut into tasks.
 struct Plan<'a> {
     batch: usize,
@@ -57,6 +84,7 @@ struct Plan<'a> {
     rep: usize,
     t: usize,
     d: usize,
+    heads_per_task: usize,
     mask: &'a HostMask,
     scale: f32,
     keys: Vec<Heads>,
@@ -84,6 +112,7 @@ impl<'a> Plan<'a> {
             rep: heads / kv_heads,
             t,
             d,
+            heads_per_task: if t == 1 { heads / kv_heads } else { 1 },
             mask: &mask.host,
             scale: scale as f32,
             keys: blocks.iter().map(|b| Heads::new(b.key.clone())).collect(),
@@ -91,25 +120,20 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Query heads a task covers.
-    fn heads_per_task(&self) -> usize {
-        if self.t == 1 { self.rep } else { 1 }
-    }
-
     /// Query rows of a task.
     fn rows(&self) -> usize {
-        self.heads_per_task() * self.t
+        self.heads_per_task * self.t
     }
 
     /// Row of the batch and first query head of task `i`.
     fn task(&self, i: usize) -> (usize, usize) {
-        let per_row = self.heads / self.heads_per_task();
-        (i / per_row, i % per_row * self.heads_per_task())
+        let per_row = self.heads / self.heads_per_task;
+        (i / per_row, i % per_row * self.heads_per_task)
     }
 
     /// The query rows of a task in a `[B, H, t, d]` view.
     fn queries<'b>(&self, x: &'b Heads, b: usize, h: usize) -> Matrix<'b> {
-        if self.t == 1 { x.neighbours(b, h, self.rep) } else { x.head(b, h) }
+        if self.t == 1 { x.neighbours(b, h, self.heads_per_task) } else { x.head(b, h) }
     }
 
     /// Scaled scores of a task, `[rows, n]`.
@@ -118,7 +142,7 @@ impl<'a> Plan<'a> {
         let mut s = vec![0.0; self.rows() * n];
         let mut start = 0;
         for k in &self.keys {
-            product(&mut s[start..], n, false, q, k.head(b, h / self.rep).t(), self.scale, false);
+            times_transposed(&mut s[start..], n, q, k.head(b, h / self.rep), self.scale);
             start += k.n;
         }
         s
@@ -161,7 +185,11 @@ pub(super) fn forward(
     scale: f64,
 ) -> (Tensor<Flex, 4>, Tensor<Flex, 4>) {
     let shape = q.dims();
-    let plan = Plan::new(shape, blocks, mask, scale);
+    let mut plan = Plan::new(shape, blocks, mask, scale);
+    if plan.batch * plan.heads / plan.heads_per_task < 4 * rayon::current_num_threads() {
+        // Too few tasks to keep all threads busy; a head's results do not depend on its neighbours.
+        plan.heads_per_task = 1;
+    }
     let (rows, d) = (plan.rows(), plan.d);
     let q = Heads::new(q.swap_dims(1, 2));
     let mut out = vec![0.0; plan.batch * plan.heads * plan.t * d];
@@ -179,9 +207,9 @@ pub(super) fn forward(
             }
             let n = plan.mask.keys;
             let mut start = 0;
-            for (k, v) in plan.values.iter().enumerate() {
+            for v in &plan.values {
                 let p = Matrix::strided(&s[start..], rows, v.n, n);
-                product(out, d, k > 0, p, v.head(b, h / plan.rep), 1.0, false);
+                add_times(out, p, v.head(b, h / plan.rep), 1.0);
                 start += v.n;
             }
         },
@@ -256,7 +284,7 @@ pub(super) fn backward(
             let mut d_s = vec![0.0; rows * n];
             let mut start = 0;
             for v in &plan.values {
-                product(&mut d_s[start..], n, false, d_out, v.head(b, h / plan.rep).t(), 1.0, false);
+                times_transposed(&mut d_s[start..], n, d_out, v.head(b, h / plan.rep), 1.0);
                 start += v.n;
             }
             Arch::new().dispatch(
@@ -265,9 +293,9 @@ pub(super) fn backward(
             );
             let mut start = 0;
             let mut grads = Vec::with_capacity(wants.len());
-            for ((j, k), &wanted) in plan.keys.iter().enumerate().zip(wants) {
+            for (k, &wanted) in plan.keys.iter().zip(wants) {
                 let d_s = Matrix::strided(&d_s[start..], rows, k.n, n);
-                product(d_q, d, j > 0, d_s, k.head(b, h / plan.rep), plan.scale, false);
+                add_times(d_q, d_s, k.head(b, h / plan.rep), plan.scale);
                 grads.push(wanted.then(|| {
                     let (mut d_k, mut d_v) = (vec![0.0; k.n * d], vec![0.0; k.n * d]);
                     product(&mut d_k, d, false, d_s.t(), q, plan.scale, false);
@@ -281,7 +309,7 @@ pub(super) fn backward(
         })
         .collect();
     let kv_heads = plan.heads / plan.rep;
-    let per_head = plan.rep / plan.heads_per_task();
+    let per_head = plan.rep / plan.heads_per_task;
     let blocks = (0..wants.len())
         .map(|j| {
             wants[j].then(|| {

@@ -8,40 +8,65 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::matmul::Matrix;
 use super::shared::{Shared, prefetch, ranges};
 
-/// Two matrices of which all pairs of rows are multiplied: `x [rows, k]`, `w [out, k]`.
+/// Two matrices of which all pairs of rows are multiplied, `x [rows, k]` and `w [out, k]`; neither transposed.
 #[derive(Clone, Copy)]
-pub(super) struct Operand<'a> {
-    pub x: &'a [f32],
-    pub w: &'a [f32],
-    pub k: usize,
+pub(super) struct Operands<'a> {
+    pub x: Matrix<'a>,
+    pub w: Matrix<'a>,
 }
 
-/// `y[r, o] = bias[o] + Σ_operands Σ_i x[r, i]·w[o, i]` → `[rows, out]`.
-pub(super) fn dots(operands: &[Operand<'_>], bias: Option<&[f32]>, rows: usize, out: usize) -> Vec<f32> {
-    let mut work = 0;
-    for o in operands {
-        assert!(o.x.len() == rows * o.k && o.w.len() == out * o.k, "operands of other shapes");
-        work += rows * out * o.k;
-    }
-    assert!(bias.is_none_or(|b| b.len() == out), "a bias of another shape");
+/// `y[r, o] = bias[o] + Σ_terms Σ_i x[r, i]·w[o, i]` → `[rows, out]`, on all threads.
+pub(super) fn dots(terms: &[Operands<'_>], bias: Option<&[f32]>) -> Vec<f32> {
+    let (rows, out) = (terms[0].x.rows, terms[0].w.rows);
+    let work = rows * out * terms[0].x.cols;
     let mut y = vec![0.0; rows * out];
     let shared = Shared::new(&mut y);
     ranges(out, 4, work)
         .into_par_iter()
-        .for_each(|outs| Arch::new().dispatch(Task { operands, bias, y: shared, rows, out, outs }));
+        .for_each(|outs| Arch::new().dispatch(Task::new(terms, bias, shared, out, outs)));
     y
+}
+
+/// `y[r, o] = Σ_i x[r, i]·w[o, i]` on the calling thread, rows of `y` being `stride` apart.
+pub(super) fn dots_into(y: &mut [f32], stride: usize, operands: Operands<'_>) {
+    let outs = 0..operands.w.rows;
+    Arch::new().dispatch(Task::new(&[operands], None, Shared::new(y), stride, outs));
 }
 
 /// The columns `outs` of the product.
 struct Task<'a> {
-    operands: &'a [Operand<'a>],
+    terms: &'a [Operands<'a>],
     bias: Option<&'a [f32]>,
     y: Shared<'a>,
+    stride: usize,
     rows: usize,
-    out: usize,
     outs: Range<usize>,
+}
+
+impl<'a> Task<'a> {
+    /// A task whose bounds have been checked.
+    fn new(
+        terms: &'a [Operands<'a>],
+        bias: Option<&'a [f32]>,
+        y: Shared<'a>,
+        stride: usize,
+        outs: Range<usize>,
+    ) -> Self {
+        let (rows, out) = (terms[0].x.rows, terms[0].w.rows);
+        for Operands { x, w } in terms {
+            assert!(x.rows == rows && w.rows == out && x.cols == w.cols, "operands of other shapes");
+            assert!(x.col_stride == 1 && w.col_stride == 1, "rows with gaps");
+        }
+        assert!(bias.is_none_or(|b| b.len() == out) && outs.end <= out, "a bias of another shape");
+        assert!(
+            out <= stride && rows.saturating_sub(1) * stride + out <= y.len(),
+            "a result of another shape"
+        );
+        Self { terms, bias, y, stride, rows, outs }
+    }
 }
 
 /// Rows of `w` that are used again from the second-level cache by each strip of `x`.
@@ -96,7 +121,7 @@ impl Task<'_> {
                 let bias = self.bias.map_or(0.0, |b| b[o]);
                 for (j, sum) in sums.into_iter().enumerate() {
                     // SAFETY: `r + j < rows` and `o < out`; this task alone writes the columns `outs`.
-                    let y = unsafe { self.y.slice((r + j) * self.out + o, 1) };
+                    let y = unsafe { self.y.slice((r + j) * self.stride + o, 1) };
                     y[0] = simd.reduce_sum_f32s(sum) + bias;
                 }
             }
@@ -114,20 +139,22 @@ impl Task<'_> {
         last: usize,
     ) -> [[S::f32s; R]; O] {
         let mut acc = [[simd.splat_f32s(0.0); R]; O];
-        for &Operand { x, w, k } in self.operands {
-            let mut xs = [S::as_simd_f32s(&x[..0]); R];
+        for &Operands { x, w } in self.terms {
+            let k = x.cols;
+            let mut xs = [S::as_simd_f32s(&[]); R];
             for j in 0..R {
-                xs[j] = S::as_simd_f32s(&x[(r + j) * k..][..k]);
+                xs[j] = S::as_simd_f32s(x.row(r + j));
             }
-            let mut ws = [S::as_simd_f32s(&w[..0]); O];
+            let mut ws = [S::as_simd_f32s(&[]); O];
             for j in 0..O {
-                ws[j] = S::as_simd_f32s(&w[(o + j).min(last) * k..][..k]);
+                ws[j] = S::as_simd_f32s(w.row((o + j).min(last)));
             }
+            let ahead = O * w.row_stride;
             for i in 0..k / S::F32_LANES {
                 let mut of_w = [simd.splat_f32s(0.0); O];
                 for j in 0..O {
                     // The same place in the rows of the next tile.
-                    prefetch(ws[j].0.as_ptr().wrapping_add(i).cast::<f32>().wrapping_add(O * k));
+                    prefetch(ws[j].0.as_ptr().wrapping_add(i).cast::<f32>().wrapping_add(ahead));
                     // SAFETY: every row has `k / F32_LANES` vectors.
                     of_w[j] = unsafe { *ws[j].0.get_unchecked(i) };
                 }

@@ -3,7 +3,7 @@
 use burn::backend::Flex;
 use burn::prelude::*;
 
-use super::dots::{Operand, dots};
+use super::dots::{Operands, dots};
 use super::matmul::{Matrix, product, times, worth_threads};
 use super::sums::sums;
 use super::{contiguous, tensor, values};
@@ -25,31 +25,32 @@ pub(super) fn forward(
     let [rows, k] = x.dims();
     let out = weight.dims()[0];
     let (x, w) = (contiguous(x), contiguous(weight.clone()));
-    let (x, w) = (values(&x), values(&w));
+    let (x, w) = (Matrix::new(values(&x), rows, k), Matrix::new(values(&w), out, k));
     let bias = bias.map(|b| contiguous(b.clone()));
     let bias = bias.as_ref().map(values);
     let lora = lora.map(|l| {
         let (a, b) = (contiguous(l.a.clone()), contiguous(l.b.clone()));
-        (scaled_down(x, values(&a), rows, k, l.scaling), b)
+        (scaled_down(x, values(&a), l.scaling), b)
     });
-    let lora = lora.as_ref().map(|(xa, b)| Operand { x: xa, w: values(b), k: xa.len() / rows });
-    let operands = std::iter::once(Operand { x, w, k }).chain(lora);
-    let y = if rows <= DOTS_ROWS {
-        dots(&operands.collect::<Vec<_>>(), bias, rows, out)
-    } else {
-        let mut y = bias.map_or_else(|| vec![0.0; rows * out], |b| b.repeat(rows));
-        for (i, Operand { x, w, k }) in operands.enumerate() {
-            let (x, w) = (Matrix::new(x, rows, k), Matrix::new(w, out, k).t());
-            product(&mut y, out, i > 0 || bias.is_some(), x, w, 1.0, worth_threads(x, w));
-        }
-        y
-    };
+    let lora = lora.as_ref().map(|(xa, b)| {
+        let r = xa.len() / rows;
+        Operands { x: Matrix::new(xa, rows, r), w: Matrix::new(values(b), out, r) }
+    });
+    let terms: Vec<_> = std::iter::once(Operands { x, w }).chain(lora).collect();
+    if rows <= DOTS_ROWS {
+        return tensor(dots(&terms, bias), [rows, out]);
+    }
+    let mut y = bias.map_or_else(|| vec![0.0; rows * out], |b| b.repeat(rows));
+    for (i, Operands { x, w }) in terms.into_iter().enumerate() {
+        product(&mut y, out, i > 0 || bias.is_some(), x, w.t(), 1.0, worth_threads(x, w.t()));
+    }
     tensor(y, [rows, out])
 }
 
 /// `s·x·Aᵀ`, `[rows, r]`.
-fn scaled_down(x: &[f32], a: &[f32], rows: usize, k: usize, scaling: f64) -> Vec<f32> {
-    let mut xa = dots(&[Operand { x, w: a, k }], None, rows, a.len() / k);
+fn scaled_down(x: Matrix<'_>, a: &[f32], scaling: f64) -> Vec<f32> {
+    let w = Matrix::new(a, a.len() / x.cols, x.cols);
+    let mut xa = dots(&[Operands { x, w }], None);
     xa.iter_mut().for_each(|v| *v *= scaling as f32);
     xa
 }
@@ -66,24 +67,20 @@ pub(super) fn backward(
     let [rows, out] = dy.dims();
     let k = weight.dims()[1];
     let (dy, w) = (contiguous(dy), contiguous(weight.clone()));
-    let (dy, w) = (values(&dy), values(&w));
-    let dy_m = Matrix::new(dy, rows, out);
-    let mut dx = wants_dx.then(|| {
-        if rows <= SUMS_ROWS { sums(dy, w, rows) } else { times(dy_m, Matrix::new(w, out, k), 1.0) }
-    });
+    let (dy, w) = (Matrix::new(values(&dy), rows, out), Matrix::new(values(&w), out, k));
+    let mut dx = wants_dx.then(|| if rows <= SUMS_ROWS { sums(dy, w) } else { times(dy, w, 1.0) });
     let factors = lora.map(|l| {
         let x = contiguous(x.expect("LoRA's backward pass needs the input"));
         let (a, b) = (contiguous(l.a.clone()), contiguous(l.b.clone()));
-        let (x, a, b) = (values(&x), values(&a), values(&b));
+        let (x, a, b) = (Matrix::new(values(&x), rows, k), values(&a), values(&b));
         let r = a.len() / k;
-        let g = times(dy_m, Matrix::new(b, out, r), l.scaling as f32);
+        let g = times(dy, Matrix::new(b, out, r), l.scaling as f32);
         let (g, a_m) = (Matrix::new(&g, rows, r), Matrix::new(a, r, k));
         if let Some(dx) = &mut dx {
             product(dx, k, true, g, a_m, 1.0, worth_threads(g, a_m));
         }
-        let d_a = times(g.t(), Matrix::new(x, rows, k), 1.0);
-        let xa = scaled_down(x, a, rows, k, l.scaling);
-        let d_b = times(dy_m.t(), Matrix::new(&xa, rows, r), 1.0);
+        let d_a = times(g.t(), x, 1.0);
+        let d_b = times(dy.t(), Matrix::new(&scaled_down(x, a, l.scaling), rows, r), 1.0);
         (tensor(d_a, [r, k]), tensor(d_b, [out, r]))
     });
     (dx.map(|dx| tensor(dx, [rows, k])), factors)

@@ -23,6 +23,12 @@ impl<'a> Matrix<'a> {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
+    /// Row `i` of a matrix that is not transposed.
+    #[inline(always)]
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[i * self.row_stride..][..self.cols]
+    }
+
     /// The transpose, without a copy.
     pub fn t(self) -> Self {
         Self {

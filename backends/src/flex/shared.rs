@@ -21,6 +21,11 @@ impl<'a> Shared<'a> {
         Self { data: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
     }
 
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// The elements `from..from + len`.
     ///
     /// # Safety

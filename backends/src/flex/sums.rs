@@ -2,9 +2,12 @@
 //!
 //! Parts of `w` are summed each for itself and the parts then in order: the result does not depend on the number of threads.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::matmul::Matrix;
 use super::shared::prefetch;
 
 /// Rows of `w` that a part has at least.
@@ -12,17 +15,16 @@ const PART: usize = 64;
 /// Parts at most.
 const PARTS: usize = 8;
 
-/// `g·w` for `g [rows, terms]`, `w [terms, cols]` → `[rows, cols]`.
-pub(super) fn sums(g: &[f32], w: &[f32], rows: usize) -> Vec<f32> {
-    let terms = g.len() / rows;
-    let cols = w.len() / terms;
-    let part = terms.div_ceil(PARTS).max(PART).next_multiple_of(4);
-    let parts: Vec<Vec<f32>> = w
-        .par_chunks(part * cols)
-        .enumerate()
-        .map(|(i, w)| {
+/// `g·w` for `g [rows, terms]`, `w [terms, cols]` → `[rows, cols]`, on all threads; neither transposed.
+pub(super) fn sums(g: Matrix<'_>, w: Matrix<'_>) -> Vec<f32> {
+    let (rows, cols) = (g.rows, w.cols);
+    let part = g.cols.div_ceil(PARTS).max(PART).next_multiple_of(4);
+    let parts: Vec<Vec<f32>> = (0..g.cols.div_ceil(part))
+        .into_par_iter()
+        .map(|i| {
+            let terms = i * part..g.cols.min((i + 1) * part);
             let mut y = vec![0.0; rows * cols];
-            Arch::new().dispatch(Task { g: &g[i * part..], stride: terms, w, y: &mut y, cols });
+            add_sums(&mut y, cols, 1.0, g, w, terms);
             y
         })
         .collect();
@@ -35,13 +37,28 @@ pub(super) fn sums(g: &[f32], w: &[f32], rows: usize) -> Vec<f32> {
         .unwrap_or_else(|| vec![0.0; rows * cols])
 }
 
-/// A part of the terms; `g` begins at its first, rows `stride` apart.
-struct Task<'a> {
-    g: &'a [f32],
+/// `y += scale·g·w` over some of the terms, on the calling thread, rows of `y` being `stride` apart.
+pub(super) fn add_sums(
+    y: &mut [f32],
     stride: usize,
-    w: &'a [f32],
+    scale: f32,
+    g: Matrix<'_>,
+    w: Matrix<'_>,
+    terms: Range<usize>,
+) {
+    assert!(g.cols == w.rows && terms.end <= w.rows && w.cols <= stride, "matrices of other shapes");
+    assert!(g.col_stride == 1 && w.col_stride == 1, "rows with gaps");
+    Arch::new().dispatch(Task { y, stride, scale, g, w, terms });
+}
+
+/// Some terms of `y += scale·g·w`.
+struct Task<'a> {
     y: &'a mut [f32],
-    cols: usize,
+    stride: usize,
+    scale: f32,
+    g: Matrix<'a>,
+    w: Matrix<'a>,
+    terms: Range<usize>,
 }
 
 impl WithSimd for Task<'_> {
@@ -49,29 +66,28 @@ impl WithSimd for Task<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        for (i, w) in self.w.chunks(4 * self.cols).enumerate() {
-            let mut rows = [&w[..0]; 4];
-            for (row, w) in rows.iter_mut().zip(w.chunks_exact(self.cols)) {
-                *row = w;
+        let Self { y, stride, scale, g, w, terms } = self;
+        for term in terms.clone().step_by(4) {
+            let mut rows = [w.row(term); 4];
+            let count = rows.len().min(terms.end - term);
+            for j in 0..count {
+                rows[j] = w.row(term + j);
             }
-            for (r, y) in self.y.chunks_exact_mut(self.cols).enumerate() {
-                let g = &self.g[r * self.stride + 4 * i..];
-                if w.len() == 4 * self.cols {
-                    add4(simd, y, [g[0], g[1], g[2], g[3]], rows);
-                } else {
-                    for (&g, w) in g.iter().zip(w.chunks_exact(self.cols)) {
-                        add4(simd, y, [g, 0.0, 0.0, 0.0], [w; 4]);
-                    }
+            for (r, y) in y.chunks_mut(stride).enumerate().take(g.rows) {
+                let mut gs = [0.0; 4];
+                for (to, from) in gs.iter_mut().zip(&g.row(r)[term..term + count]) {
+                    *to = scale * from;
                 }
+                add4(simd, &mut y[..w.cols], gs, rows, 4 * w.row_stride);
             }
         }
     }
 }
 
-/// `y += Σ_j g[j]·w[j]`, four rows a pass so that `y` is loaded and stored once for them.
+/// `y += Σ_j g[j]·w[j]`, four rows a pass so that `y` is loaded and stored once for them; the next four are
+/// `ahead` elements on.
 #[inline(always)]
-fn add4<S: Simd>(simd: S, y: &mut [f32], g: [f32; 4], w: [&[f32]; 4]) {
-    let ahead = 4 * y.len();
+fn add4<S: Simd>(simd: S, y: &mut [f32], g: [f32; 4], w: [&[f32]; 4], ahead: usize) {
     let (y, y_tail) = S::as_mut_simd_f32s(y);
     let gs = [simd.splat_f32s(g[0]), simd.splat_f32s(g[1]), simd.splat_f32s(g[2]), simd.splat_f32s(g[3])];
     let (w0, t0) = S::as_simd_f32s(w[0]);
