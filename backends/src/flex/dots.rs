@@ -142,12 +142,12 @@ impl Task<'_> {
         for &Operands { x, w } in self.terms {
             let k = x.cols;
             let mut xs = [S::as_simd_f32s(&[]); R];
-            for j in 0..R {
-                xs[j] = S::as_simd_f32s(x.row(r + j));
+            for (j, xs) in xs.iter_mut().enumerate() {
+                *xs = S::as_simd_f32s(x.row(r + j));
             }
             let mut ws = [S::as_simd_f32s(&[]); O];
-            for j in 0..O {
-                ws[j] = S::as_simd_f32s(w.row((o + j).min(last)));
+            for (j, ws) in ws.iter_mut().enumerate() {
+                *ws = S::as_simd_f32s(w.row((o + j).min(last)));
             }
             let ahead = O * w.row_stride;
             for i in 0..k / S::F32_LANES {

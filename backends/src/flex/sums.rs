@@ -70,8 +70,8 @@ impl WithSimd for Task<'_> {
         for term in terms.clone().step_by(4) {
             let mut rows = [w.row(term); 4];
             let count = rows.len().min(terms.end - term);
-            for j in 0..count {
-                rows[j] = w.row(term + j);
+            for (j, row) in rows.iter_mut().enumerate().take(count) {
+                *row = w.row(term + j);
             }
             for (r, y) in y.chunks_mut(stride).enumerate().take(g.rows) {
                 let mut gs = [0.0; 4];
