@@ -77,7 +77,7 @@ impl Job for Score<'_> {
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let team = self.session.trained_team::<B>(&device)?;
-        score(&team, self.samples, self.session.options.batch_size.unwrap_or(8), self.control, self.seed)
+        score(&team, self.samples, self.session.batch_size(), self.control, self.seed)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::verbosity;
+
 static STOP: AtomicBool = AtomicBool::new(false);
+static SILENT: AtomicBool = AtomicBool::new(false);
 
 /// Starts listening.
 pub fn install() {
@@ -10,7 +13,9 @@ pub fn install() {
         if STOP.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("\nstopping after the step in progress; press Ctrl-C again to stop at once");
+        if !SILENT.load(Ordering::SeqCst) {
+            verbosity::note("\nstopping after the step in progress; press Ctrl-C again to stop at once");
+        }
     });
     if let Err(e) = result {
         tracing::warn!("Ctrl-C will stop the program at once: {e}");
@@ -25,4 +30,14 @@ pub fn stop() -> &'static AtomicBool {
 /// Whether the user asked to stop.
 pub fn requested() -> bool {
     STOP.load(Ordering::SeqCst)
+}
+
+/// Says nothing at Ctrl-C from now on: in a chat, one sees the answer end.
+pub fn silence() {
+    SILENT.store(true, Ordering::SeqCst);
+}
+
+/// Whether the user asked to stop; the next answer starts afresh.
+pub fn take() -> bool {
+    STOP.swap(false, Ordering::SeqCst)
 }

@@ -1,57 +1,67 @@
 //! Commands. Exit codes: 0 done, 1 failure, 2 wrong usage, 130 interrupted.
 
+mod answer;
+mod chat;
+mod completions;
 mod devices;
 mod eval;
+mod generation;
 mod interrupt;
+mod lines;
 mod options;
 mod output;
 mod progress;
 mod run;
 mod session;
 mod train;
+mod verbosity;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use diffmas::{Error, Result};
 
 /// Teams of language agents that think together without text.
 #[derive(Debug, Parser)]
-#[command(name = "diffmas", version, arg_required_else_help = true)]
+#[command(name = "diffmas", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Cli {
+    #[command(flatten)]
+    verbosity: verbosity::Verbosity,
     #[command(subcommand)]
     command: Command,
 }
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failure, 2 wrong usage, 130 interrupted.
+Messages go to standard error; RUST_LOG chooses among them (RUST_LOG=debug), NO_COLOR=1 switches colours off.
+
+Example: diffmas run --model smollm2-135m-instruct";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Train a team: adapters learn to communicate through the trace.
     #[command(after_help = "Example: diffmas train --model MODEL_DIR --data train.jsonl --output runs/first")]
     Train(Box<train::TrainCommand>),
-    /// Let a team answer a question or a file of questions.
-    #[command(
-        after_help = "Example: diffmas run --model MODEL_DIR --adapter runs/first/adapter --question \"2 + 3?\" --greedy"
-    )]
+    /// Let a team answer a question or a file of questions, or chat with it.
+    #[command(after_help = run::AFTER_HELP)]
     Run(Box<run::RunCommand>),
     /// Loss and perplexity of a team on a file, with real messages or with a control.
     #[command(after_help = "Example: diffmas eval --model MODEL_DIR --data test.jsonl --trace shuffled")]
     Eval(Box<eval::EvalCommand>),
     /// List the backends in this binary and whether they work here.
+    #[command(after_help = "Example: diffmas devices")]
     Devices,
+    /// Print a script that completes commands and flags in a shell.
+    #[command(
+        after_help = "Example: diffmas completions bash > ~/.local/share/bash-completion/completions/diffmas"
+    )]
+    Completions(completions::CompletionsCommand),
 }
 
 /// Runs the command line and says in one sentence what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .without_time()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,diffmas=info")),
-        )
-        .init();
+    cli.verbosity.install();
     interrupt::install();
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,5 +82,6 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(c) => c.execute(),
         Command::Eval(c) => c.execute(),
         Command::Devices => devices::execute(),
+        Command::Completions(c) => c.execute(Cli::command()),
     }
 }

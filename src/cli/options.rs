@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffmas::agents::{AdapterScope, Channel, FeedKind, TeamConfig, Transmit};
 use diffmas::backends::BackendKind;
-use diffmas::text::read_toml;
+use diffmas::text::{Thinking, read_toml};
 use diffmas::training::{LrSchedulerType, TraceGradient, TrainConfig};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,9 @@ pub struct TeamArgs {
     /// Which roles the adapter is active in
     #[arg(long, value_enum)]
     adapter_scope: Option<AdapterScope>,
+    /// Whether models that can think aloud before they answer do: Qwen3's `enable_thinking` [auto: as the model's template has it]
+    #[arg(long, value_enum)]
+    think: Option<Thinking>,
     /// Samples that run together [8]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
@@ -130,6 +133,7 @@ pub struct Options {
     pub transmit: Option<Transmit>,
     pub feed: Option<FeedKind>,
     pub adapter_scope: Option<AdapterScope>,
+    pub think: Option<Thinking>,
     pub batch_size: Option<usize>,
     pub backend: Option<String>,
     pub device_index: Option<usize>,
@@ -267,7 +271,7 @@ impl Options {
 }
 
 /// A number that is one: no `nan`, no `inf`.
-fn number(text: &str) -> std::result::Result<f64, String> {
+pub fn number(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if x.is_finite() => Ok(x),
         _ => Err("it must be a finite number".into()),

@@ -1,6 +1,7 @@
-//! Output folders and files that appear only when they are complete.
+//! Output folders and files that appear only when they are complete; text on standard output.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use diffmas::checkpoint::write_atomic;
@@ -36,4 +37,52 @@ pub fn write_jsonl(path: &Path, lines: &[impl Serialize]) -> Result<()> {
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e))?;
     write_atomic(path, format!("{text}\n").as_bytes())
+}
+
+/// Prints a line on standard output.
+///
+/// # Errors
+/// If nobody reads it any more.
+pub fn print(line: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}").map_err(failed)
+}
+
+/// Text on standard output as it comes, without white space at its ends.
+#[derive(Default)]
+pub struct Stream {
+    started: bool,
+    /// White space that is printed only before more text.
+    held: String,
+    failed: Option<std::io::Error>,
+}
+
+impl Stream {
+    /// Prints `text` at once.
+    pub fn push(&mut self, text: &str) {
+        let text = if self.started { text } else { text.trim_start() };
+        let end = text.trim_end().len();
+        if end > 0 {
+            self.started = true;
+            let mut out = std::io::stdout();
+            let written = write!(out, "{}{}", self.held, &text[..end]).and_then(|()| out.flush());
+            self.failed = self.failed.take().or(written.err());
+            self.held.clear();
+        }
+        self.held.push_str(&text[end..]);
+    }
+
+    /// Ends the line.
+    ///
+    /// # Errors
+    /// If nobody read the text.
+    pub fn finish(self) -> Result<()> {
+        match self.failed {
+            Some(e) => Err(failed(e)),
+            None => print(""),
+        }
+    }
+}
+
+fn failed(e: std::io::Error) -> Error {
+    Error::file("standard output", format!("nothing can be written: {e}"))
 }

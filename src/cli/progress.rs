@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use super::verbosity;
+
 /// Progress of one piece of work.
 pub struct Progress {
     what: &'static str,
@@ -18,7 +20,7 @@ pub struct Progress {
 impl Progress {
     /// Starts at `done` of `total`.
     pub fn new(what: &'static str, done: usize, total: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = (!verbosity::quiet() && std::io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}")
                 .expect("a valid template")
                 .progress_chars("=> ");
@@ -36,9 +38,10 @@ impl Progress {
                 bar.set_position(done as u64);
                 bar.set_message(format!("{message}  {rate:.2} s each, {left} left"));
             }
-            None => {
-                eprintln!("{} {done}/{}  {message}  {rate:.2} s each, {left} left", self.what, self.total)
-            }
+            None => verbosity::note(format_args!(
+                "{} {done}/{}  {message}  {rate:.2} s each, {left} left",
+                self.what, self.total
+            )),
         }
     }
 
@@ -46,7 +49,7 @@ impl Progress {
     pub fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => verbosity::note(text),
         }
     }
 

@@ -1,12 +1,13 @@
 //! What every command does first: read model, team and data before any device is touched.
 
 use std::path::Path;
+use std::time::Instant;
 
 use diffmas::agents::{AdapterSet, TeamConfig, TeamModel, check_context};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::ModelBackend;
 use diffmas::checkpoint::resolve_model;
-use diffmas::text::{Answers, PromptBuilder, Sample, TokenizedSample, read_jsonl};
+use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
 use diffmas::training::{Parameters, read_feed};
 use diffmas::{Error, Result};
 
@@ -27,7 +28,15 @@ impl Session {
         let team = options.team()?;
         options.backend()?;
         let model = ModelFiles::open(&resolve_model(name)?)?;
-        let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?;
+        let thinking = options.think.unwrap_or_default();
+        let template = model.tokenizer.as_ref().and_then(|t| t.chat_template());
+        if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {
+            tracing::warn!("the model's chat template has no `enable_thinking`; --think changes nothing");
+        }
+        let c = &model.config;
+        let (layers, width) = (c.num_hidden_layers, c.hidden_size);
+        tracing::debug!("{}: {:?}, {layers} layers of width {width}", model.path.display(), c.family);
+        let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?.with_thinking(thinking);
         Ok(Self { options, team, model, prompts })
     }
 
@@ -47,6 +56,11 @@ impl Session {
         Ok(tokenized)
     }
 
+    /// Samples that run together.
+    pub fn batch_size(&self) -> usize {
+        self.options.batch_size.unwrap_or(8).max(1)
+    }
+
     /// The tokens that end an answer: those of the model's configuration and the tokenizer's end of turn.
     pub fn stop_tokens(&self) -> Vec<u32> {
         let mut stop = self.model.config.eos_token_ids.clone();
@@ -56,7 +70,10 @@ impl Session {
 
     /// The team on a device, without values for what it learns.
     pub fn team_model<B: ModelBackend>(&self, device: &B::Device) -> Result<TeamModel<B>> {
-        Ok(TeamModel::new(self.team.clone(), self.model.load(device)?))
+        let clock = Instant::now();
+        let backbone = self.model.load(device)?;
+        tracing::debug!("weights loaded in {:.2} s", clock.elapsed().as_secs_f64());
+        Ok(TeamModel::new(self.team.clone(), backbone))
     }
 
     /// The adapters of `--adapter` and the learned feed beside them, or none.

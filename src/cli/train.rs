@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,7 +10,7 @@ use diffmas::agents::{AdapterSet, Team, TeamBatch, TeamPlan};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules, write_atomic};
 use diffmas::evaluation::Control;
-use diffmas::inference::{DecodeOptions, Sampling, decode};
+use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{
     Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, peak_memory_bytes, write_feed,
@@ -19,7 +20,7 @@ use diffmas::{Error, Result};
 use super::options::{Options, TeamArgs, TrainArgs, flags};
 use super::progress::Progress;
 use super::session::Session;
-use super::{eval, interrupt, output};
+use super::{eval, interrupt, output, verbosity};
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
@@ -95,16 +96,16 @@ impl Job for Train<'_> {
         if self.resume {
             done = trainer.resume(self.dir, self.samples.len())?.unwrap_or(0);
             keep_metrics(&self.dir.join("metrics.jsonl"), done)?;
-            eprintln!("going on after update {done} of {total}");
+            verbosity::note(format_args!("going on after update {done} of {total}"));
         }
         let team = &self.session.team;
-        eprintln!(
+        verbosity::note(format_args!(
             "{} agents, {} latent steps, {} samples, {} trainable numbers, {total} updates",
             team.agents.len(),
             (0..team.agents.len()).map(|j| team.steps(j)).sum::<usize>(),
             self.samples.len(),
             trainer.parameters().num_elements()
-        );
+        ));
         let before = if done == 0 { self.held_out_loss(&trainer)? } else { None };
         let reason = self.train_with_progress(&mut trainer, done, total)?;
         if reason == StopReason::Interrupted {
@@ -174,14 +175,15 @@ impl Train<'_> {
         let plan = TeamPlan::new(&team.config, &batch);
         let trace = team.think_all(&batch, &plan);
         let options = DecodeOptions {
-            sampling: Sampling::Greedy,
             max_new_tokens: 64,
             stop_tokens: self.session.stop_tokens(),
-            seed: self.config.seed,
+            ..DecodeOptions::default()
         };
         let last = team.config.agents.len() - 1;
         let answers =
-            decode(team, &batch.prompts[last], &trace, &plan.stages[last].start, &options, &[0], |_, _| ());
+            decode(team, &batch.prompts[last], &trace, &plan.stages[last].start, &options, &[0], |_, _| {
+                ControlFlow::Continue(())
+            });
         let question = tokenizer.decode(&batch.prompts[last].ids)?;
         let expected = tokenizer.decode(sample.target.as_deref().unwrap_or_default())?;
         println!(

@@ -2,6 +2,8 @@
 
 mod segment;
 mod trace;
+mod trace_file;
 
 pub use segment::{Segment, SegmentLayout};
 pub use trace::Trace;
+pub use trace_file::{StoredTrace, TraceOwner};

@@ -1,10 +1,14 @@
 //! The decode loop of the final agent, for a batch of rows.
 
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
 use diffmas_backends::ModelBackend;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::Sampling;
+use super::sampling::penalise;
 use crate::agents::{PaddedIds, Team};
 use crate::backbone::{KeyValues, Positions};
 use crate::communication::Trace;
@@ -17,6 +21,9 @@ const CHUNK: usize = 64;
 pub struct DecodeOptions {
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Hugging Face's `repetition_penalty`, on the tokens of the final agent's prompt and of the answer so far; 1 changes nothing.
+    /// Upstream agents' prompts do not count: the final agent reads them as keys and values, not as tokens.
+    pub repetition_penalty: f64,
     /// Most tokens of an answer.
     pub max_new_tokens: usize,
     /// Tokens that end an answer; they are not part of it.
@@ -25,16 +32,30 @@ pub struct DecodeOptions {
     pub seed: u64,
 }
 
+impl Default for DecodeOptions {
+    /// Up to 256 best tokens.
+    fn default() -> Self {
+        Self {
+            sampling: Sampling::Greedy,
+            repetition_penalty: 1.0,
+            max_new_tokens: 256,
+            stop_tokens: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
 /// What the final agent wrote for one row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// Its tokens, without the one that ended it.
     pub token_ids: Vec<u32>,
-    /// Whether it ended by itself rather than by `max_new_tokens`.
+    /// Whether it ended by a stop token or by its reader rather than by `max_new_tokens`.
     pub stopped: bool,
 }
 
-/// Lets the final agent answer on `trace`; `streams` numbers the samples, `on_token(row, token)` sees tokens as they come.
+/// Lets the final agent answer on `trace`; `streams` numbers the samples, `on_token(row, token)` sees tokens as they come and
+/// ends the row's answer with `Break`.
 ///
 /// A row's answer depends neither on the other rows nor on padding.
 pub fn decode<B: ModelBackend>(
@@ -44,7 +65,7 @@ pub fn decode<B: ModelBackend>(
     start: &[u32],
     options: &DecodeOptions,
     streams: &[u64],
-    mut on_token: impl FnMut(usize, u32),
+    mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Vec<Answer> {
     let backbone = team.answering();
     let rows = prompt.batch;
@@ -60,18 +81,24 @@ pub fn decode<B: ModelBackend>(
     if options.max_new_tokens == 0 {
         return answers;
     }
+    let penalty = options.repetition_penalty;
+    let mut seen: Vec<BTreeSet<u32>> = if penalty == 1.0 { Vec::new() } else { distinct(prompt) };
     let mut next = start.to_vec();
     let read = trace.joined();
     let (hidden, mut still) = crate::agents::prefill(backbone, prompt, read.as_ref(), &mut next);
     let mut last = crate::agents::last_position(hidden, rows);
     let mut growing: Option<KeyValues<B>> = None;
     loop {
-        let logits: Vec<f32> = backbone.logits(last).into_data().iter::<f32>().collect();
+        let mut logits: Vec<f32> = backbone.logits(last).into_data().iter::<f32>().collect();
         let mut tokens = vec![0u32; rows];
-        for (row, scores) in logits.chunks_exact(logits.len() / rows).enumerate() {
+        let vocab = logits.len() / rows;
+        for (row, scores) in logits.chunks_exact_mut(vocab).enumerate() {
             let answer = &mut answers[row];
             if answer.stopped {
                 continue;
+            }
+            if let Some(seen) = seen.get(row) {
+                penalise(scores, seen, penalty);
             }
             let token = options.sampling.choose(scores, &mut rngs[row]);
             if options.stop_tokens.contains(&token) {
@@ -79,7 +106,10 @@ pub fn decode<B: ModelBackend>(
             } else {
                 answer.token_ids.push(token);
                 tokens[row] = token;
-                on_token(row, token);
+                if let Some(seen) = seen.get_mut(row) {
+                    seen.insert(token);
+                }
+                answer.stopped = on_token(row, token).is_break();
             }
         }
         if answers.iter().all(|a| a.stopped || a.token_ids.len() >= options.max_new_tokens) {
@@ -97,4 +127,10 @@ pub fn decode<B: ModelBackend>(
         last = hidden;
         growing = Some(grown);
     }
+}
+
+/// The tokens that each row's prompt holds.
+fn distinct(prompt: &PaddedIds) -> Vec<BTreeSet<u32>> {
+    let rows = prompt.ids.chunks_exact(prompt.len).zip(prompt.valid.chunks_exact(prompt.len));
+    rows.map(|(ids, valid)| ids.iter().zip(valid).filter(|(_, v)| **v).map(|(&id, _)| id).collect()).collect()
 }

@@ -3,7 +3,7 @@
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, ErrorKind, Value, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::python_json::JsonStyle;
 use crate::error::{Error, Result};
@@ -24,6 +24,19 @@ impl ChatMessage {
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
+}
+
+/// What a chat template is told of thinking before the answer, as its variable `enable_thinking` (Qwen3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Thinking {
+    /// Nothing: the template's own default.
+    #[default]
+    Auto,
+    /// `enable_thinking=true`.
+    On,
+    /// `enable_thinking=false`.
+    Off,
 }
 
 /// A compiled chat template.
@@ -66,17 +79,32 @@ impl ChatTemplate {
     }
 
     /// The prompt that `messages` become; with `add_generation_prompt`, followed by what opens the
-    /// assistant's turn.
+    /// assistant's turn. Templates without `enable_thinking` do not heed `thinking`.
     ///
     /// # Errors
     /// When the template refuses the messages, for example because it knows no system role.
-    pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+        thinking: Thinking,
+    ) -> Result<String> {
         // `transformers` passes tools and documents as None: defined, unlike variables it does not pass.
         let context = context! { messages, tools => (), documents => (), add_generation_prompt };
+        let context = match thinking {
+            Thinking::Auto => context,
+            choice => context! { enable_thinking => choice == Thinking::On, ..context },
+        };
         self.environment
             .get_template(NAME)
             .and_then(|template| template.render(context))
             .map_err(|e| Error::invalid(format!("the chat template cannot be rendered: {}", describe(&e))))
+    }
+
+    /// Whether the template asks for `enable_thinking`.
+    pub fn knows_thinking(&self) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains("enable_thinking"))
     }
 }
 
@@ -161,7 +189,7 @@ mod tests {
     }
 
     fn render(source: &str, turns: &[(&str, &str)]) -> Result<String> {
-        ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(&chat(turns), true)
+        ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(&chat(turns), true, Thinking::Auto)
     }
 
     // The expected texts of this module are what transformers 5 renders.
@@ -173,8 +201,8 @@ mod tests {
             {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
         let template = ChatTemplate::new(source, None, None).unwrap();
         let start = "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n<b>&\n <|im_end|>\n";
-        assert_eq!(template.render(&chat(&[("user", "<b>&\n ")]), false).unwrap(), start);
-        let opened = template.render(&chat(&[("user", "<b>&\n ")]), true).unwrap();
+        assert_eq!(template.render(&chat(&[("user", "<b>&\n ")]), false, Thinking::Auto).unwrap(), start);
+        let opened = template.render(&chat(&[("user", "<b>&\n ")]), true, Thinking::Auto).unwrap();
         assert_eq!(opened, format!("{start}<|im_start|>assistant\n"));
     }
 

@@ -6,6 +6,8 @@
 //! | `{"messages": [{"role", "content"}, …], …}` | last user turn | last assistant turn |
 //! | `{"prompt", "completion", …}` | `prompt` | `completion` |
 //! | `{"prompt_ids": {"planner": […], …}, "target_ids": […], …}` | token ids per role | token ids |
+//!
+//! Turns of `messages` before the last user turn are what the agents see as the conversation so far.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -5,11 +5,15 @@ pub mod data;
 mod gguf_tokenizer;
 pub mod prompts;
 mod python_json;
+mod stream;
+#[cfg(test)]
+mod template_fixtures;
 pub mod tokenizer;
 pub mod toml_file;
 
-pub use chat::{ChatMessage, ChatTemplate};
+pub use chat::{ChatMessage, ChatTemplate, Thinking};
 pub use data::{Answers, Sample, SampleIds, read_jsonl};
 pub use prompts::{PromptBuilder, TokenizedSample};
+pub use stream::{TextRows, TextStream};
 pub use tokenizer::Tokenizer;
 pub use toml_file::{nearest, read_toml};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value};
 
-use super::chat::{ChatMessage, describe};
+use super::chat::{ChatMessage, Thinking, describe};
 use super::data::{Sample, SampleIds};
 use super::tokenizer::Tokenizer;
 use super::toml_file::nearest;
@@ -32,6 +32,7 @@ pub struct PromptBuilder {
     parts: Vec<[bool; 2]>,
     templates: Environment<'static>,
     tokenizer: Option<Arc<Tokenizer>>,
+    thinking: Thinking,
 }
 
 const SYSTEM: usize = 0;
@@ -62,7 +63,12 @@ impl PromptBuilder {
             parts.push(sources.map(Option::is_some));
         }
         let names = agents.iter().map(|agent| agent.name.clone()).collect();
-        Ok(Self { names, parts, templates, tokenizer })
+        Ok(Self { names, parts, templates, tokenizer, thinking: Thinking::Auto })
+    }
+
+    /// The same prompts with `thinking` told to the chat template.
+    pub fn with_thinking(self, thinking: Thinking) -> Self {
+        Self { thinking, ..self }
     }
 
     /// The token ids of `sample`, which stands in the file at `path`; `vocab_size` is the number of
@@ -100,8 +106,11 @@ impl PromptBuilder {
         Ok(built)
     }
 
-    /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, and its user
-    /// prompt.
+    /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
+    /// conversation that the sample is the end of, and its user prompt.
+    ///
+    /// The earlier turns are what user and assistant said in the field `messages` before the last user turn. An agent whose
+    /// own prompts speak of `messages` writes them as it likes; nothing is put in then.
     ///
     /// # Errors
     /// Names file, line, agent and the variable that the line does not have; or that the agent has no `user`.
@@ -118,6 +127,9 @@ impl PromptBuilder {
         }
         let mut messages = Vec::with_capacity(2);
         for part in [SYSTEM, USER] {
+            if part == USER && !self.speaks_of_messages(index) {
+                messages.extend(earlier_turns(&sample.fields));
+            }
             if self.parts[index][part] {
                 let field = FIELDS[part];
                 let content = self.render(&key(index, field), &sample.fields).map_err(|m| {
@@ -127,6 +139,14 @@ impl PromptBuilder {
             }
         }
         Ok(messages)
+    }
+
+    /// Whether a prompt of agent `index` uses the variable `messages`.
+    fn speaks_of_messages(&self, index: usize) -> bool {
+        FIELDS
+            .iter()
+            .filter_map(|field| self.templates.get_template(&key(index, field)).ok())
+            .any(|template| template.undeclared_variables(false).contains("messages"))
     }
 
     fn render(&self, key: &str, fields: &Map<String, Value>) -> std::result::Result<String, String> {
@@ -177,7 +197,7 @@ impl PromptBuilder {
         for (index, name) in self.names.iter().enumerate() {
             let messages = self.messages(path, sample, index)?;
             let text = match tokenizer.chat_template() {
-                Some(template) => template.render(&messages, true),
+                Some(template) => template.render(&messages, true, self.thinking),
                 None => Ok(plain(&messages)),
             };
             let ids = text.and_then(|text| tokenizer.encode(&text));
@@ -198,6 +218,20 @@ impl PromptBuilder {
 /// The name of a template in the environment.
 fn key(index: usize, field: &str) -> String {
     format!("{index}.{field}")
+}
+
+/// What user and assistant said in the field `messages` before the last user turn; nothing without that field.
+fn earlier_turns(fields: &Map<String, Value>) -> Vec<ChatMessage> {
+    let turns = fields.get("messages").and_then(Value::as_array).into_iter().flatten();
+    let said = turns.filter_map(|turn| {
+        let part = |name: &str| turn.get(name).and_then(Value::as_str);
+        Some(ChatMessage::new(part("role")?, part("content")?))
+    });
+    let mut said: Vec<ChatMessage> =
+        said.filter(|turn| matches!(turn.role.as_str(), "user" | "assistant")).collect();
+    let last = |turn: &ChatMessage| turn.role == "user" && !turn.content.trim().is_empty();
+    said.truncate(said.iter().rposition(last).unwrap_or(0));
+    said
 }
 
 /// Whether the line has the field at a dotted path.
@@ -275,6 +309,26 @@ mod tests {
         let builder = PromptBuilder::new(&team, Some(tokenizer.clone())).unwrap();
         let built = builder.build(PATH.as_ref(), &text_sample(json!({"question": "q"}), None), 1000).unwrap();
         assert_eq!(built.prompts, ["S\n\nq\n", "x\n"].map(|text| tokenizer.encode(text).unwrap()));
+    }
+
+    #[test]
+    fn earlier_turns_of_a_conversation_come_before_the_question() {
+        let team = agents(&[
+            ("a", Some("S"), Some("Q {{ question }}")),
+            ("b", None, Some("{{ messages[0].content }}")),
+        ]);
+        let builder = PromptBuilder::new(&team, None).unwrap();
+        let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+        let messages = [turn("system", "no"), turn("user", "1?"), turn("assistant", "1"), turn("user", "2?")];
+        let fields = json!({"question": "2?", "messages": messages});
+        let sample = text_sample(fields, None);
+        let said = |index| -> Vec<(String, String)> {
+            let messages = builder.messages(PATH.as_ref(), &sample, index).unwrap();
+            messages.into_iter().map(|m| (m.role, m.content)).collect()
+        };
+        let expected = [("system", "S"), ("user", "1?"), ("assistant", "1"), ("user", "Q 2?")];
+        assert_eq!(said(0), expected.map(|(r, c)| (r.to_string(), c.to_string())));
+        assert_eq!(said(1), [("user".to_string(), "no".to_string())], "it writes `messages` itself");
     }
 
     #[test]

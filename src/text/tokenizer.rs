@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::chat::ChatTemplate;
 use super::gguf_tokenizer;
+use super::stream::TextStream;
 use crate::error::{Error, Result};
 
 /// Text to token ids and back.
@@ -135,6 +136,11 @@ impl Tokenizer {
             .map_err(|e| Error::invalid(format!("the token ids cannot be decoded: {e}")))
     }
 
+    /// The text of an answer as its tokens come, ended by any of the texts `stop`.
+    pub fn stream(&self, stop: &[String]) -> TextStream<'_> {
+        TextStream::new(self, self.inner.decode_stream(true), stop)
+    }
+
     /// Number of tokens, added ones included. The model's embedding may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -212,7 +218,7 @@ fn eos_id(dir: &Path) -> Result<u32> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::text::chat::ChatMessage;
+    use crate::text::chat::{ChatMessage, Thinking};
     use crate::text::gguf_tokenizer::tests::content;
     use serde_json::json;
 
@@ -244,7 +250,11 @@ pub(super) mod tests {
     }
 
     fn opening(tokenizer: &Tokenizer) -> String {
-        tokenizer.chat_template().unwrap().render(&[ChatMessage::new("user", "x")], true).unwrap()
+        tokenizer
+            .chat_template()
+            .unwrap()
+            .render(&[ChatMessage::new("user", "x")], true, Thinking::Auto)
+            .unwrap()
     }
 
     #[test]
@@ -320,7 +330,7 @@ pub(super) mod tests {
         let tokenizer = Tokenizer::from_gguf(path, &content).unwrap();
         assert_eq!((tokenizer.end_of_turn(), tokenizer.vocab_size()), (2, 49152));
         let user = ChatMessage::new("user", "What is the capital of France?");
-        let text = tokenizer.chat_template().unwrap().render(&[user], true).unwrap();
+        let text = tokenizer.chat_template().unwrap().render(&[user], true, Thinking::Auto).unwrap();
         let question = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
         assert!(text.starts_with("<|im_start|>system\nYou are a helpful") && text.ends_with(question));
         let ids = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198];

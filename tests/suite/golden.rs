@@ -1,5 +1,7 @@
 //! The numbers of an independent implementation (PyTorch, transformers and PEFT in float64), on the backend under test.
 
+use std::ops::ControlFlow;
+
 use crate::common::*;
 use burn::prelude::*;
 use diffmas::agents::{AdapterScope, AdapterSet, TeamConfig, TeamPlan, TeamStages, Transmit};
@@ -7,7 +9,7 @@ use diffmas::backbone::BackboneConfig;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Trace;
 use diffmas::evaluation::{Control, evaluate};
-use diffmas::inference::{DecodeOptions, Sampling, decode};
+use diffmas::inference::{DecodeOptions, decode};
 use diffmas::training::{Parameters, TraceGradient, TrainConfig, recompute};
 use serde_json::Value;
 
@@ -412,18 +414,15 @@ impl Check for Greedy {
         let off = AdapterSet::none();
         let on = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
         let bare = g.model.bind(&off, &g.model.parameters(&off));
-        let options = DecodeOptions {
-            sampling: Sampling::Greedy,
-            max_new_tokens: 16,
-            stop_tokens: Vec::new(),
-            seed: 0,
-        };
+        let options = DecodeOptions { max_new_tokens: 16, ..DecodeOptions::default() };
         let answer = |thinking: &diffmas::agents::Team<B>, answering: &diffmas::agents::Team<B>, n: usize| {
             let b = batch(&g.samples[..n]);
             let plan = TeamPlan::new(&g.model.config, &b);
             let trace = thinking.think_all(&b, &plan);
             let streams: Vec<u64> = (0..n as u64).collect();
-            decode(answering, &b.prompts[3], &trace, &plan.stages[3].start, &options, &streams, |_, _| ())
+            decode(answering, &b.prompts[3], &trace, &plan.stages[3].start, &options, &streams, |_, _| {
+                ControlFlow::Continue(())
+            })
         };
         for (key, thinking, answering) in [
             ("trace_on_decode_on", &on, &on),

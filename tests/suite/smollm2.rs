@@ -3,6 +3,7 @@
 //! Needs the file: `DIFFMAS_SMOLLM2_GGUF`, or the cache that `--model smollm2-135m-instruct` fills.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use crate::common::*;
@@ -10,7 +11,7 @@ use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel,
 use diffmas::backbone::{ModelFiles, Positions};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::hub::cache_root;
-use diffmas::inference::{DecodeOptions, Sampling, decode};
+use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::TokenizedSample;
 
 /// The GGUF file, or a word on standard error that the test is skipped.
@@ -101,13 +102,14 @@ impl Job for Paris {
         let plan = TeamPlan::new(&model.config, &batch);
         let trace = team.think_all(&batch, &plan);
         let options = DecodeOptions {
-            sampling: Sampling::Greedy,
             max_new_tokens: 24,
             stop_tokens: vec![tokenizer.end_of_turn()],
-            seed: 0,
+            ..DecodeOptions::default()
         };
         let answers =
-            decode(&team, &batch.prompts[0], &trace, &plan.stages[0].start, &options, &[0], |_, _| ());
+            decode(&team, &batch.prompts[0], &trace, &plan.stages[0].start, &options, &[0], |_, _| {
+                ControlFlow::Continue(())
+            });
         let text = tokenizer.decode(&answers[0].token_ids).unwrap();
         assert!(text.contains("Paris") && answers[0].stopped, "{text}");
     }

@@ -1,0 +1,52 @@
+//! How much the program says on standard error: `--quiet`, `--verbose`, `RUST_LOG`; no colour with `NO_COLOR` or in a file.
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub struct Verbosity {
+    /// Say nothing but errors: no progress, no notes
+    #[arg(long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more, for instance which files are read
+    #[arg(long, global = true)]
+    verbose: bool,
+}
+
+impl Verbosity {
+    /// Sets up the log for the whole program; `RUST_LOG` wins over the flags.
+    pub fn install(&self) {
+        QUIET.store(self.quiet, Ordering::Relaxed);
+        let level = match (self.quiet, self.verbose) {
+            (true, _) => "error",
+            (_, true) => "info,diffmas=debug",
+            _ => "warn,diffmas=info",
+        };
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal() && !no_color)
+            .with_target(false)
+            .without_time()
+            .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level)))
+            .init();
+    }
+}
+
+/// Whether the user wants errors only.
+pub fn quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// Prints a note on standard error, unless the user wants errors only.
+pub fn note(text: impl std::fmt::Display) {
+    if !quiet() {
+        eprintln!("{text}");
+    }
+}

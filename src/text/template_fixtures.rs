@@ -1,0 +1,73 @@
+//! Chat templates of real models against the texts and token ids of `transformers` (`scripts/make_template_fixtures.py`).
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{ChatMessage, ChatTemplate, Thinking, Tokenizer};
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/templates")
+}
+
+/// The template of a model, and its conversations.
+fn load(model: &str) -> (ChatTemplate, Vec<Value>) {
+    let config = json(&fixtures().join(model).join("tokenizer_config.json"));
+    let token = |name: &str| config[name].as_str();
+    let source = config["chat_template"].as_str().unwrap();
+    let template = ChatTemplate::new(source, token("bos_token"), token("eos_token")).unwrap();
+    let cases = json(&fixtures().join(format!("{model}.json")))["cases"].as_array().unwrap().clone();
+    (template, cases)
+}
+
+fn messages(case: &Value) -> Vec<ChatMessage> {
+    let text = |v: &Value| v.as_str().unwrap().to_string();
+    let turns = case["messages"].as_array().unwrap();
+    turns.iter().map(|m| ChatMessage::new(text(&m["role"]), text(&m["content"]))).collect()
+}
+
+#[test]
+fn conversations_are_rendered_byte_for_byte_as_by_transformers() {
+    for (model, count) in [("smollm2", 28), ("qwen3", 56)] {
+        let (template, cases) = load(model);
+        assert_eq!(cases.len(), count);
+        for case in &cases {
+            let thinking = match case["enable_thinking"].as_bool() {
+                None => Thinking::Auto,
+                Some(true) => Thinking::On,
+                Some(false) => Thinking::Off,
+            };
+            let opened = case["add_generation_prompt"].as_bool().unwrap();
+            let text = template.render(&messages(case), opened, thinking).unwrap();
+            assert_eq!(text, case["text"].as_str().unwrap(), "{model}, {}, {thinking:?}", case["title"]);
+        }
+    }
+}
+
+#[test]
+fn rendered_conversations_have_the_token_ids_of_transformers() {
+    for model in ["smollm2", "qwen3"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tokenizers").join(model);
+        let Some(tokenizer) = folder.exists().then(|| Tokenizer::from_folder(&folder).unwrap().unwrap())
+        else {
+            eprintln!("SKIPPED: {} is not there; token ids of {model} are not compared", folder.display());
+            continue;
+        };
+        let (_, cases) = load(model);
+        for case in &cases {
+            let ids: Vec<u64> = tokenizer
+                .encode(case["text"].as_str().unwrap())
+                .unwrap()
+                .into_iter()
+                .map(u64::from)
+                .collect();
+            let expected: Vec<u64> =
+                case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+            assert_eq!(ids, expected, "{model}, {}", case["title"]);
+        }
+    }
+}
