@@ -1,5 +1,6 @@
 //! Commands. Exit codes: 0 done, 1 failure, 2 wrong usage, 130 interrupted.
 
+mod claim;
 mod devices;
 mod eval;
 mod interrupt;
@@ -60,10 +61,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(130)
         }
         Err(e) => {
-            eprintln!("error: {e}");
+            eprintln!("error: {}", one_line(&e.to_string()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The message without line breaks and control characters, which names out of a file can bring along.
+fn one_line(message: &str) -> String {
+    message.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn dispatch(command: Command) -> Result<()> {

@@ -98,8 +98,8 @@ impl RunCommand {
             (None, None) => return Err(Error::invalid("--question or --data is required")),
         };
         self.trace.validate(&session.team, samples.len())?;
-        if let Some(path) = self.output.as_deref().filter(|p| p.exists() && !self.overwrite) {
-            return Err(Error::file(path, "the output file exists; give another --output, or --overwrite"));
+        if let Some(path) = &self.output {
+            output::check_file(path, self.overwrite)?;
         }
         let options = DecodeOptions {
             sampling,

@@ -7,6 +7,7 @@ pub mod prompts;
 mod python_json;
 pub mod tokenizer;
 pub mod toml_file;
+mod unique_json;
 
 pub use chat::{ChatMessage, ChatTemplate};
 pub use data::{Answers, Sample, SampleIds, read_jsonl};
