@@ -129,7 +129,7 @@ pub fn check_context(
     max_positions: usize,
 ) -> Result<()> {
     let prompts: usize = sample.prompts.iter().map(Vec::len).sum();
-    let total = prompts + latent_steps + answer;
+    let total = prompts.saturating_add(latent_steps).saturating_add(answer);
     if total > max_positions {
         return Err(Error::invalid(format!(
             "line {}: {prompts} prompt tokens, {latent_steps} latent positions and {answer} answer tokens make {total} \

@@ -73,13 +73,21 @@ impl<B: ModelBackend> Adapter<B> {
     /// A fresh adapter: `A` uniform in `±1/sqrt(in)` as PEFT draws it (Kaiming with `a = √5`), `B` zero, so that it changes nothing yet.
     ///
     /// # Errors
-    /// If `config` targets no layer of `backbone`.
+    /// If `config` makes no sense or targets no layer of `backbone`.
     pub fn init(config: AdapterConfig, backbone: &Backbone<B>, seed: u64) -> Result<Self> {
+        config.check()?;
         let device = backbone.device();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut targeted = Vec::new();
         for (path, shape) in backbone.linears() {
             if config.targets(&path)? {
+                let (r, largest) = (config.rank(&path), shape[0].max(shape[1]));
+                if r > largest {
+                    return Err(Error::invalid(format!(
+                        "lora_r is {r}, but `{path}` is only {} x {}: no rank above {largest} makes sense",
+                        shape[0], shape[1]
+                    )));
+                }
                 targeted.push((path, shape));
             }
         }

@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+/// What temporary names have between the final name and random letters.
+const TEMPORARY: &str = ".tmp-";
+
 /// Writes `bytes` to `path`: a temporary file in the same folder, flushed to the disk, then renamed.
 ///
 /// A reader sees the old file or the new one, never a part. Missing parent folders are made.
@@ -76,6 +79,33 @@ pub fn write_folder_atomic(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) 
     Ok(())
 }
 
+/// Removes what writers that were killed in the act left below `dir`: files and folders under temporary names.
+///
+/// Only for a folder that nobody else writes to.
+///
+/// # Errors
+/// When a folder cannot be read or a leftover not be removed.
+pub fn remove_leftovers(dir: &Path) -> Result<()> {
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |error: io::Error| {
+            Error::file(path, format!("what a killed run left cannot be removed: {error}"))
+        }
+    };
+    for entry in fs::read_dir(dir).map_err(failed(dir))? {
+        let path = entry.map_err(failed(dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let folder = path.is_dir() && !path.is_symlink();
+        match (name.starts_with('.') && name.contains(TEMPORARY), folder) {
+            (true, true) => fs::remove_dir_all(&path).map_err(failed(&path))?,
+            (true, false) => fs::remove_file(&path).map_err(failed(&path))?,
+            (false, true) => remove_leftovers(&path)?,
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
 /// The folder that `path` lies in.
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -83,7 +113,7 @@ fn parent(path: &Path) -> &Path {
 
 /// The start of the temporary names, `.NAME.tmp-`.
 fn prefix(path: &Path) -> String {
-    format!(".{}.tmp-", path.file_name().unwrap_or_default().to_string_lossy())
+    format!(".{}{TEMPORARY}", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// Temporary names that start with `prefix`, with the permissions that an ordinary new file or folder has.
@@ -176,6 +206,22 @@ mod tests {
         assert_eq!(error.unwrap_err().to_string(), "stopped");
         assert_eq!(fs::read(dir.join("a")).unwrap(), b"old");
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn leftovers_of_killed_writers_go_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir_all(path("checkpoints/.step-2.tmp-Ab12/adapter")).unwrap();
+        fs::create_dir_all(path("checkpoints/step-1")).unwrap();
+        for name in [".config.toml.tmp-x", "checkpoints/step-1/state.json", "notes.tmp-1", ".lock"] {
+            fs::write(path(name), "").unwrap();
+        }
+        remove_leftovers(dir.path()).unwrap();
+        assert!(!path(".config.toml.tmp-x").exists() && !path("checkpoints/.step-2.tmp-Ab12").exists());
+        for name in ["checkpoints/step-1/state.json", "notes.tmp-1", ".lock"] {
+            assert!(path(name).exists(), "{name}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod adapter_config;
 pub mod atomic;
+mod candle_error;
 pub mod fields;
 pub mod gguf;
 pub mod hub;
@@ -11,7 +12,8 @@ pub mod target_modules;
 pub mod weights;
 
 pub use adapter_config::AdapterConfig;
-pub use atomic::{write_atomic, write_folder_atomic};
+pub use atomic::{remove_leftovers, write_atomic, write_folder_atomic};
+pub use candle_error::candle_message;
 pub use gguf::GgufWeights;
 pub use hub::{fetch, resolve_model};
 pub use peft::AdapterFile;

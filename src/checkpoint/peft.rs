@@ -33,7 +33,13 @@ impl AdapterFile {
     pub fn read(dir: &Path) -> Result<Self> {
         let (config_path, path) = (dir.join(CONFIG), dir.join(WEIGHTS));
         if !config_path.exists() {
-            return Err(Error::file(dir, format!("the folder has no `{CONFIG}`, so it is no PEFT adapter")));
+            let hint = if dir.join("config.json").exists() {
+                "; it holds a whole model, perhaps one with the adapter merged in: give it as --model"
+            } else {
+                ""
+            };
+            let why = format!("the folder has no `{CONFIG}`, so it is no PEFT adapter{hint}");
+            return Err(Error::file(dir, why));
         }
         if !path.exists() {
             let hint = if dir.join("adapter_model.bin").exists() {

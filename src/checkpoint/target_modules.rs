@@ -1,7 +1,7 @@
 //! Which modules an adapter changes: PEFT's rules for names and patterns.
 
 use crate::error::{Error, Result};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 /// The modules of a LoRA adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,15 +72,25 @@ fn is_all_linear(pattern: &str) -> bool {
 
 /// Python's `re.fullmatch`.
 fn full_match(pattern: &str) -> Result<Regex> {
-    Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(|cause| {
+    compile(&format!(r"\A(?:{pattern})\z")).map_err(|cause| {
         let why = "is not a list of names, nor a regular expression that can be used (look-around cannot)";
         Error::invalid(format!("the field `target_modules` {why}: {cause}"))
     })
 }
 
+/// The regular expression `pattern`, or why it is none, on one line. Names of modules need no large ones.
+fn compile(pattern: &str) -> std::result::Result<Regex, String> {
+    const LARGEST: usize = 1 << 20;
+    RegexBuilder::new(pattern).size_limit(LARGEST).build().map_err(|error| {
+        // The parser draws the pattern with an arrow below; the last line says what it is about.
+        let text = error.to_string();
+        text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_string()
+    })
+}
+
 /// PEFT's `get_pattern_key`: the pattern matches the whole path or all that follows a dot.
-pub(super) fn suffix_match(key: &str) -> std::result::Result<Regex, regex::Error> {
-    Regex::new(&format!(r"\A(?:.*\.)?(?:{key})\z"))
+pub(super) fn suffix_match(key: &str) -> std::result::Result<Regex, String> {
+    compile(&format!(r"\A(?:.*\.)?(?:{key})\z"))
 }
 
 /// The value of the first pattern that matches; an invalid one matches nothing.

@@ -8,6 +8,7 @@ use diffmas::evaluation::{Control, Evaluation, SampleScore, evaluate};
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::{Error, Result};
 
+use super::claim::Claim;
 use super::options::{Options, TeamArgs, flags};
 use super::progress::Progress;
 use super::session::Session;
@@ -42,13 +43,17 @@ impl EvalCommand {
         let session = Session::open(Options::read(self.team.config.as_deref(), &[flags(&self.team)?])?)?;
         let samples = session.data(&self.data, Answers::Required, 0)?;
         self.trace.validate(&session.team, samples.len())?;
-        if let Some(dir) = &self.output {
-            output::prepare(dir, self.overwrite, "give another --output, or --overwrite")?;
+        let claim =
+            |dir: &PathBuf| Claim::new_run(dir, self.overwrite, "give another --output, or --overwrite");
+        let claim = self.output.as_ref().map(claim).transpose()?;
+        if let Some(claim) = claim.as_ref().filter(|_| self.overwrite) {
+            claim.keep_inputs(session.options.inputs().chain([self.data.as_path()]))?;
         }
         let kind = session.options.backend()?;
         let job = Score { session: &session, samples: &samples, control: &self.trace, seed: self.seed };
         let (result, scores) = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
-        if let Some(dir) = &self.output {
+        if let (Some(dir), Some(claim)) = (&self.output, &claim) {
+            claim.clear()?;
             output::write_jsonl(&dir.join("samples.jsonl"), &scores)?;
             output::write_json(&dir.join("results.json"), &result)?;
         }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod chat;
+mod claim;
 mod completions;
 mod devices;
 mod eval;
@@ -70,10 +71,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(130)
         }
         Err(e) => {
-            eprintln!("error: {e}");
+            eprintln!("error: {}", one_line(&e.to_string()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The message without line breaks and control characters, which names out of a file can bring along.
+fn one_line(message: &str) -> String {
+    message.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn dispatch(command: Command) -> Result<()> {

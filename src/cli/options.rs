@@ -8,7 +8,7 @@ use diffmas::backends::BackendKind;
 use diffmas::text::{Thinking, read_toml};
 use diffmas::training::{LrSchedulerType, TraceGradient, TrainConfig};
 use diffmas::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// Which team, on which model, where.
@@ -140,13 +140,17 @@ pub struct Options {
     pub data: Option<PathBuf>,
     pub eval_data: Option<PathBuf>,
     pub output: Option<PathBuf>,
+    #[serde(deserialize_with = "finite")]
     pub learning_rate: Option<f64>,
     pub gradient_accumulation_steps: Option<usize>,
     pub max_steps: Option<usize>,
+    #[serde(deserialize_with = "finite")]
     pub num_train_epochs: Option<f64>,
     pub warmup_steps: Option<usize>,
     pub lr_scheduler_type: Option<LrSchedulerType>,
+    #[serde(deserialize_with = "finite")]
     pub max_grad_norm: Option<f64>,
+    #[serde(deserialize_with = "finite")]
     pub weight_decay: Option<f64>,
     pub seed: Option<u64>,
     pub save_steps: Option<usize>,
@@ -154,6 +158,7 @@ pub struct Options {
     pub trace_gradient: Option<TraceGradient>,
     pub max_skipped_updates: Option<usize>,
     pub lora_r: Option<usize>,
+    #[serde(deserialize_with = "finite")]
     pub lora_alpha: Option<f64>,
     pub target_modules: Option<Vec<String>>,
     pub use_rslora: Option<bool>,
@@ -165,9 +170,12 @@ impl Options {
     /// The settings of `file` with those of `flags` on top.
     ///
     /// # Errors
-    /// If the file cannot be read, or has an unknown or misspelt key.
+    /// If the file cannot be read, has an unknown or misspelt key, a number that is none, or a team that makes no sense.
     pub fn read(file: Option<&Path>, flags: &[Value]) -> Result<Self> {
         let base: Self = file.map(read_toml).transpose()?.unwrap_or_default();
+        if let (Some(path), Some(team)) = (file, &base.team) {
+            team.validate().map_err(|e| Error::file(path, e))?;
+        }
         let mut merged = object(&base)?;
         for flags in flags {
             for (key, value) in flags.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
@@ -185,6 +193,12 @@ impl Options {
         value
             .as_ref()
             .ok_or_else(|| Error::invalid(format!("--{flag} is required (as a flag or in --config)")))
+    }
+
+    /// The files and folders that the settings name as input.
+    pub fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.adapter, &self.system, &self.data, &self.eval_data].into_iter().flatten();
+        self.model.as_deref().map(Path::new).into_iter().chain(files.map(PathBuf::as_path))
     }
 
     /// The team with all overrides.
@@ -267,6 +281,14 @@ impl Options {
             *model = path.display().to_string();
         }
         Ok(self)
+    }
+}
+
+/// TOML has `nan` and `inf`, which would pass for an absent setting when flags are laid over the file.
+fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<f64>, D::Error> {
+    match Option::<f64>::deserialize(deserializer)? {
+        Some(x) if !x.is_finite() => Err(serde::de::Error::custom(format!("{x} is not a finite number"))),
+        x => Ok(x),
     }
 }
 

@@ -1,26 +1,34 @@
-//! Output folders and files that appear only when they are complete; text on standard output.
+//! Output files, which appear only when they are complete; text on standard output.
 
-use std::fs;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
 use diffmas::checkpoint::write_atomic;
 use diffmas::{Error, Result};
 use serde::Serialize;
 
-/// Makes `dir` ready for a new run: absent or empty, or emptied where `overwrite` says so.
-pub fn prepare(dir: &Path, overwrite: bool, hint: &str) -> Result<()> {
-    if dir.is_file() {
-        return Err(Error::file(dir, "the output must be a folder, but this is a file"));
+/// Checks that `path`, given as `--flag`, can become an output file, before hours of work go into its content.
+pub fn check_file(path: &Path, flag: &str, overwrite: bool) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::file(path, "the output must be a file, but this is a folder"));
     }
-    let occupied = dir.exists() && fs::read_dir(dir).map_err(|e| Error::file(dir, e))?.next().is_some();
-    if occupied && !overwrite {
-        return Err(Error::file(dir, format!("the output folder is not empty; {hint}")));
+    if path.exists() && !overwrite {
+        return Err(Error::file(path, format!("the file exists; give another --{flag}, or --overwrite")));
     }
-    if occupied {
-        fs::remove_dir_all(dir).map_err(|e| Error::file(dir, e))?;
-    }
-    fs::create_dir_all(dir).map_err(|e| Error::file(dir, format!("the output folder cannot be made: {e}")))
+    // Missing folders are made when the file is written; the first that exists must take them.
+    let mut folder =
+        path.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+    let folder = folder.find(|p| p.exists()).unwrap_or(Path::new("."));
+    tempfile::tempfile_in(folder).map(drop).map_err(|e| {
+        Error::file(path, format!("the output file cannot be written: {}: {e}", folder.display()))
+    })
+}
+
+/// Appends `line` to `file`; where that fails, as on a full disk, nothing of the line stays.
+pub fn append_line(file: &mut File, line: &str) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    file.write_all(format!("{line}\n").as_bytes()).inspect_err(|_| drop(file.set_len(before)))
 }
 
 /// Writes one JSON object a line.

@@ -126,9 +126,8 @@ impl RunCommand {
     /// Refuses to replace files, and traces that are not those of one batch.
     fn check_files(&self, samples: usize, batch_size: usize) -> Result<()> {
         for (flag, path) in [("output", &self.output), ("save-trace", &self.save_trace)] {
-            if let Some(path) = path.as_deref().filter(|p| p.exists() && !self.overwrite) {
-                let what = format!("the file exists; give another --{flag}, or --overwrite");
-                return Err(Error::file(path, what));
+            if let Some(path) = path {
+                output::check_file(path, flag, self.overwrite)?;
             }
         }
         let traced = self.save_trace.is_some() || self.load_trace.is_some();

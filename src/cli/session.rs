@@ -27,6 +27,9 @@ impl Session {
         let name = Options::required(&options.model, "model")?;
         let team = options.team()?;
         options.backend()?;
+        if options.batch_size == Some(0) {
+            return Err(Error::invalid("batch_size must be at least 1"));
+        }
         let model = ModelFiles::open(&resolve_model(name)?)?;
         let thinking = options.think.unwrap_or_default();
         let template = model.tokenizer.as_ref().and_then(|t| t.chat_template());
@@ -49,7 +52,7 @@ impl Session {
     pub fn tokenize(&self, path: &Path, sample: &Sample, answer: usize) -> Result<TokenizedSample> {
         let c = &self.model.config;
         let tokenized = self.prompts.build(path, sample, c.vocab_size)?;
-        let latent: usize = (0..self.team.agents.len()).map(|j| self.team.steps(j)).sum();
+        let latent = (0..self.team.agents.len()).map(|j| self.team.steps(j)).fold(0, usize::saturating_add);
         let answer = tokenized.target.as_ref().map_or(answer, Vec::len);
         check_context(&tokenized, latent, answer, c.max_position_embeddings)
             .map_err(|e| Error::file(path, e))?;
@@ -90,7 +93,27 @@ impl Session {
                 )
             })??);
         }
-        AdapterSet::read(dir, self.options.adapter_scope, &self.team, &model.backbone)
+        let adapters = AdapterSet::read(dir, self.options.adapter_scope, &self.team, &model.backbone)?;
+        for adapter in adapters.adapters.values() {
+            self.compare_base(dir, adapter.config.base_model_name_or_path.as_deref());
+        }
+        Ok(adapters)
+    }
+
+    /// Warns where an adapter says that it was trained on a model of another name. Its shapes fit, and folders are renamed and copied,
+    /// so that this need not be a mistake.
+    fn compare_base(&self, adapter: &Path, base: Option<&str>) {
+        let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().to_lowercase());
+        let model = self.model.path.to_string_lossy().to_lowercase();
+        let (Some(base), Some(name)) = (base, base.and_then(|base| last(Path::new(base)))) else { return };
+        let known = last(&self.model.path).is_some_and(|model| name.contains(&model));
+        if !known && !model.contains(&name) {
+            tracing::warn!(
+                "{}: the adapter was trained on `{base}`, not on {}; answers may make no sense",
+                adapter.display(),
+                self.model.path.display()
+            );
+        }
     }
 
     /// The team as `--adapter` left it, for running and scoring.

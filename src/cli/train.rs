@@ -1,14 +1,13 @@
 //! `diffmas train`
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use diffmas::agents::{AdapterSet, Team, TeamBatch, TeamPlan};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::checkpoint::{AdapterConfig, TargetModules, write_atomic};
+use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_atomic};
 use diffmas::evaluation::Control;
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{Answers, TokenizedSample};
@@ -17,6 +16,7 @@ use diffmas::training::{
 };
 use diffmas::{Error, Result};
 
+use super::claim::Claim;
 use super::options::{Options, TeamArgs, TrainArgs, flags};
 use super::progress::Progress;
 use super::session::Session;
@@ -60,19 +60,26 @@ impl TrainCommand {
         let eval_data = session.options.eval_data.as_ref();
         let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
         let backend = session.options.backend()?;
-        if !self.resume {
-            output::prepare(
-                &dir,
-                self.overwrite,
-                "go on with --resume, or give --overwrite or another --output",
-            )?;
-            let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
-            let text = toml::to_string(&resolved).map_err(Error::invalid)?;
-            write_atomic(&dir.join("config.toml"), text.as_bytes())?;
+        let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
+        let settings = toml::to_string(&resolved).map_err(Error::invalid)?;
+        let hint = "go on with --resume, or give --overwrite or another --output";
+        let claim =
+            if self.resume { Claim::resumed(&dir)? } else { Claim::new_run(&dir, self.overwrite, hint)? };
+        if self.overwrite {
+            claim.keep_inputs(session.options.inputs())?;
         }
-        let job = Train { session: &session, config, samples, held_out, dir: &dir, resume: self.resume };
+        let start = if self.resume { Start::Resume } else { Start::New { claim: &claim, settings } };
+        let job = Train { session: &session, config, samples, held_out, dir: &dir, start };
         backend.run(session.options.device_index, job).map_err(Error::invalid)?
     }
+}
+
+/// How a run begins.
+enum Start<'a> {
+    /// In a folder that is emptied for it and gets these settings.
+    New { claim: &'a Claim, settings: String },
+    /// At the newest checkpoint.
+    Resume,
 }
 
 struct Train<'a> {
@@ -81,7 +88,7 @@ struct Train<'a> {
     samples: Vec<TokenizedSample>,
     held_out: Option<Vec<TokenizedSample>>,
     dir: &'a Path,
-    resume: bool,
+    start: Start<'a>,
 }
 
 impl Job for Train<'_> {
@@ -93,10 +100,17 @@ impl Job for Train<'_> {
         let total = c.total_steps(sampler.updates_per_epoch());
         let mut trainer = self.setup::<B>(&device)?;
         let mut done = 0;
-        if self.resume {
-            done = trainer.resume(self.dir, self.samples.len())?.unwrap_or(0);
-            keep_metrics(&self.dir.join("metrics.jsonl"), done)?;
-            verbosity::note(format_args!("going on after update {done} of {total}"));
+        match &self.start {
+            Start::New { claim, settings } => {
+                claim.clear()?;
+                write_atomic(&self.dir.join("config.toml"), settings.as_bytes())?;
+            }
+            Start::Resume => {
+                remove_leftovers(self.dir)?;
+                done = trainer.resume(self.dir, self.samples.len())?.unwrap_or(0);
+                keep_metrics(&self.dir.join("metrics.jsonl"), done)?;
+                verbosity::note(format_args!("going on after update {done} of {total}"));
+            }
         }
         let team = &self.session.team;
         verbosity::note(format_args!(
@@ -215,7 +229,7 @@ impl Train<'_> {
             match event {
                 Event::Step { metrics, .. } => {
                     let line = serde_json::to_string(metrics).map_err(|e| Error::file(&path, e))?;
-                    writeln!(file, "{line}").map_err(failed)?;
+                    output::append_line(&mut file, &line).map_err(failed)?;
                     if metrics.skipped {
                         progress.line(&format!(
                             "update {} skipped: loss or gradient is not finite",

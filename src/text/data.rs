@@ -14,6 +14,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::unique_json::UniqueJson;
 use crate::error::{Error, Result};
 
 /// The fields that make up each form.
@@ -77,7 +78,7 @@ pub fn read_jsonl(path: &Path, answers: Answers) -> Result<Vec<Sample>> {
 
 /// The sample on one line; the error is a message without the place.
 fn parse_line(line: usize, raw: &[u8], answers: Answers) -> std::result::Result<Sample, String> {
-    let value: Value = serde_json::from_slice(raw).map_err(|e| {
+    let UniqueJson(value) = serde_json::from_slice(raw).map_err(|e| {
         let text = e.to_string();
         let what = text.split(" at line ").next().unwrap_or(&text);
         format!("malformed JSON at column {}: {what}", e.column())
@@ -283,6 +284,10 @@ mod tests {
     fn mistakes_name_file_line_and_field() {
         for (line, message) in [
             (r#"{"question": "q", "answer": }"#, "malformed JSON at column 29: expected value"),
+            (
+                r#"{"question": "q", "answer": "a", "question": "p"}"#,
+                "malformed JSON at column 44: the field `question` is there twice",
+            ),
             (r#"[1]"#, "expected a JSON object, found a list"),
             (r#"{"text": "x"}"#, "no known form; expected `question` and `answer`"),
             (

@@ -10,6 +10,7 @@ mod stream;
 mod template_fixtures;
 pub mod tokenizer;
 pub mod toml_file;
+mod unique_json;
 
 pub use chat::{ChatMessage, ChatTemplate, Thinking};
 pub use data::{Answers, Sample, SampleIds, read_jsonl};

@@ -137,6 +137,13 @@ impl TrainConfig {
         positive("max_skipped_updates", self.max_skipped_updates)?;
         positive("max_steps", self.max_steps.unwrap_or(1))?;
         positive("save_total_limit", self.save_total_limit.unwrap_or(1))?;
+        if i64::try_from(self.seed).is_err() {
+            return Err(Error::invalid(format!(
+                "seed must be at most {}, the largest integer of a TOML file, not {}",
+                i64::MAX,
+                self.seed
+            )));
+        }
         for (name, value) in [
             ("learning_rate", self.learning_rate),
             ("max_grad_norm", self.max_grad_norm),

@@ -26,16 +26,16 @@ impl Sampler {
 
     /// Updates per epoch; the last one may be smaller.
     pub fn updates_per_epoch(&self) -> usize {
-        self.samples.div_ceil(self.batch_size * self.accumulation)
+        self.samples.div_ceil(self.batch_size.saturating_mul(self.accumulation))
     }
 
     /// The micro-batches of update `step` (from 0), as indices of samples.
     pub fn update(&self, step: usize) -> Vec<Vec<usize>> {
         let per_epoch = self.updates_per_epoch();
         let order = self.epoch(step / per_epoch);
-        let size = self.batch_size * self.accumulation;
+        let size = self.batch_size.saturating_mul(self.accumulation);
         let from = step % per_epoch * size;
-        let to = (from + size).min(order.len());
+        let to = from.saturating_add(size).min(order.len());
         order[from..to].chunks(self.batch_size).map(<[usize]>::to_vec).collect()
     }
 

@@ -1,6 +1,7 @@
 //! The configuration out of a GGUF file's metadata.
 
 use super::{BackboneConfig, Family, RopeConfig, RopeScaling};
+use crate::checkpoint::candle_message;
 use crate::checkpoint::gguf::architecture;
 use crate::error::{Error, Result};
 use candle_core::Device;
@@ -139,7 +140,7 @@ impl Meta<'_> {
             .map_err(candle_core::Error::from)
             .and_then(|mut file| self.content.tensor(&mut file, FACTORS, &Device::Cpu))
             .and_then(|tensor| tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>())
-            .map_err(|cause| error(format!("cannot be read: {cause}")))?;
+            .map_err(|cause| error(format!("cannot be read: {}", candle_message(&cause))))?;
         match RopeScaling::from_divisors(&divisors, theta) {
             Some(RopeScaling::None) => Ok(scaling),
             Some(llama3) if scaling == RopeScaling::None => Ok(llama3),

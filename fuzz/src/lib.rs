@@ -1,0 +1,129 @@
+//! The readers of everything that a user hands in, each as a function of bytes. They may refuse their input, but not panic, and what
+//! they accept must make sense.
+//!
+//! `cargo fuzz` runs them guided by coverage; `tests/fuzz.rs` runs them on seeded mutations of valid files in the ordinary tests. A new
+//! kind of file needs a function here, a line in [`TARGETS`], and a file in `fuzz_targets`.
+
+use std::path::PathBuf;
+
+use diffmas::agents::TeamConfig;
+use diffmas::backbone::BackboneConfig;
+use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
+use diffmas::text::{Answers, PromptBuilder, Tokenizer, read_jsonl};
+
+/// A fuzzed reader.
+pub type Target = fn(&[u8]);
+
+/// Every reader by name.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("safetensors", safetensors),
+    ("gguf", gguf),
+    ("peft", peft),
+    ("model_config", model_config),
+    ("jsonl", jsonl),
+    ("team", team),
+];
+
+/// The weights of a folder: the table of tensors and their values.
+pub fn safetensors(data: &[u8]) {
+    let path = file("model.safetensors", data);
+    if let Ok(weights) = SafetensorsWeights::open(path.parent().expect("the file lies in a folder")) {
+        read_all(&weights);
+    }
+}
+
+/// A GGUF file: tensors, configuration, tokenizer and chat template.
+pub fn gguf(data: &[u8]) {
+    let path = file("model.gguf", data);
+    let Ok(weights) = GgufWeights::open(&path) else { return };
+    read_all(&weights);
+    if let Ok(config) = BackboneConfig::from_gguf(&path, weights.content()) {
+        sensible(&config);
+    }
+    if let Ok(tokenizer) = Tokenizer::from_gguf(&path, weights.content())
+        && let Ok(ids) = tokenizer.encode("ab ba <end> \u{e9}")
+    {
+        let _ = tokenizer.decode(&ids);
+    }
+}
+
+/// `adapter_config.json` of PEFT.
+pub fn peft(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let path = PathBuf::from("adapter_config.json");
+    let Ok(config) = AdapterConfig::from_json(&path, text) else { return };
+    for module in ["model.layers.0.self_attn.q_proj", "model.layers.11.mlp.down_proj"] {
+        let _ = config.targets(module);
+        assert!(config.rank(module) > 0 && config.scaling(module) > 0.0, "{config:?}");
+    }
+    let again = AdapterConfig::from_json(&path, &config.to_json()).expect("what is written is read");
+    assert_eq!((again.r, &again.rank_pattern), (config.r, &config.rank_pattern));
+    assert_eq!(again.target_modules, config.target_modules);
+}
+
+/// `config.json` of a model.
+pub fn model_config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(config) = BackboneConfig::from_json(&PathBuf::from("config.json"), text) {
+        sensible(&config);
+    }
+}
+
+/// A data file, and the prompts that the built-in team makes of its lines.
+pub fn jsonl(data: &[u8]) {
+    let path = file("data.jsonl", data);
+    let builder = PromptBuilder::new(&TeamConfig::preset().agents, None).expect("the built-in team is valid");
+    let lines = data.iter().filter(|&&b| b == b'\n').count() + 1;
+    for answers in [Answers::Required, Answers::Optional] {
+        for sample in read_jsonl(&path, answers).unwrap_or_default() {
+            assert!((1..=lines).contains(&sample.line));
+            let _ = builder.messages(&path, &sample, 0);
+            if let Ok(built) = builder.build(&path, &sample, 512) {
+                assert!(built.prompts.iter().all(|ids| !ids.is_empty() && ids.iter().all(|&id| id < 512)));
+            }
+        }
+    }
+}
+
+/// A team file and its templates.
+pub fn team(data: &[u8]) {
+    let Ok(team) = TeamConfig::read(&file("team.toml", data)) else { return };
+    let _ = PromptBuilder::new(&team.agents, None);
+    let text = toml::to_string(&team).expect("a team can be written");
+    let again = TeamConfig::read(&file("again.toml", text.as_bytes())).expect("what is written is read");
+    assert_eq!(again, team);
+}
+
+/// Reads every tensor, which has as many values as its shape says.
+fn read_all(weights: &dyn Weights) {
+    for name in weights.names() {
+        let shape = weights.shape(&name).expect("a name that is listed has a shape");
+        if let Ok(values) = weights.read_f32(&name) {
+            assert_eq!(
+                Some(values.len()),
+                shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d)),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// What the backbone divides by and multiplies is neither 0 nor out of bounds.
+fn sensible(config: &BackboneConfig) {
+    let heads = (config.num_attention_heads, config.num_key_value_heads);
+    assert!(heads.0 > 0 && heads.1 > 0 && heads.0.is_multiple_of(heads.1), "{config:?}");
+    assert!(config.head_dim > 0 && config.head_dim.is_multiple_of(2) && config.vocab_size > 0, "{config:?}");
+    assert!(heads.0.checked_mul(config.head_dim).is_some() && config.rms_norm_eps.is_finite(), "{config:?}");
+}
+
+/// A file of these bytes in this thread's own folder.
+fn file(name: &str, data: &[u8]) -> PathBuf {
+    thread_local! {
+        static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("there is room for temporary files");
+    }
+    FOLDER.with(|folder| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, data).expect("there is room for temporary files");
+        path
+    })
+}

@@ -1,0 +1,14 @@
+//! Every wrong input is answered with one sentence that names the place, and nothing half-written stays.
+
+#[path = "../shared/mod.rs"]
+mod shared;
+
+mod adapter;
+mod data;
+mod model;
+mod network;
+mod output;
+mod resume;
+mod settings;
+mod team;
+mod weights;

@@ -1,0 +1,92 @@
+//! Every reader on thousands of damaged files: no panic, no nonsense, and memory in proportion to the file.
+//!
+//! `DIFFMAS_FUZZ_EXECUTIONS=1000000 cargo test --release --test fuzz` runs a million of each. Execution `i` of a target is the same in
+//! every run.
+
+mod memory;
+mod mutate;
+mod seeds;
+#[path = "../shared/mod.rs"]
+mod shared;
+#[path = "../../fuzz/src/lib.rs"]
+mod targets;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use targets::TARGETS;
+
+/// A byte of a GGUF array becomes a value of 32 bytes in a list that doubles while it grows; that is the most.
+const BYTES_PER_BYTE: usize = 128;
+/// Compiled regular expressions and the tables of parsers, whatever the file.
+const BYTES: usize = 16 << 20;
+
+fn fuzz(name: &str) {
+    let (_, target) = TARGETS.iter().find(|(other, _)| *other == name).expect("a target of this name");
+    let executions = match std::env::var("DIFFMAS_FUZZ_EXECUTIONS") {
+        Ok(text) => text.parse().expect("DIFFMAS_FUZZ_EXECUTIONS is a number"),
+        Err(_) => 3000,
+    };
+    let seeds = seeds::of(name);
+    for seed in &seeds {
+        target(seed);
+    }
+    for execution in 0..executions {
+        let input = mutate::mutated(&seeds, execution);
+        memory::start(execution);
+        let outcome = catch_unwind(AssertUnwindSafe(|| target(&input)));
+        let peak = memory::peak();
+        if outcome.is_err() || peak > BYTES + BYTES_PER_BYTE * input.len() {
+            let path = std::env::temp_dir().join(format!("diffmas-fuzz-{name}-{execution}"));
+            std::fs::write(&path, &input).unwrap();
+            let what = outcome.map_or("panicked".to_string(), |()| format!("took {peak} bytes"));
+            panic!(
+                "{name}, execution {execution}: {what} on {} bytes, kept in {}",
+                input.len(),
+                path.display()
+            );
+        }
+    }
+    eprintln!("{name}: {executions} executions");
+}
+
+#[test]
+fn safetensors() {
+    fuzz("safetensors");
+}
+
+#[test]
+fn gguf() {
+    fuzz("gguf");
+}
+
+#[test]
+fn peft() {
+    fuzz("peft");
+}
+
+#[test]
+fn model_config() {
+    fuzz("model_config");
+}
+
+#[test]
+fn jsonl() {
+    fuzz("jsonl");
+}
+
+#[test]
+fn team() {
+    fuzz("team");
+}
+
+#[test]
+#[ignore = "writes fuzz/corpus, from which `cargo fuzz` starts"]
+fn the_valid_files_are_written_as_the_corpus_of_cargo_fuzz() {
+    for (name, _) in TARGETS {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for (index, seed) in seeds::of(name).iter().enumerate() {
+            std::fs::write(folder.join(format!("valid-{index}")), seed).unwrap();
+        }
+    }
+}

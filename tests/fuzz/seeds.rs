@@ -1,0 +1,88 @@
+//! The valid files that are damaged.
+
+use std::fs;
+
+use diffmas::agents::TeamConfig;
+use diffmas::checkpoint::{NamedTensors, write_safetensors};
+use serde_json::json;
+
+use crate::shared::{gguf, golden, line};
+
+/// Valid files for the target `name`.
+pub fn of(name: &str) -> Vec<Vec<u8>> {
+    match name {
+        "safetensors" => vec![small_safetensors(), mixed_safetensors()],
+        "gguf" => vec![gguf::tiny()],
+        "peft" => {
+            vec![fs::read(golden("tiny-llama").join("adapter/adapter_config.json")).unwrap(), patterns()]
+        }
+        "model_config" => models(),
+        "jsonl" => vec![data()],
+        "team" => vec![toml::to_string(&TeamConfig::preset()).unwrap().into(), small_team()],
+        _ => panic!("no valid file for the target `{name}`"),
+    }
+}
+
+fn small_safetensors() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let tensors = NamedTensors::from([
+        ("a.weight".to_string(), (vec![2, 3], vec![0.5; 6])),
+        ("b.bias".to_string(), (vec![4], vec![1.0; 4])),
+        ("scalar".to_string(), (vec![], vec![2.0])),
+    ]);
+    write_safetensors(&path, &tensors, Some([("format".to_string(), "pt".to_string())].into())).unwrap();
+    fs::read(path).unwrap()
+}
+
+/// Types of every width, and a tensor without values.
+fn mixed_safetensors() -> Vec<u8> {
+    let header = json!({
+        "h": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]},
+        "b": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [8, 16]},
+        "i": {"dtype": "I64", "shape": [1], "data_offsets": [16, 24]},
+        "none": {"dtype": "F32", "shape": [0, 5], "data_offsets": [24, 24]},
+    })
+    .to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[1; 24]].concat()
+}
+
+fn patterns() -> Vec<u8> {
+    json!({"peft_type": "LORA", "r": 4, "lora_alpha": 2.5, "target_modules": r".*\.(q|v)_proj",
+        "rank_pattern": {r"layers\.1\..*": 8, "^q_proj": 2}, "alpha_pattern": {"v_proj": 1}, "use_rslora": true})
+    .to_string()
+    .into()
+}
+
+/// `config.json` of every tiny model in both spellings, and one with scaled rotary frequencies.
+fn models() -> Vec<Vec<u8>> {
+    let models = ["tiny-llama", "tiny-qwen2", "tiny-qwen3"].map(|name| golden(name).join("model"));
+    let files =
+        models.iter().flat_map(|dir| ["config.json", "config.legacy.json"].map(|file| dir.join(file)));
+    let mut all: Vec<Vec<u8>> = files.map(|path| fs::read(path).unwrap()).collect();
+    let scaled = json!({"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "eos_token_id": [1, 2],
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64}});
+    all.push(scaled.to_string().into());
+    all
+}
+
+fn data() -> Vec<u8> {
+    [
+        line(&json!([1, 2]), &json!([3])),
+        json!({"question": "q", "answer": "a", "level": 3}),
+        json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}),
+        json!({"prompt": "p", "completion": "c\n\u{e9}"}),
+    ]
+    .map(|line| line.to_string())
+    .join("\n")
+    .into()
+}
+
+fn small_team() -> Vec<u8> {
+    "channel = \"trace\"\ntransmit = \"latent\"\nlatent_steps = 3\nfeed = \"soft\"\n\n[[agents]]\nname = \"a\"\n\
+     system = '''{% if level is defined %}{{ level | upper }}{% endif %}'''\nuser = \"{{ question }}\"\n\
+     latent_steps = 2\n\n[[agents]]\nname = \"b\"\nuser = \"{{ question[:3] ~ 'x' }}\"\n"
+        .into()
+}
