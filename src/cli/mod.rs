@@ -6,8 +6,10 @@ mod interrupt;
 mod options;
 mod output;
 mod progress;
+mod report;
 mod run;
 mod session;
+mod summary;
 mod train;
 
 use std::process::ExitCode;
