@@ -10,13 +10,36 @@
 //!                 └── S₁ ─────┴── S₂ ────┴── S₃ ────┘                      Sⱼ: keys and values it leaves in the trace
 //! ```
 //!
-//! Every component is generic over Burn's `Backend` through [`diffmas_backends::ModelBackend`]; training runs on `Autodiff<B>`,
-//! everything else on `B`.
+//! A transformer writes keys and values for every position it reads, and later positions read nothing else. So an agent that leaves
+//! its keys and values behind has told the next one everything it could know, without choosing a single word:
+//!
+//! 1. An upstream agent reads its prompt on top of the *trace*, then thinks for `T` latent steps: the last hidden state, rescaled,
+//!    becomes the next input embedding. No token is sampled.
+//! 2. Its keys and values are appended to the trace as a [`Segment`](communication::Segment). The trace only grows.
+//! 3. The final agent reads its prompt on top of the trace and answers in text; in training, the loss is that of the target's tokens.
+//! 4. The gradient flows back through the trace into every agent's thinking, one stage at a time
+//!    ([`recompute`](training::recompute)), and an adapter learns what to write and how to read.
+//!
+//! Whether the message matters can be asked of any trained team: give the final agent another question's trace
+//! ([`Control`](evaluation::Control)).
+//!
+//! # Quick start
+//!
+//! `examples/quickstart.rs`; `diffmas train`, `run` and `eval` do the same from the command line.
+//!
+//! ```no_run
+#![doc = include_str!("../examples/quickstart.rs")]
+//! ```
+//!
+//! # Where things are
+//!
+//! Every component is generic over Burn's `Backend` through [`ModelBackend`](backends::ModelBackend); training runs on `Autodiff<B>`,
+//! everything else on `B`. [`BackendKind::run`](backends::BackendKind::run) is the one place where a name becomes a type.
 //!
 //! - [`backbone`]: the transformer, its files, LoRA
 //! - [`communication`]: segments and the trace
 //! - [`agents`]: roles, prompts on a batch, a team as a DAG of stages
-//! - [`training`]: the recomputation driver and a loop that resumes bit-identically
+//! - [`training`]: the recomputation driver, a loop that resumes bit-identically, TensorBoard events
 //! - [`inference`] and [`evaluation`]: answers; scores with real messages and with controls
 //! - [`text`] and [`checkpoint`]: tokenizer, chat template, data; safetensors, GGUF, PEFT
 

@@ -12,8 +12,10 @@ mod lines;
 mod options;
 mod output;
 mod progress;
+mod report;
 mod run;
 mod session;
+mod summary;
 mod train;
 mod verbosity;
 

@@ -119,6 +119,12 @@ pub struct TrainArgs {
     /// Scale by lora_alpha / sqrt(r) instead
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     use_rslora: Option<bool>,
+    /// Curves for TensorBoard in --output [true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    tensorboard: Option<bool>,
+    /// A table metrics.csv in --output, beside metrics.jsonl
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    csv: Option<bool>,
 }
 
 /// All settings, from a file, flags, or both.
@@ -162,6 +168,8 @@ pub struct Options {
     pub lora_alpha: Option<f64>,
     pub target_modules: Option<Vec<String>>,
     pub use_rslora: Option<bool>,
+    pub tensorboard: Option<bool>,
+    pub csv: Option<bool>,
     /// The whole team, as a run's own config.toml holds it; `system` wins.
     pub team: Option<TeamConfig>,
 }
@@ -329,6 +337,24 @@ mod tests {
         for flags in [object(&TrainArgs::default()).unwrap(), object(&TeamArgs::default()).unwrap()] {
             assert!(flags.keys().all(|k| keys.contains_key(k)));
         }
+    }
+
+    #[test]
+    fn every_recipe_is_understood_and_starts_with_its_command() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut recipes = 0;
+        for entry in std::fs::read_dir(root.join("runs")).unwrap() {
+            let path = entry.unwrap().path();
+            let options = Options::read(Some(&path), &[]).unwrap();
+            options.team().unwrap();
+            options.train_config().unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let (first, name) = (text.lines().next().unwrap(), path.file_name().unwrap().to_str().unwrap());
+            assert!(first.starts_with("# cargo run --release"), "{name}: {first}");
+            assert!(first.contains(&format!(" train --config runs/{name}")), "{name}: {first}");
+            recipes += 1;
+        }
+        assert!(recipes > 0);
     }
 
     #[test]

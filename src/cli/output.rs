@@ -1,6 +1,6 @@
 //! Output files, which appear only when they are complete; text on standard output.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -25,10 +25,14 @@ pub fn check_file(path: &Path, flag: &str, overwrite: bool) -> Result<()> {
     })
 }
 
-/// Appends `line` to `file`; where that fails, as on a full disk, nothing of the line stays.
-pub fn append_line(file: &mut File, line: &str) -> io::Result<()> {
-    let before = file.metadata()?.len();
-    file.write_all(format!("{line}\n").as_bytes()).inspect_err(|_| drop(file.set_len(before)))
+/// Adds `bytes` to the file at `path`; where that fails, as on a full disk, none of them stay.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
+    let add = || -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        let before = file.metadata()?.len();
+        file.write_all(bytes).inspect_err(|_| drop(file.set_len(before)))
+    };
+    add().map_err(|e| Error::file(path, format!("the file cannot be written: {e}")))
 }
 
 /// Writes one JSON object a line.

@@ -1,8 +1,7 @@
 //! `diffmas train`
 
-use std::fs::{self, OpenOptions};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use diffmas::agents::{AdapterSet, Team, TeamBatch, TeamPlan};
@@ -11,16 +10,16 @@ use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_
 use diffmas::evaluation::Control;
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{
-    Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, peak_memory_bytes, write_feed,
-};
+use diffmas::training::{Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, write_feed};
 use diffmas::{Error, Result};
 
 use super::claim::Claim;
 use super::options::{Options, TeamArgs, TrainArgs, flags};
 use super::progress::Progress;
+use super::report::Report;
 use super::session::Session;
-use super::{eval, interrupt, output, verbosity};
+use super::summary::Summary;
+use super::{eval, interrupt, verbosity};
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
@@ -108,7 +107,6 @@ impl Job for Train<'_> {
             Start::Resume => {
                 remove_leftovers(self.dir)?;
                 done = trainer.resume(self.dir, self.samples.len())?.unwrap_or(0);
-                keep_metrics(&self.dir.join("metrics.jsonl"), done)?;
                 verbosity::note(format_args!("going on after update {done} of {total}"));
             }
         }
@@ -120,8 +118,11 @@ impl Job for Train<'_> {
             self.samples.len(),
             trainer.parameters().num_elements()
         ));
-        let before = if done == 0 { self.held_out_loss(&trainer)? } else { None };
-        let reason = self.train_with_progress(&mut trainer, done, total)?;
+        let mut report = Report::open(self.dir, done, team, &self.session.options)?;
+        if done == 0 {
+            self.score(&trainer, &mut report, 0)?;
+        }
+        let reason = self.train_with_progress(&mut trainer, &mut report, done, total)?;
         if reason == StopReason::Interrupted {
             return Err(Error::Interrupted(format!(
                 "stopped; a checkpoint was written. Go on with: diffmas train --resume --output {}",
@@ -133,16 +134,9 @@ impl Job for Train<'_> {
             trainer.adapters().write(&adapter)?;
         }
         write_feed(self.dir, trainer.model(), trainer.parameters())?;
-        let after = self.held_out_loss(&trainer)?;
-        if let Some(after) = after {
-            match before {
-                Some(before) => println!("held-out loss {before:.4} before, {after:.4} after training"),
-                None => println!("held-out loss {after:.4} after training"),
-            }
-        }
-        let memory = peak_memory_bytes()
-            .map_or(String::new(), |b| format!(", peak memory {:.2} GiB", b as f64 / 1_073_741_824.0));
-        println!("adapter in {}{memory}", adapter.display());
+        self.score(&trainer, &mut report, total)?;
+        let text = self.session.model.tokenizer.is_some();
+        println!("{}", Summary { dir: self.dir, report: &report, text });
         self.show_an_answer(&trainer.team())
     }
 }
@@ -208,28 +202,28 @@ impl Train<'_> {
         Ok(())
     }
 
-    fn held_out_loss<B: ModelBackend>(&self, trainer: &Trainer<B>) -> Result<Option<f64>> {
-        let Some(samples) = &self.held_out else { return Ok(None) };
+    /// Scores the held-out data, where there is any and it has not been scored after this update in an earlier session.
+    fn score<B: ModelBackend>(&self, trainer: &Trainer<B>, report: &mut Report, step: usize) -> Result<()> {
+        let Some(samples) = self.held_out.as_ref().filter(|_| !report.has_eval_loss(step)) else {
+            return Ok(());
+        };
         let (e, _) =
             eval::score(&trainer.team(), samples, self.config.batch_size, &Control::Real, self.config.seed)?;
-        Ok(Some(e.loss))
+        report.eval_loss(step, e.loss)
     }
 
     fn train_with_progress<B: ModelBackend>(
         &self,
         trainer: &mut Trainer<B>,
+        report: &mut Report,
         done: usize,
         total: usize,
     ) -> Result<StopReason> {
-        let path: PathBuf = self.dir.join("metrics.jsonl");
-        let failed = |e: std::io::Error| Error::file(&path, e);
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
         let mut progress = Progress::new("update", done, total);
         let reason = trainer.train(&self.samples, Some(self.dir), interrupt::stop(), |event| {
             match event {
                 Event::Step { metrics, .. } => {
-                    let line = serde_json::to_string(metrics).map_err(|e| Error::file(&path, e))?;
-                    output::append_line(&mut file, &line).map_err(failed)?;
+                    report.step(metrics)?;
                     if metrics.skipped {
                         progress.line(&format!(
                             "update {} skipped: loss or gradient is not finite",
@@ -251,13 +245,4 @@ impl Train<'_> {
 fn describe(m: &StepMetrics) -> String {
     let number = |x: Option<f64>| x.map_or("not finite".into(), |x| format!("{x:.4}"));
     format!("loss {}  grad norm {}", number(m.loss), number(m.grad_norm))
-}
-
-/// Drops lines of updates after `done`, which a resumed run does again.
-fn keep_metrics(path: &Path, done: usize) -> Result<()> {
-    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
-    let step = |line: &str| serde_json::from_str::<StepMetrics>(line).map(|m| m.step);
-    let kept: String =
-        text.lines().filter(|l| step(l).is_ok_and(|s| s <= done)).flat_map(|l| [l, "\n"]).collect();
-    write_atomic(path, kept.as_bytes())
 }

@@ -34,6 +34,14 @@ pub struct Sample {
     pub ids: Option<SampleIds>,
 }
 
+impl Sample {
+    /// A line that holds nothing but a question.
+    pub fn question(text: impl Into<String>) -> Self {
+        let fields = Map::from_iter([("question".to_string(), Value::String(text.into()))]);
+        Self { line: 1, fields, answer: None, ids: None }
+    }
+}
+
 /// The token ids of a pre-tokenised line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SampleIds {

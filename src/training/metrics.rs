@@ -1,4 +1,4 @@
-//! What a step reports.
+//! What updates and scores of held-out data report.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +26,15 @@ pub struct StepMetrics {
     /// Whether the update was skipped because loss or gradient was not finite.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+}
+
+/// One line of `eval_metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalMetrics {
+    /// Updates done before the held-out data was scored.
+    pub step: usize,
+    /// Mean NLL of its target tokens; null when it is not finite.
+    pub eval_loss: Option<f64>,
 }
 
 /// The largest resident memory of this process so far, in bytes.

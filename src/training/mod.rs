@@ -8,14 +8,16 @@ mod optimizer;
 mod parameters;
 mod sampler;
 mod schedule;
+mod tensorboard;
 mod trainer;
 
 pub use checkpoint::{CheckpointState, read_checkpoint, read_feed, write_checkpoint, write_feed};
 pub use config::{TraceGradient, TrainConfig};
 pub use driver::{Outcome, StageGraph, StageOutput, end_to_end, recompute};
-pub use metrics::{StepMetrics, peak_memory_bytes};
+pub use metrics::{EvalMetrics, StepMetrics, peak_memory_bytes};
 pub use optimizer::{Optimizer, clip};
 pub use parameters::Parameters;
 pub use sampler::Sampler;
 pub use schedule::{LrSchedulerType, learning_rate};
+pub use tensorboard::EventFile;
 pub use trainer::{Event, StopReason, Trainer};

@@ -1,0 +1,74 @@
+//! What a finished training run says: what it gained, what it cost, where the adapter is and how to run it.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use diffmas::training::peak_memory_bytes;
+use indicatif::FormattedDuration;
+
+use super::report::Report;
+
+/// The end of a run in a few lines, over all its sessions.
+pub struct Summary<'a> {
+    /// Folder of the run.
+    pub dir: &'a Path,
+    /// Its logs.
+    pub report: &'a Report,
+    /// Whether the model has a tokenizer, so that a question can be asked as text.
+    pub text: bool,
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (dir, steps) = (self.dir.display(), self.report.steps());
+        if let Some(loss) = self.loss() {
+            writeln!(f, "{loss}")?;
+        }
+        let seconds: f64 = steps.iter().map(|m| m.step_seconds).sum();
+        let tokens: f64 = steps.iter().map(|m| m.step_seconds * m.tokens_per_second).sum();
+        write!(
+            f,
+            "{} updates in {}, {:.0} tokens/s",
+            steps.len(),
+            duration(seconds),
+            tokens / seconds.max(f64::MIN_POSITIVE)
+        )?;
+        match steps.iter().map(|m| m.peak_memory_bytes).chain([peak_memory_bytes()]).max().flatten() {
+            Some(bytes) => writeln!(f, ", peak memory {:.2} GiB", bytes as f64 / 1_073_741_824.0)?,
+            None => writeln!(f)?,
+        }
+        writeln!(f, "adapter in {dir}/adapter")?;
+        if self.report.has_events() {
+            writeln!(f, "curves: tensorboard --logdir {dir}")?;
+        }
+        let asked = if self.text { "--question \"…\" --greedy" } else { "--data FILE.jsonl --greedy" };
+        write!(f, "run it: diffmas run --config {dir}/config.toml --adapter {dir}/adapter {asked}")
+    }
+}
+
+impl Summary<'_> {
+    /// The loss before and after: of held-out data where there is any, else of the first and the last update.
+    fn loss(&self) -> Option<String> {
+        let number = |x: Option<f64>| x.map_or("not finite".into(), |x| format!("{x:.4}"));
+        let (first, last) = (self.report.steps().first()?, self.report.steps().last()?);
+        let after_update =
+            |step| self.report.scores().iter().find(|s| s.step == step).map(|s| number(s.eval_loss));
+        Some(match (after_update(0), after_update(last.step)) {
+            (Some(before), Some(after)) => format!("held-out loss {before} before, {after} after training"),
+            (None, Some(after)) => format!("held-out loss {after} after training"),
+            (_, None) => {
+                let [first, last] = [first.loss, last.loss].map(number);
+                format!("training loss {first} in the first update, {last} in the last")
+            }
+        })
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    if seconds < 100.0 {
+        format!("{seconds:.1} s")
+    } else {
+        FormattedDuration(Duration::from_secs_f64(seconds)).to_string()
+    }
+}
