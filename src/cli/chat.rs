@@ -132,7 +132,9 @@ impl Chat<'_> {
         self.trace = Some(describe_trace(&read.trace, &team.config));
         let mut shown = output::Stream::default();
         let answers = self.answering.answer(team, &samples, &read, &streams, |text| {
-            spinner.finish_and_clear();
+            if !spinner.is_finished() {
+                spinner.finish_and_clear();
+            }
             shown.push(text);
         })?;
         spinner.finish_and_clear();

@@ -175,7 +175,7 @@ impl Job for AnswerAll<'_> {
         let n = self.samples.len();
         let others =
             (self.command.trace == Control::Shuffled).then(|| derangement(n, self.command.generation.seed));
-        let mut progress = Progress::new("answered", 0, n);
+        let mut progress = (n > 1).then(|| Progress::new("answered", 0, n));
         let mut all = Vec::with_capacity(n);
         let indices: Vec<usize> = (0..n).collect();
         for rows in indices.chunks(self.answering.session.batch_size()) {
@@ -183,11 +183,13 @@ impl Job for AnswerAll<'_> {
             if interrupt::requested() {
                 return Err(Error::Interrupted("interrupted; no answer was written".into()));
             }
-            if n > 1 {
+            if let Some(progress) = &mut progress {
                 progress.set(all.len(), "");
             }
         }
-        progress.finish();
+        if let Some(progress) = progress {
+            progress.finish();
+        }
         Ok(all)
     }
 }
