@@ -294,7 +294,7 @@ mod tests {
             (r#"{"question": "q", "answer": }"#, "malformed JSON at column 29: expected value"),
             (
                 r#"{"question": "q", "answer": "a", "question": "p"}"#,
-                "malformed JSON at column 44: the field `question` is there twice",
+                "malformed JSON at column 43: the field `question` is there twice",
             ),
             (r#"[1]"#, "expected a JSON object, found a list"),
             (r#"{"text": "x"}"#, "no known form; expected `question` and `answer`"),

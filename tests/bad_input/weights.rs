@@ -129,14 +129,14 @@ fn a_gguf_file_that_is_empty_cut_or_none_is_a_sentence() {
         let path = place.write("m.gguf", bytes);
         let message = failure(place.eval(&[&"--model", &path]));
         says(&message, &["m.gguf: "]);
-        message
     };
     for length in [0, 3, 30, whole.len() / 2, whole.len() - 40] {
         eval(&whole[..length]);
     }
     eval(b"PK\x03\x04 this is something else");
     // The whole file is fine: only the data has more tokens than its embedding.
-    says(&eval(&whole), &["data.jsonl, line 1", "token id"]);
+    let path = place.write("m.gguf", &whole);
+    says(&failure(place.eval(&[&"--model", &path])), &["data.jsonl, line 1", "token id 5", "only 4 tokens"]);
 }
 
 #[test]

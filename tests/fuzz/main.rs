@@ -11,18 +11,22 @@ mod shared;
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::thread;
 
-use targets::TARGETS;
+use targets::{TARGETS, Target};
 
 /// A byte of a GGUF array becomes a value of 32 bytes in a list that doubles while it grows; that is the most.
 const BYTES_PER_BYTE: usize = 128;
 /// Compiled regular expressions and the tables of parsers, whatever the file.
 const BYTES: usize = 16 << 20;
 
+/// Libraries keep caches per thread (that of `tokenizers` outlives every tokenizer), which are not the memory that one file takes.
+const PER_THREAD: usize = 10_000;
+
 fn fuzz(name: &str) {
     let (_, target) = TARGETS.iter().find(|(other, _)| *other == name).expect("a target of this name");
-    let executions = match std::env::var("DIFFMAS_FUZZ_EXECUTIONS") {
+    let executions: u64 = match std::env::var("DIFFMAS_FUZZ_EXECUTIONS") {
         Ok(text) => text.parse().expect("DIFFMAS_FUZZ_EXECUTIONS is a number"),
         Err(_) => 3000,
     };
@@ -30,23 +34,27 @@ fn fuzz(name: &str) {
     for seed in &seeds {
         target(seed);
     }
-    for execution in 0..executions {
-        let input = mutate::mutated(&seeds, execution);
-        memory::start(execution);
-        let outcome = catch_unwind(AssertUnwindSafe(|| target(&input)));
-        let peak = memory::peak();
-        if outcome.is_err() || peak > BYTES + BYTES_PER_BYTE * input.len() {
-            let path = std::env::temp_dir().join(format!("diffmas-fuzz-{name}-{execution}"));
-            std::fs::write(&path, &input).unwrap();
-            let what = outcome.map_or("panicked".to_string(), |()| format!("took {peak} bytes"));
-            panic!(
-                "{name}, execution {execution}: {what} on {} bytes, kept in {}",
-                input.len(),
-                path.display()
-            );
+    for first in (0..executions).step_by(PER_THREAD) {
+        let all = first..executions.min(first + PER_THREAD as u64);
+        let piece = || all.for_each(|execution| execute(name, *target, &seeds, execution));
+        if let Err(panic) = thread::scope(|scope| scope.spawn(piece).join()) {
+            resume_unwind(panic);
         }
     }
     eprintln!("{name}: {executions} executions");
+}
+
+fn execute(name: &str, target: Target, seeds: &[Vec<u8>], execution: u64) {
+    let input = mutate::mutated(seeds, execution);
+    memory::start(execution);
+    let outcome = catch_unwind(AssertUnwindSafe(|| target(&input)));
+    let peak = memory::peak();
+    if outcome.is_err() || peak > BYTES + BYTES_PER_BYTE * input.len() {
+        let path = std::env::temp_dir().join(format!("diffmas-fuzz-{name}-{execution}"));
+        std::fs::write(&path, &input).unwrap();
+        let what = outcome.map_or("panicked".to_string(), |()| format!("took {peak} bytes"));
+        panic!("{name}, execution {execution}: {what} on {} bytes, kept in {}", input.len(), path.display());
+    }
 }
 
 #[test]
