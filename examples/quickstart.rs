@@ -1,13 +1,14 @@
 //! A team of two answers a question:
 //! `cargo run --release --example quickstart -- MODEL_FOLDER "What is the capital of France?"`
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel, TeamPlan};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::resolve_model;
-use diffmas::inference::{DecodeOptions, Sampling, decode};
+use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{PromptBuilder, Sample};
 use diffmas::{Error, Result};
 
@@ -58,8 +59,9 @@ impl Job for Ask<'_> {
         // 4. The solver reads them and answers.
         let (prompt, start) = (&batch.prompts[1], &plan.stages[1].start);
         let stop_tokens = vec![tokenizer.end_of_turn()];
-        let options = DecodeOptions { sampling: Sampling::Greedy, max_new_tokens: 64, stop_tokens, seed: 0 };
-        let answers = decode(&team, prompt, &trace, start, &options, &[0], |_, _| ());
+        let options = DecodeOptions { max_new_tokens: 64, stop_tokens, ..DecodeOptions::default() };
+        let go_on = |_row, _token| ControlFlow::Continue(());
+        let answers = decode(&team, prompt, &trace, start, &options, &[0], go_on);
         tokenizer.decode(&answers[0].token_ids)
     }
 }
