@@ -68,7 +68,7 @@ impl Job for Chat<'_> {
         }
         let mut interrupted = false;
         loop {
-            let line = lines.next()?;
+            let line = lines.read()?;
             if matches!(line, Line::Interrupted) {
                 if interrupted {
                     return Err(Error::Interrupted("interrupted".into()));

@@ -52,7 +52,7 @@ impl Lines {
     ///
     /// # Errors
     /// If standard input cannot be read or is not UTF-8.
-    pub fn next(&mut self) -> Result<Line> {
+    pub fn read(&mut self) -> Result<Line> {
         let Some(editor) = &mut self.editor else {
             let mut line = String::new();
             let read = stdin().lock().read_line(&mut line).map_err(failed)?;
