@@ -1,26 +1,24 @@
 //! GGUF files: every block format that candle reads, under Hugging Face's names and in its row order.
 
+use super::positioned::PositionedFile;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
-use memmap2::Mmap;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Cursor;
+use std::io::BufReader;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The architectures (`general.architecture`) that are read.
 pub const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
-/// The weights of a GGUF file, mapped into memory and dequantised to f32 tensor by tensor.
+/// The weights of a GGUF file, read and dequantised to f32 tensor by tensor.
 pub struct GgufWeights {
-    path: PathBuf,
-    map: Mmap,
+    file: PositionedFile,
     content: Content,
     /// Hugging Face's name of each tensor, and where it is.
     tensors: BTreeMap<String, Place>,
@@ -30,7 +28,7 @@ pub struct GgufWeights {
 struct Place {
     shape: Vec<usize>,
     dtype: GgmlDType,
-    bytes: Range<usize>,
+    bytes: Range<u64>,
     /// For rows that are stored in pairs (queries and keys of the architecture `llama`): the number of heads.
     paired_heads: Option<usize>,
 }
@@ -42,19 +40,15 @@ impl GgufWeights {
     /// When it is no complete GGUF file, its architecture is not one of [`ARCHITECTURES`], or a tensor has a
     /// format that candle does not read.
     pub fn open(path: &Path) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::file(path, format!("the file cannot be read: {error}"));
-        let file = File::open(path).map_err(failed)?;
-        // SAFETY: the mapping is read-only; as for every reader of mapped weights, the file must not be cut
-        // short or rewritten in place meanwhile.
-        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        if zero_alignment(&map) {
+        let file = PositionedFile::open(path)?;
+        if zero_alignment(&file)? {
             return Err(Error::file(path, "the field `general.alignment` is 0"));
         }
-        let content = Content::read(&mut Cursor::new(&map[..]))
+        let content = Content::read(&mut BufReader::new(file.file()))
             .map_err(|error| Error::file(path, format!("this is no GGUF file that can be read: {error}")))?;
         let architecture = architecture(path, &content)?;
         let mut tensors = BTreeMap::new();
-        let mut total = 0_usize;
+        let mut total = 0_u64;
         for (name, info) in &content.tensor_infos {
             if name == "rope_freqs.weight" {
                 continue; // the frequencies' factors: a matter of the configuration
@@ -64,8 +58,8 @@ impl GgufWeights {
                     format!("the tensor `{name}` does not lie within the file, which may be cut short");
                 Error::file(path, message)
             };
-            let bytes = stored_bytes(info, content.tensor_data_offset, map.len()).ok_or_else(cut)?;
-            total += bytes.len();
+            let bytes = stored_bytes(info, content.tensor_data_offset, file.length()).ok_or_else(cut)?;
+            total = total.saturating_add(bytes.end - bytes.start);
             let paired_heads = match paired_heads_key(&architecture, name) {
                 Some(key) => Some(head_count(path, &content, &key, info.shape.dims())?),
                 None => None,
@@ -74,15 +68,34 @@ impl GgufWeights {
             let place = Place { shape, dtype: info.ggml_dtype, bytes, paired_heads };
             tensors.insert(hf_name(name).unwrap_or_else(|| name.clone()), place);
         }
-        if total > map.len() {
+        if total > file.length() {
             return Err(Error::file(path, "the tensors overlap: together they are larger than the file"));
         }
-        Ok(Self { path: path.to_path_buf(), map, content, tensors })
+        Ok(Self { file, content, tensors })
     }
 
     /// The metadata and the table of tensors, for the configuration and the tokenizer.
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// Reads and dequantises a tensor in parallel, a buffer of blocks at a time.
+    fn dequantise(&self, name: &str, place: &Place) -> Result<Vec<f32>> {
+        const VALUES: usize = 1 << 17;
+        let (values, size) = (place.dtype.block_size(), place.dtype.type_size());
+        let blocks = VALUES.div_ceil(values);
+        let mut out = vec![0.0; (place.bytes.end - place.bytes.start) as usize / size * values];
+        out.par_chunks_mut(blocks * values).enumerate().try_for_each(|(at, out)| {
+            // candle reads the blocks in place as structs, which must be aligned.
+            let length = out.len() / values * size;
+            let mut buffer = vec![0_u64; length.div_ceil(8)];
+            let bytes = &mut bytemuck::cast_slice_mut(&mut buffer)[..length];
+            self.file.read_at(bytes, place.bytes.start + (at * blocks * size) as u64)?;
+            dequantise_blocks(place.dtype, bytes, out).map_err(|error| {
+                Error::file(self.path(), format!("the tensor `{name}` cannot be read: {error}"))
+            })
+        })?;
+        Ok(out)
     }
 }
 
@@ -97,11 +110,9 @@ impl Weights for GgufWeights {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let Some(place) = self.tensors.get(name) else {
-            return Err(Error::file(&self.path, format!("the tensor `{name}` is missing")));
+            return Err(Error::file(self.path(), format!("the tensor `{name}` is missing")));
         };
-        let values = dequantise(place.dtype, &self.map[place.bytes.clone()]).map_err(|error| {
-            Error::file(&self.path, format!("the tensor `{name}` cannot be read: {error}"))
-        })?;
+        let values = self.dequantise(name, place)?;
         Ok(match place.paired_heads {
             Some(heads) => unpair(&values, heads, place.shape[0]),
             None => values,
@@ -109,7 +120,7 @@ impl Weights for GgufWeights {
     }
 
     fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 }
 
@@ -194,44 +205,44 @@ fn unpair(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
 }
 
 /// The place of a tensor in a file of `length` bytes; `None` when it does not lie within it.
-fn stored_bytes(info: &TensorInfo, data_offset: u64, length: usize) -> Option<Range<usize>> {
+fn stored_bytes(info: &TensorInfo, data_offset: u64, length: u64) -> Option<Range<u64>> {
     let count = info.shape.dims().iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim))?;
     if !count.is_multiple_of(info.ggml_dtype.block_size()) {
         return None;
     }
     let size = (count / info.ggml_dtype.block_size()).checked_mul(info.ggml_dtype.type_size())?;
-    let start = usize::try_from(data_offset.checked_add(info.offset)?).ok()?;
-    let end = start.checked_add(size)?;
+    let start = data_offset.checked_add(info.offset)?;
+    let end = start.checked_add(size as u64)?;
     (end <= length).then_some(start..end)
 }
 
-/// Dequantises `bytes`, blocks of `dtype`, in parallel.
-fn dequantise(dtype: GgmlDType, bytes: &[u8]) -> candle_core::Result<Vec<f32>> {
-    const VALUES: usize = 1 << 17;
-    let (values, size) = (dtype.block_size(), dtype.type_size());
-    let blocks = VALUES.div_ceil(values);
-    let mut out = vec![0.0; bytes.len() / size * values];
-    let chunks = out.par_chunks_mut(blocks * values).zip(bytes.par_chunks(blocks * size));
-    chunks.try_for_each(|(out, bytes)| -> candle_core::Result<()> {
-        // candle reads the blocks in place as structs: a copy gives them the alignment that a file need not.
-        let mut aligned = vec![0_u64; bytes.len().div_ceil(8)];
-        let aligned = &mut bytemuck::cast_slice_mut(&mut aligned)[..bytes.len()];
-        aligned.copy_from_slice(bytes);
-        let tensor = qtensor_from_ggml(dtype, aligned, vec![out.len()], &Device::Cpu)?;
-        out.copy_from_slice(&tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>()?);
-        Ok(())
-    })?;
-    Ok(out)
+/// Dequantises `bytes`, whole blocks of `dtype`, to `out`.
+fn dequantise_blocks(dtype: GgmlDType, bytes: &[u8], out: &mut [f32]) -> candle_core::Result<()> {
+    let tensor = qtensor_from_ggml(dtype, bytes, vec![out.len()], &Device::Cpu)?;
+    out.copy_from_slice(&tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>()?);
+    Ok(())
 }
 
 /// Whether the metadata say `general.alignment = 0`, by which candle would divide. The metadata come first in
 /// a file, so a look at its start is enough.
-fn zero_alignment(bytes: &[u8]) -> bool {
-    const START: usize = 64 << 20;
+fn zero_alignment(file: &PositionedFile) -> Result<bool> {
+    const START: u64 = 64 << 20;
+    const WINDOW: usize = 1 << 20;
+    /// Longer than any match, so that each lies whole in one window.
+    const OVERLAP: usize = 64;
     const PATTERN: &str = r"(?sx-u) \x11\x00{3} (?:\x00{4})? general\.alignment # the key after its length
         (?:[\x00\x01]\x00{4}|[\x02\x03]\x00{5}|[\x04\x05]\x00{7})";
-    let start = &bytes[..bytes.len().min(START)];
-    regex::bytes::Regex::new(PATTERN).expect("the pattern is valid").is_match(start)
+    let pattern = regex::bytes::Regex::new(PATTERN).expect("the pattern is valid");
+    let mut window = vec![0; WINDOW];
+    let end = file.length().min(START);
+    for start in (0..end).step_by(WINDOW - OVERLAP) {
+        let length = (end - start).min(WINDOW as u64) as usize;
+        file.read_at(&mut window[..length], start)?;
+        if pattern.is_match(&window[..length]) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -239,6 +250,7 @@ mod tests {
     use super::*;
     use candle_core::Tensor;
     use candle_core::quantized::{QTensor, gguf_file};
+    use std::fs::File;
 
     fn write(path: &Path, metadata: &[(&str, Value)], tensors: &[(&str, QTensor)]) {
         let metadata: Vec<_> = metadata.iter().map(|(name, value)| (*name, value)).collect();

@@ -7,6 +7,7 @@ pub mod fields;
 pub mod gguf;
 pub mod hub;
 pub mod peft;
+mod positioned;
 pub mod safetensors;
 pub mod target_modules;
 pub mod weights;
@@ -17,6 +18,8 @@ pub use candle_error::candle_message;
 pub use gguf::GgufWeights;
 pub use hub::{fetch, resolve_model};
 pub use peft::AdapterFile;
-pub use safetensors::{NamedTensors, SafetensorsWeights, read_safetensors, write_safetensors};
+pub use safetensors::{
+    NamedTensors, SafetensorsWeights, StoredType, read_safetensors, write_safetensors, write_tensors,
+};
 pub use target_modules::TargetModules;
 pub use weights::{WeightTable, Weights};

@@ -22,6 +22,19 @@ pub trait Weights {
 
     /// The file or folder, for messages.
     fn path(&self) -> &Path;
+
+    /// The file that holds the tensor, for messages.
+    fn file(&self, _name: &str) -> &Path {
+        self.path()
+    }
+
+    /// Whether two tensors have the same values.
+    ///
+    /// # Errors
+    /// When one is missing or cannot be read.
+    fn equal(&self, a: &str, b: &str) -> Result<bool> {
+        Ok(self.read_f32(a)? == self.read_f32(b)?)
+    }
 }
 
 /// Hands out each weight once and at the end names the weights that nobody took.
@@ -70,19 +83,21 @@ impl<'a> WeightTable<'a> {
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         match self.weights.shape(name) {
             None => return Err(self.error(format!("the tensor `{name}` is missing"))),
-            Some(found) if found != shape => return Err(self.error(misfit(name, &found, shape))),
+            Some(found) if found != shape => {
+                return Err(Error::file(self.weights.file(name), misfit(name, &found, shape)));
+            }
             Some(_) => {}
         }
+        let error = |message: String| Error::file(self.weights.file(name), message);
         let values = self.weights.read_f32(name)?;
         if values.len() != shape.iter().product::<usize>() {
-            return Err(
-                self.error(format!("the tensor `{name}` holds {} values, not {shape:?}", values.len()))
-            );
+            return Err(error(format!("the tensor `{name}` holds {} values, not {shape:?}", values.len())));
         }
         if let Some(at) = first_non_finite(&values) {
-            return Err(
-                self.error(format!("the tensor `{name}` is not finite: its value {at} is {}", values[at]))
-            );
+            return Err(error(format!(
+                "the tensor `{name}` is not finite: its value {at} is {}",
+                values[at]
+            )));
         }
         self.unused.remove(name);
         Ok(values)
@@ -99,7 +114,7 @@ impl<'a> WeightTable<'a> {
         self.unused.retain(|name| !name.ends_with(".rotary_emb.inv_freq"));
         if tied && self.unused.remove(HEAD) {
             let same_shape = self.weights.shape(HEAD) == self.weights.shape(EMBEDDING);
-            if !same_shape || self.weights.read_f32(HEAD)? != self.weights.read_f32(EMBEDDING)? {
+            if !same_shape || !self.weights.equal(HEAD, EMBEDDING)? {
                 return Err(self.error(format!(
                     "the configuration says `tie_word_embeddings`, but `{HEAD}` differs from `{EMBEDDING}`"
                 )));

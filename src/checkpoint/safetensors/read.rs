@@ -1,28 +1,22 @@
-//! Safetensors files: single, sharded through an index, read as f32 and written as f32.
+//! Reading: headers first, then each tensor from its place in the file straight into f32 values.
 
-use super::atomic::write_with;
-use super::fields::Fields;
-use super::weights::Weights;
+use super::write::{NamedTensors, StoredType};
+use crate::checkpoint::fields::Fields;
+use crate::checkpoint::positioned::PositionedFile;
+use crate::checkpoint::weights::Weights;
 use crate::error::{Error, Result};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use memmap2::Mmap;
 use rayon::prelude::*;
-use safetensors::tensor::{Dtype, SafeTensors};
-use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::ops::Range;
+use safetensors::tensor::{Dtype, Metadata};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
-
-/// Tensors by name: shape and row-major values.
-pub type NamedTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// The weights of a Hugging Face folder: `model.safetensors` or the shards of its index.
 ///
-/// Files are mapped into memory and converted tensor by tensor; f32, f16 and bf16 are read.
+/// Files stay open and are read tensor by tensor; f32, f16 and bf16 are read.
 pub struct SafetensorsWeights {
+    /// `model.safetensors` or the index.
     path: PathBuf,
     shards: Vec<Shard>,
     /// The shard that holds each tensor.
@@ -38,7 +32,7 @@ impl SafetensorsWeights {
     pub fn open(dir: &Path) -> Result<Self> {
         let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
         if single.exists() {
-            return Self::from_shards(dir, vec![Shard::open(&single)?]);
+            return Self::from_shards(&single, vec![Shard::open(&single)?]);
         }
         if !index.exists() {
             return Err(Error::file(dir, no_weights(dir)));
@@ -66,20 +60,30 @@ impl SafetensorsWeights {
                 return Err(fields.error("weight_map", why));
             }
         }
-        Self::from_shards(dir, shards)
+        Self::from_shards(&index, shards)
     }
 
-    fn from_shards(dir: &Path, shards: Vec<Shard>) -> Result<Self> {
+    fn from_shards(path: &Path, shards: Vec<Shard>) -> Result<Self> {
         let mut places = BTreeMap::new();
         for (at, shard) in shards.iter().enumerate() {
             for name in shard.tensors.keys() {
                 if let Some(other) = places.insert(name.clone(), at) {
-                    let other = shards[other].path.display();
-                    return Err(Error::file(&shard.path, format!("the tensor `{name}` is also in {other}")));
+                    let other = shards[other].file.path().display();
+                    let message = format!("the tensor `{name}` is also in {other}");
+                    return Err(Error::file(shard.file.path(), message));
                 }
             }
         }
-        Ok(Self { path: dir.to_path_buf(), shards, places })
+        Ok(Self { path: path.to_path_buf(), shards, places })
+    }
+
+    /// How the tensor is stored; `None` when there is no such tensor or its type is not one that is written.
+    pub fn stored_type(&self, name: &str) -> Option<StoredType> {
+        StoredType::of(self.shard(name)?.tensors.get(name)?.dtype)
+    }
+
+    fn shard(&self, name: &str) -> Option<&Shard> {
+        self.places.get(name).map(|at| &self.shards[*at])
     }
 }
 
@@ -89,19 +93,32 @@ impl Weights for SafetensorsWeights {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let shard = &self.shards[*self.places.get(name)?];
-        shard.tensors.get(name).map(|tensor| tensor.shape.clone())
+        self.shard(name)?.tensors.get(name).map(|tensor| tensor.shape.clone())
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        match self.places.get(name) {
-            Some(&shard) => self.shards[shard].read(name),
+        match self.shard(name) {
+            Some(shard) => shard.read(name),
             None => Err(Error::file(&self.path, format!("the tensor `{name}` is missing"))),
         }
     }
 
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn file(&self, name: &str) -> &Path {
+        self.shard(name).map_or(&self.path, |shard| shard.file.path())
+    }
+
+    fn equal(&self, a: &str, b: &str) -> Result<bool> {
+        let stored = |name: &str| Some((self.shard(name)?, self.shard(name)?.tensors.get(name)?));
+        match (stored(a), stored(b)) {
+            (Some((shard_a, a)), Some((shard_b, b))) if a.dtype == b.dtype && a.shape == b.shape => {
+                same_bytes((&shard_a.file, a.offset), (&shard_b.file, b.offset), a.length)
+            }
+            _ => Ok(self.read_f32(a)? == self.read_f32(b)?),
+        }
     }
 }
 
@@ -116,122 +133,126 @@ pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
     shard.tensors.iter().map(read).collect()
 }
 
-/// Writes `tensors` as f32 to one safetensors file, which appears only when it is complete. Equal input gives
-/// equal bytes.
-///
-/// # Errors
-/// When a shape does not fit its values or the file cannot be written.
-pub fn write_safetensors(
-    path: &Path,
-    tensors: &NamedTensors,
-    metadata: Option<HashMap<String, String>>,
-) -> Result<()> {
-    let mut header = Map::new();
-    if let Some(metadata) = metadata {
-        header.insert("__metadata__".into(), json!(metadata.into_iter().collect::<BTreeMap<_, _>>()));
-    }
-    let mut offset = 0;
-    for (name, (shape, values)) in tensors {
-        if shape.iter().product::<usize>() != values.len() {
-            let count = values.len();
-            return Err(Error::file(path, format!("`{name}` has the shape {shape:?} but {count} values")));
-        }
-        let end = offset + values.len() * size_of::<f32>();
-        header.insert(name.clone(), json!({"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}));
-        offset = end;
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' '); // aligns the values
-    write_with(path, |file| {
-        let mut file = BufWriter::new(file);
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        for (_, values) in tensors.values() {
-            if cfg!(target_endian = "little") {
-                file.write_all(bytemuck::cast_slice(values))?;
-            } else {
-                values.iter().try_for_each(|v| file.write_all(&v.to_le_bytes()))?;
-            }
-        }
-        file.flush()
-    })
-}
-
-/// One tensor in a mapped file.
+/// Where and how one tensor is stored.
 struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Range<usize>,
+    offset: u64,
+    length: usize,
 }
 
-/// One mapped safetensors file whose header has been checked.
+/// One safetensors file whose header has been checked.
 struct Shard {
-    path: PathBuf,
-    map: Mmap,
+    file: PositionedFile,
     tensors: BTreeMap<String, Stored>,
 }
 
 impl Shard {
     fn open(path: &Path) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::file(path, format!("the file cannot be read: {error}"));
-        let file = File::open(path).map_err(failed)?;
-        // SAFETY: the mapping is read-only; as for every reader of mapped weights, the file must not be cut
-        // short or rewritten in place meanwhile. This program replaces files by renaming only.
-        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        let (length, header) = SafeTensors::read_metadata(&map)
-            .map_err(|error| Error::file(path, format!("this is no complete safetensors file: {error}")))?;
-        let start = size_of::<u64>() + length;
+        let file = PositionedFile::open(path)?;
+        let (start, header) = read_header(&file)?;
         let stored = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
-            let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
-            (name, Stored { dtype: info.dtype, shape: info.shape.clone(), bytes })
+            let (from, to) = info.data_offsets;
+            let offset = start + from as u64;
+            (name, Stored { dtype: info.dtype, shape: info.shape.clone(), offset, length: to - from })
         };
         let tensors = header.tensors().into_iter().map(stored).collect();
-        Ok(Self { path: path.to_path_buf(), map, tensors })
+        Ok(Self { file, tensors })
     }
 
+    /// The tensor's values, read and converted in parallel through small buffers.
     fn read(&self, name: &str) -> Result<Vec<f32>> {
+        const CHUNK: usize = 1 << 16;
+        let error = |message| Error::file(self.file.path(), message);
         let Some(tensor) = self.tensors.get(name) else {
-            return Err(Error::file(&self.path, format!("the tensor `{name}` is missing")));
+            return Err(error(format!("the tensor `{name}` is missing")));
         };
-        to_f32(tensor.dtype, &self.map[tensor.bytes.clone()]).ok_or_else(|| {
-            let dtype = tensor.dtype;
-            Error::file(
-                &self.path,
-                format!("the tensor `{name}` is stored as {dtype}; F32, F16 and BF16 are read"),
-            )
-        })
+        let convert: fn(&[u16], &mut [f32]) = match tensor.dtype {
+            Dtype::F32 => return self.read_plain(tensor),
+            Dtype::BF16 => |words, out| {
+                let values = words.iter().map(|word| f32::from_bits(u32::from(*word) << 16));
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
+            },
+            // The CPU has an instruction for it.
+            Dtype::F16 => |words, out| bytemuck::cast_slice::<u16, f16>(words).convert_to_f32_slice(out),
+            dtype => {
+                let why = format!("the tensor `{name}` is stored as {dtype}; F32, F16 and BF16 are read");
+                return Err(error(why));
+            }
+        };
+        let mut values = vec![0.0; tensor.length / size_of::<u16>()];
+        values.par_chunks_mut(CHUNK).enumerate().try_for_each_init(
+            || vec![0_u16; CHUNK],
+            |buffer, (at, out)| {
+                let words = &mut buffer[..out.len()];
+                let offset = tensor.offset + (at * CHUNK * size_of::<u16>()) as u64;
+                self.file.read_at(bytemuck::cast_slice_mut(words), offset)?;
+                words.iter_mut().for_each(|word| *word = u16::from_le(*word));
+                convert(words, out);
+                Ok(())
+            },
+        )?;
+        Ok(values)
+    }
+
+    /// A tensor that is stored as f32 already: read to where it stays.
+    fn read_plain(&self, tensor: &Stored) -> Result<Vec<f32>> {
+        const CHUNK: usize = 1 << 18;
+        let mut values = vec![0.0_f32; tensor.length / size_of::<f32>()];
+        values.par_chunks_mut(CHUNK).enumerate().try_for_each(|(at, out)| {
+            let offset = tensor.offset + (at * CHUNK * size_of::<f32>()) as u64;
+            self.file.read_at(bytemuck::cast_slice_mut(out), offset)?;
+            if cfg!(target_endian = "big") {
+                out.iter_mut().for_each(|v| *v = f32::from_bits(u32::from_le(v.to_bits())));
+            }
+            Ok(())
+        })?;
+        Ok(values)
     }
 }
 
-/// Little-endian `bytes` of `dtype` as f32, in parallel; `None` for a type that is not read.
-fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    const CHUNK: usize = 1 << 16;
-    type Convert = fn(&[u8], &mut [f32]);
-    let (size, convert): (usize, Convert) = match dtype {
-        Dtype::F32 => (4, |bytes, out| {
-            let (words, _) = bytes.as_chunks();
-            out.iter_mut().zip(words).for_each(|(out, word)| *out = f32::from_le_bytes(*word));
-        }),
-        Dtype::BF16 => (2, |bytes, out| {
-            let (words, _) = bytes.as_chunks();
-            out.iter_mut().zip(words).for_each(|(out, word)| {
-                *out = f32::from_bits(u32::from(u16::from_le_bytes(*word)) << 16);
-            });
-        }),
-        Dtype::F16 => (2, |bytes, out| {
-            // Copied first, since a file need not align its values; then the CPU has an instruction for it.
-            let (words, _) = bytes.as_chunks();
-            let halves: Vec<f16> = words.iter().map(|word| f16::from_le_bytes(*word)).collect();
-            halves.convert_to_f32_slice(out);
-        }),
-        _ => return None,
-    };
-    let mut values = vec![0.0; bytes.len() / size];
-    values
-        .par_chunks_mut(CHUNK)
-        .zip(bytes.par_chunks(CHUNK * size))
-        .for_each(|(out, bytes)| convert(bytes, out));
-    Some(values)
+/// The checked header, and where the values begin. The values fill the file without gaps, overlaps or remainder.
+fn read_header(file: &PositionedFile) -> Result<(u64, Metadata)> {
+    /// The format's own limit.
+    const LONGEST: u64 = 100_000_000;
+    let incomplete =
+        |why: String| Error::file(file.path(), format!("this is no complete safetensors file: {why}"));
+    let mut length = [0; size_of::<u64>()];
+    let first = length.len() as u64;
+    if file.length() < first {
+        return Err(incomplete(format!("it has {} bytes", file.length())));
+    }
+    file.read_at(&mut length, 0)?;
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST || length > file.length() - first {
+        let why = format!("its first bytes claim a header of {length} bytes, the file has {}", file.length());
+        return Err(incomplete(why));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_at(&mut header, first)?;
+    // Deserialising checks each tensor's offsets against its shape and against its neighbours'.
+    let header: Metadata = serde_json::from_slice(&header).map_err(|error| incomplete(error.to_string()))?;
+    let (start, values) = (first + length, header.data_len() as u64);
+    if start.checked_add(values) != Some(file.length()) {
+        let found = file.length() - start;
+        return Err(incomplete(format!("its tensors take {values} bytes, but {found} follow the header")));
+    }
+    Ok((start, header))
+}
+
+/// Whether `length` bytes at one place equal those at another.
+fn same_bytes(a: (&PositionedFile, u64), b: (&PositionedFile, u64), length: usize) -> Result<bool> {
+    const CHUNK: usize = 1 << 18;
+    let (mut left, mut right) = (vec![0; CHUNK], vec![0; CHUNK]);
+    for at in (0..length).step_by(CHUNK) {
+        let count = CHUNK.min(length - at);
+        a.0.read_at(&mut left[..count], a.1 + at as u64)?;
+        b.0.read_at(&mut right[..count], b.1 + at as u64)?;
+        if left[..count] != right[..count] {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What to say about a folder without safetensors.
@@ -245,9 +266,11 @@ fn no_weights(dir: &Path) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::write::write_safetensors;
     use super::*;
     use half::bf16;
     use safetensors::tensor::TensorView;
+    use serde_json::{Value, json};
 
     fn write_raw(path: &Path, tensors: &[(&str, Dtype, &[u8])]) {
         let views = tensors.iter().map(|(name, dtype, bytes)| {
@@ -255,28 +278,6 @@ mod tests {
             (*name, TensorView::new(*dtype, shape, bytes).unwrap())
         });
         std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
-    }
-
-    #[test]
-    fn written_tensors_are_read_back_bit_for_bit() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.safetensors");
-        let tensors = NamedTensors::from([
-            ("b".into(), (vec![2, 3], vec![0.1, -0.0, 3.0, f32::MIN_POSITIVE, 1e-45, f32::MAX])),
-            ("a".into(), (vec![], vec![7.0])),
-            ("c".into(), (vec![0, 4], vec![])),
-        ]);
-        let metadata = HashMap::from([("format".to_string(), "pt".to_string()), ("x".into(), "y".into())]);
-        write_safetensors(&path, &tensors, Some(metadata.clone())).unwrap();
-        let read = read_safetensors(&path).unwrap();
-        let bits = |t: &NamedTensors| -> Vec<_> {
-            t.iter()
-                .map(|(n, (s, v))| (n.clone(), s.clone(), v.iter().map(|v| v.to_bits()).collect::<Vec<_>>()))
-                .collect()
-        };
-        assert_eq!(bits(&read), bits(&tensors));
-        let bytes = std::fs::read(&path).unwrap();
-        assert_eq!(SafeTensors::read_metadata(&bytes).unwrap().1.metadata(), &Some(metadata));
     }
 
     #[test]
@@ -346,6 +347,42 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let error = SafetensorsWeights::open(dir.path()).err().unwrap().to_string();
         assert!(error.contains("invalid offset"), "{error}");
+        std::fs::write(&path, [&whole[..], &[0]].concat()).unwrap();
+        let error = SafetensorsWeights::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("take 16 bytes, but 17 follow"), "{error}");
+        std::fs::write(&path, [&u64::MAX.to_le_bytes()[..], &whole[8..]].concat()).unwrap();
+        let error = SafetensorsWeights::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("claim a header of 18446744073709551615 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_shrinks_after_it_was_opened_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let tensors = NamedTensors::from([("a".into(), (vec![4], vec![1.0; 4]))]);
+        write_safetensors(&path, &tensors, None).unwrap();
+        let weights = SafetensorsWeights::open(dir.path()).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(path.metadata().unwrap().len() - 1).unwrap();
+        let error = weights.read_f32("a").unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: the file cannot be read"), "{error}");
+    }
+
+    #[test]
+    fn tensors_are_equal_by_value_whatever_their_type() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = ([1.5_f32; 3], [1.5_f32, 1.5, 2.5]);
+        let half = [f16::from_f32(1.5); 3];
+        let raw: [(&str, Dtype, &[u8]); 4] = [
+            ("a", Dtype::F32, bytemuck::cast_slice(&one)),
+            ("b", Dtype::F32, bytemuck::cast_slice(&one)),
+            ("c", Dtype::F32, bytemuck::cast_slice(&two)),
+            ("d", Dtype::F16, bytemuck::cast_slice(&half)),
+        ];
+        write_raw(&dir.path().join("model.safetensors"), &raw);
+        let weights = SafetensorsWeights::open(dir.path()).unwrap();
+        let equal = |b| weights.equal("a", b).unwrap();
+        assert!(equal("b") && !equal("c") && equal("d"));
     }
 
     #[test]

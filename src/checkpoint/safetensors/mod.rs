@@ -1,0 +1,7 @@
+//! Safetensors files: single or sharded through an index, read as f32, written one tensor at a time.
+
+mod read;
+mod write;
+
+pub use read::{SafetensorsWeights, read_safetensors};
+pub use write::{NamedTensors, StoredType, write_safetensors, write_tensors};
