@@ -44,8 +44,9 @@ impl GgufWeights {
         if zero_alignment(&file)? {
             return Err(Error::file(path, "the field `general.alignment` is 0"));
         }
-        let content = Content::read(&mut BufReader::new(file.file()))
-            .map_err(|error| Error::file(path, format!("this is no GGUF file that can be read: {error}")))?;
+        let content = Content::read(&mut BufReader::new(file.file())).map_err(|error| {
+            Error::file(path, format!("this is no GGUF file that can be read: {}", plain(&error)))
+        })?;
         let architecture = architecture(path, &content)?;
         let mut tensors = BTreeMap::new();
         let mut total = 0_u64;
@@ -92,7 +93,7 @@ impl GgufWeights {
             let bytes = &mut bytemuck::cast_slice_mut(&mut buffer)[..length];
             self.file.read_at(bytes, place.bytes.start + (at * blocks * size) as u64)?;
             dequantise_blocks(place.dtype, bytes, out).map_err(|error| {
-                Error::file(self.path(), format!("the tensor `{name}` cannot be read: {error}"))
+                Error::file(self.path(), format!("the tensor `{name}` cannot be read: {}", plain(&error)))
             })
         })?;
         Ok(out)
@@ -202,6 +203,14 @@ fn unpair(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
         out.extend_from_slice(&values[source * width..(source + 1) * width]);
     }
     out
+}
+
+/// What candle says, without the backtrace that it adds where `RUST_BACKTRACE` is set.
+fn plain(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => plain(inner),
+        other => other.to_string(),
+    }
 }
 
 /// The place of a tensor in a file of `length` bytes; `None` when it does not lie within it.
