@@ -2,7 +2,9 @@
 
 mod devices;
 mod eval;
+mod fetch;
 mod interrupt;
+mod models;
 mod options;
 mod output;
 mod progress;
@@ -36,6 +38,11 @@ enum Command {
     /// Loss and perplexity of a team on a file, with real messages or with a control.
     #[command(after_help = "Example: diffmas eval --model MODEL_DIR --data test.jsonl --trace shuffled")]
     Eval(Box<eval::EvalCommand>),
+    /// Fetch a model from the Hugging Face hub and print where it is.
+    #[command(after_help = "Example: diffmas fetch Qwen/Qwen3-0.6B")]
+    Fetch(fetch::FetchCommand),
+    /// List cached models and well-known ones of the supported families.
+    Models,
     /// List the backends in this binary and whether they work here.
     Devices,
 }
@@ -71,6 +78,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Train(c) => c.execute(),
         Command::Run(c) => c.execute(),
         Command::Eval(c) => c.execute(),
+        Command::Fetch(c) => c.execute(),
+        Command::Models => models::execute(),
         Command::Devices => devices::execute(),
     }
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 use diffmas::agents::{AdapterSet, TeamConfig, TeamModel, check_context};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::ModelBackend;
-use diffmas::checkpoint::resolve_model;
 use diffmas::text::{Answers, PromptBuilder, Sample, TokenizedSample, read_jsonl};
 use diffmas::training::{Parameters, read_feed};
 use diffmas::{Error, Result};
 
+use super::fetch;
 use super::options::Options;
 
 /// Model and team, not yet on a device.
@@ -26,7 +26,7 @@ impl Session {
         let name = Options::required(&options.model, "model")?;
         let team = options.team()?;
         options.backend()?;
-        let model = ModelFiles::open(&resolve_model(name)?)?;
+        let model = ModelFiles::open(&fetch::resolve(name, options.offline.unwrap_or(false))?)?;
         let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?;
         Ok(Self { options, team, model, prompts })
     }
