@@ -4,6 +4,7 @@ mod devices;
 mod eval;
 mod fetch;
 mod interrupt;
+mod merge;
 mod models;
 mod options;
 mod output;
@@ -43,6 +44,11 @@ enum Command {
     Fetch(fetch::FetchCommand),
     /// List cached models and well-known ones of the supported families.
     Models,
+    /// Write model and adapter as one ordinary Hugging Face folder.
+    #[command(
+        after_help = "Example: diffmas merge --model MODEL_DIR --adapter runs/first/adapter --output merged"
+    )]
+    Merge(merge::MergeCommand),
     /// List the backends in this binary and whether they work here.
     Devices,
 }
@@ -80,6 +86,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Eval(c) => c.execute(),
         Command::Fetch(c) => c.execute(),
         Command::Models => models::execute(),
+        Command::Merge(c) => c.execute(),
         Command::Devices => devices::execute(),
     }
 }
