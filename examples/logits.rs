@@ -8,14 +8,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use diffmas::backbone::{Adapter, Backbone, ModelFiles, Positions};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
-use diffmas::checkpoint::{NamedTensors, resolve_model, write_safetensors};
+use diffmas::checkpoint::{NamedTensors, write_safetensors};
 use diffmas::{Error, Result};
 use serde_json::json;
 
 /// Prints or writes logits `[tokens, vocabulary]`.
 #[derive(Parser)]
 struct Args {
-    /// Hugging Face folder, .gguf file, or the name of a known model
+    /// Hugging Face folder or .gguf file
     model: String,
     /// PEFT adapter folder
     #[arg(long, value_name = "DIR")]
@@ -39,7 +39,7 @@ pub struct Logits {
 
 /// Runs `ids` through the model in one pass.
 pub fn logits(kind: BackendKind, model: &str, adapter: Option<&Path>, ids: &[u32]) -> Result<Logits> {
-    let files = ModelFiles::open(&resolve_model(model)?)?;
+    let files = ModelFiles::open(model.as_ref())?;
     let vocab_size = files.config.vocab_size;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
         return Err(Error::invalid(format!("--ids holds {id}, but the model has only {vocab_size} tokens")));

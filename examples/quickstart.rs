@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel, TeamPlan};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::{BackendKind, Job, ModelBackend};
-use diffmas::checkpoint::resolve_model;
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{PromptBuilder, Sample};
 use diffmas::{Error, Result};
@@ -24,7 +23,7 @@ pub fn team() -> TeamConfig {
 
 /// Lets the team answer `question` on the default backend of this build.
 pub fn ask(model: &str, question: &str) -> Result<String> {
-    let job = Ask { model: ModelFiles::open(&resolve_model(model)?)?, question };
+    let job = Ask { model: ModelFiles::open(model.as_ref())?, question };
     BackendKind::default_kind().and_then(|backend| backend.run(None, job)).map_err(Error::invalid)?
 }
 
@@ -57,11 +56,12 @@ impl Job for Ask<'_> {
         let trace = team.think_all(&batch, &plan);
 
         // 4. The solver reads them and answers.
-        let (prompt, start) = (&batch.prompts[1], &plan.stages[1].start);
         let stop_tokens = vec![tokenizer.end_of_turn()];
         let options = DecodeOptions { max_new_tokens: 64, stop_tokens, ..DecodeOptions::default() };
-        let go_on = |_row, _token| ControlFlow::Continue(());
-        let answers = decode(&team, prompt, &trace, start, &options, &[0], go_on);
+        let answers =
+            decode(&team, &batch.prompts[1], &trace, &plan.stages[1].start, &options, &[0], |_, _| {
+                ControlFlow::Continue(())
+            });
         tokenizer.decode(&answers[0].token_ids)
     }
 }

@@ -80,7 +80,7 @@ impl ModelFiles {
 }
 
 /// The tensors that a model of this configuration consists of, with their shapes.
-fn expected(c: &BackboneConfig) -> Vec<(String, Vec<usize>)> {
+pub(super) fn expected(c: &BackboneConfig) -> Vec<(String, Vec<usize>)> {
     let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
     let (d, m) = (c.hidden_size, c.intermediate_size);
     let mut all = vec![

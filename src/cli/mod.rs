@@ -6,9 +6,12 @@ mod claim;
 mod completions;
 mod devices;
 mod eval;
+mod fetch;
 mod generation;
 mod interrupt;
 mod lines;
+mod merge;
+mod models;
 mod options;
 mod output;
 mod progress;
@@ -51,6 +54,17 @@ enum Command {
     /// Loss and perplexity of a team on a file, with real messages or with a control.
     #[command(after_help = "Example: diffmas eval --model MODEL_DIR --data test.jsonl --trace shuffled")]
     Eval(Box<eval::EvalCommand>),
+    /// Fetch a model from the Hugging Face hub and print where it is.
+    #[command(after_help = "Example: diffmas fetch Qwen/Qwen3-0.6B")]
+    Fetch(fetch::FetchCommand),
+    /// List cached models and well-known ones of the supported families.
+    #[command(after_help = "Example: diffmas models")]
+    Models,
+    /// Write model and adapter as one ordinary Hugging Face folder.
+    #[command(
+        after_help = "Example: diffmas merge --model MODEL_DIR --adapter runs/first/adapter --output merged"
+    )]
+    Merge(merge::MergeCommand),
     /// List the backends in this binary and whether they work here.
     #[command(after_help = "Example: diffmas devices")]
     Devices,
@@ -89,6 +103,9 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Train(c) => c.execute(),
         Command::Run(c) => c.execute(),
         Command::Eval(c) => c.execute(),
+        Command::Fetch(c) => c.execute(),
+        Command::Models => models::execute(),
+        Command::Merge(c) => c.execute(),
         Command::Devices => devices::execute(),
         Command::Completions(c) => c.execute(Cli::command()),
     }

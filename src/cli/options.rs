@@ -18,9 +18,13 @@ pub struct TeamArgs {
     #[arg(long, value_name = "FILE.toml")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Hugging Face folder, .gguf file, or the name of a known model [smollm2-135m-instruct]
+    /// Hugging Face folder, .gguf file, ORG/NAME[@REVISION][:FILE.gguf] on the Hugging Face hub, or a known name
+    /// (`diffmas models`)
     #[arg(long)]
     model: Option<String>,
+    /// Fetch nothing: the model must be here or cached
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    offline: Option<bool>,
     /// PEFT adapter folder to start from
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -132,6 +136,7 @@ pub struct TrainArgs {
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     pub model: Option<String>,
+    pub offline: Option<bool>,
     pub adapter: Option<PathBuf>,
     pub system: Option<PathBuf>,
     pub channel: Option<Channel>,
@@ -277,6 +282,7 @@ impl Options {
         self.transmit = None;
         self.feed = None;
         self.system = None;
+        self.offline = None; // of this machine now, not of the run
         self.team = Some(team.clone());
         self.backend = Some(backend.to_string());
         for path in [&mut self.data, &mut self.eval_data, &mut self.adapter].into_iter().flatten() {

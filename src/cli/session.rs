@@ -6,11 +6,11 @@ use std::time::Instant;
 use diffmas::agents::{AdapterSet, TeamConfig, TeamModel, check_context};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::ModelBackend;
-use diffmas::checkpoint::resolve_model;
 use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
 use diffmas::training::{Parameters, read_feed};
 use diffmas::{Error, Result};
 
+use super::fetch;
 use super::options::Options;
 
 /// Model and team, not yet on a device.
@@ -30,7 +30,7 @@ impl Session {
         if options.batch_size == Some(0) {
             return Err(Error::invalid("batch_size must be at least 1"));
         }
-        let model = ModelFiles::open(&resolve_model(name)?)?;
+        let model = ModelFiles::open(&fetch::resolve(name, options.offline.unwrap_or(false))?)?;
         let thinking = options.think.unwrap_or_default();
         let template = model.tokenizer.as_ref().and_then(|t| t.chat_template());
         if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {

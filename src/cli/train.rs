@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::Args;
 use diffmas::agents::{AdapterSet, Team, TeamBatch, TeamPlan};
 use diffmas::backends::{Job, ModelBackend};
+use diffmas::checkpoint::hub::published_name;
 use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_atomic};
 use diffmas::evaluation::Control;
 use diffmas::inference::{DecodeOptions, decode};
@@ -168,7 +169,9 @@ impl Train<'_> {
             TargetModules::List(targets),
         );
         config.use_rslora = o.use_rslora.unwrap_or(false);
-        config.base_model_name_or_path = Some(self.session.model.path.display().to_string());
+        let published = o.model.as_deref().and_then(published_name);
+        let path = || self.session.model.path.display().to_string();
+        config.base_model_name_or_path = Some(published.unwrap_or_else(path));
         config
     }
 

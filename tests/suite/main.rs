@@ -3,6 +3,7 @@
 mod common;
 mod golden;
 mod gradients;
+mod merge;
 mod properties;
 mod smollm2;
 mod training;

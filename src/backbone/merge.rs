@@ -1,0 +1,135 @@
+//! Base and adapter as one ordinary model: `W + s·B·A` in place of every weight that has factors.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::BackboneConfig;
+use super::load::expected;
+use crate::checkpoint::{
+    AdapterFile, SafetensorsWeights, StoredType, WeightTable, write_atomic, write_folder_atomic,
+    write_tensors,
+};
+use crate::error::{Error, Result};
+
+/// What else of a Hugging Face folder belongs to the model; `config.json` is written anew.
+const BESIDE: [&str; 12] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+];
+
+/// Writes the model of the Hugging Face folder `base` with the LoRA adapter of the PEFT folder `adapter` merged into its
+/// weights to the folder `output`, stored as `dtype` (else as the base is), which is returned. `output` appears, or
+/// is replaced, only when it is complete.
+///
+/// Products are computed in f32 and rounded once. One tensor at a time is in memory.
+///
+/// # Errors
+/// If a folder cannot be read or written, the adapter does not fit the base, or a value is too large for `dtype`.
+pub fn merge(base: &Path, adapter: &Path, output: &Path, dtype: Option<StoredType>) -> Result<StoredType> {
+    if !base.is_dir() {
+        let why = "merging needs a Hugging Face folder with safetensors: a GGUF file's weights are quantised, and it \
+                   has no config.json";
+        return Err(Error::file(base, why));
+    }
+    let config = BackboneConfig::read(base)?;
+    let weights = SafetensorsWeights::open(base)?;
+    let mut table = WeightTable::new(&weights);
+    let tensors = expected(&config);
+    table.require(&tensors)?;
+    let file = AdapterFile::read(adapter)?;
+    file.check_modules(adapter, &projections(&tensors))?;
+    let dtype =
+        dtype.or_else(|| weights.stored_type("model.embed_tokens.weight")).unwrap_or(StoredType::Float32);
+    write_folder_atomic(output, |dir| {
+        write_atomic(&dir.join("config.json"), config_json(base, dtype)?.as_bytes())?;
+        for name in BESIDE.iter().filter(|name| base.join(name).exists()) {
+            let from = base.join(name);
+            fs::copy(&from, dir.join(name)).map_err(|error| Error::file(&from, error))?;
+        }
+        let shapes: Vec<_> = tensors.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
+        let path = dir.join("model.safetensors");
+        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        write_tensors(&path, dtype, &shapes, Some(metadata), |name, shape| {
+            let mut values = table.take(name, shape)?;
+            add_product(&file, name, shape, &mut values);
+            check_range(output, name, &values, dtype)?;
+            Ok(Cow::Owned(values))
+        })?;
+        table.finish(config.tie_word_embeddings)
+    })?;
+    Ok(dtype)
+}
+
+/// The modules that can carry factors: path, `out` and `in`.
+fn projections(tensors: &[(String, Vec<usize>)]) -> Vec<(&str, [usize; 2])> {
+    let projection = |(name, shape)| -> Option<_> {
+        let module = str::strip_suffix(name, ".weight").filter(|module| module.ends_with("_proj"))?;
+        Some((module, <[usize; 2]>::try_from(shape).ok()?))
+    };
+    tensors.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).filter_map(projection).collect()
+}
+
+/// Adds `s·B·A` to the weight `name`, `[out, in]`, where the adapter has factors for it.
+fn add_product(adapter: &AdapterFile, name: &str, shape: &[usize], values: &mut [f32]) {
+    let Some(module) = name.strip_suffix(".weight") else { return };
+    let factor = |part: &str| adapter.tensors.get(&format!("{module}.{part}.weight")).map(|(_, v)| v);
+    let (Some(a), Some(b)) = (factor("lora_A"), factor("lora_B")) else { return };
+    let (cols, rank) = (shape[1], adapter.config.rank(module));
+    let scaling = adapter.config.scaling(module) as f32;
+    values.par_chunks_mut(cols).zip(b.par_chunks(rank)).for_each_init(
+        || vec![0.0; cols],
+        |product, (row, b)| {
+            product.fill(0.0);
+            for (b, a) in b.iter().zip(a.chunks(cols)) {
+                product.iter_mut().zip(a).for_each(|(p, a)| *p += b * a);
+            }
+            row.iter_mut().zip(product).for_each(|(w, p)| *w += scaling * *p);
+        },
+    );
+}
+
+/// Refuses values that `dtype` would round to an infinity.
+fn check_range(output: &Path, name: &str, values: &[f32], dtype: StoredType) -> Result<()> {
+    let largest = dtype.largest();
+    // Written so that NaN does not pass either.
+    match values.par_iter().find_any(|v| v.is_nan() || v.abs() > largest) {
+        Some(value) => Err(Error::file(
+            output,
+            format!(
+                "the merged tensor `{name}` would hold {value}, which {} cannot; give --dtype float32",
+                dtype.name()
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The base's `config.json` with the type of the merged weights under the name that it uses for it.
+fn config_json(base: &Path, dtype: StoredType) -> Result<String> {
+    let path = base.join("config.json");
+    let text = fs::read_to_string(&path).map_err(|error| Error::file(&path, error))?;
+    let mut config: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|error| Error::line(&path, error.line(), error))?;
+    // transformers 5 writes `dtype`; every version reads `torch_dtype`.
+    let keys: Vec<&str> =
+        ["torch_dtype", "dtype"].into_iter().filter(|key| config.contains_key(*key)).collect();
+    for key in if keys.is_empty() { vec!["torch_dtype"] } else { keys } {
+        config.insert(key.into(), json!(dtype.name()));
+    }
+    Ok(format!("{:#}\n", Value::Object(config)))
+}

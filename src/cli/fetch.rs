@@ -1,0 +1,87 @@
+//! `diffmas fetch`, and how the transfers of any command are shown.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use diffmas::checkpoint::{Transfer, fetch, resolve_model};
+use diffmas::{Error, Result};
+use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
+
+use super::interrupt;
+
+/// Flags of `fetch`.
+#[derive(Debug, Args)]
+pub struct FetchCommand {
+    /// A known name (`diffmas models` lists them), or ORG/NAME[@REVISION][:FILE.gguf] on the Hugging Face hub
+    #[arg(value_name = "NAME")]
+    model: String,
+    /// Only look in the caches
+    #[arg(long)]
+    offline: bool,
+}
+
+impl FetchCommand {
+    /// Fetches what is lacking and prints where the model is.
+    pub fn execute(self) -> Result<()> {
+        let mut shown = Transfers::default();
+        let path = fetch(&self.model, self.offline, &mut |transfer| shown.show(&self.model, transfer))?;
+        println!("{}", path.display());
+        Ok(())
+    }
+}
+
+/// The folder or file that `--model` means, fetched where necessary.
+pub fn resolve(model: &str, offline: bool) -> Result<PathBuf> {
+    let mut shown = Transfers::default();
+    resolve_model(model, offline, &mut |transfer| shown.show(model, transfer))
+}
+
+/// Transfers as people see them: a bar a file on a terminal, elsewhere a line at its start and every few seconds.
+#[derive(Default)]
+struct Transfers {
+    file: String,
+    bar: Option<ProgressBar>,
+    said: Option<Instant>,
+}
+
+impl Transfers {
+    /// Shows one transfer; Ctrl-C ends it.
+    fn show(&mut self, model: &str, transfer: &Transfer) -> Result<()> {
+        const PAUSE: Duration = Duration::from_secs(10);
+        if interrupt::requested() {
+            return Err(Error::Interrupted(format!(
+                "stopped; what was fetched is kept. Go on with: diffmas fetch {model}"
+            )));
+        }
+        if transfer.total == 0 {
+            return Ok(());
+        }
+        let begins = self.file != transfer.file;
+        if begins {
+            self.begin(transfer);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(transfer.done);
+            if transfer.done >= transfer.total {
+                bar.finish();
+            }
+        } else if begins || self.said.is_none_or(|said| said.elapsed() >= PAUSE) {
+            let (done, total) = (DecimalBytes(transfer.done), DecimalBytes(transfer.total));
+            eprintln!("fetching {}: {done} of {total}", transfer.file);
+            self.said = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, transfer: &Transfer) {
+        self.file = transfer.file.into();
+        self.bar = std::io::stderr().is_terminal().then(|| {
+            let template = "{prefix} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left";
+            let style = ProgressStyle::with_template(template).expect("a valid template");
+            let bar = ProgressBar::new(transfer.total).with_style(style.progress_chars("=> "));
+            bar.with_position(transfer.done).with_prefix(self.file.clone())
+        });
+    }
+}
