@@ -249,7 +249,18 @@ fn no_color_takes_colours_from_the_log() {
 #[test]
 fn a_stop_text_ends_an_answer_across_tokens_and_in_batches() {
     let place = Place::new();
-    let drawn = ["--data", "data.jsonl", "--temperature", "2", "--top-p", "1", "--max-new-tokens", "24"];
+    let drawn = [
+        "--data",
+        "data.jsonl",
+        "--temperature",
+        "2",
+        "--top-p",
+        "1",
+        "--max-new-tokens",
+        "24",
+        "--seed",
+        "1",
+    ];
     let plain = place.answers(&drawn);
     let whole = |row: usize| plain[row]["text"].as_str().unwrap();
     for row in 0..3 {
