@@ -1,5 +1,6 @@
 //! GGUF files: every block format that candle reads, under Hugging Face's names and in its row order.
 
+use super::candle_message;
 use super::positioned::PositionedFile;
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -45,7 +46,7 @@ impl GgufWeights {
             return Err(Error::file(path, "the field `general.alignment` is 0"));
         }
         let content = Content::read(&mut BufReader::new(file.file())).map_err(|error| {
-            Error::file(path, format!("this is no GGUF file that can be read: {}", plain(&error)))
+            Error::file(path, format!("this is no GGUF file that can be read: {}", candle_message(&error)))
         })?;
         let architecture = architecture(path, &content)?;
         let mut tensors = BTreeMap::new();
@@ -93,7 +94,10 @@ impl GgufWeights {
             let bytes = &mut bytemuck::cast_slice_mut(&mut buffer)[..length];
             self.file.read_at(bytes, place.bytes.start + (at * blocks * size) as u64)?;
             dequantise_blocks(place.dtype, bytes, out).map_err(|error| {
-                Error::file(self.path(), format!("the tensor `{name}` cannot be read: {}", plain(&error)))
+                Error::file(
+                    self.path(),
+                    format!("the tensor `{name}` cannot be read: {}", candle_message(&error)),
+                )
             })
         })?;
         Ok(out)
@@ -203,14 +207,6 @@ fn unpair(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
         out.extend_from_slice(&values[source * width..(source + 1) * width]);
     }
     out
-}
-
-/// What candle says, without the backtrace that it adds where `RUST_BACKTRACE` is set.
-fn plain(error: &candle_core::Error) -> String {
-    match error {
-        candle_core::Error::WithBacktrace { inner, .. } => plain(inner),
-        other => other.to_string(),
-    }
 }
 
 /// The place of a tensor in a file of `length` bytes; `None` when it does not lie within it.

