@@ -150,11 +150,17 @@ fn a_query_that_sees_nothing_gives_zeros_and_finite_gradients() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let (x, w) = (random([1, 576]), random([1536, 576]));
     let dy = random([1, 1536]);
-    let compute = || -> (TensorData, TensorData) {
-        (
+    // Many query heads share each KV head, so that one query makes many rows.
+    let q = random([1, 1, 24, 16]);
+    let blocks = [KeyValueBlock { key: random([1, 2, 300, 16]), value: random([1, 2, 300, 16]) }];
+    let mask = HostMask { batch: 1, queries: 1, keys: 300, valid: None };
+    let compute = || -> [TensorData; 3] {
+        let mask = Flex::attention_mask(mask.clone(), &Default::default());
+        [
             Flex::frozen_linear(x.clone(), &w, None, None).into_data(),
             Flex::frozen_linear_backward(dy.clone(), None, &w, None, true).0.unwrap().into_data(),
-        )
+            Flex::block_attention(q.clone(), &blocks, &mask, 0.25).0.into_data(),
+        ]
     };
     let with = |n: usize| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(compute);
     let one = with(1);

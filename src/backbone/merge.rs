@@ -106,7 +106,6 @@ fn add_product(adapter: &AdapterFile, name: &str, shape: &[usize], values: &mut 
 /// Refuses values that `dtype` would round to an infinity.
 fn check_range(output: &Path, name: &str, values: &[f32], dtype: StoredType) -> Result<()> {
     let largest = dtype.largest();
-    // Written so that NaN does not pass either.
     match values.par_iter().find_any(|v| v.is_nan() || v.abs() > largest) {
         Some(value) => Err(Error::file(
             output,

@@ -13,7 +13,6 @@ use diffmas::inference::Answer;
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::answer::Answering;
 use super::generation::GenerationArgs;
@@ -115,8 +114,7 @@ impl RunCommand {
         match (&self.data, &self.question) {
             (Some(path), _) => session.data(path, Answers::Optional, room).map(Some),
             (None, Some(question)) => {
-                let fields = Map::from_iter([("question".to_string(), Value::String(question.clone()))]);
-                let sample = Sample { line: 1, fields, answer: None, ids: None };
+                let sample = Sample::question(question.as_str());
                 Ok(Some(vec![session.tokenize(Path::new("--question"), &sample, room)?]))
             }
             (None, None) => Ok(None),

@@ -61,7 +61,7 @@ impl Session {
 
     /// Samples that run together.
     pub fn batch_size(&self) -> usize {
-        self.options.batch_size.unwrap_or(8).max(1)
+        self.options.batch_size.unwrap_or(8)
     }
 
     /// The tokens that end an answer: those of the model's configuration and the tokenizer's end of turn.

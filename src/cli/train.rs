@@ -1,19 +1,19 @@
 //! `diffmas train`
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use clap::Args;
-use diffmas::agents::{AdapterSet, Team, TeamBatch, TeamPlan};
+use diffmas::agents::{AdapterSet, Team};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::hub::published_name;
 use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_atomic};
 use diffmas::evaluation::Control;
-use diffmas::inference::{DecodeOptions, decode};
+use diffmas::inference::DecodeOptions;
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, write_feed};
 use diffmas::{Error, Result};
 
+use super::answer::Answering;
 use super::claim::Claim;
 use super::options::{Options, TeamArgs, TrainArgs, flags};
 use super::progress::Progress;
@@ -182,26 +182,25 @@ impl Train<'_> {
         else {
             return Ok(());
         };
-        let batch = TeamBatch::new(&[sample]);
-        let plan = TeamPlan::new(&team.config, &batch);
-        let trace = team.think_all(&batch, &plan);
         let options = DecodeOptions {
             max_new_tokens: 64,
             stop_tokens: self.session.stop_tokens(),
             ..DecodeOptions::default()
         };
+        let answering =
+            Answering { session: self.session, options: &options, stop: &[], control: &Control::Real };
+        let samples = std::slice::from_ref(sample);
+        let read = answering.think(team, samples);
+        let answers = answering.answer(team, samples, &read, &[0], |_| ())?;
+        let answer = answers.into_iter().find_map(|(_, text)| text).unwrap_or_default();
         let last = team.config.agents.len() - 1;
-        let answers =
-            decode(team, &batch.prompts[last], &trace, &plan.stages[last].start, &options, &[0], |_, _| {
-                ControlFlow::Continue(())
-            });
-        let question = tokenizer.decode(&batch.prompts[last].ids)?;
+        let question = tokenizer.decode(&sample.prompts[last])?;
         let expected = tokenizer.decode(sample.target.as_deref().unwrap_or_default())?;
         println!(
             "\nheld-out line {}, as {} reads it:\n{question}",
             sample.line, team.config.agents[last].name
         );
-        println!("expected: {expected}\nanswered: {}", tokenizer.decode(&answers[0].token_ids)?.trim());
+        println!("expected: {expected}\nanswered: {}", answer.trim());
         Ok(())
     }
 

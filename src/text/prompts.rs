@@ -30,6 +30,8 @@ pub struct PromptBuilder {
     names: Vec<String>,
     /// For each agent, whether it has a system and a user template.
     parts: Vec<[bool; 2]>,
+    /// For each agent, whether a prompt of its own uses the variable `messages`.
+    writes_messages: Vec<bool>,
     templates: Environment<'static>,
     tokenizer: Option<Arc<Tokenizer>>,
     thinking: Thinking,
@@ -63,7 +65,8 @@ impl PromptBuilder {
             parts.push(sources.map(Option::is_some));
         }
         let names = agents.iter().map(|agent| agent.name.clone()).collect();
-        Ok(Self { names, parts, templates, tokenizer, thinking: Thinking::Auto })
+        let writes_messages = (0..agents.len()).map(|index| speaks_of_messages(&templates, index)).collect();
+        Ok(Self { names, parts, writes_messages, templates, tokenizer, thinking: Thinking::Auto })
     }
 
     /// The same prompts with `thinking` told to the chat template.
@@ -127,7 +130,7 @@ impl PromptBuilder {
         }
         let mut messages = Vec::with_capacity(2);
         for part in [SYSTEM, USER] {
-            if part == USER && !self.speaks_of_messages(index) {
+            if part == USER && !self.writes_messages[index] {
                 messages.extend(earlier_turns(&sample.fields));
             }
             if self.parts[index][part] {
@@ -139,14 +142,6 @@ impl PromptBuilder {
             }
         }
         Ok(messages)
-    }
-
-    /// Whether a prompt of agent `index` uses the variable `messages`.
-    fn speaks_of_messages(&self, index: usize) -> bool {
-        FIELDS
-            .iter()
-            .filter_map(|field| self.templates.get_template(&key(index, field)).ok())
-            .any(|template| template.undeclared_variables(false).contains("messages"))
     }
 
     fn render(&self, key: &str, fields: &Map<String, Value>) -> std::result::Result<String, String> {
@@ -218,6 +213,14 @@ impl PromptBuilder {
 /// The name of a template in the environment.
 fn key(index: usize, field: &str) -> String {
     format!("{index}.{field}")
+}
+
+/// Whether a prompt of agent `index` uses the variable `messages`.
+fn speaks_of_messages(templates: &Environment<'_>, index: usize) -> bool {
+    FIELDS
+        .iter()
+        .filter_map(|field| templates.get_template(&key(index, field)).ok())
+        .any(|template| template.undeclared_variables(false).contains("messages"))
 }
 
 /// What user and assistant said in the field `messages` before the last user turn; nothing without that field.

@@ -52,12 +52,12 @@ impl Heads {
     }
 }
 
-/// Up to this many rows `gemm` takes longer to pack the other matrix than to multiply.
-const FEW_ROWS: usize = 8;
+/// Up to this many queries a row `gemm` takes longer to pack the other matrix than to multiply.
+const FEW_QUERIES: usize = 8;
 
 /// `dst = scale·a·bᵀ` for `a [rows, d]`, `b [n, d]`, rows of `dst` being `stride` apart.
-fn times_transposed(dst: &mut [f32], stride: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
-    if a.rows > FEW_ROWS {
+fn times_transposed(few: bool, dst: &mut [f32], stride: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
+    if !few {
         return product(dst, stride, false, a, b.t(), scale, false);
     }
     dots_into(dst, stride, Operands { x: a, w: b });
@@ -69,11 +69,11 @@ fn times_transposed(dst: &mut [f32], stride: usize, a: Matrix<'_>, b: Matrix<'_>
 }
 
 /// `dst += scale·a·b` for `a [rows, n]`, `b [n, d]`.
-fn add_times(dst: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
-    if a.rows > FEW_ROWS {
-        product(dst, b.cols, true, a, b, scale, false);
-    } else {
+fn add_times(few: bool, dst: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
+    if few {
         add_sums(dst, b.cols, scale, a, b, 0..b.rows);
+    } else {
+        product(dst, b.cols, true, a, b, scale, false);
     }
 }
 
@@ -120,6 +120,11 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Whether queries are few. The rows of a task would not do to tell: they depend on how the call is cut.
+    fn few(&self) -> bool {
+        self.t <= FEW_QUERIES
+    }
+
     /// Query rows of a task.
     fn rows(&self) -> usize {
         self.heads_per_task * self.t
@@ -142,7 +147,7 @@ impl<'a> Plan<'a> {
         let mut s = vec![0.0; self.rows() * n];
         let mut start = 0;
         for k in &self.keys {
-            times_transposed(&mut s[start..], n, q, k.head(b, h / self.rep), self.scale);
+            times_transposed(self.few(), &mut s[start..], n, q, k.head(b, h / self.rep), self.scale);
             start += k.n;
         }
         s
@@ -209,7 +214,7 @@ pub(super) fn forward(
             let mut start = 0;
             for v in &plan.values {
                 let p = Matrix::strided(&s[start..], rows, v.n, n);
-                add_times(out, p, v.head(b, h / plan.rep), 1.0);
+                add_times(plan.few(), out, p, v.head(b, h / plan.rep), 1.0);
                 start += v.n;
             }
         },
@@ -284,7 +289,7 @@ pub(super) fn backward(
             let mut d_s = vec![0.0; rows * n];
             let mut start = 0;
             for v in &plan.values {
-                times_transposed(&mut d_s[start..], n, d_out, v.head(b, h / plan.rep), 1.0);
+                times_transposed(plan.few(), &mut d_s[start..], n, d_out, v.head(b, h / plan.rep), 1.0);
                 start += v.n;
             }
             Arch::new().dispatch(
@@ -295,7 +300,7 @@ pub(super) fn backward(
             let mut grads = Vec::with_capacity(wants.len());
             for (k, &wanted) in plan.keys.iter().zip(wants) {
                 let d_s = Matrix::strided(&d_s[start..], rows, k.n, n);
-                add_times(d_q, d_s, k.head(b, h / plan.rep), plan.scale);
+                add_times(plan.few(), d_q, d_s, k.head(b, h / plan.rep), plan.scale);
                 grads.push(wanted.then(|| {
                     let (mut d_k, mut d_v) = (vec![0.0; k.n * d], vec![0.0; k.n * d]);
                     product(&mut d_k, d, false, d_s.t(), q, plan.scale, false);

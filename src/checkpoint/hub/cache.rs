@@ -3,8 +3,9 @@
 use super::hash::sha256_of;
 use super::known::{KNOWN_MODELS, KnownModel};
 use super::name::HubName;
-use super::select::{INDEX, SINGLE, ggufs, shards};
+use super::select::{ggufs, shards};
 use super::wheel::Wheel;
+use crate::checkpoint::safetensors::{INDEX, SINGLE};
 use crate::error::{Error, Result};
 use hf_hub::Cache;
 use std::fs;

@@ -6,6 +6,7 @@ use super::name::HubName;
 use super::remote::{Failure, Hub};
 use super::select::{Selection, select, shards};
 use super::wheel::from_wheel;
+use crate::checkpoint::safetensors::{INDEX, SINGLE};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -140,12 +141,12 @@ fn transfer(hub: &Hub, name: &HubName, on: OnTransfer) -> std::result::Result<Pa
         Selection::Gguf(file) => fetch(&file),
         Selection::Single(beside) => {
             beside.iter().try_for_each(|file| fetch(file).map(drop))?;
-            fetch(super::select::SINGLE)?;
+            fetch(SINGLE)?;
             Ok(folder)
         }
         Selection::Sharded(beside) => {
             beside.iter().try_for_each(|file| fetch(file).map(drop))?;
-            let shards = shards(&folder.join(super::select::INDEX));
+            let shards = shards(&folder.join(INDEX));
             let shards = shards.map_err(|error| Failure::Useless(error.to_string()))?;
             if let Some(lacking) = shards.iter().find(|shard| !files.contains(shard)) {
                 return Err(Failure::Useless(format!("its index names `{lacking}`, which it does not have")));

@@ -1,8 +1,8 @@
 //! How people write a model of the hub: `ORG/NAME[@REVISION][:FILE.gguf]`.
 
+use crate::checkpoint::safetensors::is_within;
 use hf_hub::{Repo, RepoType};
 use std::fmt;
-use std::path::{Component, Path};
 
 /// A repository on the Hugging Face hub, at one revision, and which of its files is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,12 +56,6 @@ impl fmt::Display for HubName {
 fn is_part(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !text.starts_with(['.', '-']) && !text.is_empty() && !text.contains("..") && text.chars().all(plain)
-}
-
-/// Whether `text` is a relative path that stays below where it starts.
-pub(super) fn is_within(text: &str) -> bool {
-    let inner = |part: Component| matches!(part, Component::Normal(_));
-    !text.is_empty() && !text.contains('\\') && Path::new(text).components().all(inner)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Which files of a repository make up a model: its own list of files decides.
 
-use super::name::{HubName, is_within};
+use super::name::HubName;
 use crate::checkpoint::fields::Fields;
+use crate::checkpoint::safetensors::{INDEX, SINGLE, weight_map};
 use crate::error::Result;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Read beside the weights where the repository has them. `config.json` must be there.
@@ -15,8 +16,6 @@ const BESIDE: [&str; 6] = [
     "chat_template.jinja",
     "special_tokens_map.json",
 ];
-pub(super) const SINGLE: &str = "model.safetensors";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// What is fetched of a repository.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,14 +83,7 @@ pub(super) fn ggufs<'a>(files: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 /// # Errors
 /// When it cannot be read or names a file outside its folder.
 pub(super) fn shards(path: &Path) -> Result<BTreeSet<String>> {
-    let fields = Fields::read(path)?;
-    let map: BTreeMap<String, String> = fields.require("weight_map")?;
-    let shards: BTreeSet<String> = map.into_values().collect();
-    match shards.iter().find(|shard| !is_within(shard)) {
-        Some(shard) => Err(fields
-            .error("weight_map", format!("names the shard `{shard}`, which does not lie in the folder"))),
-        None => Ok(shards),
-    }
+    Ok(weight_map(&Fields::read(path)?)?.into_values().collect())
 }
 
 #[cfg(test)]

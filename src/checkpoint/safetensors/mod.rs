@@ -1,7 +1,9 @@
 //! Safetensors files: single or sharded through an index, read as f32, written one tensor at a time.
 
+mod index;
 mod read;
 mod write;
 
+pub(super) use index::{INDEX, SINGLE, is_within, weight_map};
 pub use read::{SafetensorsWeights, read_safetensors};
 pub use write::{NamedTensors, StoredType, write_safetensors, write_tensors};
