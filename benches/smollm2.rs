@@ -107,6 +107,7 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
             line: b + 1,
             prompts: (0..4).map(|j| ids(&format!("bt/{j}/{b}"), 120, vocab)).collect(),
             target: Some(ids(&format!("bt/t/{b}"), 64, vocab)),
+            ..TokenizedSample::default()
         })
         .collect();
     let batch = [TeamBatch::new(&samples.iter().collect::<Vec<_>>())];
@@ -130,11 +131,11 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
         }
     }
     let mut trainer =
-        Trainer::new(TrainConfig::default(), TeamModel::new(config, backbone), adapters).unwrap();
+        Trainer::new(TrainConfig::default(), TeamModel::new(config, backbone, SEED), adapters).unwrap();
     let mut loss = 0.0;
     let step = timed(args.runs, || {
         let clock = Instant::now();
-        loss = trainer.gradients(&batch).0;
+        loss = trainer.gradients(&batch).loss;
         clock.elapsed().as_secs_f64()
     });
     let updates: Vec<f64> = (0..2).map(|_| trainer.update(&batch, 5e-5).step_seconds).collect();
@@ -159,7 +160,7 @@ fn fill<B: ModelBackend>(backbone: &Backbone<B>, tag: &str, n: usize, batch: usi
     let ids = PaddedIds::left(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let mut next = vec![0; batch];
     let at = Positions::issue(&ids.valid, &mut next);
-    let (hidden, kv) = backbone.forward(backbone.embed(&ids.ids), &at, &[], None);
+    let (hidden, kv) = backbone.forward(backbone.embed(&ids.ids), &at, &[], None, None);
     let d = backbone.config.hidden_size;
     let hidden = hidden.reshape([batch, n, d]).narrow(1, n - 1, 1).reshape([batch, d]);
     Filled { kv, hidden, next }
@@ -174,7 +175,7 @@ fn infer<B: ModelBackend>(args: &Args, backbone: &Backbone<B>) -> serde_json::Va
         backbone.logits(filled.hidden).into_data();
         clock.elapsed().as_secs_f64()
     });
-    let model = TeamModel::new(team(1), backbone.clone());
+    let model = TeamModel::new(team(1), backbone.clone(), SEED);
     let none = AdapterSet::none();
     let thinking: Team<B> = model.bind(&none, &model.parameters(&none));
     let latent = timed(args.runs, || {
@@ -185,7 +186,7 @@ fn infer<B: ModelBackend>(args: &Args, backbone: &Backbone<B>) -> serde_json::Va
         for _ in 0..STEPS {
             let z = thinking.feed.forward(thinking.config.feed(0), hidden, backbone);
             let at = Positions::issue(&[true], &mut next);
-            let (h, grown) = backbone.forward(z, &at, &[&kv], tail.as_ref());
+            let (h, grown) = backbone.forward(z, &at, &[&kv], tail.as_ref(), None);
             hidden = h;
             tail = Some(grown);
         }
@@ -202,7 +203,7 @@ fn infer<B: ModelBackend>(args: &Args, backbone: &Backbone<B>) -> serde_json::Va
                 let best = backbone.logits(hidden).argmax(1).into_data();
                 let tokens: Vec<u32> = best.iter::<i64>().map(|t| t as u32).collect();
                 let at = Positions::issue(&vec![true; batch], &mut next);
-                let (h, grown) = backbone.forward(backbone.embed(&tokens), &at, &[&kv], tail.as_ref());
+                let (h, grown) = backbone.forward(backbone.embed(&tokens), &at, &[&kv], tail.as_ref(), None);
                 hidden = h;
                 tail = Some(grown);
             }

@@ -62,7 +62,7 @@ impl Job for Forward<'_> {
             backbone = backbone.with_adapter(&Adapter::read(dir, &backbone)?);
         }
         let positions = Positions::issue(&vec![true; self.ids.len()], &mut [0]);
-        let (hidden, _) = backbone.forward(backbone.embed(self.ids), &positions, &[], None);
+        let (hidden, _) = backbone.forward(backbone.embed(self.ids), &positions, &[], None, None);
         let logits = backbone.logits(hidden);
         Ok(Logits { shape: logits.dims().to_vec(), values: logits.into_data().iter::<f32>().collect() })
     }

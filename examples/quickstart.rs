@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel, TeamPlan};
+use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::inference::{DecodeOptions, decode};
@@ -47,21 +47,19 @@ impl Job for Ask<'_> {
             TeamBatch::new(&[&prompts.build("question".as_ref(), &sample, self.model.config.vocab_size)?]);
 
         // 2. The team on a device. `AdapterSet::read` in place of `none` gives it what it learned.
-        let model = TeamModel::new(team, self.model.load::<B>(&device)?);
+        let model = TeamModel::new(team, self.model.load::<B>(&device)?, 0);
         let adapters = AdapterSet::none();
         let team = model.bind(&adapters, &model.parameters(&adapters));
 
         // 3. The planner thinks: no token is sampled, its keys and values are the message.
-        let plan = TeamPlan::new(&team.config, &batch);
-        let trace = team.think_all(&batch, &plan);
+        let trace = team.think_all(&batch);
 
         // 4. The solver reads them and answers.
         let stop_tokens = vec![tokenizer.end_of_turn()];
         let options = DecodeOptions { max_new_tokens: 64, stop_tokens, ..DecodeOptions::default() };
+        let more = |_, _| ControlFlow::Continue(());
         let answers =
-            decode(&team, &batch.prompts[1], &trace, &plan.stages[1].start, &options, &[0], |_, _| {
-                ControlFlow::Continue(())
-            });
+            decode(team.answering(), &batch.prompts[1], &team.read(&trace), &options, &[0], more);
         tokenizer.decode(&answers[0].token_ids)
     }
 }

@@ -45,6 +45,9 @@
 
 #![warn(missing_docs)]
 
+#[macro_use]
+mod named_enum;
+
 pub mod agents;
 pub mod backbone;
 pub mod checkpoint;

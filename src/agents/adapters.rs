@@ -8,10 +8,9 @@ use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
 use super::TeamConfig;
-use crate::backbone::{Adapter, Backbone, Lora};
+use crate::backbone::{Adapter, Backbone, Lora, Parameters};
 use crate::checkpoint::AdapterConfig;
 use crate::error::{Error, Result};
-use crate::training::Parameters;
 
 /// Which roles an adapter is active in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -119,6 +118,12 @@ impl<B: ModelBackend> AdapterSet<B> {
             .map(|(name, seed)| Ok((name, Adapter::init(config.clone(), backbone, seed)?)))
             .collect::<Result<_>>()?;
         Ok(Self { scope, adapters })
+    }
+
+    /// Whether `dir` holds an adapter, or one for a role in a folder of its own.
+    pub fn is_in(dir: &Path, team: &TeamConfig) -> bool {
+        let has = |folder: &Path| folder.join("adapter_config.json").exists();
+        has(dir) || team.agents.iter().any(|a| has(&dir.join(&a.name)))
     }
 
     /// Reads adapters from a PEFT folder, or for `per_role` from one PEFT folder a role inside it.

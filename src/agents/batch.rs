@@ -1,5 +1,7 @@
 //! Rows of different length as one rectangle, with what is real marked.
 
+use super::{TeamConfig, TeamPlan};
+use crate::communication::{ChannelKind, MessageLayout};
 use crate::error::{Error, Result};
 use crate::text::TokenizedSample;
 
@@ -73,6 +75,23 @@ impl PaddedIds {
         all
     }
 
+    /// Several rectangles as one batch, one under the other, left-padded to the widest.
+    pub fn stack(parts: &[&PaddedIds]) -> Self {
+        let rows: Vec<(&[u32], &[bool])> = parts
+            .iter()
+            .flat_map(|p| p.ids.chunks_exact(p.len).zip(p.valid.chunks_exact(p.len)))
+            .collect();
+        let len = rows.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
+        let mut all = Self { batch: rows.len(), len, ..Self::default() };
+        for (ids, valid) in rows {
+            all.ids.resize(all.ids.len() + len - ids.len(), 0);
+            all.ids.extend_from_slice(ids);
+            all.valid.resize(all.valid.len() + len - valid.len(), false);
+            all.valid.extend_from_slice(valid);
+        }
+        all
+    }
+
     /// How many ids are real.
     pub fn count(&self) -> usize {
         self.valid.iter().filter(|&&v| v).count()
@@ -80,12 +99,14 @@ impl PaddedIds {
 }
 
 /// Samples of one micro-batch: every agent's prompts, and the targets where there are any.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TeamBatch {
     /// Left-padded prompts, one rectangle an agent.
     pub prompts: Vec<PaddedIds>,
     /// Right-padded targets.
     pub target: Option<PaddedIds>,
+    /// Right-padded expert texts, for each upstream agent that has one in some row; empty where none has.
+    pub experts: Vec<Option<PaddedIds>>,
 }
 
 impl TeamBatch {
@@ -99,7 +120,28 @@ impl TeamBatch {
             .map(|j| PaddedIds::left(&samples.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>()))
             .collect();
         let targets: Option<Vec<_>> = samples.iter().map(|s| s.target.as_deref()).collect();
-        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)) }
+        let expert = |j: usize| {
+            let rows: Vec<&[u32]> =
+                samples.iter().map(|s| s.experts.get(j).and_then(Option::as_deref).unwrap_or_default()).collect();
+            rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
+        };
+        let experts = (0..agents.saturating_sub(1)).map(expert).collect();
+        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), experts }
+    }
+
+    /// The same samples without expert texts.
+    pub fn without_experts(self) -> Self {
+        Self { experts: Vec::new(), ..self }
+    }
+
+    /// The expert texts of agent `j`, where it has any.
+    pub fn expert(&self, j: usize) -> Option<&PaddedIds> {
+        self.experts.get(j)?.as_ref()
+    }
+
+    /// Whether agent `j` has expert text in some row.
+    pub fn has_expert(&self, j: usize) -> bool {
+        self.expert(j).is_some()
     }
 
     /// Rows of the batch.
@@ -114,28 +156,42 @@ impl TeamBatch {
 
     /// Prompt and target tokens of all rows and agents.
     pub fn tokens(&self) -> usize {
-        self.prompts.iter().map(PaddedIds::count).sum::<usize>() + self.target_tokens()
+        let experts = self.experts.iter().flatten().map(PaddedIds::count).sum::<usize>();
+        self.prompts.iter().map(PaddedIds::count).sum::<usize>() + experts + self.target_tokens()
     }
 }
 
-/// Checks that every position of the team fits the model's context.
+/// Checks that every position of the team fits the model's context, once per sample.
 ///
 /// # Errors
-/// If trace, prompt and `answer` tokens together are longer than `max_positions`, naming the sample's line.
+/// If trace, prompt and `answer` tokens together, or an agent's thought and its expert text, are longer than `max_positions`, naming the
+/// sample's line.
 pub fn check_context(
+    config: &TeamConfig,
     sample: &TokenizedSample,
-    latent_steps: usize,
     answer: usize,
     max_positions: usize,
 ) -> Result<()> {
-    let prompts: usize = sample.prompts.iter().map(Vec::len).sum();
-    let total = prompts.saturating_add(latent_steps).saturating_add(answer);
-    if total > max_positions {
-        return Err(Error::invalid(format!(
-            "line {}: {prompts} prompt tokens, {latent_steps} latent positions and {answer} answer tokens make {total} \
-             positions, but the model has {max_positions} (max_position_embeddings); shorten prompts or lower latent_steps",
-            sample.line
-        )));
+    let batch = TeamBatch::new(&[sample]);
+    let segments = matches!(config.channel, ChannelKind::Trace | ChannelKind::Hybrid);
+    let plan = TeamPlan::new(config, &batch, |thought| MessageLayout {
+        segment: segments.then(|| thought.segment()),
+        vectors: None,
+    });
+    let last = config.agents.len() - 1;
+    for (j, agent) in plan.agents.iter().enumerate() {
+        let (prompt, steps) = (sample.prompts[j].len(), config.steps(j));
+        let text = if j == last { answer } else { batch.expert(j).map_or(0, |e| e.len) };
+        let before = agent.start[0] as usize;
+        let total = before.saturating_add(prompt).saturating_add(steps).saturating_add(text);
+        if total > max_positions {
+            return Err(Error::invalid(format!(
+                "line {}: agent `{}` reads {before} positions, has {prompt} prompt tokens and {steps} latent positions, and \
+                 writes {text} tokens: {total} positions, but the model has {max_positions} (max_position_embeddings); \
+                 shorten prompts or lower latent_steps",
+                sample.line, config.agents[j].name
+            )));
+        }
     }
     Ok(())
 }

@@ -8,13 +8,16 @@ mod plan;
 pub mod preset;
 mod stages;
 pub mod team;
+mod topology;
 
 pub use adapters::{AdapterScope, AdapterSet};
 pub use batch::{PaddedIds, TeamBatch, check_context};
 pub use feed::FeedModule;
-pub use model::{Team, TeamModel, Thought};
+pub use model::{Team, TeamModel};
 pub(crate) use model::{last_position, prefill};
-pub use plan::{StagePlan, TeamPlan};
+pub use plan::{AgentPlan, Dropout, Dropped, Read, StagePlan, TeamPlan};
 pub use preset::paper_team;
-pub use stages::TeamStages;
-pub use team::{AgentConfig, Channel, FeedKind, TeamConfig, Topology, Transmit};
+pub use stages::{LossWeights, StageGraph, StageOutput, TeamStages};
+pub use team::{AgentConfig, FeedKind, TeamConfig, Topology};
+
+pub use crate::communication::{ChannelKind, OverwriteUpdate, Transmit};

@@ -1,50 +1,289 @@
 //! Who reads whom, and at which positions everything will stand: decided on the host, before any tensor.
 
-use super::{TeamBatch, TeamConfig, Transmit};
-use crate::backbone::Positions;
-use crate::communication::SegmentLayout;
+use std::collections::BTreeMap;
 
-/// What one stage reads and where it writes.
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{TeamBatch, TeamConfig};
+use crate::backbone::Positions;
+use crate::communication::{MessageLayout, ThoughtLayout, Transmit};
+
+/// A message that an agent reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StagePlan {
-    /// Stages whose segments it reads, in reading order.
-    pub reads: Vec<usize>,
-    /// Per row, the id of its first position: the largest id ever issued in what it reads, plus one.
-    pub start: Vec<u32>,
-    /// The segment it leaves; none for the final agent.
-    pub segment: Option<SegmentLayout>,
+pub struct Read {
+    /// Index of its sender.
+    pub agent: usize,
+    /// Per row, how far behind its own place the segment stands for this reader.
+    pub offsets: Vec<u32>,
 }
 
-/// The stages of a team for one batch, in an order in which each reads only earlier ones.
+/// What one agent reads and where it writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentPlan {
+    /// What it reads, in reading order.
+    pub reads: Vec<Read>,
+    /// Per row, the id of its first position: the largest id ever issued in what it reads, plus one.
+    pub start: Vec<u32>,
+    /// Per row, the first id after its prompt and its latent steps.
+    pub end: Vec<u32>,
+    /// The form of its message; empty for the final agent.
+    pub message: MessageLayout,
+    /// Latent steps that are computed: none where nobody would read them.
+    pub steps: usize,
+}
+
+/// Agents that run as one batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StagePlan {
+    /// Their indices.
+    pub agents: Vec<usize>,
+    /// The stages whose messages some of them read.
+    pub reads: Vec<usize>,
+}
+
+/// How a team runs on one batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TeamPlan {
     /// One plan an agent.
+    pub agents: Vec<AgentPlan>,
+    /// The stages, each of which reads only earlier ones; the last is the final agent's. Agents that nobody reads and that have no
+    /// expert text to learn are in none.
     pub stages: Vec<StagePlan>,
 }
 
+/// How often what is sent is hidden from its readers while training; one draw per sample and sender, the same for all readers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dropout {
+    /// Probability that a whole message is hidden.
+    pub senders: f64,
+    /// Probability that a single latent position or vector is.
+    pub positions: f64,
+}
+
 impl TeamPlan {
-    /// The plan of a sequential team: every agent reads all earlier ones.
-    pub fn new(config: &TeamConfig, batch: &TeamBatch) -> Self {
+    /// The plan of a team whose channel makes messages of the form `layout`.
+    ///
+    /// A segment stands for a reader where it stood for its sender, as long as ids grow in reading order; a segment that was built
+    /// beside those before it moves as a block behind the largest id so far.
+    pub fn new(
+        config: &TeamConfig,
+        batch: &TeamBatch,
+        layout: impl Fn(&ThoughtLayout) -> MessageLayout,
+    ) -> Self {
         let last = config.agents.len() - 1;
-        let mut next = vec![0u32; batch.rows()];
-        let stages = (0..=last)
-            .map(|j| {
-                let start = next.clone();
-                let segment = (j < last).then(|| {
-                    let prompt = Positions::issue(&batch.prompts[j].valid, &mut next);
-                    let (steps, transmit) = (config.steps(j), config.transmit(j));
-                    let latent = Positions::issue(&vec![true; batch.rows() * steps], &mut next);
-                    let prompt_len = if transmit == Transmit::Latent { 0 } else { prompt.len };
-                    let positions = match transmit {
-                        Transmit::All => Positions::cat(&[&prompt, &latent], batch.rows()),
-                        Transmit::Latent => latent,
-                        Transmit::Prompt => prompt,
-                    };
-                    SegmentLayout { sender: j, positions, prompt_len }
-                });
-                StagePlan { reads: (0..j).collect(), start, segment }
-            })
-            .collect();
-        Self { stages }
+        let mut agents: Vec<AgentPlan> = Vec::with_capacity(last + 1);
+        for j in 0..=last {
+            let heard: Vec<usize> =
+                config.reads(j).into_iter().filter(|&r| !agents[r].message.is_empty()).collect();
+            let (reads, start) = place(&agents, &heard, batch.rows());
+            let mut end = start.clone();
+            let prompt = Positions::issue(&batch.prompts[j].valid, &mut end);
+            let steps = config.steps(j);
+            let latent = Positions::issue(&vec![true; batch.rows() * steps], &mut end);
+            let thought = ThoughtLayout { sender: j, prompt, latent, transmit: config.transmit(j) };
+            let message = if j < last { layout(&thought) } else { MessageLayout::default() };
+            let unread = config.transmit(j) == Transmit::Prompt && !batch.has_expert(j);
+            agents.push(AgentPlan { reads, start, end, message, steps: if unread { 0 } else { steps } });
+        }
+        let stages = stages(&agents, |j| batch.has_expert(j));
+        Self { agents, stages }
+    }
+
+    /// Hides messages and positions from their readers as `dropout` says. `streams` numbers the draws of each row.
+    pub fn drop_messages(&mut self, dropout: Dropout, seed: u64, streams: &[u64]) -> Vec<Dropped> {
+        let mut dropped = Vec::new();
+        for (row, &stream) in streams.iter().enumerate() {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(stream);
+            for (agent, plan) in self.agents.iter_mut().enumerate() {
+                let all = rng.random_bool(dropout.senders);
+                let mut positions = 0;
+                let mut hide = |valid: &mut [bool]| {
+                    for v in valid {
+                        let single = rng.random_bool(dropout.positions);
+                        positions += usize::from(*v && single && !all);
+                        *v &= !(all || single);
+                    }
+                };
+                if let Some(s) = &mut plan.message.segment {
+                    let n = s.positions.len;
+                    let own = &mut s.positions.valid[row * n..(row + 1) * n];
+                    let (prompt, latent) = own.split_at_mut(s.prompt_len);
+                    prompt.iter_mut().for_each(|v| *v &= !all);
+                    hide(latent);
+                }
+                if let Some(valid) = &mut plan.message.vectors {
+                    let m = valid.len() / streams.len();
+                    hide(&mut valid[row * m..(row + 1) * m]);
+                }
+                if !plan.message.is_empty() && (all || positions > 0) {
+                    dropped.push(Dropped { agent, all, positions });
+                }
+            }
+        }
+        dropped
+    }
+
+    /// The largest number of positions of any row and agent, expert texts not counted.
+    pub fn longest(&self) -> usize {
+        self.agents.iter().flat_map(|a| &a.end).max().map_or(0, |&end| end as usize)
+    }
+
+    /// The final agent's plan.
+    pub fn answering(&self) -> &AgentPlan {
+        self.agents.last().expect("a team has an agent")
+    }
+}
+
+/// What one draw hid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// The sender.
+    pub agent: usize,
+    /// Whether its whole message was hidden.
+    pub all: bool,
+    /// Single latent positions and vectors that were.
+    pub positions: usize,
+}
+
+/// Where the segments of `heard` stand for a reader, and its own first id.
+fn place(agents: &[AgentPlan], heard: &[usize], rows: usize) -> (Vec<Read>, Vec<u32>) {
+    let mut reads: Vec<Read> = Vec::with_capacity(heard.len());
+    let mut free = vec![0u32; rows];
+    for &agent in heard {
+        let plan = &agents[agent];
+        if plan.message.segment.is_none() {
+            reads.push(Read { agent, offsets: vec![0; rows] });
+            continue;
+        }
+        let together = if reads.is_empty() { Some(vec![0; rows]) } else { beside(&reads, plan) };
+        let grows = |o: &Vec<u32>| plan.start.iter().zip(o).zip(&free).all(|((s, o), free)| s + o >= *free);
+        let offsets = together.filter(grows).unwrap_or_else(|| free.clone());
+        for ((free, end), offset) in free.iter_mut().zip(&plan.end).zip(&offsets) {
+            *free = end + offset;
+        }
+        reads.push(Read { agent, offsets });
+    }
+    (reads, free)
+}
+
+/// The offsets under which a segment keeps its distance to everything in `reads` that its sender read; `None` where it read nothing of
+/// it, or no offsets do.
+fn beside(reads: &[Read], sender: &AgentPlan) -> Option<Vec<u32>> {
+    let theirs: BTreeMap<usize, &[u32]> = sender.reads.iter().map(|r| (r.agent, &r.offsets[..])).collect();
+    let mut distances = reads.iter().filter_map(|here| {
+        let there = theirs.get(&here.agent)?;
+        Some(here.offsets.iter().zip(*there).map(|(h, t)| h.checked_sub(*t)).collect::<Option<Vec<u32>>>())
+    });
+    let first = distances.next()??;
+    distances.all(|d| d.as_ref() == Some(&first)).then_some(first)
+}
+
+/// Agents by the length of the longest chain of messages to them; the final agent stands alone.
+fn stages(agents: &[AgentPlan], learns: impl Fn(usize) -> bool) -> Vec<StagePlan> {
+    let last = agents.len() - 1;
+    let mut needed: Vec<bool> = (0..=last).map(|j| j == last || learns(j)).collect();
+    for j in (0..=last).rev() {
+        if needed[j] {
+            agents[j].reads.iter().for_each(|r| needed[r.agent] = true);
+        }
+    }
+    let mut level = vec![0; last + 1];
+    for j in 0..=last {
+        level[j] = agents[j].reads.iter().map(|r| level[r.agent] + 1).max().unwrap_or(0);
+    }
+    level[last] = level.iter().max().map_or(0, |l| l + 1);
+    let mut by_level: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for j in (0..=last).filter(|&j| needed[j]) {
+        by_level.entry(level[j]).or_default().push(j);
+    }
+    let groups: Vec<Vec<usize>> = by_level.into_values().collect();
+    let stage_of = |agent: usize| groups.iter().position(|g| g.contains(&agent)).expect("it is needed");
+    groups
+        .iter()
+        .map(|group| {
+            let mut reads: Vec<usize> =
+                group.iter().flat_map(|&j| agents[j].reads.iter().map(|r| stage_of(r.agent))).collect();
+            reads.sort_unstable();
+            reads.dedup();
+            StagePlan { agents: group.clone(), reads }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::team::Topology;
+    use super::super::{AgentConfig, PaddedIds};
+    use super::*;
+
+    /// A graph of agents with prompts of 3 and 2 tokens and one latent step.
+    fn plan(agents: &[(&str, &[&str])]) -> TeamPlan {
+        let agent = |(name, reads): &(&str, &[&str])| AgentConfig {
+            reads: Some(reads.iter().map(|r| r.to_string()).collect()),
+            ..AgentConfig::named(*name)
+        };
+        let config = TeamConfig {
+            topology: Topology::Graph,
+            latent_steps: 1,
+            agents: agents.iter().map(agent).collect(),
+            ..TeamConfig::default()
+        };
+        config.validate().unwrap();
+        let prompt = PaddedIds::left(&[&[1, 2, 3], &[1, 2]]);
+        let batch = TeamBatch { prompts: vec![prompt; agents.len()], ..TeamBatch::default() };
+        TeamPlan::new(&config, &batch, |t| MessageLayout { segment: Some(t.segment()), vectors: None })
+    }
+
+    fn offsets(plan: &TeamPlan, agent: usize) -> Vec<Vec<u32>> {
+        plan.agents[agent].reads.iter().map(|r| r.offsets.clone()).collect()
+    }
+
+    #[test]
+    fn a_chain_stays_where_it_was_built() {
+        let p = plan(&[("a", &[]), ("b", &["a"]), ("c", &["a", "b"])]);
+        assert_eq!(offsets(&p, 2), [[0, 0], [0, 0]]);
+        assert_eq!((&p.agents[1].start, &p.agents[2].start), (&vec![4, 3], &vec![8, 6]));
+        assert_eq!(p.stages.iter().map(|s| s.agents.clone()).collect::<Vec<_>>(), [[0], [1], [2]]);
+    }
+
+    #[test]
+    fn independent_segments_are_laid_one_after_another() {
+        let p = plan(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]);
+        assert_eq!(offsets(&p, 2), [[0, 0], [4, 3]]);
+        assert_eq!(p.agents[2].start, [8, 6]);
+        assert_eq!(p.stages[0].agents, [0, 1]);
+        assert_eq!(p.stages[1].reads, [0]);
+    }
+
+    #[test]
+    fn a_segment_moves_with_what_its_sender_read() {
+        // d reads b, then a with c, which c read: a and c move together behind b.
+        let p = plan(&[("a", &[]), ("b", &[]), ("c", &["a"]), ("d", &["b", "a", "c"])]);
+        assert_eq!(offsets(&p, 3), [[0, 0], [4, 3], [4, 3]]);
+        // In the order c, a the distance cannot stay, because ids grow; c's own place has a gap where a was.
+        let p = plan(&[("a", &[]), ("c", &["a"]), ("d", &["c", "a"])]);
+        assert_eq!(offsets(&p, 2), [[0, 0], [8, 6]]);
+        // b stands between: c cannot follow a directly.
+        let p = plan(&[("a", &[]), ("b", &[]), ("c", &["a"]), ("d", &["a", "b", "c"])]);
+        assert_eq!(offsets(&p, 3), [[0, 0], [4, 3], [8, 6]]);
+    }
+
+    #[test]
+    fn draws_hide_messages_from_readers_and_repeat() {
+        let fresh = plan(&[("a", &[]), ("b", &["a"])]);
+        let drop = |dropout| {
+            let mut p = fresh.clone();
+            let dropped = p.drop_messages(dropout, 3, &[7, 8]);
+            (p.agents[0].message.clone().segment.unwrap().positions.valid, dropped.len())
+        };
+        let all = fresh.agents[0].message.clone().segment.unwrap().positions.valid;
+        assert_eq!(drop(Dropout::default()), (all.clone(), 0));
+        assert_eq!(drop(Dropout { senders: 1.0, positions: 0.0 }), (vec![false; 8], 2));
+        let (latent, n) = drop(Dropout { senders: 0.0, positions: 1.0 });
+        assert_eq!((n, &latent[..3], latent[3]), (2, &all[..3], false));
+        let half = Dropout { senders: 0.5, positions: 0.5 };
+        assert_eq!(drop(half), drop(half));
     }
 }

@@ -64,7 +64,7 @@ mod tests {
         let team = paper_team();
         let builder = PromptBuilder::new(&team.agents, None).unwrap();
         let fields = serde_json::json!({"question": "Why?"}).as_object().unwrap().clone();
-        let sample = Sample { line: 1, fields, answer: None, ids: None };
+        let sample = Sample { line: 1, fields, ..Sample::default() };
         for index in 0..team.agents.len() {
             let messages = builder.messages("data.jsonl".as_ref(), &sample, index).unwrap();
             assert_eq!(messages.len(), 2);

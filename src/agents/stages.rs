@@ -4,12 +4,65 @@ use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
 use super::{AdapterSet, TeamBatch, TeamModel, TeamPlan};
-use crate::communication::{Segment, Trace};
-use crate::training::{Parameters, StageGraph, StageOutput};
+use crate::backbone::Parameters;
+use crate::communication::Message;
 
-/// The stages of `model` on `batch`: messages are segments, the last stage's output is the loss.
+/// What a stage returns.
 #[derive(Debug)]
-pub struct TeamStages<'a, B: Backend, C: Backend> {
+pub struct StageOutput<B: Backend> {
+    /// What later stages read; empty for a stage that nobody reads.
+    pub message: Vec<Tensor<B, 4>>,
+    /// Its term of the loss, `[1]`.
+    pub loss: Option<Tensor<B, 1>>,
+}
+
+/// Stages in an order in which each reads messages of earlier ones only.
+pub trait StageGraph<B: Backend> {
+    /// How many stages there are.
+    fn len(&self) -> usize;
+
+    /// Whether there is no stage.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The stages whose messages `stage` reads, in order.
+    fn reads(&self, stage: usize) -> &[usize];
+
+    /// Computes a stage: the same numbers for the same arguments, every time.
+    fn run(
+        &self,
+        stage: usize,
+        parameters: &Parameters<B>,
+        messages: Vec<Vec<Tensor<B, 4>>>,
+    ) -> StageOutput<B>;
+}
+
+/// How the terms of a loss are weighed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LossWeights {
+    /// The factor of the summed NLL of targets: one over the target tokens of the whole update.
+    pub target: f64,
+    /// The factor of the summed NLL of each upstream agent's expert text.
+    pub experts: Vec<f64>,
+}
+
+impl LossWeights {
+    /// `L_final + λ · mean_j L_j` over all `batches` of an update, each `L` a mean over its tokens.
+    pub fn new(batches: &[TeamBatch], lambda: f64) -> Self {
+        let agents = batches.iter().map(|b| b.experts.len()).max().unwrap_or(0);
+        let tokens = |j: usize| batches.iter().filter_map(|b| b.expert(j)).map(|e| e.count()).sum::<usize>();
+        let tokens: Vec<usize> = (0..agents).map(tokens).collect();
+        let roles = tokens.iter().filter(|&&n| n > 0).count();
+        let expert = |&n: &usize| if n == 0 { 0.0 } else { lambda / (roles * n) as f64 };
+        let target = batches.iter().map(TeamBatch::target_tokens).sum::<usize>();
+        Self { target: 1.0 / target.max(1) as f64, experts: tokens.iter().map(expert).collect() }
+    }
+}
+
+/// The stages of `model` on `batch`: each returns the messages of its agents, agent after agent; the last one's loss is the target's.
+#[derive(Debug)]
+pub struct TeamStages<'a, B: ModelBackend, C: Backend> {
     /// The team without values for what it learns.
     pub model: &'a TeamModel<B>,
     /// Which factors belong to which role.
@@ -18,8 +71,25 @@ pub struct TeamStages<'a, B: Backend, C: Backend> {
     pub batch: &'a TeamBatch,
     /// Positions of everything.
     pub plan: &'a TeamPlan,
-    /// What the summed NLL is divided by: the target tokens of the whole update.
-    pub target_tokens: usize,
+    /// How terms of the loss are weighed.
+    pub weights: &'a LossWeights,
+    /// Agents that the gradient of what is read from them goes on through.
+    pub through: &'a [bool],
+}
+
+impl<B: ModelBackend, C: Backend> TeamStages<'_, B, C> {
+    /// The tensors of a stage's message, by agent.
+    pub fn split<T>(&self, stage: usize, tensors: Vec<T>) -> Vec<(usize, Vec<T>)> {
+        let layers = self.model.backbone.layers.len();
+        let mut tensors = tensors.into_iter();
+        let agents = self.plan.stages[stage].agents.iter();
+        agents
+            .map(|&j| {
+                let n = self.plan.agents[j].message.num_tensors(layers);
+                (j, tensors.by_ref().take(n).collect())
+            })
+            .collect()
+    }
 }
 
 impl<B: ModelBackend, C: Backend> StageGraph<B> for TeamStages<'_, B, C> {
@@ -38,32 +108,33 @@ impl<B: ModelBackend, C: Backend> StageGraph<B> for TeamStages<'_, B, C> {
         messages: Vec<Vec<Tensor<B, 4>>>,
     ) -> StageOutput<B> {
         let team = self.model.bind(self.adapters, parameters);
-        let plan = &self.plan.stages[stage];
-        let trace = Trace {
-            segments: plan
-                .reads
-                .iter()
-                .zip(messages)
-                .map(|(&s, m)| {
-                    let layout = self.plan.stages[s].segment.as_ref().expect("only upstream stages are read");
-                    Segment::from_tensors(m, layout)
-                })
-                .collect(),
-        };
-        let prompt = &self.batch.prompts[stage];
-        match &plan.segment {
-            Some(_) => {
-                let thought = team.think(stage, prompt, &trace, &plan.start);
-                StageOutput { message: thought.segment.into_tensors(), loss: None }
-            }
-            None => {
-                let target = self.batch.target.as_ref().expect("training samples have targets");
-                let nll = team.target_nll(prompt, target, &trace, &plan.start);
-                StageOutput {
-                    message: Vec::new(),
-                    loss: Some(nll.sum().div_scalar(self.target_tokens as f64)),
-                }
+        let mut found: Vec<Option<Message<B>>> = vec![None; self.plan.agents.len()];
+        for (&s, tensors) in self.plan.stages[stage].reads.iter().zip(messages) {
+            for (j, tensors) in self.split(s, tensors) {
+                found[j] = Some(Message::from_tensors(j, tensors, &self.plan.agents[j].message));
             }
         }
+        let agents = &self.plan.stages[stage].agents;
+        let traces: Vec<_> = agents.iter().map(|&j| team.find(j, &found, self.plan)).collect();
+        let readings: Vec<_> = traces.iter().map(|trace| team.read(trace)).collect();
+        if agents[..] == [self.plan.agents.len() - 1] {
+            let target = self.batch.target.as_ref().expect("training samples have targets");
+            let nll = team.target_nll(&self.batch.prompts[agents[0]], target, &readings[0]);
+            let loss = Some(nll.sum().mul_scalar(self.weights.target));
+            return StageOutput { message: Vec::new(), loss };
+        }
+        let thoughts = team.think(agents, self.batch, self.plan, &readings);
+        let mut message = Vec::new();
+        let mut loss: Option<Tensor<B, 1>> = None;
+        for ((&j, thought), (trace, reading)) in agents.iter().zip(thoughts).zip(traces.iter().zip(&readings)) {
+            if let Some(expert) = self.batch.expert(j) {
+                let nll = team.expert_nll(&thought, expert, reading, &self.plan.agents[j].end);
+                let own = nll.sum().mul_scalar(self.weights.experts[j]);
+                loss = Some(loss.map_or(own.clone(), |sum| sum + own));
+            }
+            let tensors = team.send(&thought, trace).into_tensors().into_iter();
+            message.extend(tensors.map(|t| if self.through[j] { t } else { t.detach() }));
+        }
+        StageOutput { message, loss }
     }
 }

@@ -4,71 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::communication::{ChannelKind, OverwriteUpdate, Transmit, VectorsConfig};
 use crate::error::{Error, Result};
-use crate::text::toml_file::{nearest, read_toml};
-
-/// Defines an enum whose variants are written as lower-case names in files and on the command line.
-macro_rules! named_enum {
-    ($(#[$doc:meta])* $name:ident, $what:literal {
-        $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)?
-    }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant),+ }
-
-        impl $name {
-            /// The names, in the order of declaration.
-            pub const NAMES: &'static [&'static str] = &[$($text),+];
-
-            /// The name as it is written in files and on the command line.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = Error;
-
-            fn from_str(text: &str) -> Result<Self> {
-                match text {
-                    $($text => Ok(Self::$variant),)+
-                    _ => Err(unknown_name($what, text, Self::NAMES)),
-                }
-            }
-        }
-    };
-}
-
-fn unknown_name(what: &str, text: &str, names: &[&str]) -> Error {
-    let known = names.join(", ");
-    Error::invalid(match nearest(text, names) {
-        Some(right) => format!("unknown {what} `{text}`; did you mean `{right}`? (known: {known})"),
-        None => format!("unknown {what} `{text}`; known: {known}"),
-    })
-}
-
-named_enum! {
-    /// What agents pass to each other.
-    Channel, "channel" {
-        /// Keys and values of the shared model.
-        #[default]
-        Trace = "trace",
-        /// A fixed number of learned vectors per agent.
-        Vectors = "vectors",
-        /// Trace and vectors.
-        Hybrid = "hybrid",
-        /// A state of fixed size that every agent replaces.
-        Overwrite = "overwrite",
-        /// Text, as in the classical system.
-        Text = "text",
-    }
-}
+use crate::text::toml_file::read_toml;
 
 named_enum! {
     /// Who reads whom.
@@ -80,19 +18,6 @@ named_enum! {
         Hierarchical = "hierarchical",
         /// Any directed acyclic graph with one final agent.
         Graph = "graph",
-    }
-}
-
-named_enum! {
-    /// Which of its positions an upstream agent leaves in the trace.
-    Transmit, "transmit" {
-        /// Prompt and latent positions.
-        #[default]
-        All = "all",
-        /// Latent positions only.
-        Latent = "latent",
-        /// Prompt positions only.
-        Prompt = "prompt",
     }
 }
 
@@ -116,7 +41,7 @@ named_enum! {
 #[serde(deny_unknown_fields, default)]
 pub struct TeamConfig {
     /// What agents pass to each other.
-    pub channel: Channel,
+    pub channel: ChannelKind,
     /// Who reads whom.
     pub topology: Topology,
     /// Latent steps of every upstream agent that does not set its own.
@@ -125,6 +50,19 @@ pub struct TeamConfig {
     pub transmit: Transmit,
     /// The feed of every upstream agent that does not set its own.
     pub feed: FeedKind,
+    /// Vectors that an agent sends, `M` (`vectors`, `hybrid`, `overwrite`).
+    pub num_vectors: usize,
+    /// Width of a vector, `c`.
+    pub vector_dim: usize,
+    /// Heads of communication encoder and cross-agent attention.
+    pub vector_heads: usize,
+    /// Layers in which a reader attends to vectors; every fourth, from the first on, where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cross_attention_layers: Option<Vec<usize>>,
+    /// How an agent replaces the state of `overwrite`.
+    pub overwrite_update: OverwriteUpdate,
+    /// Most tokens that an upstream agent writes on the channel `text`, where it does not set its own.
+    pub message_tokens: usize,
     /// The agents in order; the last one answers.
     pub agents: Vec<AgentConfig>,
 }
@@ -150,12 +88,27 @@ pub struct AgentConfig {
     /// The feed of this agent in place of the team's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feed: Option<FeedKind>,
+    /// Most tokens that this agent writes on the channel `text`, in place of the team's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_tokens: Option<usize>,
+    /// The agents that this one reads, in this order (topology `graph`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Vec<String>>,
 }
 
 impl AgentConfig {
     /// An agent with a name and nothing else set.
     pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), system: None, user: None, latent_steps: None, transmit: None, feed: None }
+        Self {
+            name: name.into(),
+            system: None,
+            user: None,
+            latent_steps: None,
+            transmit: None,
+            feed: None,
+            message_tokens: None,
+            reads: None,
+        }
     }
 }
 
@@ -163,11 +116,17 @@ impl Default for TeamConfig {
     /// The defaults of the team file, without any agent.
     fn default() -> Self {
         Self {
-            channel: Channel::default(),
+            channel: ChannelKind::default(),
             topology: Topology::default(),
             latent_steps: 10,
             transmit: Transmit::default(),
             feed: FeedKind::default(),
+            num_vectors: 8,
+            vector_dim: 256,
+            vector_heads: 4,
+            cross_attention_layers: None,
+            overwrite_update: OverwriteUpdate::default(),
+            message_tokens: 128,
             agents: Vec::new(),
         }
     }
@@ -180,8 +139,7 @@ impl TeamConfig {
     /// As [`read_toml`] and [`TeamConfig::validate`], naming the file.
     pub fn read(path: &Path) -> Result<Self> {
         let team: Self = read_toml(path)?;
-        team.validate().map_err(|e| Error::file(path, e))?;
-        Ok(team)
+        team.ordered().map_err(|e| Error::file(path, e))
     }
 
     /// The paper's team, see [`paper_team`](super::preset::paper_team).
@@ -189,24 +147,11 @@ impl TeamConfig {
         super::preset::paper_team()
     }
 
-    /// Refuses what does not make sense or is not supported yet. To be called again when settings have
-    /// changed.
+    /// Refuses what does not make sense. To be called again when settings have changed.
     ///
     /// # Errors
     /// One sentence that names the setting and the agent.
     pub fn validate(&self) -> Result<()> {
-        if self.channel != Channel::Trace {
-            return Err(Error::invalid(format!(
-                "channel `{}` is not supported yet; use `trace`",
-                self.channel
-            )));
-        }
-        if self.topology != Topology::Sequential {
-            let topology = self.topology;
-            return Err(Error::invalid(format!(
-                "topology `{topology}` is not supported yet; use `sequential`"
-            )));
-        }
         let Some(last) = self.agents.last() else {
             return Err(Error::invalid(
                 "a team needs at least one agent: add an [[agents]] table with a `name`",
@@ -227,6 +172,7 @@ impl TeamConfig {
             (last.latent_steps.is_some(), "latent_steps"),
             (last.transmit.is_some(), "transmit"),
             (last.feed.is_some(), "feed"),
+            (last.message_tokens.is_some(), "message_tokens"),
         ] {
             if set {
                 return Err(Error::invalid(format!(
@@ -236,14 +182,40 @@ impl TeamConfig {
             }
         }
         for (index, agent) in self.upstream().iter().enumerate() {
-            if self.transmit(index) == Transmit::Latent && self.steps(index) == 0 {
+            if self.channel == ChannelKind::Text && self.message_tokens(index) == 0 {
+                return Err(Error::invalid(format!(
+                    "agent `{}`: with `message_tokens = 0` it would write nothing",
+                    agent.name
+                )));
+            }
+            if self.channel != ChannelKind::Text
+                && self.transmit(index) == Transmit::Latent
+                && self.steps(index) == 0
+            {
                 return Err(Error::invalid(format!(
                     "agent `{}`: `transmit = \"latent\"` with `latent_steps = 0` would transmit nothing",
                     agent.name
                 )));
             }
         }
-        Ok(())
+        self.check_topology()?;
+        // Sizes are checked again against the model, whose layers are not known here.
+        self.vectors(usize::MAX).map_or(Ok(()), |vectors| vectors.check(usize::MAX))
+    }
+
+    /// Sizes of the learned channel in a model of `layers` layers, where the team uses one.
+    pub fn vectors(&self, layers: usize) -> Option<VectorsConfig> {
+        let learned = [ChannelKind::Vectors, ChannelKind::Hybrid, ChannelKind::Overwrite];
+        learned.contains(&self.channel).then(|| VectorsConfig {
+            num_vectors: self.num_vectors,
+            vector_dim: self.vector_dim,
+            vector_heads: self.vector_heads,
+            cross_attention_layers: self
+                .cross_attention_layers
+                .clone()
+                .unwrap_or_else(|| (0..layers.min(1 << 16)).step_by(4).collect()),
+            agents: self.agents.iter().map(|a| a.name.clone()).collect(),
+        })
     }
 
     /// All agents but the final one.
@@ -251,9 +223,17 @@ impl TeamConfig {
         self.agents.split_last().map_or(&[], |(_, upstream)| upstream)
     }
 
-    /// Latent steps of agent `j`: its own or the team's; 0 for the final agent.
+    /// Latent steps of agent `j`: its own or the team's; 0 for the final agent, and where agents write text.
     pub fn steps(&self, j: usize) -> usize {
+        if self.channel == ChannelKind::Text {
+            return 0;
+        }
         self.upstream().get(j).map_or(0, |agent| agent.latent_steps.unwrap_or(self.latent_steps))
+    }
+
+    /// Most tokens that agent `j` writes: its own setting or the team's.
+    pub fn message_tokens(&self, j: usize) -> usize {
+        self.agents.get(j).and_then(|agent| agent.message_tokens).unwrap_or(self.message_tokens)
     }
 
     /// What agent `j` leaves in the trace: its own setting or the team's.
@@ -304,7 +284,7 @@ mod tests {
              user = \"{{ question }}\"\n",
         )
         .unwrap();
-        assert_eq!((team.channel, team.topology), (Channel::Trace, Topology::Sequential));
+        assert_eq!((team.channel, team.topology), (ChannelKind::Trace, Topology::Sequential));
         assert_eq!((0..3).map(|j| team.steps(j)).collect::<Vec<_>>(), [3, 10, 0]);
         assert_eq!((team.transmit(0), team.transmit(1)), (Transmit::Prompt, Transmit::Latent));
         assert_eq!((team.feed(0), team.feed(1)), (FeedKind::Soft, FeedKind::Identity));
@@ -329,12 +309,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_yet_is_refused_in_a_sentence() {
-        let agents = "[[agents]]\nname = \"a\"\n";
-        let error = read(&format!("channel = \"vectors\"\n{agents}")).unwrap_err();
-        assert_eq!(error, "team.toml: channel `vectors` is not supported yet; use `trace`");
-        let error = read(&format!("topology = \"graph\"\n{agents}")).unwrap_err();
-        assert!(error.contains("topology `graph` is not supported yet"));
+    fn sizes_of_the_learned_channel_must_make_sense() {
+        let agents = "[[agents]]\nname = \"a\"\n[[agents]]\nname = \"b\"\n";
+        for (settings, part) in [
+            ("num_vectors = 0", "num_vectors must be at least 1"),
+            ("vector_dim = 0", "vector_dim must be at least 1"),
+            ("vector_dim = 10", "vector_dim = 10 cannot be divided among vector_heads = 4 heads"),
+            ("cross_attention_layers = []", "nobody would read the vectors"),
+        ] {
+            let error = read(&format!("channel = \"vectors\"\n{settings}\n{agents}")).unwrap_err();
+            assert!(error.contains(part), "{settings}: {error}");
+        }
+        let mut config = team(&["a", "b"]);
+        (config.channel, config.cross_attention_layers) = (ChannelKind::Hybrid, Some(vec![1, 4]));
+        let error = config.vectors(4).unwrap().check(4).unwrap_err().to_string();
+        assert_eq!(error, "cross_attention_layers names layer 4, but the model's layers are 0 to 3");
     }
 
     #[test]
@@ -366,8 +355,8 @@ mod tests {
 
     #[test]
     fn names_of_settings_are_parsed_and_displayed() {
-        for name in Channel::NAMES {
-            assert_eq!(name.parse::<Channel>().unwrap().to_string(), *name);
+        for name in ChannelKind::NAMES {
+            assert_eq!(name.parse::<ChannelKind>().unwrap().to_string(), *name);
         }
         assert_eq!(format!("{:>9}", FeedKind::Learned), "  learned");
         let error = "latnt".parse::<Transmit>().unwrap_err().to_string();

@@ -1,7 +1,9 @@
 //! Keys and values of some positions, as a value: passed in, returned, sliced, joined; never hidden state of a layer.
 
 use burn::prelude::*;
-use diffmas_backends::{Autodiff, KeyValueBlock, ModelBackend};
+use diffmas_backends::{KeyValueBlock, ModelBackend};
+
+use super::RotaryEmbedding;
 
 /// Where the `n` positions of each of `B` rows stand; known on the host before any tensor is computed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +70,40 @@ impl Positions {
         }
         all
     }
+
+    /// Several lists of positions as one batch, one under the other, left-padded to the longest.
+    pub fn stack(parts: &[&Positions]) -> Self {
+        let len = parts.iter().map(|p| p.len).max().unwrap_or(0);
+        let mut all = Self { batch: parts.iter().map(|p| p.batch).sum(), len, ..Self::default() };
+        for p in parts {
+            for b in 0..p.batch {
+                all.ids.resize(all.ids.len() + len - p.len, 0);
+                all.ids.extend_from_slice(&p.ids[b * p.len..(b + 1) * p.len]);
+                all.valid.resize(all.valid.len() + len - p.len, false);
+                all.valid.extend_from_slice(&p.valid[b * p.len..(b + 1) * p.len]);
+            }
+        }
+        all
+    }
+
+    /// The rows `from..from + count`.
+    pub fn rows(&self, from: usize, count: usize) -> Self {
+        let range = from * self.len..(from + count) * self.len;
+        Self {
+            batch: count,
+            len: self.len,
+            ids: self.ids[range.clone()].to_vec(),
+            valid: self.valid[range].to_vec(),
+        }
+    }
+
+    /// The same positions with `offsets[b]` added to the ids of row `b`.
+    pub fn shifted(mut self, offsets: &[u32]) -> Self {
+        for (row, offset) in self.ids.chunks_exact_mut(self.len.max(1)).zip(offsets) {
+            row.iter_mut().for_each(|id| *id += offset);
+        }
+        self
+    }
 }
 
 /// Keys (already rotated) and values of all layers for some positions.
@@ -118,6 +154,44 @@ impl<B: Backend> KeyValues<B> {
         Some(Self { layers, positions: Positions::cat(&positions, first.positions.batch) })
     }
 
+    /// Several caches as one batch, one under the other, left-padded to the longest; `rows[i]` is the number of rows of part `i`, which
+    /// may be empty. `None` when all are.
+    pub fn stack(parts: &[Option<&KeyValues<B>>], rows: &[usize]) -> Option<Self> {
+        let first = parts.iter().copied().flatten().find(|p| !p.is_empty())?;
+        let positions: Vec<Positions> = parts
+            .iter()
+            .zip(rows)
+            .map(|(part, &rows)| part.map_or_else(|| Positions::empty(rows), |p| p.positions.clone()))
+            .collect();
+        let positions = Positions::stack(&positions.iter().collect::<Vec<_>>());
+        let pile = |get: &dyn Fn(&KeyValueBlock<B>) -> Tensor<B, 4>, l: usize| {
+            let [_, heads, _, width] = get(&first.layers[l]).dims();
+            let device = first.layers[l].key.device();
+            let each = parts.iter().zip(rows).map(|(part, &rows)| {
+                let part = part.filter(|p| !p.is_empty());
+                let missing = positions.len - part.map_or(0, KeyValues::len);
+                let padding = (missing > 0).then(|| Tensor::zeros([rows, heads, missing, width], &device));
+                Tensor::cat(padding.into_iter().chain(part.map(|p| get(&p.layers[l]))).collect(), 2)
+            });
+            Tensor::cat(each.collect(), 0)
+        };
+        let layers = (0..first.layers.len())
+            .map(|l| KeyValueBlock { key: pile(&|b| b.key.clone(), l), value: pile(&|b| b.value.clone(), l) })
+            .collect();
+        Some(Self { layers, positions })
+    }
+
+    /// The rows `from..from + count`.
+    pub fn rows(&self, from: usize, count: usize) -> Self {
+        if count == self.positions.batch {
+            return self.clone();
+        }
+        let cut = |x: &Tensor<B, 4>| x.clone().narrow(0, from, count);
+        let layers =
+            self.layers.iter().map(|l| KeyValueBlock { key: cut(&l.key), value: cut(&l.value) }).collect();
+        Self { layers, positions: self.positions.rows(from, count) }
+    }
+
     /// Key and value of each layer in turn; [`KeyValues::from_tensors`] is the way back.
     pub fn into_tensors(self) -> Vec<Tensor<B, 4>> {
         self.layers.into_iter().flat_map(|l| [l.key, l.value]).collect()
@@ -143,12 +217,20 @@ impl<B: Backend> KeyValues<B> {
     }
 }
 
-impl<B: ModelBackend> KeyValues<Autodiff<B>> {
-    /// The same values with no gradient.
-    pub fn detach(self) -> Self {
-        let positions = self.positions.clone();
-        let tensors = self.into_tensors().into_iter().map(|t| Tensor::from_inner(t.inner())).collect();
-        Self::from_tensors(tensors, positions)
+impl<B: ModelBackend> KeyValues<B> {
+    /// The same keys and values `offsets[b]` positions later in row `b`: keys are rotated on, since a rotary embedding is a rotation.
+    pub fn shifted(self, offsets: &[u32], rotary: &RotaryEmbedding) -> Self {
+        if offsets.iter().all(|&o| o == 0) || self.is_empty() {
+            return self;
+        }
+        let at = Positions { batch: offsets.len(), len: 1, ids: offsets.to_vec(), valid: Vec::new() };
+        let [cos, sin] = rotary.cos_sin(&at, &self.layers[0].key.device());
+        let turn = |key: Tensor<B, 4>| {
+            let [b, g, n, d] = key.dims();
+            B::rotary(key.reshape([b, g * n, d]), &cos, &sin).reshape([b, g, n, d])
+        };
+        let layers = self.layers.into_iter().map(|l| KeyValueBlock { key: turn(l.key), value: l.value }).collect();
+        Self { layers, positions: self.positions.shifted(offsets) }
     }
 }
 

@@ -1,9 +1,9 @@
 //! A frozen linear layer, optionally with LoRA.
 
 use burn::prelude::*;
-use diffmas_backends::{Autodiff, LoraRef, ModelBackend};
+use diffmas_backends::{Autodiff, ModelBackend};
 
-use super::Lora;
+use super::ActiveLora;
 
 /// `y = x·Wᵀ + bias (+ LoRA)`, the weight in Hugging Face's `[out, in]` layout.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct Linear<B: Backend> {
     /// `[out]`, frozen.
     pub bias: Option<Tensor<B, 1>>,
     /// Trainable factors, where the layer was converted.
-    pub lora: Option<Lora<B>>,
+    pub lora: Option<ActiveLora<B>>,
 }
 
 impl<B: ModelBackend> Linear<B> {
@@ -27,8 +27,12 @@ impl<B: ModelBackend> Linear<B> {
     /// # Shapes
     /// `[N, in]` → `[N, out]`; activations are two-dimensional, because a weight is copied to broadcast over more.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let lora = self.lora.as_ref().map(|l| LoraRef { a: &l.a, b: &l.b, scaling: l.scaling });
-        B::frozen_linear(x, &self.weight, self.bias.as_ref(), lora)
+        let (weight, bias) = (&self.weight, self.bias.as_ref());
+        match &self.lora {
+            None => B::frozen_linear(x, weight, bias, None),
+            Some(ActiveLora::One(lora)) => B::frozen_linear(x, weight, bias, Some(lora.as_ref())),
+            Some(ActiveLora::Stacked(stack)) => stack.forward(x.clone()) + B::frozen_linear(x, weight, bias, None),
+        }
     }
 
     /// The frozen layer for training, sharing its storage; LoRA is attached there anew.

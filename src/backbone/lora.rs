@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{LoraRef, ModelBackend};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Uniform};
@@ -23,6 +23,64 @@ pub struct Lora<B: Backend> {
     pub b: Tensor<B, 2>,
     /// The factor of the product, `lora_alpha / r` (or `/ sqrt(r)`).
     pub scaling: f64,
+}
+
+impl<B: Backend> Lora<B> {
+    /// The factors as a layer takes them.
+    pub fn as_ref(&self) -> LoraRef<'_, B> {
+        LoraRef { a: &self.a, b: &self.b, scaling: self.scaling }
+    }
+}
+
+/// The factors that are active in a layer.
+#[derive(Clone, Debug)]
+pub enum ActiveLora<B: Backend> {
+    /// One pair for all rows.
+    One(Lora<B>),
+    /// One pair for each of several roles that run as one batch.
+    Stacked(LoraStack<B>),
+}
+
+/// The factors of several roles, multiplied as a batch. Rank and presence may differ: what a role lacks is zero.
+#[derive(Clone, Debug)]
+pub struct LoraStack<B: Backend> {
+    /// `[K, in, r]`
+    a: Tensor<B, 3>,
+    /// `[K, r, out]`, times each role's scaling.
+    b: Tensor<B, 3>,
+}
+
+impl<B: Backend> LoraStack<B> {
+    /// The factors of a layer `[out, in]` for each role in turn; `None` where no role has any.
+    fn new(roles: &[Option<&Lora<B>>], [out, cols]: [usize; 2]) -> Option<Self> {
+        let device = roles.iter().flatten().next()?.a.device();
+        let rank = roles.iter().flatten().map(|l| l.a.dims()[0]).max()?;
+        let pad = |x: Tensor<B, 2>, missing: usize, width: usize| match missing {
+            0 => x,
+            _ => Tensor::cat(vec![x, Tensor::zeros([missing, width], &device)], 0),
+        };
+        let factor = |of: &dyn Fn(&Lora<B>) -> Tensor<B, 2>, width: usize| {
+            let each = roles.iter().map(|role| {
+                let x = role.map(of).unwrap_or_else(|| Tensor::zeros([rank, width], &device));
+                let missing = rank - x.dims()[0];
+                pad(x, missing, width)
+            });
+            Tensor::stack::<3>(each.collect(), 0)
+        };
+        let a = factor(&|l| l.a.clone(), cols).swap_dims(1, 2);
+        let b = factor(&|l| l.b.clone().transpose().mul_scalar(l.scaling), out);
+        Some(Self { a, b })
+    }
+
+    /// `s·(x·Aᵀ)·Bᵀ`, the rows of each role with its own factors.
+    ///
+    /// # Shapes
+    /// `[K·N, in]`, role after role → `[K·N, out]`
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let [n, cols] = x.dims();
+        let [roles, _, out] = self.b.dims();
+        x.reshape([roles, n / roles, cols]).matmul(self.a.clone()).matmul(self.b.clone()).reshape([n, out])
+    }
 }
 
 /// The factors of all converted layers, by module path (`model.layers.0.self_attn.q_proj`).
@@ -57,7 +115,22 @@ impl<B: ModelBackend> Backbone<B> {
     /// The backbone with `adapter` attached in place of any other; weights are shared.
     pub fn with_adapter(&self, adapter: &Adapter<B>) -> Self {
         let mut converted = self.clone();
-        converted.for_linears(|path, linear| linear.lora = adapter.factors.get(&path).cloned());
+        converted.for_linears(|path, linear| {
+            linear.lora = adapter.factors.get(&path).cloned().map(ActiveLora::One);
+        });
+        converted
+    }
+
+    /// One backbone for several roles whose rows run as one batch, role after role: each row meets the adapter of its role.
+    ///
+    /// # Panics
+    /// If there is no role.
+    pub fn with_adapters(&self, roles: &[Option<&Adapter<B>>]) -> Self {
+        let mut converted = self.clone();
+        converted.for_linears(|path, linear| {
+            let factors: Vec<_> = roles.iter().map(|role| role.and_then(|a| a.factors.get(&path))).collect();
+            linear.lora = LoraStack::new(&factors, linear.weight.dims()).map(ActiveLora::Stacked);
+        });
         converted
     }
 

@@ -1,10 +1,12 @@
 //! The frozen decoder-only transformer that all agents share: Llama, Qwen2 and Qwen3, written on Burn tensors.
 //!
-//! It knows nothing of agents: it reads blocks of keys and values and returns those of the positions it was given.
+//! It knows nothing of agents: it reads blocks of keys and values and returns those of the positions it was given; a [`ResidualHook`] may add
+//! to what enters a layer.
 
 mod attention;
 mod block;
 mod config;
+mod hook;
 mod key_values;
 mod linear;
 mod load;
@@ -13,17 +15,20 @@ mod merge;
 mod mlp;
 mod model;
 mod norm;
+mod parameters;
 mod rope;
 
 pub use attention::Attention;
 pub use block::Block;
 pub use config::{BackboneConfig, Family, RopeConfig, RopeScaling};
+pub use hook::ResidualHook;
 pub use key_values::{KeyValues, Positions};
 pub use linear::Linear;
 pub use load::ModelFiles;
-pub use lora::{Adapter, Lora};
+pub use lora::{Adapter, ActiveLora, Lora};
 pub use merge::merge;
 pub use mlp::Mlp;
 pub use model::Backbone;
 pub use norm::RmsNorm;
+pub use parameters::Parameters;
 pub use rope::RotaryEmbedding;

@@ -7,7 +7,7 @@ use burn::tensor::TensorData;
 use diffmas_backends::{Autodiff, HostMask, ModelBackend};
 
 use super::attention::PassContext;
-use super::{BackboneConfig, Block, KeyValues, Positions, RmsNorm, RotaryEmbedding};
+use super::{BackboneConfig, Block, KeyValues, Positions, ResidualHook, RmsNorm, RotaryEmbedding};
 
 /// A frozen causal language model. Cloning shares all weights.
 #[derive(Clone, Debug)]
@@ -43,7 +43,8 @@ impl<B: ModelBackend> Backbone<B> {
         self.embed_tokens.clone().select(0, ids)
     }
 
-    /// Runs `x` at `positions` on top of `past` and `tail`; causal among the new positions, padding neither sees nor is seen.
+    /// Runs `x` at `positions` on top of `past` and `tail`; causal among the new positions, padding neither sees nor is seen. `hook` is
+    /// applied before each layer.
     ///
     /// Returns the hidden states after the final norm, and `tail` extended by the new positions. Keep what no longer grows in
     /// `past` (at most two blocks), since the tail is copied each time it grows.
@@ -59,6 +60,7 @@ impl<B: ModelBackend> Backbone<B> {
         positions: &Positions,
         past: &[&KeyValues<B>],
         tail: Option<&KeyValues<B>>,
+        hook: Option<&dyn ResidualHook<B>>,
     ) -> (Tensor<B, 2>, KeyValues<B>) {
         let device = self.device();
         let batch = positions.batch;
@@ -80,6 +82,9 @@ impl<B: ModelBackend> Backbone<B> {
         let mut x = x;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
+            if let Some(hook) = hook {
+                x = hook.apply(l, x, batch);
+            }
             let past = past.iter().map(|p| p.layers[l].clone()).collect();
             let (y, block) = layer.forward(x, &self.config, &context, past, tail.map(|t| &t.layers[l]));
             x = y;

@@ -1,13 +1,14 @@
-//! A batch of questions from token ids to text: the upstream agents think, the final agent answers.
+//! A batch of questions from token ids to text: the upstream agents think or write, the final agent answers.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use diffmas::Result;
-use diffmas::agents::{Team, TeamBatch, TeamPlan};
+use diffmas::agents::{ChannelKind, Team, TeamBatch};
 use diffmas::backends::ModelBackend;
-use diffmas::communication::StoredTrace;
+use diffmas::communication::Trace;
 use diffmas::evaluation::Control;
-use diffmas::inference::{Answer, DecodeOptions, decode};
+use diffmas::inference::{Answer, Author, DecodeOptions, WrittenMessage, decode, write_messages};
 use diffmas::text::{TextRows, TokenizedSample};
 
 use super::interrupt;
@@ -21,25 +22,42 @@ pub struct Answering<'a> {
     pub control: &'a Control,
 }
 
-impl Answering<'_> {
-    /// Stage I on `samples`: what the upstream agents leave for the final one.
-    pub fn think<B: ModelBackend>(&self, team: &Team<B>, samples: &[TokenizedSample]) -> StoredTrace<B> {
-        let batch = prompts(samples);
-        let plan = TeamPlan::new(&team.config, &batch);
-        let trace = team.think_all(&batch, &plan);
-        StoredTrace { trace, start: plan.stages[team.config.agents.len() - 1].start.clone() }
-    }
+/// What the upstream agents left for the final one.
+pub struct Left<B: ModelBackend> {
+    /// What passes as internal state.
+    pub trace: Trace<B>,
+    /// What they wrote for each sample, on the channel `text`.
+    pub written: Vec<Vec<WrittenMessage>>,
+    /// The samples, whose prompts hold what was written.
+    pub samples: Vec<TokenizedSample>,
+}
 
-    /// What the final agent reads in place of `stored`.
-    pub fn controlled<B: ModelBackend>(
+impl Answering<'_> {
+    /// Stage I on `samples`.
+    ///
+    /// # Errors
+    /// If what an agent wrote cannot be read.
+    pub fn think<B: ModelBackend>(
         &self,
         team: &Team<B>,
-        stored: StoredTrace<B>,
+        samples: &[TokenizedSample],
         streams: &[u64],
-    ) -> StoredTrace<B> {
-        let StoredTrace { trace, start } = stored;
-        let (trace, start) = self.control.apply(trace, &start, &team.config, self.options.seed, streams);
-        StoredTrace { trace, start }
+    ) -> Result<Left<B>> {
+        let mut samples = samples.to_vec();
+        let mut written = Vec::new();
+        if team.config.channel == ChannelKind::Text && *self.control != Control::None {
+            let writing = self.session.writing(self.options.clone());
+            let path = Path::new("a message");
+            (samples, written) =
+                write_messages(team, &writing, path, &samples, Author::Agents, streams)?;
+        }
+        let trace = team.think_all(&prompts(&samples));
+        Ok(Left { trace, written, samples })
+    }
+
+    /// What the final agent reads in place of `trace`.
+    pub fn controlled<B: ModelBackend>(&self, team: &Team<B>, trace: Trace<B>, streams: &[u64]) -> Trace<B> {
+        self.control.apply(trace, &team.config, self.options.seed, streams)
     }
 
     /// Stage II: the answers of all rows, each with its text where the model has a tokenizer. `show` sees text as it settles, of
@@ -48,14 +66,15 @@ impl Answering<'_> {
         &self,
         team: &Team<B>,
         samples: &[TokenizedSample],
-        read: &StoredTrace<B>,
+        trace: &Trace<B>,
         streams: &[u64],
         mut show: impl FnMut(&str),
     ) -> Result<Vec<(Answer, Option<String>)>> {
         let prompt = &prompts(samples).prompts[team.config.agents.len() - 1];
         let tokenizer = self.session.model.tokenizer.as_deref();
         let mut texts = tokenizer.map(|t| TextRows::new(t, samples.len(), self.stop));
-        let answers = decode(team, prompt, &read.trace, &read.start, self.options, streams, |row, token| {
+        let reading = team.read(trace);
+        let answers = decode(team.answering(), prompt, &reading, self.options, streams, |row, token| {
             match &mut texts {
                 _ if interrupt::requested() => ControlFlow::Break(()),
                 Some(texts) => texts.push(row, token, &mut show),

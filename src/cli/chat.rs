@@ -4,10 +4,11 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diffmas::agents::{Team, TeamConfig};
+use diffmas::agents::{ChannelKind, Team, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::write_atomic;
-use diffmas::communication::Trace;
+use diffmas::communication::{Message, Trace};
+use diffmas::inference::WrittenMessage;
 use diffmas::text::{ChatMessage, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::{HumanBytes, ProgressBar};
@@ -127,11 +128,11 @@ impl Chat<'_> {
         let streams = [self.turns];
         self.turns += 1;
         let spinner = spinner();
-        let left = self.answering.think(team, &samples);
-        let read = self.answering.controlled(team, left, &streams);
-        self.trace = Some(describe_trace(&read.trace, &team.config));
+        let left = self.answering.think(team, &samples, &streams)?;
+        let trace = self.answering.controlled(team, left.trace, &streams);
+        self.trace = Some(describe_trace(&trace, &team.config, self.described(&left.written)?));
         let mut shown = output::Stream::default();
-        let answers = self.answering.answer(team, &samples, &read, &streams, |text| {
+        let answers = self.answering.answer(team, &left.samples, &trace, &streams, |text| {
             if !spinner.is_finished() {
                 spinner.finish_and_clear();
             }
@@ -155,7 +156,7 @@ impl Chat<'_> {
             let messages = json!(self.messages[self.forgotten..]);
             let fields = [("question".to_string(), json!(question)), ("messages".to_string(), messages)];
             let line = self.turns as usize + 1;
-            let sample = Sample { line, fields: Map::from_iter(fields), answer: None, ids: None };
+            let sample = Sample { line, fields: Map::from_iter(fields), ..Sample::default() };
             let room = self.answering.options.max_new_tokens;
             match self.answering.session.tokenize(Path::new("the conversation"), &sample, room) {
                 Err(_) if self.forgotten + 2 < self.messages.len() => self.forgotten += 2,
@@ -171,6 +172,16 @@ impl Chat<'_> {
                 }
             }
         }
+    }
+
+    /// What upstream agents wrote in this turn, as text.
+    fn described(&self, written: &[Vec<WrittenMessage>]) -> Result<Vec<(usize, String)>> {
+        let tokenizer = self.answering.session.model.tokenizer.as_deref();
+        let one = |w: &WrittenMessage| {
+            let text = tokenizer.map_or(Ok(String::new()), |t| t.decode(&w.token_ids))?;
+            Ok((w.sender, text.trim().to_string()))
+        };
+        written.iter().flatten().map(one).collect()
     }
 
     /// Writes the whole conversation, replacing only what an earlier `/save` wrote.
@@ -206,22 +217,43 @@ fn describe_team(team: &TeamConfig) -> String {
             return format!("{name}: answers");
         }
         let (steps, transmit, feed) = (team.steps(j), team.transmit(j), team.feed(j));
-        format!("{name}: {steps} latent steps, feed {feed}, leaves {transmit} in the trace")
+        let leaves = match team.channel {
+            ChannelKind::Text => return format!("{name}: writes at most {} tokens", team.message_tokens(j)),
+            ChannelKind::Trace => format!("{transmit} in the trace"),
+            ChannelKind::Hybrid => format!("{transmit} in the trace and {} vectors", team.num_vectors),
+            ChannelKind::Vectors => format!("{} vectors", team.num_vectors),
+            ChannelKind::Overwrite => format!("a new state of {} vectors", team.num_vectors),
+        };
+        format!("{name}: {steps} latent steps, feed {feed}, leaves {leaves}")
     };
     (0..=last).map(describe).collect::<Vec<_>>().join("\n")
 }
 
-/// One line a segment, and their sum.
-fn describe_trace<B: ModelBackend>(trace: &Trace<B>, team: &TeamConfig) -> String {
-    let mut lines: Vec<String> = trace
-        .segments
-        .iter()
-        .map(|segment| {
-            let (prompt, all) = (segment.prompt_len, segment.kv.len());
-            let (name, bytes) = (&team.agents[segment.sender].name, HumanBytes(segment.kv.bytes() as u64));
-            format!("{name}: {all} positions ({prompt} prompt, {} latent), {bytes}", all - prompt)
-        })
-        .collect();
+/// One line a message, and their sum; on the channel `text`, what was `written`.
+fn describe_trace<B: ModelBackend>(
+    trace: &Trace<B>,
+    team: &TeamConfig,
+    written: Vec<(usize, String)>,
+) -> String {
+    let name = |sender: usize| &team.agents[sender].name;
+    if !written.is_empty() {
+        let lines = written.into_iter().map(|(sender, text)| format!("{} wrote: {text}", name(sender)));
+        return lines.collect::<Vec<_>>().join("\n");
+    }
+    let describe = |message: &Message<B>| {
+        let segment = message.segment.as_ref().map(|s| {
+            let (prompt, all) = (s.prompt_len, s.kv.len());
+            format!("{all} positions ({prompt} prompt, {} latent)", all - prompt)
+        });
+        let vectors = message.vectors.as_ref().map(|v| {
+            let [_, m, c] = v.values.dims();
+            format!("{m} vectors of {c} numbers")
+        });
+        let parts: Vec<String> = segment.into_iter().chain(vectors).collect();
+        let bytes = HumanBytes(message.bytes() as u64);
+        format!("{}: {}, {bytes}", name(message.sender), parts.join(" and "))
+    };
+    let mut lines: Vec<String> = trace.messages.iter().map(describe).collect();
     let (positions, bytes) = (trace.positions(0), HumanBytes(trace.bytes() as u64));
     lines.push(format!("the final agent read {positions} positions, {bytes}"));
     lines.join("\n")

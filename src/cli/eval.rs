@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use diffmas::agents::Team;
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::evaluation::{Control, Evaluation, SampleScore, evaluate};
+use diffmas::evaluation::{Checking, Control, Evaluation, SampleScore, Scoring, evaluate};
+use diffmas::inference::DecodeOptions;
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::{Error, Result};
+use indicatif::HumanBytes;
 
 use super::claim::Claim;
 use super::options::{Options, TeamArgs, flags};
@@ -26,6 +29,16 @@ pub struct EvalCommand {
     /// What the final agent reads: real, none, zero, shuffled, random, drop:ROLE
     #[arg(long, default_value = "real")]
     trace: Control,
+    /// Score with every control, one line each: real, none, zero, shuffled, random, and without each upstream role
+    #[arg(long, conflicts_with = "trace")]
+    all_controls: bool,
+    /// Let the final agent answer, too, and count right answers: those that say the line's `gold`, what follows `####` in its answer, or
+    /// an answer of a few words
+    #[arg(long)]
+    accuracy: bool,
+    /// Most tokens of an answer that is checked
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_new_tokens: usize,
     /// Seed of `shuffled` and `random`
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -41,62 +54,144 @@ impl EvalCommand {
     /// Scores the data and prints the result.
     pub fn execute(self) -> Result<()> {
         let session = Session::open(Options::read(self.team.config.as_deref(), &[flags(&self.team)?])?)?;
-        let samples = session.data(&self.data, Answers::Required, 0)?;
-        self.trace.validate(&session.team, samples.len())?;
+        let room = if self.accuracy { self.max_new_tokens } else { 0 };
+        let samples = session.data(&self.data, Answers::Required, room)?;
+        let controls = self.controls(&session, samples.len());
+        for control in &controls {
+            control.validate(&session.team, samples.len())?;
+        }
         let claim =
             |dir: &PathBuf| Claim::new_run(dir, self.overwrite, "give another --output, or --overwrite");
         let claim = self.output.as_ref().map(claim).transpose()?;
         if let Some(claim) = claim.as_ref().filter(|_| self.overwrite) {
             claim.keep_inputs(session.options.inputs().chain([self.data.as_path()]))?;
         }
+        let checking = self.checking(&session, &samples)?;
         let kind = session.options.backend()?;
-        let job = Score { session: &session, samples: &samples, control: &self.trace, seed: self.seed };
-        let (result, scores) = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        let job = Score { session: &session, samples: &samples, controls: &controls, seed: self.seed, checking };
+        let scored = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        let (results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
         if let (Some(dir), Some(claim)) = (&self.output, &claim) {
             claim.clear()?;
-            output::write_jsonl(&dir.join("samples.jsonl"), &scores)?;
-            output::write_json(&dir.join("results.json"), &result)?;
+            let lines: Vec<ScoredLine> = results
+                .iter()
+                .zip(scores)
+                .flat_map(|(e, scores)| scores.into_iter().map(|score| ScoredLine { trace: e.trace.clone(), score }))
+                .collect();
+            output::write_jsonl(&dir.join("samples.jsonl"), &lines)?;
+            match &results[..] {
+                [one] if !self.all_controls => output::write_json(&dir.join("results.json"), one)?,
+                all => output::write_json(&dir.join("results.json"), &all)?,
+            }
         }
-        print(&result);
-        Ok(())
+        match &results[..] {
+            [one] if !self.all_controls => output::print(&describe(one)),
+            all => output::print(&table(all)),
+        }
+    }
+
+    /// The controls that are asked for: all that mean something for the team and so many samples, or one.
+    fn controls(&self, session: &Session, samples: usize) -> Vec<Control> {
+        if !self.all_controls {
+            return vec![self.trace.clone()];
+        }
+        let drops = session.team.upstream().iter().map(|agent| Control::Drop(agent.name.clone()));
+        let all = [Control::Real, Control::None, Control::Zero, Control::Shuffled, Control::Random];
+        let mean = |c: &Control| c.validate(&session.team, samples).is_ok();
+        all.into_iter().chain(drops).filter(mean).collect()
+    }
+
+    /// How answers are checked, where that is asked for.
+    fn checking(&self, session: &Session, samples: &[TokenizedSample]) -> Result<Option<Checking>> {
+        let options = DecodeOptions {
+            max_new_tokens: self.max_new_tokens,
+            stop_tokens: session.stop_tokens(),
+            ..DecodeOptions::default()
+        };
+        let checking = Checking { options, tokenizer: session.model.tokenizer.clone() };
+        let applies = checking.applies(samples);
+        if self.accuracy && !applies {
+            return Err(Error::file(
+                &self.data,
+                "--accuracy: no answer of this data can be checked; give lines a short field `gold`",
+            ));
+        }
+        Ok(Some(checking).filter(|_| self.accuracy || (self.all_controls && applies)))
     }
 }
 
-/// Prints a result for people.
-pub fn print(e: &Evaluation) {
-    println!(
-        "trace {}: loss {:.4}, perplexity {:.3} ({} samples, {} target tokens)",
-        e.trace, e.loss, e.perplexity, e.samples, e.target_tokens
-    );
+/// One line of `samples.jsonl`.
+#[derive(Debug, serde::Serialize)]
+struct ScoredLine {
+    trace: String,
+    #[serde(flatten)]
+    score: SampleScore,
+}
+
+/// A result for people.
+fn describe(e: &Evaluation) -> String {
+    let accuracy = e.accuracy.map_or(String::new(), |a| {
+        let [low, high] = a.interval.map(|x| 100.0 * x);
+        format!(", accuracy {:.1} % [{low:.1}, {high:.1}] of {}", 100.0 * a.accuracy, a.checked)
+    });
+    format!(
+        "trace {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({} samples, {} target tokens, {} a message)",
+        e.trace,
+        e.loss,
+        e.loss_interval.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]")),
+        e.perplexity,
+        e.samples,
+        e.target_tokens,
+        HumanBytes(e.message_bytes as u64)
+    )
+}
+
+/// All controls, one below the other, with 95 % intervals.
+fn table(all: &[Evaluation]) -> String {
+    let mut lines = vec![format!("{:<16} {:>26} {:>26} {:>12}", "trace", "loss [95 %]", "accuracy % [95 %]", "bytes")];
+    for e in all {
+        let interval = |x: f64, [low, high]: [f64; 2], digits: usize| format!("{x:.digits$} [{low:.digits$}, {high:.digits$}]");
+        let loss = e.loss_interval.map_or(format!("{:.4}", e.loss), |i| interval(e.loss, i, 4));
+        let accuracy = e.accuracy.map_or("-".into(), |a| interval(100.0 * a.accuracy, a.interval.map(|x| 100.0 * x), 1));
+        lines.push(format!("{:<16} {loss:>26} {accuracy:>26} {:>12}", e.trace, e.message_bytes));
+    }
+    lines.push(format!("{} samples, {} target tokens", all[0].samples, all[0].target_tokens));
+    lines.join("\n")
 }
 
 struct Score<'a> {
     session: &'a Session,
     samples: &'a [TokenizedSample],
-    control: &'a Control,
+    controls: &'a [Control],
     seed: u64,
+    checking: Option<Checking>,
 }
 
 impl Job for Score<'_> {
-    type Output = Result<(Evaluation, Vec<SampleScore>)>;
+    type Output = Result<Vec<(Evaluation, Vec<SampleScore>)>>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let team = self.session.trained_team::<B>(&device)?;
-        score(&team, self.samples, self.session.batch_size(), self.control, self.seed)
+        let one = |control| score(self.session, &team, self.samples, control, self.seed, self.checking.as_ref());
+        self.controls.iter().map(one).collect()
     }
 }
 
 /// Scores with progress; Ctrl-C stops between batches.
 pub fn score<B: ModelBackend>(
-    team: &diffmas::agents::Team<B>,
+    session: &Session,
+    team: &Team<B>,
     samples: &[TokenizedSample],
-    batch_size: usize,
     control: &Control,
     seed: u64,
+    checking: Option<&Checking>,
 ) -> Result<(Evaluation, Vec<SampleScore>)> {
     let mut progress = Progress::new("scored", 0, samples.len());
     let mut scores = Vec::new();
-    let result = evaluate(team, samples, batch_size, control, seed, |batch| {
+    let writing = session.greedy_writing();
+    let batch_size = session.batch_size();
+    let scoring = Scoring { batch_size, control, seed, writing: Some(&writing), checking };
+    let result = evaluate(team, samples, &scoring, |batch| {
         scores.extend_from_slice(batch);
         progress.set(scores.len(), "");
         if interrupt::requested() && scores.len() < samples.len() {

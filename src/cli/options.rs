@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::agents::{AdapterScope, Channel, FeedKind, TeamConfig, Transmit};
+use diffmas::agents::{
+    AdapterScope, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
+};
 use diffmas::backends::BackendKind;
 use diffmas::text::{Thinking, read_toml};
-use diffmas::training::{LrSchedulerType, TraceGradient, TrainConfig};
+use diffmas::training::{Curriculum, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -31,9 +33,30 @@ pub struct TeamArgs {
     /// Team file; without one, the planner, critic, refiner and solver of the DiffMAS paper
     #[arg(long, value_name = "FILE.toml")]
     system: Option<PathBuf>,
-    /// What agents pass on [trace]
+    /// What agents pass on [trace, vectors, hybrid, overwrite, text]
     #[arg(long)]
-    channel: Option<Channel>,
+    channel: Option<ChannelKind>,
+    /// Who reads whom [sequential, hierarchical; graph needs a team file with `reads`]
+    #[arg(long)]
+    topology: Option<Topology>,
+    /// Vectors that an agent sends (vectors, hybrid, overwrite) [8]
+    #[arg(long, value_name = "M")]
+    num_vectors: Option<usize>,
+    /// Width of a vector [256]
+    #[arg(long, value_name = "C")]
+    vector_dim: Option<usize>,
+    /// Heads of communication encoder and cross-agent attention [4]
+    #[arg(long, value_name = "H")]
+    vector_heads: Option<usize>,
+    /// Layers in which a reader attends to vectors, comma-separated [every fourth]
+    #[arg(long, value_delimiter = ',', value_name = "LAYERS")]
+    cross_attention_layers: Option<Vec<usize>>,
+    /// How an agent replaces the state of `overwrite` [tanh, gated]
+    #[arg(long)]
+    overwrite_update: Option<OverwriteUpdate>,
+    /// Most tokens that an upstream agent writes on the channel `text` [128]
+    #[arg(long, value_name = "N")]
+    message_tokens: Option<usize>,
     /// Latent steps of every upstream agent
     #[arg(long, value_name = "T")]
     latent_steps: Option<usize>,
@@ -111,6 +134,27 @@ pub struct TrainArgs {
     /// Updates with a loss or gradient that is not finite, in a row, after which training stops [5]
     #[arg(long, value_name = "N")]
     max_skipped_updates: Option<usize>,
+    /// Weight of upstream agents' expert texts, the field `trajectories` of a line [0]
+    #[arg(long, value_name = "LAMBDA", value_parser = number, allow_negative_numbers = true)]
+    trajectory_weight: Option<f64>,
+    /// Probability of hiding a sender's whole message from its readers [0]
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
+    sender_dropout: Option<f64>,
+    /// Probability of hiding a single latent position or vector [0]
+    #[arg(long, value_name = "Q", value_parser = number, allow_negative_numbers = true)]
+    position_dropout: Option<f64>,
+    /// Easy samples first: by the length of the target or a field from 0 to 1 [none, length, field:NAME]
+    #[arg(long)]
+    curriculum: Option<Curriculum>,
+    /// How difficult samples may be at the first update, from 0 to 1 [0.1]
+    #[arg(long, value_name = "C0", value_parser = number, allow_negative_numbers = true)]
+    initial_competence: Option<f64>,
+    /// Updates until all samples are drawn [half of the run]
+    #[arg(long, value_name = "N")]
+    curriculum_steps: Option<usize>,
+    /// Training in phases; --config may have [[phases]] of its own [joint, individual-then-joint]
+    #[arg(long)]
+    phase_preset: Option<PhasePreset>,
     /// Rank of a fresh adapter [8]
     #[arg(long, value_name = "R")]
     lora_r: Option<usize>,
@@ -139,7 +183,14 @@ pub struct Options {
     pub offline: Option<bool>,
     pub adapter: Option<PathBuf>,
     pub system: Option<PathBuf>,
-    pub channel: Option<Channel>,
+    pub channel: Option<ChannelKind>,
+    pub topology: Option<Topology>,
+    pub num_vectors: Option<usize>,
+    pub vector_dim: Option<usize>,
+    pub vector_heads: Option<usize>,
+    pub cross_attention_layers: Option<Vec<usize>>,
+    pub overwrite_update: Option<OverwriteUpdate>,
+    pub message_tokens: Option<usize>,
     pub latent_steps: Option<usize>,
     pub transmit: Option<Transmit>,
     pub feed: Option<FeedKind>,
@@ -168,6 +219,19 @@ pub struct Options {
     pub save_total_limit: Option<usize>,
     pub trace_gradient: Option<TraceGradient>,
     pub max_skipped_updates: Option<usize>,
+    #[serde(deserialize_with = "finite")]
+    pub trajectory_weight: Option<f64>,
+    #[serde(deserialize_with = "finite")]
+    pub sender_dropout: Option<f64>,
+    #[serde(deserialize_with = "finite")]
+    pub position_dropout: Option<f64>,
+    pub curriculum: Option<Curriculum>,
+    #[serde(deserialize_with = "finite")]
+    pub initial_competence: Option<f64>,
+    pub curriculum_steps: Option<usize>,
+    pub phase_preset: Option<PhasePreset>,
+    /// What learns when.
+    pub phases: Option<Vec<PhaseConfig>>,
     pub lora_r: Option<usize>,
     #[serde(deserialize_with = "finite")]
     pub lora_alpha: Option<f64>,
@@ -229,13 +293,21 @@ impl Options {
             agent.latent_steps = agent.latent_steps.filter(|_| self.latent_steps.is_none());
             agent.transmit = agent.transmit.filter(|_| self.transmit.is_none());
             agent.feed = agent.feed.filter(|_| self.feed.is_none());
+            agent.message_tokens = agent.message_tokens.filter(|_| self.message_tokens.is_none());
+            agent.reads = agent.reads.take().filter(|_| self.topology.is_none_or(|t| t == Topology::Graph));
         }
         team.channel = self.channel.unwrap_or(team.channel);
         team.latent_steps = self.latent_steps.unwrap_or(team.latent_steps);
         team.transmit = self.transmit.unwrap_or(team.transmit);
         team.feed = self.feed.unwrap_or(team.feed);
-        team.validate()?;
-        Ok(team)
+        team.topology = self.topology.unwrap_or(team.topology);
+        team.num_vectors = self.num_vectors.unwrap_or(team.num_vectors);
+        team.vector_dim = self.vector_dim.unwrap_or(team.vector_dim);
+        team.vector_heads = self.vector_heads.unwrap_or(team.vector_heads);
+        team.cross_attention_layers = self.cross_attention_layers.clone().or(team.cross_attention_layers);
+        team.overwrite_update = self.overwrite_update.unwrap_or(team.overwrite_update);
+        team.message_tokens = self.message_tokens.unwrap_or(team.message_tokens);
+        team.ordered()
     }
 
     /// The backend asked for, or the default.
@@ -267,6 +339,14 @@ impl Options {
             save_total_limit: self.save_total_limit,
             trace_gradient: self.trace_gradient.unwrap_or(d.trace_gradient),
             max_skipped_updates: self.max_skipped_updates.unwrap_or(d.max_skipped_updates),
+            trajectory_weight: self.trajectory_weight.unwrap_or(d.trajectory_weight),
+            sender_dropout: self.sender_dropout.unwrap_or(d.sender_dropout),
+            position_dropout: self.position_dropout.unwrap_or(d.position_dropout),
+            curriculum: self.curriculum.clone().unwrap_or(d.curriculum),
+            initial_competence: self.initial_competence.unwrap_or(d.initial_competence),
+            curriculum_steps: self.curriculum_steps,
+            phase_preset: self.phase_preset.unwrap_or(d.phase_preset),
+            phases: self.phases.clone().unwrap_or(d.phases),
         };
         config.validate()?;
         Ok(config)
@@ -281,6 +361,13 @@ impl Options {
         self.latent_steps = None;
         self.transmit = None;
         self.feed = None;
+        self.topology = None;
+        self.num_vectors = None;
+        self.vector_dim = None;
+        self.vector_heads = None;
+        self.cross_attention_layers = None;
+        self.overwrite_update = None;
+        self.message_tokens = None;
         self.system = None;
         self.offline = None; // of this machine now, not of the run
         self.team = Some(team.clone());

@@ -7,14 +7,15 @@ use std::time::Instant;
 use clap::Args;
 use diffmas::agents::Team;
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::communication::{StoredTrace, TraceOwner};
+use diffmas::agents::ChannelKind;
+use diffmas::communication::{Trace, TraceOwner};
 use diffmas::evaluation::{Control, derangement};
 use diffmas::inference::Answer;
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use serde::Serialize;
 
-use super::answer::Answering;
+use super::answer::{Answering, Left};
 use super::generation::GenerationArgs;
 use super::options::{Options, TeamArgs, flags};
 use super::progress::Progress;
@@ -99,7 +100,7 @@ impl RunCommand {
             return kind.run(session.options.device_index, job).map_err(Error::invalid)?;
         };
         self.trace.validate(&session.team, samples.len())?;
-        self.check_files(samples.len(), session.batch_size())?;
+        self.check_files(samples.len(), session.batch_size(), session.team.channel)?;
         let job = AnswerAll { command: &self, answering, samples: &samples };
         let answers = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
         match &self.output {
@@ -122,7 +123,7 @@ impl RunCommand {
     }
 
     /// Refuses to replace files, and traces that are not those of one batch.
-    fn check_files(&self, samples: usize, batch_size: usize) -> Result<()> {
+    fn check_files(&self, samples: usize, batch_size: usize, channel: ChannelKind) -> Result<()> {
         for (flag, path) in [("output", &self.output), ("save-trace", &self.save_trace)] {
             if let Some(path) = path {
                 output::check_file(path, flag, self.overwrite)?;
@@ -133,6 +134,9 @@ impl RunCommand {
             return Err(Error::invalid(format!(
                 "a trace file holds one batch, but there are {samples} questions; give --batch-size {samples}"
             )));
+        }
+        if traced && channel == ChannelKind::Text {
+            return Err(Error::invalid("on the channel `text` there is no trace to save or load"));
         }
         if traced && self.trace == Control::Shuffled {
             return Err(Error::invalid(
@@ -207,16 +211,17 @@ impl AnswerAll<'_> {
         let left = match others {
             Some(others) => {
                 let theirs: Vec<_> = rows.iter().map(|&i| pick(others[i])).collect();
-                self.answering.think(team, &theirs)
+                let left = self.answering.think(team, &theirs, &streams)?;
+                Left { samples: own.clone(), ..left }
             }
-            None => self.left(team, &own, device)?,
+            None => self.left(team, &own, &streams, device)?,
         };
-        let read = self.answering.controlled(team, left, &streams);
+        let trace = self.answering.controlled(team, left.trace, &streams);
         let think_seconds = clock.elapsed().as_secs_f64();
         let clock = Instant::now();
         let mut shown = output::Stream::default();
         let stream = self.command.streams();
-        let answers = self.answering.answer(team, &own, &read, &streams, |text| {
+        let answers = self.answering.answer(team, &left.samples, &trace, &streams, |text| {
             if stream {
                 shown.push(text);
             }
@@ -228,8 +233,8 @@ impl AnswerAll<'_> {
         let answered = |(row, (&i, (answer, text))): (usize, (&usize, (Answer, Option<String>)))| {
             let details = self.command.json.then(|| Details {
                 stopped: answer.stopped,
-                trace_positions: read.trace.positions(row),
-                trace_bytes: read.trace.bytes() / rows.len(),
+                trace_positions: trace.positions(row),
+                trace_bytes: trace.bytes() / rows.len(),
                 batch_size: rows.len(),
                 think_seconds,
                 decode_seconds,
@@ -244,20 +249,21 @@ impl AnswerAll<'_> {
         &self,
         team: &Team<B>,
         samples: &[TokenizedSample],
+        streams: &[u64],
         device: &B::Device,
-    ) -> Result<StoredTrace<B>> {
+    ) -> Result<Left<B>> {
         let agents: Vec<&str> = team.config.agents.iter().map(|a| a.name.as_str()).collect();
         let owner = TraceOwner { model: &self.answering.session.model.config, agents: &agents };
         if let Some(path) = &self.command.load_trace {
-            let stored = StoredTrace::read(path, owner, device)?;
-            self.check_loaded(path, &stored.start, samples)?;
-            return Ok(stored);
+            let trace = Trace::read(path, owner, device)?;
+            self.check_loaded(path, &trace.start, samples)?;
+            return Ok(Left { trace, written: Vec::new(), samples: samples.to_vec() });
         }
-        let stored = self.answering.think(team, samples);
+        let left = self.answering.think(team, samples, streams)?;
         if let Some(path) = &self.command.save_trace {
-            stored.write(path, owner)?;
+            left.trace.write(path, owner)?;
         }
-        Ok(stored)
+        Ok(left)
     }
 
     /// Refuses a trace of other rows, or one after which the final agent's positions do not fit the model.

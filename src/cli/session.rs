@@ -1,13 +1,15 @@
 //! What every command does first: read model, team and data before any device is touched.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use diffmas::agents::{AdapterSet, TeamConfig, TeamModel, check_context};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::ModelBackend;
 use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
-use diffmas::training::{Parameters, read_feed};
+use diffmas::inference::{DecodeOptions, Writing};
+use diffmas::training::read_communication;
 use diffmas::{Error, Result};
 
 use super::fetch;
@@ -18,7 +20,7 @@ pub struct Session {
     pub options: Options,
     pub team: TeamConfig,
     pub model: ModelFiles,
-    prompts: PromptBuilder,
+    prompts: Arc<PromptBuilder>,
 }
 
 impl Session {
@@ -40,7 +42,10 @@ impl Session {
         let (layers, width) = (c.num_hidden_layers, c.hidden_size);
         tracing::debug!("{}: {:?}, {layers} layers of width {width}", model.path.display(), c.family);
         let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?.with_thinking(thinking);
-        Ok(Self { options, team, model, prompts })
+        if let Some(vectors) = team.vectors(c.num_hidden_layers) {
+            vectors.check(c.num_hidden_layers)?;
+        }
+        Ok(Self { options, team, model, prompts: Arc::new(prompts) })
     }
 
     /// Reads and tokenises a data file; `answer` tokens are left room for where a line has no target.
@@ -52,9 +57,8 @@ impl Session {
     pub fn tokenize(&self, path: &Path, sample: &Sample, answer: usize) -> Result<TokenizedSample> {
         let c = &self.model.config;
         let tokenized = self.prompts.build(path, sample, c.vocab_size)?;
-        let latent = (0..self.team.agents.len()).map(|j| self.team.steps(j)).fold(0, usize::saturating_add);
         let answer = tokenized.target.as_ref().map_or(answer, Vec::len);
-        check_context(&tokenized, latent, answer, c.max_position_embeddings)
+        check_context(&self.team, &tokenized, answer, c.max_position_embeddings)
             .map_err(|e| Error::file(path, e))?;
         Ok(tokenized)
     }
@@ -76,22 +80,44 @@ impl Session {
         let clock = Instant::now();
         let backbone = self.model.load(device)?;
         tracing::debug!("weights loaded in {:.2} s", clock.elapsed().as_secs_f64());
-        Ok(TeamModel::new(self.team.clone(), backbone))
+        Ok(TeamModel::new(self.team.clone(), backbone, self.options.seed.unwrap_or(42)))
     }
 
-    /// The adapters of `--adapter` and the learned feed beside them, or none.
+    /// How upstream agents write, on the channel `text`.
+    pub fn writing(&self, options: DecodeOptions) -> Writing {
+        Writing { prompts: self.prompts.clone(), options }
+    }
+
+    /// The same, always with the best token.
+    pub fn greedy_writing(&self) -> Writing {
+        self.writing(DecodeOptions { stop_tokens: self.stop_tokens(), ..DecodeOptions::default() })
+    }
+
+    /// The adapters of `--adapter`, and into `model` the communication modules beside them; or none. A folder with communication
+    /// modules alone is enough for a team that learned nothing else.
     pub fn adapters<B: ModelBackend>(&self, model: &mut TeamModel<B>) -> Result<AdapterSet<B>> {
         let Some(dir) = &self.options.adapter else { return Ok(AdapterSet::none()) };
-        if model.feed.learned.is_some() {
+        let needed = !model.modules().is_empty();
+        if needed {
             let beside = dir.parent().unwrap_or(Path::new("."));
-            let found =
-                [dir.as_path(), beside].iter().find_map(|d| read_feed(d, &model.backbone).transpose());
-            model.feed.learned = Some(found.ok_or_else(|| {
+            let mut found = None;
+            for folder in [dir.as_path(), beside] {
+                found = read_communication(folder, model)?;
+                if found.is_some() {
+                    break;
+                }
+            }
+            let modules = found.ok_or_else(|| {
                 Error::file(
                     dir,
-                    "feed = \"learned\" needs communication.safetensors in this folder or the one above",
+                    "this team needs communication.safetensors (its channel or learned feed) in this folder or the one above",
                 )
-            })??);
+            })?;
+            *model = model.clone().with_modules(modules);
+        }
+        let alone = needed && !AdapterSet::<B>::is_in(dir, &self.team);
+        if alone {
+            return Ok(AdapterSet::none());
         }
         let adapters = AdapterSet::read(dir, self.options.adapter_scope, &self.team, &model.backbone)?;
         for adapter in adapters.adapters.values() {
@@ -120,7 +146,12 @@ impl Session {
     pub fn trained_team<B: ModelBackend>(&self, device: &B::Device) -> Result<diffmas::agents::Team<B>> {
         let mut model = self.team_model::<B>(device)?;
         let adapters = self.adapters(&mut model)?;
-        let parameters: Parameters<B> = model.parameters(&adapters);
-        Ok(model.bind(&adapters, &parameters))
+        if self.options.adapter.is_none() && !model.modules().is_empty() {
+            tracing::warn!(
+                "without --adapter, the channel `{}` is untrained",
+                self.team.channel
+            );
+        }
+        Ok(model.bind(&adapters, &model.parameters(&adapters)))
     }
 }

@@ -10,7 +10,9 @@ use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_
 use diffmas::evaluation::Control;
 use diffmas::inference::DecodeOptions;
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, write_feed};
+use diffmas::training::{
+    Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, write_communication,
+};
 use diffmas::{Error, Result};
 
 use super::answer::Answering;
@@ -134,7 +136,7 @@ impl Job for Train<'_> {
         if !trainer.adapters().adapters.is_empty() {
             trainer.adapters().write(&adapter)?;
         }
-        write_feed(self.dir, trainer.model(), trainer.parameters())?;
+        write_communication(self.dir, trainer.model(), trainer.parameters())?;
         self.score(&trainer, &mut report, total)?;
         let text = self.session.model.tokenizer.is_some();
         println!("{}", Summary { dir: self.dir, report: &report, text });
@@ -155,7 +157,8 @@ impl Train<'_> {
                 self.config.seed,
             )?,
         };
-        Trainer::new(self.config.clone(), model, adapters)
+        let trainer = Trainer::new(self.config.clone(), model, adapters)?;
+        Ok(trainer.with_writing(self.session.greedy_writing()))
     }
 
     /// The shape of a fresh adapter.
@@ -190,11 +193,11 @@ impl Train<'_> {
         let answering =
             Answering { session: self.session, options: &options, stop: &[], control: &Control::Real };
         let samples = std::slice::from_ref(sample);
-        let read = answering.think(team, samples);
-        let answers = answering.answer(team, samples, &read, &[0], |_| ())?;
+        let left = answering.think(team, samples, &[0])?;
+        let answers = answering.answer(team, &left.samples, &left.trace, &[0], |_| ())?;
         let answer = answers.into_iter().find_map(|(_, text)| text).unwrap_or_default();
         let last = team.config.agents.len() - 1;
-        let question = tokenizer.decode(&sample.prompts[last])?;
+        let question = tokenizer.decode(&left.samples[0].prompts[last])?;
         let expected = tokenizer.decode(sample.target.as_deref().unwrap_or_default())?;
         println!(
             "\nheld-out line {}, as {} reads it:\n{question}",
@@ -210,7 +213,7 @@ impl Train<'_> {
             return Ok(());
         };
         let (e, _) =
-            eval::score(&trainer.team(), samples, self.config.batch_size, &Control::Real, self.config.seed)?;
+            eval::score(self.session, &trainer.team(), samples, &Control::Real, self.config.seed, None)?;
         report.eval_loss(step, e.loss)
     }
 

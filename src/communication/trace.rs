@@ -1,56 +1,39 @@
-//! The ordered list of segments that a reader finds; it only grows.
+//! What a reader finds: the messages of those it reads, in its order.
 
 use burn::prelude::*;
 
-use super::Segment;
+use super::Message;
 use crate::backbone::KeyValues;
 
-/// `τ = S_1 ⊕ S_2 ⊕ …`, a value that is passed in and returned.
+/// `τ = m_1 ⊕ m_2 ⊕ …`, a value that is passed in and returned. It only grows; nothing is overwritten. Segments stand where the reader
+/// finds them.
 #[derive(Clone, Debug)]
 pub struct Trace<B: Backend> {
-    /// The segments, in reading order.
-    pub segments: Vec<Segment<B>>,
-}
-
-impl<B: Backend> Default for Trace<B> {
-    fn default() -> Self {
-        Self { segments: Vec::new() }
-    }
+    /// The messages, in reading order.
+    pub messages: Vec<Message<B>>,
+    /// Per row, the id of the reader's own first position.
+    pub start: Vec<u32>,
 }
 
 impl<B: Backend> Trace<B> {
-    /// Positions per row, padding included.
-    pub fn len(&self) -> usize {
-        self.segments.iter().map(|s| s.kv.len()).sum()
+    /// A trace for `batch` readers that find nothing.
+    pub fn empty(batch: usize) -> Self {
+        Self { messages: Vec::new(), start: vec![0; batch] }
     }
 
-    /// Whether a reader finds no position.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Positions of row `b`, padding and masked ones not counted.
+    /// Positions and vectors that the reader of row `b` sees, padding not counted.
     pub fn positions(&self, b: usize) -> usize {
-        let count = |s: &Segment<B>| {
-            let p = &s.kv.positions;
-            p.valid[b * p.len..(b + 1) * p.len].iter().filter(|&&v| v).count()
-        };
-        self.segments.iter().map(count).sum()
+        self.messages.iter().map(|m| m.positions(b)).sum()
     }
 
-    /// Bytes of keys and values.
+    /// Bytes of all messages and rows.
     pub fn bytes(&self) -> usize {
-        self.segments.iter().map(|s| s.kv.bytes()).sum()
+        self.messages.iter().map(Message::bytes).sum()
     }
 
     /// All segments as one block; `None` when there is no position.
     pub fn joined(&self) -> Option<KeyValues<B>> {
-        KeyValues::cat(&self.segments.iter().map(|s| &s.kv).collect::<Vec<_>>())
-    }
-
-    /// The trace with one more segment.
-    pub fn push(mut self, segment: Segment<B>) -> Self {
-        self.segments.push(segment);
-        self
+        let segments = self.messages.iter().filter_map(|m| Some(&m.segment.as_ref()?.kv));
+        KeyValues::cat(&segments.collect::<Vec<_>>())
     }
 }

@@ -1,34 +1,24 @@
 //! A trace on disk: upstream agents think on one machine, the final agent answers on another.
 //!
-//! One safetensors file with a key and a value `[B, G, n, d]` for each segment and layer. Its metadata names the model's sizes, the
-//! team, and where every position stands.
+//! One safetensors file with a key and a value `[B, G, n, d]` for each segment and layer, and the vectors `[B, 1, M, c]` of each message
+//! that has some. Its metadata names the model's sizes, the team, and where every position stands.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::KeyValueBlock;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Segment, Trace};
-use crate::backbone::{BackboneConfig, KeyValues, Positions};
+use super::{Message, MessageLayout, SegmentLayout, Trace};
+use crate::backbone::{BackboneConfig, Positions};
 use crate::checkpoint::{NamedTensors, write_safetensors};
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "diffmas_trace_v1";
-
-/// A trace, and where its reader goes on.
-#[derive(Clone, Debug)]
-pub struct StoredTrace<B: Backend> {
-    /// What the upstream agents left.
-    pub trace: Trace<B>,
-    /// Per row, the id of the final agent's first position.
-    pub start: Vec<u32>,
-}
 
 /// Whose traces a file may hold: model and team must be the same where it is written and where it is read.
 #[derive(Clone, Copy, Debug)]
@@ -39,55 +29,66 @@ pub struct TraceOwner<'a> {
     pub agents: &'a [&'a str],
 }
 
-/// Where a segment stands, as the file's metadata holds it; lists are row-major.
+/// A message without its tensors, as the file's metadata holds it; lists are row-major.
 #[derive(Debug, Serialize, Deserialize)]
 struct Layout {
     agent: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    segment: Option<Standing>,
+    /// Width of its vectors, and which of them are seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vectors: Option<(usize, Vec<bool>)>,
+}
+
+/// Where a segment stands.
+#[derive(Debug, Serialize, Deserialize)]
+struct Standing {
     prompt_len: usize,
     len: usize,
     position_ids: Vec<u32>,
     valid: Vec<bool>,
 }
 
-impl<B: Backend> StoredTrace<B> {
+impl<B: Backend> Trace<B> {
     /// Writes the trace to a safetensors file, which appears only when it is complete.
     ///
     /// # Errors
     /// If the file cannot be written.
     ///
     /// # Panics
-    /// If a segment's sender is not one of the owner's agents.
+    /// If a message's sender is not one of the owner's agents.
     pub fn write(&self, path: &Path, owner: TraceOwner<'_>) -> Result<()> {
         let mut tensors = NamedTensors::new();
         let mut layouts = Vec::new();
-        for (s, segment) in self.trace.segments.iter().enumerate() {
-            for (l, block) in segment.kv.layers.iter().enumerate() {
-                for (part, tensor) in [("key", &block.key), ("value", &block.value)] {
-                    let values = tensor.to_data().iter::<f32>().collect();
-                    tensors.insert(name(s, l, part), (tensor.dims().to_vec(), values));
+        for (m, message) in self.messages.iter().enumerate() {
+            let segment = message.segment.as_ref().map(|segment| {
+                let positions = &segment.kv.positions;
+                Standing {
+                    prompt_len: segment.prompt_len,
+                    len: positions.len,
+                    position_ids: positions.ids.clone(),
+                    valid: positions.valid.clone(),
                 }
-            }
-            let positions = &segment.kv.positions;
-            layouts.push(Layout {
-                agent: owner.agents[segment.sender].to_string(),
-                prompt_len: segment.prompt_len,
-                len: positions.len,
-                position_ids: positions.ids.clone(),
-                valid: positions.valid.clone(),
             });
+            let vectors = message.vectors.as_ref().map(|v| (v.values.dims()[2], v.valid.clone()));
+            let names = names(m, segment.is_some().then_some(owner.model.num_hidden_layers), vectors.is_some());
+            for (name, tensor) in names.into_iter().zip(message.clone().into_tensors()) {
+                tensors.insert(name, (tensor.dims().to_vec(), tensor.to_data().iter::<f32>().collect()));
+            }
+            layouts.push(Layout { agent: owner.agents[message.sender].to_string(), segment, vectors });
         }
         let metadata = [
             ("format", FORMAT.to_string()),
             ("model", Value::Object(sizes(owner.model)).to_string()),
             ("agents", json!(owner.agents).to_string()),
-            ("segments", serde_json::to_string(&layouts).map_err(|e| Error::file(path, e))?),
+            ("messages", serde_json::to_string(&layouts).map_err(|e| Error::file(path, e))?),
             ("start", json!(self.start).to_string()),
         ];
         let metadata: HashMap<_, _> = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
         write_safetensors(path, &tensors, Some(metadata))
     }
 
-    /// Reads what [`StoredTrace::write`] wrote, onto `device`.
+    /// Reads what [`Trace::write`] wrote, onto `device`.
     ///
     /// # Errors
     /// If the file cannot be read or is cut, is no trace, is one of another model or team, or holds tensors of other shapes or
@@ -106,15 +107,20 @@ impl<B: Backend> StoredTrace<B> {
         let about = Metadata { path, map: header.metadata().clone().unwrap_or_default() };
         about.check(owner)?;
         let start: Vec<u32> = about.get("start")?;
-        let layouts: Vec<Layout> = about.get("segments")?;
+        let layouts: Vec<Layout> = about.get("messages")?;
         let mut tensors: BTreeMap<String, _> = file.tensors().into_iter().collect();
-        let mut trace = Trace::default();
-        for (s, layout) in layouts.into_iter().enumerate() {
+        let mut messages = Vec::new();
+        for (m, layout) in layouts.into_iter().enumerate() {
             let sender = about.sender(owner, &layout, start.len())?;
-            let (heads, width) = (owner.model.num_key_value_heads, owner.model.head_dim);
-            let shape = [start.len(), heads, layout.len, width];
-            let mut tensor = |layer: usize, part: &str| -> Result<Tensor<B, 4>> {
-                let name = name(s, layer, part);
+            let c = owner.model;
+            let (rows, layers) = (start.len(), layout.segment.as_ref().map(|_| c.num_hidden_layers));
+            let mut read = Vec::new();
+            for name in names(m, layers, layout.vectors.is_some()) {
+                let shape = match (&layout.segment, &layout.vectors) {
+                    (Some(s), _) if name.contains("layers") => [rows, c.num_key_value_heads, s.len, c.head_dim],
+                    (_, Some((width, valid))) => [rows, 1, valid.len() / rows.max(1), *width],
+                    _ => unreachable!("a message has tensors of what it holds"),
+                };
                 let missing = || Error::file(path, format!("the tensor `{name}` is missing"));
                 let stored = tensors.remove(&name).ok_or_else(missing)?;
                 if stored.dtype() != Dtype::F32 || stored.shape() != shape {
@@ -130,32 +136,31 @@ impl<B: Backend> StoredTrace<B> {
                         format!("the tensor `{name}` holds a number that is not finite"),
                     ));
                 }
-                Ok(Tensor::from_data(TensorData::new(values, shape), device))
+                read.push(Tensor::from_data(TensorData::new(values, shape), device));
+            }
+            let layout = MessageLayout {
+                segment: layout.segment.map(|s| SegmentLayout {
+                    prompt_len: s.prompt_len,
+                    positions: Positions { batch: rows, len: s.len, ids: s.position_ids, valid: s.valid },
+                }),
+                vectors: layout.vectors.map(|(_, valid)| valid),
             };
-            let layers = (0..owner.model.num_hidden_layers)
-                .map(|l| Ok(KeyValueBlock { key: tensor(l, "key")?, value: tensor(l, "value")? }))
-                .collect::<Result<_>>()?;
-            let positions = Positions {
-                batch: start.len(),
-                len: layout.len,
-                ids: layout.position_ids,
-                valid: layout.valid,
-            };
-            let kv = KeyValues { layers, positions };
-            trace = trace.push(Segment { sender, prompt_len: layout.prompt_len, kv });
+            messages.push(Message::from_tensors(sender, read, &layout));
         }
         match tensors.into_keys().next() {
             Some(name) => {
-                Err(Error::file(path, format!("the tensor `{name}` belongs to no segment of the trace")))
+                Err(Error::file(path, format!("the tensor `{name}` belongs to no message of the trace")))
             }
-            None => Ok(Self { trace, start }),
+            None => Ok(Self { messages, start }),
         }
     }
 }
 
-/// The name of one tensor in the file.
-fn name(segment: usize, layer: usize, part: &str) -> String {
-    format!("segments.{segment}.layers.{layer}.{part}")
+/// The names of a message's tensors in the file, in the order of [`Message::into_tensors`].
+fn names(message: usize, layers: Option<usize>, vectors: bool) -> Vec<String> {
+    let block = |l: usize| ["key", "value"].map(|part| format!("messages.{message}.layers.{l}.{part}"));
+    let vectors = vectors.then(|| format!("messages.{message}.vectors"));
+    (0..layers.unwrap_or(0)).flat_map(block).chain(vectors).collect()
 }
 
 /// What two models must have in common to read each other's keys and values.
@@ -211,16 +216,21 @@ impl Metadata<'_> {
         Ok(())
     }
 
-    /// The index of the upstream agent that wrote a segment, whose lists are checked.
+    /// The index of the upstream agent that sent a message, whose lists are checked.
     fn sender(&self, owner: TraceOwner<'_>, layout: &Layout, rows: usize) -> Result<usize> {
         let upstream = &owner.agents[..owner.agents.len() - 1];
-        let fits = layout.prompt_len <= layout.len
-            && [layout.position_ids.len(), layout.valid.len()] == [rows * layout.len; 2];
+        let stands = layout.segment.as_ref().is_none_or(|s| {
+            let size = rows.checked_mul(s.len);
+            s.len > 0 && s.prompt_len <= s.len && [s.position_ids.len(), s.valid.len()].map(Some) == [size; 2]
+        });
+        let vectors = layout.vectors.as_ref();
+        let counted = vectors.is_none_or(|(_, v)| rows > 0 && !v.is_empty() && v.len().is_multiple_of(rows));
+        let fits = stands && counted && (layout.segment.is_some() || layout.vectors.is_some());
         upstream.iter().position(|a| *a == layout.agent).filter(|_| fits).ok_or_else(|| {
             let agent = &layout.agent;
             Error::file(
                 self.path,
-                format!("the metadata `segments` of the trace is wrong for agent `{agent}`"),
+                format!("the metadata `messages` of the trace is wrong for agent `{agent}`"),
             )
         })
     }

@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{KeyValueBlock, ModelBackend};
+use diffmas_backends::KeyValueBlock;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::agents::TeamConfig;
-use crate::communication::Trace;
+use crate::agents::{ChannelKind, TeamConfig};
+use crate::communication::{Message, Trace};
 use crate::error::{Error, Result};
 
 /// What the final agent reads.
@@ -22,13 +22,13 @@ pub enum Control {
     Real,
     /// Nothing; its positions start at 0.
     None,
-    /// Keys and values of zero, at the same positions.
+    /// Keys, values and vectors of zero, at the same positions.
     Zero,
     /// What they left for another sample.
     Shuffled,
-    /// Gaussian keys and values with the moments of the real ones, per sample, layer, KV head and channel.
+    /// Gaussian keys and values with the moments of the real ones, per sample, layer, KV head and channel; vectors likewise.
     Random,
-    /// The real trace with one role's segment masked; positions stay.
+    /// The real trace with one role's message masked; positions stay.
     Drop(String),
 }
 
@@ -79,6 +79,10 @@ impl Control {
                 "drop:{role}: there is no upstream role `{role}` (upstream are: {})",
                 upstream.join(", ")
             ))),
+            Self::Real | Self::None => Ok(()),
+            _ if team.channel == ChannelKind::Text => Err(Error::invalid(format!(
+                "{self} replaces internal state, but on the channel `text` agents pass sentences; use real or none"
+            ))),
             Self::Shuffled if samples < 2 => {
                 Err(Error::invalid("shuffled needs at least two samples, to give each the trace of another"))
             }
@@ -86,51 +90,42 @@ impl Control {
         }
     }
 
-    /// The trace that the final agent reads, and the id of its first position per row. `streams` numbers the samples, for draws that
-    /// depend on nothing else than the seed and the sample. (`shuffled` is a matter of which upstream prompts are run.)
-    pub fn apply<B: ModelBackend>(
+    /// The trace that the final agent reads. `streams` numbers the samples, for draws that depend on nothing else than the seed and the
+    /// sample. (`shuffled` is a matter of which upstream prompts are run.)
+    pub fn apply<B: Backend>(
         &self,
-        trace: Trace<B>,
-        start: &[u32],
+        mut trace: Trace<B>,
         team: &TeamConfig,
         seed: u64,
         streams: &[u64],
-    ) -> (Trace<B>, Vec<u32>) {
+    ) -> Trace<B> {
         match self {
-            Self::Real | Self::Shuffled => (trace, start.to_vec()),
-            Self::None => (Trace::default(), vec![0; start.len()]),
-            Self::Zero => (
-                map_layers(trace, |_, b| KeyValueBlock {
-                    key: b.key.zeros_like(),
-                    value: b.value.zeros_like(),
-                }),
-                start.to_vec(),
-            ),
-            Self::Random => (random(trace, seed, streams), start.to_vec()),
-            Self::Drop(role) => {
-                let mut trace = trace;
-                for segment in trace.segments.iter_mut().filter(|s| team.agents[s.sender].name == *role) {
-                    segment.kv.positions.valid.fill(false);
+            Self::Real | Self::Shuffled => {}
+            Self::None => trace = Trace::empty(trace.start.len()),
+            Self::Zero => {
+                for message in &mut trace.messages {
+                    if let Some(segment) = &mut message.segment {
+                        for block in &mut segment.kv.layers {
+                            (block.key, block.value) = (block.key.zeros_like(), block.value.zeros_like());
+                        }
+                    }
+                    if let Some(vectors) = &mut message.vectors {
+                        vectors.values = vectors.values.zeros_like();
+                    }
                 }
-                (trace, start.to_vec())
+            }
+            Self::Random => random(&mut trace, seed, streams),
+            Self::Drop(role) => {
+                let dropped = |m: &&mut Message<B>| team.agents[m.sender].name == *role;
+                trace.messages.iter_mut().filter(dropped).for_each(Message::hide);
             }
         }
+        trace
     }
 }
 
-fn map_layers<B: Backend>(
-    mut trace: Trace<B>,
-    f: impl Fn(usize, &KeyValueBlock<B>) -> KeyValueBlock<B>,
-) -> Trace<B> {
-    for segment in &mut trace.segments {
-        segment.kv.layers = segment.kv.layers.iter().enumerate().map(|(l, b)| f(l, b)).collect();
-    }
-    trace
-}
-
-/// Gaussian keys and values; only valid positions count and are drawn, so that padding changes nothing.
-fn random<B: ModelBackend>(trace: Trace<B>, seed: u64, streams: &[u64]) -> Trace<B> {
-    let Some(joined) = trace.joined() else { return trace };
+/// Gaussian keys, values and vectors; only what a reader sees counts and is drawn, so that padding changes nothing.
+fn random<B: Backend>(trace: &mut Trace<B>, seed: u64, streams: &[u64]) {
     let mut rngs: Vec<ChaCha8Rng> = streams
         .iter()
         .map(|&stream| {
@@ -139,25 +134,36 @@ fn random<B: ModelBackend>(trace: Trace<B>, seed: u64, streams: &[u64]) -> Trace
             rng
         })
         .collect();
-    let valid = &joined.positions.valid;
-    let layers: Vec<KeyValueBlock<B>> = joined
-        .layers
-        .iter()
-        .map(|b| KeyValueBlock {
-            key: gaussian(&b.key, valid, &mut rngs),
-            value: gaussian(&b.value, valid, &mut rngs),
-        })
-        .collect();
-    let mut trace = trace;
-    let mut from = 0;
-    for segment in &mut trace.segments {
-        let n = segment.kv.len();
-        let cut = |t: &Tensor<B, 4>| t.clone().narrow(2, from, n);
-        segment.kv.layers =
-            layers.iter().map(|b| KeyValueBlock { key: cut(&b.key), value: cut(&b.value) }).collect();
-        from += n;
+    if let Some(joined) = trace.joined() {
+        let valid = &joined.positions.valid;
+        let layers: Vec<KeyValueBlock<B>> = joined
+            .layers
+            .iter()
+            .map(|b| KeyValueBlock {
+                key: gaussian(&b.key, valid, &mut rngs),
+                value: gaussian(&b.value, valid, &mut rngs),
+            })
+            .collect();
+        let mut from = 0;
+        for segment in trace.messages.iter_mut().filter_map(|m| m.segment.as_mut()) {
+            let n = segment.kv.len();
+            let cut = |t: &Tensor<B, 4>| t.clone().narrow(2, from, n);
+            segment.kv.layers =
+                layers.iter().map(|b| KeyValueBlock { key: cut(&b.key), value: cut(&b.value) }).collect();
+            from += n;
+        }
     }
-    trace
+    let found: Vec<_> = trace.messages.iter_mut().filter_map(|m| m.vectors.as_mut()).collect();
+    let Some(first) = found.first() else { return };
+    let [rows, m, _] = first.values.dims();
+    let joined = Tensor::cat(found.iter().map(|v| v.values.clone()).collect(), 1).unsqueeze_dim(1);
+    let valid: Vec<bool> = (0..rows)
+        .flat_map(|b| found.iter().flat_map(move |v| v.valid[b * m..(b + 1) * m].to_vec()))
+        .collect();
+    let drawn: Tensor<B, 3> = gaussian(&joined, &valid, &mut rngs).squeeze_dim(1);
+    for (i, vectors) in found.into_iter().enumerate() {
+        vectors.values = drawn.clone().narrow(1, i * m, m);
+    }
 }
 
 /// A tensor `[B, G, n, d]` with the mean and variance of `x` over the valid positions, per row, head and channel.

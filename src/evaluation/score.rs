@@ -1,11 +1,15 @@
-//! Loss and perplexity of the target on held-out samples.
+//! Loss, perplexity and accuracy on held-out samples.
+
+use std::path::Path;
 
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
+use stats_ci::{Confidence, mean, proportion};
 
-use super::{Control, derangement};
-use crate::agents::{Team, TeamBatch, TeamPlan};
+use super::{Checking, Control, derangement};
+use crate::agents::{ChannelKind, Team, TeamBatch};
 use crate::error::{Error, Result};
+use crate::inference::{Author, DecodeOptions, Writing, decode, write_messages};
 use crate::text::TokenizedSample;
 
 /// The score of one sample.
@@ -17,8 +21,22 @@ pub struct SampleScore {
     pub loss: f64,
     /// Its target tokens.
     pub target_tokens: usize,
-    /// Positions of the trace that the final agent found, padding not counted.
+    /// Positions and vectors that the final agent found, padding not counted.
     pub trace_positions: usize,
+    /// Whether the final agent's own answer was right, where that was checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<bool>,
+}
+
+/// How many answers were right.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Right answers by checked ones.
+    pub accuracy: f64,
+    /// Its 95 % interval (Wilson).
+    pub interval: [f64; 2],
+    /// Answers that were checked.
+    pub checked: usize,
 }
 
 /// The score of a set of samples.
@@ -28,83 +46,146 @@ pub struct Evaluation {
     pub trace: String,
     /// Mean NLL over all target tokens, in nats.
     pub loss: f64,
+    /// Its 95 % interval over samples; none for fewer than two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_interval: Option<[f64; 2]>,
     /// `exp(loss)`.
     pub perplexity: f64,
+    /// Right answers, where they were checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<Accuracy>,
     /// Samples.
     pub samples: usize,
     /// Target tokens of all samples.
     pub target_tokens: usize,
+    /// Bytes of what the final agent found, per sample.
+    pub message_bytes: usize,
 }
 
-/// Scores `samples` in batches with `control` in place of the trace; `on_batch(samples done, scores)` sees them as they come.
+/// How a team is scored.
+#[derive(Clone, Debug)]
+pub struct Scoring<'a> {
+    /// Samples that run together.
+    pub batch_size: usize,
+    /// What the final agent reads.
+    pub control: &'a Control,
+    /// Seed of controls.
+    pub seed: u64,
+    /// How upstream agents write, on the channel `text`.
+    pub writing: Option<&'a Writing>,
+    /// How answers are checked, if they are.
+    pub checking: Option<&'a Checking>,
+}
+
+/// Scores `samples`; `on_batch` sees the scores as they come.
 ///
 /// # Errors
 /// If a sample has no target or the control cannot be applied.
 pub fn evaluate<B: ModelBackend>(
     team: &Team<B>,
     samples: &[TokenizedSample],
-    batch_size: usize,
-    control: &Control,
-    seed: u64,
+    scoring: &Scoring<'_>,
     mut on_batch: impl FnMut(&[SampleScore]) -> Result<()>,
 ) -> Result<Evaluation> {
-    control.validate(&team.config, samples.len())?;
+    scoring.control.validate(&team.config, samples.len())?;
     if let Some(s) = samples.iter().find(|s| s.target.as_ref().is_none_or(Vec::is_empty)) {
         return Err(Error::invalid(format!("line {}: there is no answer to score", s.line)));
     }
-    let others = (*control == Control::Shuffled).then(|| derangement(samples.len(), seed));
-    let (mut sum, mut tokens) = (0.0, 0);
+    let others = (*scoring.control == Control::Shuffled).then(|| derangement(samples.len(), scoring.seed));
+    let mut all: Vec<SampleScore> = Vec::with_capacity(samples.len());
+    let mut bytes = 0;
     let indices: Vec<usize> = (0..samples.len()).collect();
-    for rows in indices.chunks(batch_size.max(1)) {
-        let batch = TeamBatch::new(&rows.iter().map(|&i| &samples[i]).collect::<Vec<_>>());
-        let upstream = match &others {
-            Some(other) => TeamBatch::new(&rows.iter().map(|&i| &samples[other[i]]).collect::<Vec<_>>()),
-            None => batch.clone(),
-        };
-        let scores = score_batch(team, &batch, &upstream, control, seed, rows, samples)?;
-        sum += scores.iter().map(|s| s.loss * s.target_tokens as f64).sum::<f64>();
-        tokens += scores.iter().map(|s| s.target_tokens).sum::<usize>();
+    for rows in indices.chunks(scoring.batch_size.max(1)) {
+        let own: Vec<TokenizedSample> = rows.iter().map(|&i| samples[i].clone()).collect();
+        let upstream = others.as_ref().map(|other| {
+            TeamBatch::new(&rows.iter().map(|&i| &samples[other[i]]).collect::<Vec<_>>())
+        });
+        let (scores, read) = score_batch(team, own, upstream, scoring, rows)?;
+        bytes += read;
         on_batch(&scores)?;
+        all.extend(scores);
     }
-    let loss = sum / tokens.max(1) as f64;
+    let tokens: usize = all.iter().map(|s| s.target_tokens).sum();
+    let loss = all.iter().map(|s| s.loss * s.target_tokens as f64).sum::<f64>() / tokens.max(1) as f64;
+    let checked: Vec<bool> = all.iter().filter_map(|s| s.right).collect();
     Ok(Evaluation {
-        trace: control.to_string(),
+        trace: scoring.control.to_string(),
         loss,
+        loss_interval: loss_interval(&all, loss, tokens),
         perplexity: loss.exp(),
+        accuracy: accuracy(&checked),
         samples: samples.len(),
         target_tokens: tokens,
+        message_bytes: bytes / samples.len().max(1),
     })
+}
+
+/// The 95 % interval of a ratio of sums over samples: that of the mean of `loss + (s_i − loss·n_i)·N / Σn`, the ratio's linearisation.
+fn loss_interval(scores: &[SampleScore], loss: f64, tokens: usize) -> Option<[f64; 2]> {
+    let share = scores.len() as f64 / tokens.max(1) as f64;
+    let linear = scores.iter().map(|s| loss + (s.loss - loss) * s.target_tokens as f64 * share);
+    let values: Vec<f64> = linear.collect();
+    if values.len() < 2 || values.iter().any(|x| !x.is_finite()) {
+        return None;
+    }
+    let interval = mean::Arithmetic::ci(Confidence::new_two_sided(0.95), &values).ok()?;
+    Some([interval.low_f(), interval.high_f()])
+}
+
+fn accuracy(checked: &[bool]) -> Option<Accuracy> {
+    let (n, right) = (checked.len(), checked.iter().filter(|&&r| r).count());
+    let accuracy = (n > 0).then(|| right as f64 / n as f64)?;
+    // Too few right or wrong answers for the crate's approximation: its bound is then the trivial one.
+    let interval = proportion::ci_wilson(Confidence::new_two_sided(0.95), n, right).ok();
+    let interval = interval.map_or([0.0, 1.0], |i| [i.low_f(), i.high_f()]);
+    Some(Accuracy { accuracy, interval, checked: n })
 }
 
 fn score_batch<B: ModelBackend>(
     team: &Team<B>,
-    batch: &TeamBatch,
-    upstream: &TeamBatch,
-    control: &Control,
-    seed: u64,
+    mut own: Vec<TokenizedSample>,
+    upstream: Option<TeamBatch>,
+    scoring: &Scoring<'_>,
     rows: &[usize],
-    samples: &[TokenizedSample],
-) -> Result<Vec<SampleScore>> {
-    let last = team.config.agents.len() - 1;
+) -> Result<(Vec<SampleScore>, usize)> {
     let streams: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
-    let plan = TeamPlan::new(&team.config, upstream);
-    let trace = team.think_all(upstream, &plan);
-    let (trace, start) = control.apply(trace, &plan.stages[last].start, &team.config, seed, &streams);
+    let text = team.config.channel == ChannelKind::Text && *scoring.control != Control::None;
+    let mut bytes = 0;
+    if let Some(writing) = scoring.writing.filter(|_| text) {
+        let path = Path::new("evaluation data");
+        let written;
+        (own, written) = write_messages(team, writing, path, &own, Author::Agents, &streams)?;
+        bytes += written.iter().flatten().map(|w| w.token_ids.len() * size_of::<u32>()).sum::<usize>();
+    }
+    let batch = TeamBatch::new(&own.iter().collect::<Vec<_>>());
+    let prompt = batch.prompts.last().expect("a team has an agent");
+    let trace = team.think_all(upstream.as_ref().unwrap_or(&batch));
+    let trace = scoring.control.apply(trace, &team.config, scoring.seed, &streams);
+    bytes += trace.bytes();
+    let reading = team.read(&trace);
     let target = batch.target.as_ref().expect("every sample has a target");
-    let nll = team.target_nll(&batch.prompts[last], target, &trace, &start);
+    let nll = team.target_nll(prompt, target, &reading);
     let mut nll = nll.into_data().iter::<f64>().collect::<Vec<_>>().into_iter();
-    Ok(rows
-        .iter()
-        .enumerate()
-        .map(|(row, &i)| {
-            let n = samples[i].target.as_ref().map_or(0, Vec::len);
-            let total: f64 = nll.by_ref().take(n).sum();
-            SampleScore {
-                line: samples[i].line,
-                loss: total / n.max(1) as f64,
-                target_tokens: n,
-                trace_positions: trace.positions(row),
-            }
-        })
-        .collect())
+    let mut scores = Vec::with_capacity(own.len());
+    for (row, sample) in own.iter().enumerate() {
+        let n = sample.target.as_ref().map_or(0, Vec::len);
+        let total: f64 = nll.by_ref().take(n).sum();
+        scores.push(SampleScore {
+            line: sample.line,
+            loss: total / n.max(1) as f64,
+            target_tokens: n,
+            trace_positions: trace.positions(row),
+            right: None,
+        });
+    }
+    if let Some(checking) = scoring.checking {
+        let options: &DecodeOptions = &checking.options;
+        let answers = decode(team.answering(), prompt, &reading, options, &streams, |_, _| {
+            std::ops::ControlFlow::Continue(())
+        });
+        for ((score, sample), answer) in scores.iter_mut().zip(&own).zip(answers) {
+            score.right = checking.is_right(sample, &answer.token_ids)?;
+        }
+    }
+    Ok((scores, bytes))
 }

@@ -1,4 +1,4 @@
-//! The decode loop of the final agent, for a batch of rows.
+//! The decode loop of an agent that answers, for a batch of rows.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Sampling;
 use super::sampling::penalise;
-use crate::agents::{PaddedIds, Team};
-use crate::backbone::{KeyValues, Positions};
-use crate::communication::Trace;
+use crate::agents::PaddedIds;
+use crate::backbone::{Backbone, KeyValues, Positions};
+use crate::communication::Reading;
 
 /// Generated positions after which the growing block is joined to what no longer grows: growth then copies few positions a token.
 const CHUNK: usize = 64;
@@ -54,20 +54,18 @@ pub struct Answer {
     pub stopped: bool,
 }
 
-/// Lets the final agent answer on `trace`; `streams` numbers the samples, `on_token(row, token)` sees tokens as they come and
+/// Lets an agent answer on `reading` with its backbone; `streams` numbers the samples, `on_token(row, token)` sees tokens as they come and
 /// ends the row's answer with `Break`.
 ///
 /// A row's answer depends neither on the other rows nor on padding.
 pub fn decode<B: ModelBackend>(
-    team: &Team<B>,
+    backbone: &Backbone<B>,
     prompt: &PaddedIds,
-    trace: &Trace<B>,
-    start: &[u32],
+    reading: &Reading<B>,
     options: &DecodeOptions,
     streams: &[u64],
     mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Vec<Answer> {
-    let backbone = team.answering();
     let rows = prompt.batch;
     let mut rngs: Vec<ChaCha8Rng> = streams
         .iter()
@@ -83,9 +81,8 @@ pub fn decode<B: ModelBackend>(
     }
     let penalty = options.repetition_penalty;
     let mut seen: Vec<BTreeSet<u32>> = if penalty == 1.0 { Vec::new() } else { distinct(prompt) };
-    let mut next = start.to_vec();
-    let read = trace.joined();
-    let (hidden, mut still) = crate::agents::prefill(backbone, prompt, read.as_ref(), &mut next);
+    let mut next = reading.start.clone();
+    let (hidden, mut still) = crate::agents::prefill(backbone, prompt, reading, &mut next);
     let mut last = crate::agents::last_position(hidden, rows);
     let mut growing: Option<KeyValues<B>> = None;
     loop {
@@ -121,9 +118,9 @@ pub fn decode<B: ModelBackend>(
                     .expect("a prompt is never empty");
             growing = None;
         }
-        let past: Vec<&KeyValues<B>> = read.iter().chain([&still]).collect();
+        let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&still]).collect();
         let at = Positions::issue(&vec![true; rows], &mut next);
-        let (hidden, grown) = backbone.forward(backbone.embed(&tokens), &at, &past, growing.as_ref());
+        let (hidden, grown) = backbone.forward(backbone.embed(&tokens), &at, &past, growing.as_ref(), reading.hook.as_deref());
         last = hidden;
         growing = Some(grown);
     }

@@ -7,6 +7,9 @@
 //! | `{"prompt", "completion", …}` | `prompt` | `completion` |
 //! | `{"prompt_ids": {"planner": […], …}, "target_ids": […], …}` | token ids per role | token ids |
 //!
+//! Beside these, `trajectories` (`trajectory_ids` in the last form) may hold, by role, what upstream agents should write if they wrote
+//! text.
+//!
 //! Turns of `messages` before the last user turn are what the agents see as the conversation so far.
 
 use std::collections::BTreeMap;
@@ -22,7 +25,7 @@ const FORMS: [&[&str]; 4] =
     [&["question", "answer"], &["messages"], &["prompt", "completion"], &["prompt_ids", "target_ids"]];
 
 /// One line of a data file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
     /// The line in its file, from 1.
     pub line: usize,
@@ -32,23 +35,27 @@ pub struct Sample {
     pub answer: Option<String>,
     /// Token ids, when the line is pre-tokenised.
     pub ids: Option<SampleIds>,
+    /// What upstream agents should write, by role: the field `trajectories`.
+    pub trajectories: BTreeMap<String, String>,
 }
 
 impl Sample {
     /// A line that holds nothing but a question.
     pub fn question(text: impl Into<String>) -> Self {
         let fields = Map::from_iter([("question".to_string(), Value::String(text.into()))]);
-        Self { line: 1, fields, answer: None, ids: None }
+        Self { line: 1, fields, ..Self::default() }
     }
 }
 
 /// The token ids of a pre-tokenised line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SampleIds {
     /// The prompt of each role.
     pub prompt_ids: BTreeMap<String, Vec<u32>>,
     /// What the final agent should give, end of turn included; empty if the line has none.
     pub target_ids: Vec<u32>,
+    /// What upstream agents should write, end of turn included: the field `trajectory_ids`.
+    pub trajectory_ids: BTreeMap<String, Vec<u32>>,
 }
 
 /// Whether a line must say what the answer is.
@@ -100,14 +107,15 @@ fn parse_line(line: usize, raw: &[u8], answers: Answers) -> std::result::Result<
         2 => (text(&fields, "prompt")?, answer_text(&fields, "completion", answers)?),
         _ => {
             let ids = Some(sample_ids(&fields, answers)?);
-            return Ok(Sample { line, fields, answer: None, ids });
+            return Ok(Sample { line, fields, ids, ..Sample::default() });
         }
     };
+    let trajectories = trajectories(&fields)?;
     fields.insert("question".into(), question.into());
     if let Some(answer) = &answer {
         fields.insert("answer".into(), answer.clone().into());
     }
-    Ok(Sample { line, fields, answer, ids: None })
+    Ok(Sample { line, fields, answer, ids: None, trajectories })
 }
 
 /// Index in [`FORMS`] of the one form that the line has fields of.
@@ -183,6 +191,23 @@ fn turns(
     Ok((turns[user].1.to_string(), answer))
 }
 
+/// The field `trajectories`: a text for each role that has one.
+fn trajectories(fields: &Map<String, Value>) -> std::result::Result<BTreeMap<String, String>, String> {
+    let roles = match fields.get("trajectories") {
+        None | Some(Value::Null) => return Ok(BTreeMap::new()),
+        Some(Value::Object(roles)) => roles,
+        Some(other) => {
+            return Err(format!("field `trajectories` must be an object of strings, found {}", kind(other)));
+        }
+    };
+    let one = |(role, value): (&String, &Value)| match value {
+        Value::String(text) if !text.trim().is_empty() => Ok((role.clone(), text.clone())),
+        Value::String(_) => Err(format!("field `trajectories.{role}` is empty")),
+        other => Err(format!("field `trajectories.{role}` must be a string, found {}", kind(other))),
+    };
+    roles.iter().map(one).collect()
+}
+
 fn sample_ids(fields: &Map<String, Value>, answers: Answers) -> std::result::Result<SampleIds, String> {
     let roles = match fields.get("prompt_ids") {
         Some(Value::Object(roles)) => roles,
@@ -191,15 +216,26 @@ fn sample_ids(fields: &Map<String, Value>, answers: Answers) -> std::result::Res
             return Err(format!("field `prompt_ids` must be an object of lists, found {}", kind(other)));
         }
     };
-    let mut prompt_ids = BTreeMap::new();
-    for (role, value) in roles {
-        let name = format!("prompt_ids.{role}");
-        let ids = token_ids(&name, value)?;
-        if ids.is_empty() {
-            return Err(format!("field `{name}` is empty"));
+    let by_role = |field: &str, roles: &Map<String, Value>| {
+        let mut all = BTreeMap::new();
+        for (role, value) in roles {
+            let name = format!("{field}.{role}");
+            let ids = token_ids(&name, value)?;
+            if ids.is_empty() {
+                return Err(format!("field `{name}` is empty"));
+            }
+            all.insert(role.clone(), ids);
         }
-        prompt_ids.insert(role.clone(), ids);
-    }
+        Ok(all)
+    };
+    let prompt_ids = by_role("prompt_ids", roles)?;
+    let trajectory_ids = match fields.get("trajectory_ids") {
+        None | Some(Value::Null) => BTreeMap::new(),
+        Some(Value::Object(roles)) => by_role("trajectory_ids", roles)?,
+        Some(other) => {
+            return Err(format!("field `trajectory_ids` must be an object of lists, found {}", kind(other)));
+        }
+    };
     let target_ids = match fields.get("target_ids") {
         None | Some(Value::Null) if answers == Answers::Optional => Vec::new(),
         None => return Err("field `target_ids` is missing".into()),
@@ -208,7 +244,7 @@ fn sample_ids(fields: &Map<String, Value>, answers: Answers) -> std::result::Res
     if target_ids.is_empty() && answers == Answers::Required {
         return Err("field `target_ids` is empty".into());
     }
-    Ok(SampleIds { prompt_ids, target_ids })
+    Ok(SampleIds { prompt_ids, target_ids, trajectory_ids })
 }
 
 fn token_ids(name: &str, value: &Value) -> std::result::Result<Vec<u32>, String> {

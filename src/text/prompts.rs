@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::chat::{ChatMessage, Thinking, describe};
 use super::data::{Sample, SampleIds};
@@ -14,7 +14,7 @@ use crate::agents::team::AgentConfig;
 use crate::error::{Error, Result};
 
 /// One sample as the model sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenizedSample {
     /// The line in the data file, from 1.
     pub line: usize,
@@ -22,6 +22,10 @@ pub struct TokenizedSample {
     pub prompts: Vec<Vec<u32>>,
     /// What the final agent should give, end of turn included, if the line says so.
     pub target: Option<Vec<u32>>,
+    /// What each agent should write if it wrote text, end of turn included, where the line says so; empty where it says nothing.
+    pub experts: Vec<Option<Vec<u32>>>,
+    /// The line itself.
+    pub source: Option<Arc<Sample>>,
 }
 
 /// The compiled prompt templates of a team, and the tokenizer.
@@ -32,6 +36,8 @@ pub struct PromptBuilder {
     parts: Vec<[bool; 2]>,
     /// For each agent, whether a prompt of its own uses the variable `messages`.
     writes_messages: Vec<bool>,
+    /// For each agent, whether a prompt of its own uses the variable `inbox`.
+    writes_inbox: Vec<bool>,
     templates: Environment<'static>,
     tokenizer: Option<Arc<Tokenizer>>,
     thinking: Thinking,
@@ -65,8 +71,9 @@ impl PromptBuilder {
             parts.push(sources.map(Option::is_some));
         }
         let names = agents.iter().map(|agent| agent.name.clone()).collect();
-        let writes_messages = (0..agents.len()).map(|index| speaks_of_messages(&templates, index)).collect();
-        Ok(Self { names, parts, writes_messages, templates, tokenizer, thinking: Thinking::Auto })
+        let all = |variable| (0..agents.len()).map(|index| speaks_of(&templates, index, variable)).collect();
+        let (writes_messages, writes_inbox) = (all("messages"), all("inbox"));
+        Ok(Self { names, parts, writes_messages, writes_inbox, templates, tokenizer, thinking: Thinking::Auto })
     }
 
     /// The same prompts with `thinking` told to the chat template.
@@ -85,7 +92,7 @@ impl PromptBuilder {
     /// without a role, an id outside the vocabulary, an empty prompt; text without a tokenizer.
     pub fn build(&self, path: &Path, sample: &Sample, vocab_size: usize) -> Result<TokenizedSample> {
         let built = match &sample.ids {
-            Some(ids) => self.take_ids(sample.line, ids).map_err(|m| Error::line(path, sample.line, m))?,
+            Some(ids) => self.take_ids(sample, ids).map_err(|m| Error::line(path, sample.line, m))?,
             None => self.tokenise(path, sample)?,
         };
         let check = |name: String, ids: &[u32]| match ids.iter().find(|&&id| id as usize >= vocab_size) {
@@ -102,6 +109,12 @@ impl PromptBuilder {
             let name =
                 if text { format!("the prompt of agent `{name}`") } else { format!("`prompt_ids.{name}`") };
             check(name, ids)?;
+        }
+        for (name, ids) in self.names.iter().zip(&built.experts) {
+            if let Some(ids) = ids {
+                let field = if text { "trajectories" } else { "trajectory_ids" };
+                check(format!("`{field}.{name}`"), ids)?;
+            }
         }
         if let Some(ids) = &built.target {
             check(if text { "the answer" } else { "`target_ids`" }.to_string(), ids)?;
@@ -121,6 +134,18 @@ impl PromptBuilder {
     /// # Panics
     /// When the team has no agent `index`.
     pub fn messages(&self, path: &Path, sample: &Sample, index: usize) -> Result<Vec<ChatMessage>> {
+        self.messages_after(path, sample, index, &[])
+    }
+
+    /// The messages of [`PromptBuilder::messages`] for an agent that found the texts of `inbox`: sender and what it wrote. They stand
+    /// before the user prompt, unless the agent's own prompts speak of `inbox`.
+    fn messages_after(
+        &self,
+        path: &Path,
+        sample: &Sample,
+        index: usize,
+        inbox: &[(&str, String)],
+    ) -> Result<Vec<ChatMessage>> {
         let name = &self.names[index];
         if !self.parts[index][USER] {
             let message = format!(
@@ -135,9 +160,24 @@ impl PromptBuilder {
             }
             if self.parts[index][part] {
                 let field = FIELDS[part];
-                let content = self.render(&key(index, field), &sample.fields).map_err(|m| {
+                let found;
+                let fields = if self.writes_inbox[index] {
+                    let texts = inbox.iter().map(|(sender, text)| json!({"sender": sender, "text": text}));
+                    let mut fields = sample.fields.clone();
+                    fields.insert("inbox".into(), texts.collect());
+                    found = fields;
+                    &found
+                } else {
+                    &sample.fields
+                };
+                let mut content = self.render(&key(index, field), fields).map_err(|m| {
                     Error::line(path, sample.line, format!("agent `{name}`, `{field}` prompt: {m}"))
                 })?;
+                if part == USER && !self.writes_inbox[index] {
+                    let before: String =
+                        inbox.iter().map(|(sender, text)| format!("{sender} wrote:\n{text}\n\n")).collect();
+                    content.insert_str(0, &before);
+                }
                 messages.push(ChatMessage::new(field, content));
             }
         }
@@ -164,7 +204,7 @@ impl PromptBuilder {
         })
     }
 
-    fn take_ids(&self, line: usize, ids: &SampleIds) -> std::result::Result<TokenizedSample, String> {
+    fn take_ids(&self, sample: &Sample, ids: &SampleIds) -> std::result::Result<TokenizedSample, String> {
         let known: Vec<&str> = self.names.iter().map(String::as_str).collect();
         if let Some(stranger) = ids.prompt_ids.keys().find(|role| !known.contains(&role.as_str())) {
             let agents = known.join(", ");
@@ -176,7 +216,72 @@ impl PromptBuilder {
         };
         let prompts = known.iter().map(prompt).collect::<std::result::Result<_, _>>()?;
         let target = Some(ids.target_ids.clone()).filter(|ids| !ids.is_empty());
-        Ok(TokenizedSample { line, prompts, target })
+        self.check_roles("trajectory_ids", ids.trajectory_ids.keys())?;
+        let experts = self.names.iter().map(|name| ids.trajectory_ids.get(name).cloned()).collect();
+        Ok(TokenizedSample {
+            line: sample.line,
+            prompts,
+            target,
+            experts,
+            source: Some(Arc::new(sample.clone())),
+        })
+    }
+
+    /// Refuses expert texts of anyone but the upstream agents.
+    fn check_roles<'a>(
+        &self,
+        field: &str,
+        mut roles: impl Iterator<Item = &'a String>,
+    ) -> std::result::Result<(), String> {
+        let (last, upstream) = self.names.split_last().expect("a team has an agent");
+        match roles.find(|role| !upstream.contains(role)) {
+            Some(role) if role == last => {
+                Err(format!("`{field}.{role}`: the final agent's text is the answer; remove it here"))
+            }
+            Some(role) => {
+                let known = upstream.join(", ");
+                Err(format!("`{field}.{role}`: the team has no such upstream agent (upstream agents: {known})"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The token ids of `sample`'s prompt for agent `index`, which found the texts of `inbox`: sender and token ids. In pre-tokenised
+    /// data they stand before the prompt.
+    ///
+    /// # Errors
+    /// As [`PromptBuilder::build`].
+    pub fn prompt_after(
+        &self,
+        path: &Path,
+        sample: &TokenizedSample,
+        index: usize,
+        inbox: &[(usize, Vec<u32>)],
+    ) -> Result<Vec<u32>> {
+        let own = || sample.prompts[index].clone();
+        match (&sample.source, &self.tokenizer) {
+            _ if inbox.is_empty() => Ok(own()),
+            (Some(source), Some(tokenizer)) if source.ids.is_none() => {
+                let text = |(sender, ids): &(usize, Vec<u32>)| {
+                    Ok((self.names[*sender].as_str(), tokenizer.decode(ids)?.trim().to_string()))
+                };
+                let inbox = inbox.iter().map(text).collect::<Result<Vec<_>>>()?;
+                let messages = self.messages_after(path, source, index, &inbox)?;
+                self.encode_prompt(tokenizer, &messages).map_err(|e| {
+                    Error::line(path, sample.line, format!("agent `{}`: {e}", self.names[index]))
+                })
+            }
+            _ => Ok(inbox.iter().flat_map(|(_, ids)| ids.iter().copied()).chain(own()).collect()),
+        }
+    }
+
+    /// The chat template over `messages`, with the generation prompt.
+    fn encode_prompt(&self, tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<Vec<u32>> {
+        let text = match tokenizer.chat_template() {
+            Some(template) => template.render(messages, true, self.thinking)?,
+            None => plain(messages),
+        };
+        tokenizer.encode(&text)
     }
 
     fn tokenise(&self, path: &Path, sample: &Sample) -> Result<TokenizedSample> {
@@ -191,22 +296,28 @@ impl PromptBuilder {
         let mut prompts = Vec::with_capacity(self.names.len());
         for (index, name) in self.names.iter().enumerate() {
             let messages = self.messages(path, sample, index)?;
-            let text = match tokenizer.chat_template() {
-                Some(template) => template.render(&messages, true, self.thinking),
-                None => Ok(plain(&messages)),
-            };
-            let ids = text.and_then(|text| tokenizer.encode(&text));
+            let ids = self.encode_prompt(tokenizer, &messages);
             prompts.push(ids.map_err(|e| at_line(format!("agent `{name}`: {e}")))?);
         }
-        let target = match &sample.answer {
-            Some(answer) => {
-                let mut ids = tokenizer.encode(answer).map_err(|e| at_line(format!("the answer: {e}")))?;
-                ids.push(tokenizer.end_of_turn());
-                Some(ids)
-            }
-            None => None,
+        let turn = |text: &String, what: String| {
+            let mut ids = tokenizer.encode(text).map_err(|e| at_line(format!("{what}: {e}")))?;
+            ids.push(tokenizer.end_of_turn());
+            Ok(ids)
         };
-        Ok(TokenizedSample { line: sample.line, prompts, target })
+        let target = sample.answer.as_ref().map(|answer| turn(answer, "the answer".into())).transpose()?;
+        self.check_roles("trajectories", sample.trajectories.keys()).map_err(&at_line)?;
+        let expert = |name: &String| {
+            let text = sample.trajectories.get(name);
+            text.map(|text| turn(text, format!("`trajectories.{name}`"))).transpose()
+        };
+        let experts = self.names.iter().map(expert).collect::<Result<_>>()?;
+        Ok(TokenizedSample {
+            line: sample.line,
+            prompts,
+            target,
+            experts,
+            source: Some(Arc::new(sample.clone())),
+        })
     }
 }
 
@@ -215,12 +326,12 @@ fn key(index: usize, field: &str) -> String {
     format!("{index}.{field}")
 }
 
-/// Whether a prompt of agent `index` uses the variable `messages`.
-fn speaks_of_messages(templates: &Environment<'_>, index: usize) -> bool {
+/// Whether a prompt of agent `index` uses a variable.
+fn speaks_of(templates: &Environment<'_>, index: usize, variable: &str) -> bool {
     FIELDS
         .iter()
         .filter_map(|field| templates.get_template(&key(index, field)).ok())
-        .any(|template| template.undeclared_variables(false).contains("messages"))
+        .any(|template| template.undeclared_variables(false).contains(variable))
 }
 
 /// What user and assistant said in the field `messages` before the last user turn; nothing without that field.
@@ -254,7 +365,6 @@ fn plain(messages: &[ChatMessage]) -> String {
 mod tests {
     use super::*;
     use crate::text::tokenizer::tests::tiny;
-    use serde_json::json;
 
     const PATH: &str = "d.jsonl";
 
@@ -269,13 +379,13 @@ mod tests {
 
     fn text_sample(fields: Value, answer: Option<&str>) -> Sample {
         let fields = fields.as_object().unwrap().clone();
-        Sample { line: 7, fields, answer: answer.map(Into::into), ids: None }
+        Sample { line: 7, fields, answer: answer.map(Into::into), ..Sample::default() }
     }
 
     fn ids_sample(prompts: &[(&str, &[u32])], target: &[u32]) -> Sample {
         let prompt_ids = prompts.iter().map(|&(name, ids)| (name.to_string(), ids.to_vec())).collect();
-        let ids = Some(SampleIds { prompt_ids, target_ids: target.to_vec() });
-        Sample { line: 7, fields: Map::new(), answer: None, ids }
+        let ids = Some(SampleIds { prompt_ids, target_ids: target.to_vec(), ..SampleIds::default() });
+        Sample { line: 7, ids, ..Sample::default() }
     }
 
     fn error(builder: &PromptBuilder, sample: &Sample, vocab_size: usize) -> String {
@@ -365,7 +475,13 @@ mod tests {
         let built = builder.build(PATH.as_ref(), &sample, 9).unwrap();
         assert_eq!(
             built,
-            TokenizedSample { line: 7, prompts: vec![vec![8], vec![1, 2]], target: Some(vec![5]) }
+            TokenizedSample {
+                line: 7,
+                prompts: vec![vec![8], vec![1, 2]],
+                target: Some(vec![5]),
+                experts: vec![None, None],
+                source: Some(Arc::new(sample.clone())),
+            }
         );
         let open = builder.build(PATH.as_ref(), &ids_sample(&[("a", &[1]), ("b", &[8])], &[]), 9).unwrap();
         assert_eq!(open.target, None);

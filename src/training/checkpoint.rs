@@ -1,4 +1,4 @@
-//! Checkpoints of a run: adapters, learned feed, optimiser, place in the data. Each appears only when it is complete.
+//! Checkpoints of a run: adapters, communication modules, optimiser, place in the data. Each appears only when it is complete.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,16 +8,18 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::{Optimizer, Parameters};
+use super::Optimizer;
 use crate::agents::{AdapterSet, TeamModel};
-use crate::backbone::Backbone;
+use crate::backbone::Parameters;
 use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
+use crate::communication::{ChannelKind, OverwriteUpdate, VectorsConfig};
 use crate::error::{Error, Result};
 
 /// The communication modules' weights and settings, beside the adapter.
-const COMMUNICATION: [&str; 2] = ["communication.safetensors", "communication_config.json"];
-const LEARNED_FEED: &str = "feed.weight";
+const WEIGHTS: &str = "communication.safetensors";
+const SETTINGS: &str = "communication_config.json";
 
 /// What a run needs, beside tensors, to go on as if it had not stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,54 +34,98 @@ pub struct CheckpointState {
     pub skipped_in_a_row: usize,
 }
 
-/// Settings of the communication modules that a folder holds.
-#[derive(Debug, Serialize, Deserialize)]
+/// What must be the same in a team that reads communication modules and in the one that wrote them.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct CommunicationConfig {
-    feed: String,
+    channel: ChannelKind,
     hidden_size: usize,
+    num_hidden_layers: usize,
+    learned_feed: bool,
+    #[serde(flatten)]
+    vectors: Option<VectorsConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overwrite_update: Option<OverwriteUpdate>,
 }
 
-/// Writes the learned feed into `dir`, where the team has one.
+impl CommunicationConfig {
+    fn of<B: ModelBackend>(model: &TeamModel<B>) -> Self {
+        let (team, backbone) = (&model.config, &model.backbone.config);
+        Self {
+            channel: team.channel,
+            hidden_size: backbone.hidden_size,
+            num_hidden_layers: backbone.num_hidden_layers,
+            learned_feed: model.feed.learned.is_some(),
+            vectors: team.vectors(backbone.num_hidden_layers),
+            overwrite_update: (team.channel == ChannelKind::Overwrite).then_some(team.overwrite_update),
+        }
+    }
+}
+
+/// Writes what the team learns beside its adapters into `dir`, where it learns anything.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn write_feed<B: ModelBackend>(
+pub fn write_communication<B: ModelBackend>(
     dir: &Path,
     model: &TeamModel<B>,
     parameters: &Parameters<B>,
 ) -> Result<()> {
-    if model.feed.learned.is_none() {
+    let names = model.modules();
+    if names.is_empty() {
         return Ok(());
     }
-    let w = parameters.get("feed.learned");
-    let tensors = BTreeMap::from([(
-        LEARNED_FEED.to_string(),
-        (w.dims().to_vec(), w.to_data().iter::<f32>().collect()),
-    )]);
-    write_safetensors(&dir.join(COMMUNICATION[0]), &tensors, None)?;
-    let config = CommunicationConfig { feed: "learned".into(), hidden_size: w.dims()[0] };
-    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::file(dir, e))?;
-    write_atomic(&dir.join(COMMUNICATION[1]), text.as_bytes())
+    let host = |(name, _): (&String, &Tensor<B, 2>)| {
+        let value = parameters.get(name);
+        (name.clone(), (value.dims().to_vec(), value.to_data().iter::<f32>().collect()))
+    };
+    let tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = names.iter().map(host).collect();
+    write_safetensors(&dir.join(WEIGHTS), &tensors, None)?;
+    let text = serde_json::to_string_pretty(&CommunicationConfig::of(model)).map_err(|e| Error::file(dir, e))?;
+    write_atomic(&dir.join(SETTINGS), text.as_bytes())
 }
 
-/// The learned feed that [`write_feed`] left in `dir`; none where it left none.
+/// What [`write_communication`] left in `dir`; none where it left nothing.
 ///
 /// # Errors
-/// If the files are damaged or of a model of another width.
-pub fn read_feed<B: ModelBackend>(dir: &Path, backbone: &Backbone<B>) -> Result<Option<Tensor<B, 2>>> {
-    let path = dir.join(COMMUNICATION[0]);
+/// If the files are damaged, or of another channel, model or team, naming the setting that differs.
+pub fn read_communication<B: ModelBackend>(
+    dir: &Path,
+    model: &TeamModel<B>,
+) -> Result<Option<Parameters<B>>> {
+    let (path, settings) = (dir.join(WEIGHTS), dir.join(SETTINGS));
     if !path.exists() {
         return Ok(None);
     }
-    let d = backbone.config.hidden_size;
-    match read_safetensors(&path)?.remove(LEARNED_FEED) {
-        Some((shape, data)) if shape == [d, d] => {
-            Ok(Some(Tensor::from_data(TensorData::new(data, [d, d]), &backbone.device())))
+    let text = fs::read_to_string(&settings).map_err(|e| Error::file(&settings, e))?;
+    let theirs: Map<String, Value> = serde_json::from_str(&text).map_err(|e| Error::file(&settings, e))?;
+    let ours = serde_json::to_value(CommunicationConfig::of(model)).map_err(|e| Error::file(&settings, e))?;
+    for (field, ours) in ours.as_object().into_iter().flatten() {
+        let theirs = theirs.get(field).unwrap_or(&Value::Null);
+        if theirs != ours {
+            return Err(Error::file(
+                &settings,
+                format!("these communication modules are of another team: their `{field}` is {theirs}, here it is {ours}"),
+            ));
+        }
+    }
+    let mut stored = read_safetensors(&path)?;
+    let one = |(name, value): (&String, &Tensor<B, 2>)| match stored.remove(name) {
+        Some((shape, data)) if shape == value.dims() => {
+            if !data.iter().all(|x| x.is_finite()) {
+                return Err(Error::file(&path, format!("`{name}` holds a number that is not finite")));
+            }
+            let data = TensorData::new(data, value.dims());
+            Ok((name.clone(), Tensor::from_data(data, &model.backbone.device())))
         }
         Some((shape, _)) => {
-            Err(Error::file(&path, format!("`{LEARNED_FEED}` is {shape:?}, but this model needs [{d}, {d}]")))
+            Err(Error::file(&path, format!("`{name}` is {shape:?}, but this team needs {:?}", value.dims())))
         }
-        None => Err(Error::file(&path, format!("there is no tensor `{LEARNED_FEED}`"))),
+        None => Err(Error::file(&path, format!("there is no tensor `{name}`"))),
+    };
+    let read = model.modules().iter().map(one).collect::<Result<Parameters<B>>>()?;
+    match stored.into_keys().next() {
+        Some(name) => Err(Error::file(&path, format!("the tensor `{name}` is none of this team's"))),
+        None => Ok(Some(read)),
     }
 }
 
@@ -99,7 +145,7 @@ pub fn write_checkpoint<B: ModelBackend>(
     let dir = output.join("checkpoints").join(format!("step-{}", state.step));
     write_folder_atomic(&dir, |dir| {
         adapters.bind(parameters).write(&dir.join("adapter"))?;
-        write_feed(dir, model, parameters)?;
+        write_communication(dir, model, parameters)?;
         write_safetensors(&dir.join("optimizer.safetensors"), &optimizer.to_host(), None)?;
         let text = serde_json::to_string_pretty(state).map_err(|e| Error::file(dir, e))?;
         write_atomic(&dir.join("state.json"), text.as_bytes())
@@ -165,10 +211,10 @@ fn read_one<B: ModelBackend>(
     let stored =
         AdapterSet::read(&dir.join("adapter"), Some(adapters.scope), &model.config, &model.backbone)?;
     let mut parameters = stored.parameters();
-    if model.feed.learned.is_some() {
-        let feed = read_feed(dir, &model.backbone)?
-            .ok_or_else(|| Error::file(dir, format!("there is no {}", COMMUNICATION[0])))?;
-        parameters.insert("feed.learned".into(), feed);
+    if !model.modules().is_empty() {
+        let modules = read_communication(dir, model)?
+            .ok_or_else(|| Error::file(dir, format!("there is no {WEIGHTS}")))?;
+        parameters.extend(modules);
     }
     let path = dir.join("optimizer.safetensors");
     optimizer.load(read_safetensors(&path)?, &parameters).map_err(|e| Error::file(&path, e))?;

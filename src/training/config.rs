@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::LrSchedulerType;
+use super::{Curriculum, LrSchedulerType, PhaseConfig, PhasePreset};
 use crate::error::{Error, Result};
 
 /// How far back the gradient goes.
@@ -98,6 +98,22 @@ pub struct TrainConfig {
     pub trace_gradient: TraceGradient,
     /// Updates skipped in a row, for a loss or gradient that is not finite, after which training stops.
     pub max_skipped_updates: usize,
+    /// The weight λ of upstream agents' expert texts: `loss = L_final + λ·mean_j L_j`.
+    pub trajectory_weight: f64,
+    /// Probability of hiding a sender's whole message from its readers.
+    pub sender_dropout: f64,
+    /// Probability of hiding a single latent position or vector.
+    pub position_dropout: f64,
+    /// What makes a sample difficult; easy ones come first.
+    pub curriculum: Curriculum,
+    /// Competence at the first update.
+    pub initial_competence: f64,
+    /// Updates until all samples are drawn; half of the run where absent.
+    pub curriculum_steps: Option<usize>,
+    /// A ready-made list of phases, where `phases` is empty.
+    pub phase_preset: PhasePreset,
+    /// What learns when.
+    pub phases: Vec<PhaseConfig>,
 }
 
 impl Default for TrainConfig {
@@ -117,6 +133,14 @@ impl Default for TrainConfig {
             save_total_limit: None,
             trace_gradient: TraceGradient::Full,
             max_skipped_updates: 5,
+            trajectory_weight: 0.0,
+            sender_dropout: 0.0,
+            position_dropout: 0.0,
+            curriculum: Curriculum::None,
+            initial_competence: 0.1,
+            curriculum_steps: None,
+            phase_preset: PhasePreset::Joint,
+            phases: Vec::new(),
         }
     }
 }
@@ -148,11 +172,23 @@ impl TrainConfig {
             ("learning_rate", self.learning_rate),
             ("max_grad_norm", self.max_grad_norm),
             ("weight_decay", self.weight_decay),
+            ("trajectory_weight", self.trajectory_weight),
         ] {
             if !value.is_finite() || value < 0.0 {
                 return Err(Error::invalid(format!("{name} must be a number of at least 0, not {value}")));
             }
         }
+        for (name, value) in [
+            ("sender_dropout", self.sender_dropout),
+            ("position_dropout", self.position_dropout),
+            ("initial_competence", self.initial_competence),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::invalid(format!("{name} must be a number from 0 to 1, not {value}")));
+            }
+        }
+        positive("curriculum_steps", self.curriculum_steps.unwrap_or(1))?;
+        self.check_phases()?;
         if !self.num_train_epochs.is_finite() || self.num_train_epochs <= 0.0 {
             return Err(Error::invalid(format!(
                 "num_train_epochs must be a positive number, not {}",
@@ -160,11 +196,6 @@ impl TrainConfig {
             )));
         }
         Ok(())
-    }
-
-    /// Updates of the whole run, given those of one epoch.
-    pub fn total_steps(&self, updates_per_epoch: usize) -> usize {
-        self.max_steps.unwrap_or_else(|| (self.num_train_epochs * updates_per_epoch as f64).ceil() as usize)
     }
 }
 

@@ -7,48 +7,16 @@
 use burn::prelude::*;
 use diffmas_backends::{Autodiff, ModelBackend, autodiff};
 
-use super::Parameters;
-
-/// What a stage returns.
-#[derive(Debug)]
-pub struct StageOutput<B: Backend> {
-    /// What later stages read; empty for a stage that nobody reads.
-    pub message: Vec<Tensor<B, 4>>,
-    /// Its term of the loss, `[1]`.
-    pub loss: Option<Tensor<B, 1>>,
-}
-
-/// Stages in an order in which each reads messages of earlier ones only.
-pub trait StageGraph<B: Backend> {
-    /// How many stages there are.
-    fn len(&self) -> usize;
-
-    /// Whether there is no stage.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The stages whose messages `stage` reads, in order.
-    fn reads(&self, stage: usize) -> &[usize];
-
-    /// Computes a stage: the same numbers for the same arguments, every time.
-    fn run(
-        &self,
-        stage: usize,
-        parameters: &Parameters<B>,
-        messages: Vec<Vec<Tensor<B, 4>>>,
-    ) -> StageOutput<B>;
-}
+use crate::agents::{StageGraph, StageOutput};
+use crate::backbone::Parameters;
 
 /// What an update needs to know.
 #[derive(Debug)]
 pub struct Outcome<B: Backend> {
-    /// The sum of all stages' losses.
-    pub loss: f64,
+    /// Each stage's term of the loss, 0 where it has none.
+    pub losses: Vec<f64>,
     /// Gradients by parameter; those that the loss does not depend on are missing.
     pub gradients: Parameters<B>,
-    /// Per stage, ∂loss/∂message as one norm over its tensors; none where nobody read the message.
-    pub message_grad_norms: Vec<Option<f64>>,
     /// Per stage, ∂loss/∂message, where there is one.
     pub cotangents: Vec<Option<Vec<Tensor<B, 4>>>>,
 }
@@ -81,7 +49,7 @@ pub fn recompute<B: ModelBackend>(
         messages[stage] = inner.run(stage, parameters, inputs).message;
     }
 
-    let mut loss = 0.0;
+    let mut losses = vec![0.0; n];
     let mut gradients = Parameters::default();
     let mut cotangents: Vec<Option<Vec<Tensor<B, 4>>>> = vec![None; n];
     for stage in (0..n).rev() {
@@ -98,7 +66,7 @@ pub fn recompute<B: ModelBackend>(
         // Messages that only this stage and earlier ones held are not needed any more.
         messages[stage] = Vec::new();
         if let Some(own) = &own {
-            loss += own.clone().inner().into_data().iter::<f64>().sum::<f64>();
+            losses[stage] = own.clone().inner().into_data().iter::<f64>().sum::<f64>();
         }
         let seeded = message.into_iter().zip(cotangents[stage].iter().flatten());
         let terms = seeded.map(|(m, c)| (m * Tensor::from_inner(c.clone())).sum());
@@ -119,8 +87,7 @@ pub fn recompute<B: ModelBackend>(
             accumulate(&mut cotangents[r], got, &messages[r]);
         }
     }
-    let message_grad_norms = cotangents.iter().map(|c| c.as_deref().map(norm)).collect();
-    Outcome { loss, gradients, message_grad_norms, cotangents }
+    Outcome { losses, gradients, cotangents }
 }
 
 /// Differentiates with plain autodiff over the whole DAG: every intermediate result of every stage is kept. The oracle that
@@ -166,7 +133,7 @@ fn accumulate<B: Backend>(
 }
 
 /// The Frobenius norm over several tensors.
-fn norm<B: Backend>(tensors: &[Tensor<B, 4>]) -> f64 {
+pub fn frobenius<B: Backend>(tensors: &[Tensor<B, 4>]) -> f64 {
     let squares = tensors.iter().map(|t| t.clone().powi_scalar(2).sum()).collect();
     Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
 }

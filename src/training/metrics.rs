@@ -9,12 +9,29 @@ use serde::{Deserialize, Serialize};
 pub struct StepMetrics {
     /// The update, counted from 1.
     pub step: usize,
-    /// Mean NLL of the update's target tokens, before the update; null when it is not finite.
+    /// The phase, in a run of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// The loss before the update: mean NLL of its target tokens, and the weighted expert texts; null when it is not finite.
     pub loss: Option<f64>,
+    /// The expert texts' share of the loss, where they have a weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trajectory_loss: Option<f64>,
     /// The rate of this update.
     pub learning_rate: f64,
     /// Global norm of the gradient before clipping; null when it is not finite.
     pub grad_norm: Option<f64>,
+    /// What the gradient was multiplied by to clip its norm; 1 where it was not.
+    pub clip_factor: f64,
+    /// How difficult samples were allowed to be, with a curriculum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub competence: Option<f64>,
+    /// Messages that were hidden as a whole, with communication dropout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped_senders: Option<usize>,
+    /// Single latent positions and vectors that were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped_positions: Option<usize>,
     /// Norm of ∂loss/∂segment by upstream role, through all later agents that the gradient reaches.
     pub trace_grad_norm: BTreeMap<String, f64>,
     /// Prompt, latent and target positions computed forward per second.

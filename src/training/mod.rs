@@ -2,22 +2,26 @@
 
 mod checkpoint;
 mod config;
+mod curriculum;
 mod driver;
 mod metrics;
 mod optimizer;
-mod parameters;
+mod phases;
 mod sampler;
 mod schedule;
 mod tensorboard;
 mod trainer;
 
-pub use checkpoint::{CheckpointState, read_checkpoint, read_feed, write_checkpoint, write_feed};
+pub use checkpoint::{
+    CheckpointState, read_checkpoint, read_communication, write_checkpoint, write_communication,
+};
 pub use config::{TraceGradient, TrainConfig};
-pub use driver::{Outcome, StageGraph, StageOutput, end_to_end, recompute};
+pub use curriculum::{Curriculum, competence};
+pub use driver::{Outcome, end_to_end, frobenius, recompute};
 pub use metrics::{EvalMetrics, StepMetrics, peak_memory_bytes};
 pub use optimizer::{Optimizer, clip};
-pub use parameters::Parameters;
+pub use phases::{Phase, PhaseConfig, PhasePreset, Trainable};
 pub use sampler::Sampler;
 pub use schedule::{LrSchedulerType, learning_rate};
 pub use tensorboard::EventFile;
-pub use trainer::{Event, StopReason, Trainer};
+pub use trainer::{Event, StopReason, Trainer, UpdateGradient};

@@ -6,7 +6,7 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, SimpleO
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::Parameters;
+use crate::backbone::Parameters;
 use crate::error::{Error, Result};
 
 /// Named host tensors, as they are stored.
@@ -92,9 +92,9 @@ impl<B: Backend> Optimizer<B> {
     }
 }
 
-/// Scales `gradients` so that their global norm is at most `max_norm` (torch's `min(1, max_norm / (norm + 1e-6))`); 0 switches
-/// clipping off.
-pub fn clip<B: Backend>(gradients: Parameters<B>, norm: f64, max_norm: f64) -> Parameters<B> {
+/// Scales `gradients` so that their global norm is at most `max_norm` (torch's `min(1, max_norm / (norm + 1e-6))`), and returns the
+/// factor; 0 switches clipping off.
+pub fn clip<B: Backend>(gradients: Parameters<B>, norm: f64, max_norm: f64) -> (Parameters<B>, f64) {
     let factor = max_norm / (norm + 1e-6);
-    if max_norm <= 0.0 || factor >= 1.0 { gradients } else { gradients.scaled(factor) }
+    if max_norm <= 0.0 || factor >= 1.0 { (gradients, 1.0) } else { (gradients.scaled(factor), factor) }
 }

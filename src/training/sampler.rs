@@ -1,5 +1,5 @@
 //! Which samples an update sees: a permutation per epoch, a function of (seed, epoch) alone, so that a place in the data is two
-//! numbers.
+//! numbers; or, while a curriculum holds difficult samples back, a draw that is a function of (seed, update).
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -39,12 +39,37 @@ impl Sampler {
         order[from..to].chunks(self.batch_size).map(<[usize]>::to_vec).collect()
     }
 
+    /// The micro-batches of update `step` (from 0) while only samples of a difficulty of at most `competence` are drawn: none twice
+    /// before all were drawn once. The easiest is always among them.
+    pub fn update_within(&self, step: usize, difficulties: &[f64], competence: f64) -> Vec<Vec<usize>> {
+        if competence >= 1.0 {
+            return self.update(step);
+        }
+        let easiest = difficulties.iter().copied().fold(f64::INFINITY, f64::min);
+        let open: Vec<usize> =
+            (0..self.samples).filter(|&i| difficulties[i] <= competence.max(easiest)).collect();
+        // Epochs count from 0; draws count from the other end, so that no stream serves both.
+        let mut rng = self.stream(u64::MAX - step as u64);
+        let size = self.batch_size.saturating_mul(self.accumulation).min(self.samples);
+        let mut drawn = Vec::with_capacity(size);
+        while drawn.len() < size {
+            let mut order = open.clone();
+            order.shuffle(&mut rng);
+            drawn.extend(order.into_iter().take(size - drawn.len()));
+        }
+        drawn.chunks(self.batch_size).map(<[usize]>::to_vec).collect()
+    }
+
     fn epoch(&self, epoch: usize) -> Vec<usize> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(epoch as u64);
         let mut order: Vec<usize> = (0..self.samples).collect();
-        order.shuffle(&mut rng);
+        order.shuffle(&mut self.stream(epoch as u64));
         order
+    }
+
+    fn stream(&self, stream: u64) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(stream);
+        rng
     }
 }
 
@@ -64,5 +89,20 @@ mod tests {
         }
         assert_ne!(epoch(0), epoch(1));
         assert_eq!(s.update(2), vec![epoch(0)[8..].to_vec()]);
+    }
+
+    #[test]
+    fn a_curriculum_draws_only_what_is_easy_enough() {
+        let s = Sampler::new(10, 2, 2, 7);
+        let difficulties: Vec<f64> = (0..10).map(|i| f64::from(i) / 10.0).collect();
+        let drawn = |step, c| s.update_within(step, &difficulties, c).concat();
+        for step in 0..20 {
+            let mut early = drawn(step, 0.35);
+            early.sort_unstable();
+            assert_eq!(early, [0, 1, 2, 3]);
+            assert!(drawn(step, 0.0).iter().all(|&i| i == 0));
+        }
+        assert_ne!((0..5).map(|i| drawn(i, 0.5)).collect::<Vec<_>>(), vec![drawn(0, 0.5); 5]);
+        assert_eq!(drawn(3, 1.0), s.update(3).concat());
     }
 }

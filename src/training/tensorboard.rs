@@ -96,7 +96,12 @@ impl EventFile {
             ("train/loss".to_string(), metrics.loss),
             ("train/learning_rate".into(), Some(metrics.learning_rate)),
             ("train/grad_norm".into(), metrics.grad_norm),
+            ("train/clip_factor".into(), Some(metrics.clip_factor)),
             ("train/tokens_per_second".into(), Some(metrics.tokens_per_second)),
+            ("train/trajectory_loss".into(), metrics.trajectory_loss),
+            ("train/competence".into(), metrics.competence),
+            ("train/dropped_senders".into(), metrics.dropped_senders.map(|n| n as f64)),
+            ("train/dropped_positions".into(), metrics.dropped_positions.map(|n| n as f64)),
         ];
         let norms = metrics.trace_grad_norm.iter();
         scalars.extend(norms.map(|(role, &norm)| (format!("trace_grad_norm/{role}"), Some(norm))));
@@ -201,6 +206,12 @@ mod tests {
     fn metrics(step: usize) -> StepMetrics {
         StepMetrics {
             step,
+            phase: None,
+            trajectory_loss: None,
+            clip_factor: 1.0,
+            competence: None,
+            dropped_senders: None,
+            dropped_positions: None,
             loss: Some(2.5),
             learning_rate: 0.0,
             grad_norm: None,

@@ -8,12 +8,21 @@ use std::time::Instant;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{
-    CheckpointState, Optimizer, Parameters, Sampler, StepMetrics, TrainConfig, clip, learning_rate,
-    peak_memory_bytes, read_checkpoint, recompute, write_checkpoint,
+    CheckpointState, Optimizer, Phase, Sampler, StepMetrics, TrainConfig, Trainable, clip,
+    competence, frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute,
+    write_checkpoint,
 };
-use crate::agents::{AdapterScope, AdapterSet, Team, TeamBatch, TeamModel, TeamPlan, TeamStages};
+use crate::agents::{
+    AdapterScope, AdapterSet, ChannelKind, Dropout, LossWeights, Team, TeamBatch, TeamModel, TeamPlan,
+    TeamStages,
+};
+use crate::backbone::Parameters;
 use crate::error::{Error, Result};
+use crate::inference::{Author, Writing, write_messages};
 use crate::text::TokenizedSample;
+
+/// Keeps the draws of communication dropout apart from those of the samples' order, which have the same seed.
+const DROPOUT: u64 = 0x6472_6f70;
 
 /// What the loop tells while it runs.
 #[derive(Debug)]
@@ -38,11 +47,30 @@ pub enum StopReason {
     Interrupted,
 }
 
+/// What one update's gradient is, and what is told of it.
+#[derive(Debug)]
+pub struct UpdateGradient<B: ModelBackend> {
+    /// The loss of the update.
+    pub loss: f64,
+    /// The expert texts' share of it.
+    pub trajectory_loss: f64,
+    /// Gradients by parameter.
+    pub gradients: Parameters<B>,
+    /// Norm of ∂loss/∂message by upstream role.
+    pub message_norms: BTreeMap<String, f64>,
+    /// Messages that communication dropout hid as a whole, and single positions and vectors.
+    pub dropped: [usize; 2],
+}
+
 /// A run in progress.
 pub struct Trainer<B: ModelBackend> {
     config: TrainConfig,
+    phase: Phase,
+    writing: Option<Writing>,
     model: TeamModel<B>,
     outer: TeamModel<Autodiff<B>>,
+    /// The same two with the channel off, where a phase has it off.
+    silent: Option<(TeamModel<B>, TeamModel<Autodiff<B>>)>,
     adapters: AdapterSet<B>,
     parameters: Parameters<B>,
     leaves: Parameters<Autodiff<B>>,
@@ -65,11 +93,25 @@ impl<B: ModelBackend> Trainer<B> {
             ));
         }
         if parameters.is_empty() {
-            return Err(Error::invalid("there is nothing to train: no adapter and no learned feed"));
+            return Err(Error::invalid(
+                "there is nothing to train: no adapter, no learned feed, and nothing in the channel",
+            ));
         }
+        // Lengths do not matter to what a phase may learn.
+        let phases = config.phases(1);
+        phases::check(&phases, &parameters)?;
+        let silent = phases.iter().any(|p| !p.channel).then(|| {
+            let silent = model.without_channel();
+            let outer = silent.to_autodiff();
+            (silent, outer)
+        });
+        let phase = phases.into_iter().next().expect("a run has a phase");
         Ok(Self {
             outer: model.to_autodiff(),
-            leaves: parameters.leaves(),
+            leaves: parameters.leaves(|name| phase.trains(name)),
+            phase,
+            writing: None,
+            silent,
             optimizer: Optimizer::new(config.weight_decay),
             config,
             model,
@@ -78,6 +120,11 @@ impl<B: ModelBackend> Trainer<B> {
             step: 0,
             skipped_in_a_row: 0,
         })
+    }
+
+    /// The same run with upstream agents that write, which the channel `text` needs.
+    pub fn with_writing(self, writing: Writing) -> Self {
+        Self { writing: Some(writing), ..self }
     }
 
     /// Takes up the newest whole checkpoint below `output`; returns the updates it has done, or none where there is no checkpoint.
@@ -100,7 +147,7 @@ impl<B: ModelBackend> Trainer<B> {
                 ),
             ));
         }
-        self.leaves = parameters.leaves();
+        self.leaves = parameters.leaves(|name| self.phase.trains(name));
         self.parameters = parameters;
         self.step = state.step;
         self.skipped_in_a_row = state.skipped_in_a_row;
@@ -127,65 +174,115 @@ impl<B: ModelBackend> Trainer<B> {
         &self.parameters
     }
 
-    /// The gradient of the mean NLL over all target tokens of `batches`, with loss and norms: forward and backward of one update.
-    pub fn gradients(&self, batches: &[TeamBatch]) -> (f64, Parameters<B>, BTreeMap<String, f64>) {
-        let target_tokens = batches.iter().map(TeamBatch::target_tokens).sum();
+    /// The gradient of the present phase's loss over all `batches`: forward and backward of one update.
+    pub fn gradients(&self, batches: &[TeamBatch]) -> UpdateGradient<B> {
+        let weights = LossWeights::new(batches, self.phase.trajectory_weight);
+        let (model, outer) = match &self.silent {
+            Some((model, outer)) if !self.phase.channel => (model, outer),
+            _ => (&self.model, &self.outer),
+        };
         let through = self.through();
-        let mut loss = 0.0;
-        let mut gradients = Parameters::default();
-        let mut squares: BTreeMap<String, f64> = BTreeMap::new();
+        let dropout =
+            Dropout { senders: self.config.sender_dropout, positions: self.config.position_dropout };
+        let mut all = UpdateGradient {
+            loss: 0.0,
+            trajectory_loss: 0.0,
+            gradients: Parameters::default(),
+            message_norms: BTreeMap::new(),
+            dropped: [0; 2],
+        };
+        let mut rows = 0u64;
         for batch in batches {
-            let plan = TeamPlan::new(&self.model.config, batch);
-            let adapters = &self.adapters;
-            let inner = TeamStages { model: &self.model, adapters, batch, plan: &plan, target_tokens };
-            let outer = TeamStages { model: &self.outer, adapters, batch, plan: &plan, target_tokens };
-            let outcome = recompute(&inner, &outer, &self.parameters, &self.leaves, &through);
-            loss += outcome.loss;
-            gradients.add(outcome.gradients);
-            for (agent, norm) in self.model.config.agents.iter().zip(outcome.message_grad_norms) {
-                if let Some(norm) = norm {
-                    *squares.entry(agent.name.clone()).or_default() += norm * norm;
+            let batch = match self.phase.trajectory_weight {
+                0.0 => &batch.clone().without_experts(),
+                _ => batch,
+            };
+            let mut plan =
+                TeamPlan::new(&model.config, batch, |thought| model.channel.inner.layout(thought));
+            if dropout != Dropout::default() {
+                let streams: Vec<u64> =
+                    (rows..).take(batch.rows()).map(|row| (self.step as u64) << 32 | row).collect();
+                for dropped in plan.drop_messages(dropout, self.config.seed ^ DROPOUT, &streams) {
+                    all.dropped[0] += usize::from(dropped.all);
+                    all.dropped[1] += dropped.positions;
+                }
+                rows += batch.rows() as u64;
+            }
+            let (adapters, plan) = (&self.adapters, &plan);
+            let (weights, through) = (&weights, &through[..]);
+            let inner = TeamStages { model, adapters, batch, plan, weights, through };
+            let outer = TeamStages { model: outer, adapters, batch, plan, weights, through };
+            let reached: Vec<bool> = plan
+                .stages
+                .iter()
+                .map(|stage| stage.agents.iter().any(|&j| through[j] || batch.has_expert(j)))
+                .collect();
+            let outcome = recompute(&inner, &outer, &self.parameters, &self.leaves, &reached);
+            let (last, upstream) = outcome.losses.split_last().expect("the final agent is a stage");
+            let trajectory_loss: f64 = upstream.iter().sum();
+            all.loss += last + trajectory_loss;
+            all.trajectory_loss += trajectory_loss;
+            all.gradients.add(outcome.gradients);
+            for (stage, cotangents) in outcome.cotangents.into_iter().enumerate() {
+                for (j, tensors) in cotangents.map(|c| inner.split(stage, c)).into_iter().flatten() {
+                    let name = model.config.agents[j].name.clone();
+                    *all.message_norms.entry(name).or_default() += frobenius(&tensors).powi(2);
                 }
             }
         }
-        let norms = squares.into_iter().map(|(name, s)| (name, s.sqrt())).collect();
-        (loss, gradients, norms)
+        all.message_norms.values_mut().for_each(|norm| *norm = norm.sqrt());
+        all
     }
 
-    /// Which stages the gradient goes through: those `trace_gradient` reaches, and upstream only where something learns there.
+    /// Which agents the gradient goes through: those `trace_gradient` reaches, and upstream only where something learns there.
     fn through(&self) -> Vec<bool> {
         let upstream = self.model.config.agents.len() - 1;
-        let learns = self.adapters.scope != AdapterScope::FinalOnly || self.model.feed.learned.is_some();
+        let learns = self.parameters.iter().any(|(name, _)| {
+            let only_final =
+                Trainable::of(name) == Trainable::Lora && self.adapters.scope == AdapterScope::FinalOnly;
+            self.phase.trains(name) && !only_final
+        });
         (0..upstream)
             .map(|j| learns && self.config.trace_gradient.reaches(j, upstream))
             .chain([true])
             .collect()
     }
 
-    /// One update with rate `lr`; skipped where loss or gradient is not finite.
+    /// One update of the present phase with rate `lr`; skipped where loss or gradient is not finite.
     pub fn update(&mut self, batches: &[TeamBatch], lr: f64) -> StepMetrics {
         let start = Instant::now();
-        let (loss, gradients, trace_grad_norm) = self.gradients(batches);
+        let UpdateGradient { loss, trajectory_loss, gradients, message_norms, dropped } =
+            self.gradients(batches);
         let norm = gradients.norm();
         let finite = loss.is_finite() && norm.is_finite();
         self.step += 1;
+        let mut clip_factor = 1.0;
         if finite {
             self.skipped_in_a_row = 0;
-            let clipped = clip(gradients, norm, self.config.max_grad_norm);
+            let (clipped, factor) = clip(gradients, norm, self.config.max_grad_norm);
+            clip_factor = factor;
             self.parameters = self.optimizer.step(lr, &self.parameters, &clipped);
-            self.leaves = self.parameters.leaves();
+            self.leaves = self.parameters.leaves(|name| self.phase.trains(name));
         } else {
             self.skipped_in_a_row += 1;
         }
         let seconds = start.elapsed().as_secs_f64();
         let latent: usize = (0..self.model.config.agents.len()).map(|j| self.model.config.steps(j)).sum();
         let tokens: usize = batches.iter().map(|b| b.tokens() + latent * b.rows()).sum();
+        let drops = self.config.sender_dropout > 0.0 || self.config.position_dropout > 0.0;
         StepMetrics {
             step: self.step,
+            phase: None,
             loss: loss.is_finite().then_some(loss),
+            trajectory_loss: Some(trajectory_loss)
+                .filter(|x| self.phase.trajectory_weight > 0.0 && x.is_finite()),
             learning_rate: lr,
             grad_norm: norm.is_finite().then_some(norm),
-            trace_grad_norm: trace_grad_norm.into_iter().filter(|(_, n)| n.is_finite()).collect(),
+            clip_factor,
+            competence: None,
+            dropped_senders: drops.then_some(dropped[0]),
+            dropped_positions: drops.then_some(dropped[1]),
+            trace_grad_norm: message_norms.into_iter().filter(|(_, n)| n.is_finite()).collect(),
             tokens_per_second: tokens as f64 / seconds,
             step_seconds: seconds,
             peak_memory_bytes: peak_memory_bytes(),
@@ -211,20 +308,44 @@ impl<B: ModelBackend> Trainer<B> {
         }
         let c = &self.config;
         let sampler = Sampler::new(samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
-        let total = c.total_steps(sampler.updates_per_epoch());
+        let phases = c.phases(sampler.updates_per_epoch());
+        let total: usize = phases.iter().map(|p| p.steps).sum();
+        let has_experts = samples.iter().any(|s| s.experts.iter().any(Option::is_some));
+        if let Some(phase) = phases.iter().find(|p| p.trajectory_weight > 0.0 && !has_experts) {
+            return Err(Error::invalid(format!(
+                "phase `{}` gives expert texts a weight, but no line of the training data has `trajectories`; \
+                 set trajectory_weight to 0 or add them",
+                phase.name
+            )));
+        }
+        let difficulties = c.curriculum.difficulties(samples)?;
+        let grown = c.curriculum_steps.unwrap_or(total.div_ceil(2));
         let mut saved = self.step;
         while self.step < total {
             if stop.load(Ordering::SeqCst) {
                 break;
             }
-            let batches: Vec<TeamBatch> = sampler
-                .update(self.step)
-                .iter()
-                .map(|rows| TeamBatch::new(&rows.iter().map(|&i| &samples[i]).collect::<Vec<_>>()))
-                .collect();
+            let mut before = 0;
+            let current = phases.iter().find(|p| {
+                before += p.steps;
+                self.step < before
+            });
+            let phase = current.expect("the phases make up the run").clone();
+            let in_phase = self.step + phase.steps - before;
+            self.enter(phase);
             let c = &self.config;
-            let lr = learning_rate(c.lr_scheduler_type, c.learning_rate, self.step, c.warmup_steps, total);
-            let metrics = self.update(&batches, lr);
+            let able = difficulties.as_ref().map(|d| (d, competence(self.step, grown, c.initial_competence)));
+            let drawn = match &able {
+                Some((difficulties, able)) => sampler.update_within(self.step, difficulties, *able),
+                None => sampler.update(self.step),
+            };
+            let batches = self.batches(samples, &drawn)?;
+            let (c, phase) = (&self.config, &self.phase);
+            let lr =
+                learning_rate(c.lr_scheduler_type, phase.learning_rate, in_phase, c.warmup_steps, phase.steps);
+            let mut metrics = self.update(&batches, lr);
+            metrics.phase = (phases.len() > 1).then(|| self.phase.name.clone());
+            metrics.competence = able.map(|(_, able)| able);
             on_event(Event::Step { metrics: &metrics, total })?;
             let hopeless = self.skipped_in_a_row >= self.config.max_skipped_updates;
             if hopeless || self.step.is_multiple_of(self.config.save_steps) {
@@ -243,6 +364,32 @@ impl<B: ModelBackend> Trainer<B> {
             self.save(output, samples.len(), &mut on_event)?;
         }
         Ok(if self.step < total { StopReason::Interrupted } else { StopReason::Finished })
+    }
+
+    /// Goes over to `phase`, if it is not the present one.
+    fn enter(&mut self, phase: Phase) {
+        if phase != self.phase {
+            self.leaves = self.parameters.leaves(|name| phase.trains(name));
+            self.phase = phase;
+        }
+    }
+
+    /// The micro-batches of the samples `drawn`; on the channel `text`, with what upstream agents write now.
+    fn batches(&self, samples: &[TokenizedSample], drawn: &[Vec<usize>]) -> Result<Vec<TeamBatch>> {
+        let text = self.model.config.channel == ChannelKind::Text && self.phase.channel;
+        let writer = self.writing.as_ref().filter(|_| text).map(|w| (w, self.team()));
+        drawn
+            .iter()
+            .map(|rows| {
+                let rows: Vec<&TokenizedSample> = rows.iter().map(|&i| &samples[i]).collect();
+                let Some((writing, team)) = &writer else { return Ok(TeamBatch::new(&rows)) };
+                let own: Vec<TokenizedSample> = rows.into_iter().cloned().collect();
+                let streams: Vec<u64> = own.iter().map(|s| s.line as u64).collect();
+                let path = Path::new("training data");
+                let (own, _) = write_messages(team, writing, path, &own, Author::Experts, &streams)?;
+                Ok(TeamBatch::new(&own.iter().collect::<Vec<_>>()))
+            })
+            .collect()
     }
 
     fn save(

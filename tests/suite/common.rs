@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas::agents::{AdapterScope, AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
-use diffmas::backbone::ModelFiles;
+use diffmas::agents::{
+    AdapterScope, AdapterSet, AgentConfig, LossWeights, TeamBatch, TeamConfig, TeamModel, TeamPlan, TeamStages,
+};
+use diffmas::backbone::{ModelFiles, Parameters};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
+use diffmas::evaluation::{Control, Scoring};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{Parameters, TrainConfig, Trainer};
+use diffmas::training::{Outcome, TrainConfig, Trainer, end_to_end, recompute};
 use serde_json::Value;
 
 /// The models of the reference.
@@ -61,11 +64,13 @@ pub fn samples(input: &Value) -> Vec<TokenizedSample> {
         line: 1,
         prompts: input["agents"].as_array().unwrap().iter().map(|a| ids(&a["ids"])).collect(),
         target: Some(ids(&input["target"])),
+        ..TokenizedSample::default()
     };
     let rows = input["rows"].as_array().unwrap().iter().zip(2..).map(|(row, line)| TokenizedSample {
         line,
         prompts: row["agents"].as_array().unwrap().iter().map(ids).collect(),
         target: Some(ids(&row["target"])),
+        ..TokenizedSample::default()
     });
     std::iter::once(main).chain(rows).collect()
 }
@@ -104,7 +109,7 @@ impl<B: ModelBackend> Golden<B> {
         Self {
             expected: json(name, "expected.json"),
             samples: samples(&input),
-            model: TeamModel::new(config, backbone),
+            model: TeamModel::new(config, backbone, 7),
             adapters,
         }
     }
@@ -112,6 +117,130 @@ impl<B: ModelBackend> Golden<B> {
     /// A run over this team that starts from the reference's adapter.
     pub fn trainer(&self, config: TrainConfig) -> Trainer<B> {
         Trainer::new(config, self.model.clone(), self.adapters.clone()).unwrap()
+    }
+}
+
+/// Scoring of loss alone.
+pub fn scoring(batch_size: usize, control: &Control, seed: u64) -> Scoring<'_> {
+    Scoring { batch_size, control, seed, writing: None, checking: None }
+}
+
+/// One team on one batch, to be differentiated.
+pub struct Case<'a, B: ModelBackend> {
+    pub model: &'a TeamModel<B>,
+    pub adapters: &'a AdapterSet<B>,
+    pub batch: &'a TeamBatch,
+    /// Agents that the gradient goes through.
+    pub through: &'a [bool],
+    /// Weight of expert texts.
+    pub lambda: f64,
+}
+
+impl<B: ModelBackend> Case<'_, B> {
+    pub fn plan(&self) -> TeamPlan {
+        TeamPlan::new(&self.model.config, self.batch, |thought| self.model.channel.inner.layout(thought))
+    }
+
+    fn reached(&self, plan: &TeamPlan) -> Vec<bool> {
+        let reached = |j: &usize| self.through[*j] || self.batch.has_expert(*j);
+        plan.stages.iter().map(|stage| stage.agents.iter().any(reached)).collect()
+    }
+
+    /// Loss and gradients by recomputation.
+    pub fn recomputed(&self, p: &Parameters<B>) -> Outcome<B> {
+        let outer = self.model.to_autodiff();
+        let plan = &self.plan();
+        let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
+        let (model, adapters, batch, through) = (self.model, self.adapters, self.batch, self.through);
+        let inner = TeamStages { model, adapters, batch, plan, weights, through };
+        let outer = TeamStages { model: &outer, adapters, batch, plan, weights, through };
+        recompute(&inner, &outer, p, &p.leaves(|_| true), &self.reached(plan))
+    }
+
+    /// The same by plain autodiff over the whole team.
+    pub fn end_to_end(&self, p: &Parameters<B>) -> (f64, Parameters<B>) {
+        let outer = self.model.to_autodiff();
+        let plan = &self.plan();
+        let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
+        let (adapters, batch, through) = (self.adapters, self.batch, self.through);
+        let outer = TeamStages { model: &outer, adapters, batch, plan, weights, through };
+        let all = vec![true; plan.stages.len()];
+        end_to_end(&outer, &p.leaves(|_| true), &all)
+    }
+
+    /// The loss alone, on the backend itself.
+    pub fn loss(&self, p: &Parameters<B>) -> f64 {
+        let plan = &self.plan();
+        let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
+        let (model, adapters, batch, through) = (self.model, self.adapters, self.batch, self.through);
+        let stages = TeamStages { model, adapters, batch, plan, weights, through };
+        recompute_forward(&stages, p)
+    }
+}
+
+/// The sum of all stages' losses.
+fn recompute_forward<B: ModelBackend>(
+    stages: &impl diffmas::agents::StageGraph<B>,
+    p: &Parameters<B>,
+) -> f64 {
+    let mut messages: Vec<Vec<Tensor<B, 4>>> = Vec::new();
+    let mut loss = 0.0;
+    for stage in 0..stages.len() {
+        let inputs = stages.reads(stage).iter().map(|&r| messages[r].clone()).collect();
+        let out = stages.run(stage, p, inputs);
+        loss += out.loss.map_or(0.0, |l| values(&l).iter().sum());
+        messages.push(out.message);
+    }
+    loss
+}
+
+/// Asserts that two sets of gradients are the same, each tensor within `tolerance` of its norm.
+#[track_caller]
+pub fn same_gradients<B: Backend>(got: &Parameters<B>, want: &Parameters<B>, tolerance: f64, what: &str) {
+    assert!(!want.is_empty(), "{what}: no gradients");
+    for (name, want) in want.iter() {
+        let want = values(want);
+        let scale = norm(&want);
+        let Some(got) = got.find(name) else {
+            assert!(scale < 1e-12, "{what}: no gradient for {name}");
+            continue;
+        };
+        let difference: Vec<f64> = values(got).iter().zip(&want).map(|(a, b)| a - b).collect();
+        close(norm(&difference), 0.0, scale.max(1e-6), tolerance, &format!("{what} {name}"));
+    }
+}
+
+/// Asserts that `gradients` are the slope of `loss` at `p`: five-point central differences along unit directions, the gradient's own and a
+/// pseudo-random one, against `⟨∇f, v⟩`.
+#[track_caller]
+pub fn slopes<B: ModelBackend>(
+    loss: impl Fn(&Parameters<B>) -> f64,
+    p: &Parameters<B>,
+    gradients: &Parameters<B>,
+    h: f64,
+    tolerance: f64,
+    what: &str,
+) {
+    let random: Parameters<B> = p
+        .iter()
+        .map(|(name, t)| {
+            let data = TensorData::new(det_fill(name, t.shape().num_elements(), 1.0), t.shape());
+            (name.clone(), Tensor::from_data(data, &t.device()))
+        })
+        .collect();
+    for (direction, v) in [("its own", gradients.clone()), ("a random", random)] {
+        let v = v.clone().scaled(1.0 / v.norm());
+        let at = |h: f64| {
+            let mut moved = p.clone();
+            moved.add(v.clone().scaled(h));
+            loss(&moved)
+        };
+        let measured = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+        let slope: f64 = gradients
+            .iter()
+            .map(|(name, t)| values(t).iter().zip(values(v.get(name))).map(|(a, b)| a * b).sum::<f64>())
+            .sum();
+        close(measured, slope, gradients.norm(), tolerance, &format!("{what}, {direction} direction"));
     }
 }
 

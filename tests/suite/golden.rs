@@ -4,13 +4,14 @@ use std::ops::ControlFlow;
 
 use crate::common::*;
 use burn::prelude::*;
-use diffmas::agents::{AdapterScope, AdapterSet, TeamConfig, TeamPlan, TeamStages, Transmit};
+use diffmas::agents::{AdapterScope, AdapterSet, TeamConfig, Transmit};
 use diffmas::backbone::BackboneConfig;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Trace;
 use diffmas::evaluation::{Control, evaluate};
 use diffmas::inference::{DecodeOptions, decode};
-use diffmas::training::{Parameters, TraceGradient, TrainConfig, recompute};
+use diffmas::backbone::Parameters;
+use diffmas::training::{TraceGradient, TrainConfig, frobenius};
 use serde_json::Value;
 
 /// A check that runs for every reference model.
@@ -37,7 +38,8 @@ fn for_all<C: Check + Send>() {
 /// Loss and gradients of one update of the main sample.
 fn gradients<B: ModelBackend>(g: &Golden<B>, trace_gradient: TraceGradient) -> (f64, Parameters<B>) {
     let config = TrainConfig { trace_gradient, ..TrainConfig::default() };
-    let (loss, gradients, _) = g.trainer(config).gradients(&[batch(&g.samples[..1])]);
+    let got = g.trainer(config).gradients(&[batch(&g.samples[..1])]);
+    let (loss, gradients) = (got.loss, got.gradients);
     (loss, gradients)
 }
 
@@ -83,12 +85,13 @@ impl Check for Variants {
             let norm = e["lora_grad_norm"].as_f64().unwrap();
             close(grads.norm(), norm, norm, 2e-4, &format!("{model} {name} norm"));
             close_gradients(&grads, &e["lora_grads"], "default", &format!("{model} {name}"));
-            let plan = TeamPlan::new(&g.model.config, &batch(&g.samples[..1]));
+            let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+            let plan = team.plan(&batch(&g.samples[..1]));
             if let Some(next) = e["next_pos"].as_u64() {
-                assert_eq!(u64::from(plan.stages[3].start[0]), next, "{model} {name} next position");
+                assert_eq!(u64::from(plan.answering().start[0]), next, "{model} {name} next position");
             }
-            let positions: usize =
-                plan.stages.iter().filter_map(|s| s.segment.as_ref()).map(|s| s.positions.len).sum();
+            let segments = plan.agents.iter().filter_map(|a| a.message.segment.as_ref());
+            let positions: usize = segments.map(|s| s.positions.len).sum();
             assert_eq!(positions as u64, e["trace_len"].as_u64().unwrap(), "{model} {name} trace length");
         }
     }
@@ -131,17 +134,13 @@ impl Check for Segments {
     fn check<B: ModelBackend>(model: &str, device: &B::Device) {
         let g = Golden::<B>::load(model, AdapterScope::Shared, |_| (), device);
         let b = batch(&g.samples[..1]);
-        let plan = TeamPlan::new(&g.model.config, &b);
-        let outer = g.model.to_autodiff();
-        let (adapters, target_tokens) = (&g.adapters, b.target_tokens());
-        let inner = TeamStages { model: &g.model, adapters, batch: &b, plan: &plan, target_tokens };
-        let outer = TeamStages { model: &outer, adapters, batch: &b, plan: &plan, target_tokens };
-        let parameters = g.model.parameters(adapters);
-        let got = recompute(&inner, &outer, &parameters, &parameters.leaves(), &[true; 4]);
+        let (model_, adapters) = (&g.model, &g.adapters);
+        let case = Case { model: model_, adapters, batch: &b, through: &[true; 4], lambda: 0.0 };
+        let got = case.recomputed(&g.model.parameters(adapters));
         for (j, want) in g.expected["full"]["seg_total"].as_array().unwrap().iter().enumerate() {
             let what = format!("{model} segment {j}");
             let scale = want["norm"].as_f64().unwrap();
-            close(got.message_grad_norms[j].unwrap(), scale, scale, 2e-4, &what);
+            close(frobenius(got.cotangents[j].as_ref().unwrap()), scale, scale, 2e-4, &what);
             let tensors = got.cotangents[j].as_ref().unwrap();
             let of = |parity: usize| -> Vec<f64> {
                 tensors.iter().skip(parity).step_by(2).flat_map(values).collect()
@@ -190,10 +189,11 @@ impl Check for Latents {
         {
             let team = g.model.bind(&adapters, &g.model.parameters(&adapters));
             let b = batch(&g.samples[..1]);
-            let plan = TeamPlan::new(&g.model.config, &b);
-            let mut trace = Trace::default();
+            let plan = team.plan(&b);
+            let mut sent = vec![None; 4];
             for (j, want) in g.expected[key].as_array().unwrap().iter().enumerate() {
-                let thought = team.think(j, &b.prompts[j], &trace, &plan.stages[j].start);
+                let trace = team.find(j, &sent, &plan);
+                let thought = team.think(&[j], &b, &plan, &[team.read(&trace)]).remove(0);
                 let want = want.as_array().unwrap();
                 assert_eq!(thought.latents.len(), want.len());
                 for (t, (got, want)) in thought.latents.iter().zip(want).enumerate() {
@@ -204,23 +204,22 @@ impl Check for Latents {
                         &format!("{model} {key} agent {j} h_{t}"),
                     );
                 }
-                assert_eq!(
-                    Some(thought.segment.layout()),
-                    plan.stages[j].segment,
-                    "{model} plan of agent {j}"
-                );
-                trace = trace.push(thought.segment);
+                let message = team.send(&thought, &trace);
+                let positions = &message.segment.as_ref().unwrap().kv.positions;
+                let planned = &plan.agents[j].message.segment.as_ref().unwrap().positions;
+                assert_eq!(positions, planned, "{model} plan of agent {j}");
+                sent[j] = Some(message);
             }
             if key == "latents" {
-                check_trace(model, &trace, &g.expected["trace"]);
+                check_trace(model, &team.find(3, &sent, &plan), &g.expected["trace"]);
             }
         }
     }
 }
 
 fn check_trace<B: ModelBackend>(model: &str, trace: &Trace<B>, want: &Value) {
-    assert_eq!(trace.len() as u64, want["length"].as_u64().unwrap());
     let joined = trace.joined().unwrap();
+    assert_eq!(joined.len() as u64, want["length"].as_u64().unwrap());
     for (l, block) in joined.layers.iter().enumerate() {
         for (t, key) in [(&block.key, "k_norm_per_layer"), (&block.value, "v_norm_per_layer")] {
             let want = numbers(&want[key])[l];
@@ -232,7 +231,7 @@ fn check_trace<B: ModelBackend>(model: &str, trace: &Trace<B>, want: &Value) {
         close(*got, want, 1.0, 1e-4, &format!("{model} first key"));
     }
     let last = joined.layers.last().unwrap();
-    let end = |t: &Tensor<B, 4>| values(&t.clone().narrow(1, 0, 1).narrow(2, trace.len() - 1, 1));
+    let end = |t: &Tensor<B, 4>| values(&t.clone().narrow(1, 0, 1).narrow(2, joined.len() - 1, 1));
     for (t, key) in [
         (&last.key, "k_last_layer_last_pos_head0_first8"),
         (&last.value, "v_last_layer_last_pos_head0_first8"),
@@ -265,7 +264,7 @@ impl Check for AdamW3 {
                 losses.push(m.loss.unwrap());
                 close(m.grad_norm.unwrap(), want, want, 2e-4, &format!("{model} {key} gradient norm"));
             }
-            losses.push(trainer.gradients(&b).0);
+            losses.push(trainer.gradients(&b).loss);
             // How far stock float32 lands from float64 is the tolerance, with room for another order of summation.
             let f32 = &g.expected["variants"]["f32"][format!("adamw3_{key}")];
             let tolerance = (10.0 * f32["loss_max_diff"].as_f64().unwrap()).max(1e-4);
@@ -304,13 +303,14 @@ impl Check for Batched {
         }
         // Gradient of the mean over all target tokens, in one batch and accumulated over micro-batches.
         let trainer = g.trainer(TrainConfig::default());
-        let (loss, grads, _) = trainer.gradients(&[batch(&g.samples)]);
+        let got = trainer.gradients(&[batch(&g.samples)]);
+        let (loss, grads) = (got.loss, got.gradients);
         let want = g.expected["batch"]["loss_token_mean"].as_f64().unwrap();
         close(loss, want, want, 1e-5, &format!("{model} token mean"));
         let norm = g.expected["batch"]["lora_grad_norm"].as_f64().unwrap();
         close(grads.norm(), norm, norm, 2e-4, &format!("{model} batch gradient"));
         let single: Vec<_> = g.samples.iter().map(|s| batch(std::slice::from_ref(s))).collect();
-        let (_, accumulated, _) = trainer.gradients(&single);
+        let accumulated = trainer.gradients(&single).gradients;
         for (name, t) in grads.iter() {
             let (a, b) = (values(t), values(accumulated.get(name)));
             let difference: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
@@ -325,14 +325,15 @@ impl Check for Batched {
         // The same with padding among latent-only segments.
         let g = Golden::<B>::load(model, AdapterScope::Shared, |c| c.transmit = Transmit::Latent, device);
         let e = &g.expected["variants"]["padded_batch_variant"];
-        let (loss, grads, _) = g.trainer(TrainConfig::default()).gradients(&[batch(&g.samples)]);
+        let got = g.trainer(TrainConfig::default()).gradients(&[batch(&g.samples)]);
+        let (loss, grads) = (got.loss, got.gradients);
         let want = e["loss"].as_f64().unwrap();
         close(loss, want, want, 1e-5, &format!("{model} padded loss"));
         close_gradients(&grads, &e["lora_grads"], "default", &format!("{model} padded"));
-        let plan = TeamPlan::new(&g.model.config, &batch(&g.samples));
-        let next: Vec<f64> = plan.stages[3].start.iter().map(|&p| f64::from(p)).collect();
-        assert_eq!(next, numbers(&e["next_pos"]), "{model} next positions");
         let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+        let plan = team.plan(&batch(&g.samples));
+        let next: Vec<f64> = plan.answering().start.iter().map(|&p| f64::from(p)).collect();
+        assert_eq!(next, numbers(&e["next_pos"]), "{model} next positions");
         for (row, (got, want)) in rows(&team, &g, 3).iter().zip(numbers(&e["row_loss"])).enumerate() {
             close(*got, want, want, 1e-5, &format!("{model} padded row {row}"));
         }
@@ -342,7 +343,7 @@ impl Check for Batched {
 /// The loss of each sample, in batches of `size`.
 fn rows<B: ModelBackend>(team: &diffmas::agents::Team<B>, g: &Golden<B>, size: usize) -> Vec<f64> {
     let mut rows = Vec::new();
-    evaluate(team, &g.samples, size, &Control::Real, 0, |scores| {
+    evaluate(team, &g.samples, &scoring(size, &Control::Real, 0), |scores| {
         rows.extend(scores.iter().map(|s| s.loss));
         Ok(())
     })
@@ -362,7 +363,7 @@ impl Check for Controls {
         let g = Golden::<B>::load(model, AdapterScope::Shared, |_| (), device);
         let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
         let score = |control: &Control, samples: &[_]| {
-            evaluate(&team, samples, 1, control, 0, |_| Ok(())).unwrap().loss
+            evaluate(&team, samples, &scoring(1, control, 0), |_| Ok(())).unwrap().loss
         };
         for (name, want) in g.expected["variants"]["nll_controls"].as_object().unwrap() {
             let want = want["loss"].as_f64().unwrap();
@@ -386,7 +387,7 @@ impl Check for Controls {
         let off = AdapterSet::none();
         let bare = g.model.bind(&off, &g.model.parameters(&off));
         let loss = |team: &diffmas::agents::Team<B>, control: Control| {
-            evaluate(team, &g.samples[..1], 1, &control, 0, |_| Ok(())).unwrap().loss
+            evaluate(team, &g.samples[..1], &scoring(1, &control, 0), |_| Ok(())).unwrap().loss
         };
         let mut still = bare.clone();
         still.config.latent_steps = 0;
@@ -417,10 +418,9 @@ impl Check for Greedy {
         let options = DecodeOptions { max_new_tokens: 16, ..DecodeOptions::default() };
         let answer = |thinking: &diffmas::agents::Team<B>, answering: &diffmas::agents::Team<B>, n: usize| {
             let b = batch(&g.samples[..n]);
-            let plan = TeamPlan::new(&g.model.config, &b);
-            let trace = thinking.think_all(&b, &plan);
+            let reading = thinking.read(&thinking.think_all(&b));
             let streams: Vec<u64> = (0..n as u64).collect();
-            decode(answering, &b.prompts[3], &trace, &plan.stages[3].start, &options, &streams, |_, _| {
+            decode(answering.answering(), &b.prompts[3], &reading, &options, &streams, |_, _| {
                 ControlFlow::Continue(())
             })
         };

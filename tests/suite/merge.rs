@@ -32,7 +32,7 @@ impl Job for SameScores {
 
 fn logits<B: ModelBackend>(backbone: &Backbone<B>, ids: &[u32]) -> Vec<f64> {
     let at = Positions::issue(&vec![true; ids.len()], &mut [0]);
-    let (hidden, _) = backbone.forward(backbone.embed(ids), &at, &[], None);
+    let (hidden, _) = backbone.forward(backbone.embed(ids), &at, &[], None, None);
     values::<B, 2>(&backbone.logits(hidden))
 }
 

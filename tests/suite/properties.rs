@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::prelude::*;
-use diffmas::agents::{AdapterScope, PaddedIds, TeamPlan, Transmit};
+use diffmas::agents::{AdapterScope, PaddedIds, Transmit};
 use diffmas::backbone::{KeyValues, Positions};
 use diffmas::backends::{Job, KeyValueBlock, ModelBackend};
 use diffmas::evaluation::{Control, evaluate};
@@ -97,7 +97,7 @@ impl Job for BatchedEqualsAlone {
         for control in [Control::Real, Control::Random, Control::Zero] {
             let score = |size: usize| {
                 let mut all = Vec::new();
-                evaluate(&team, &self.samples, size, &control, 3, |s| {
+                evaluate(&team, &self.samples, &scoring(size, &control, 3), |s| {
                     all.extend_from_slice(s);
                     Ok(())
                 })
@@ -117,13 +117,14 @@ impl Job for BatchedEqualsAlone {
         }
         // Segments have the layout that was planned, and padding leaves everything finite.
         let b = batch(&self.samples);
-        let plan = TeamPlan::new(&g.model.config, &b);
-        for (segment, stage) in team.think_all(&b, &plan).segments.into_iter().zip(&plan.stages) {
-            assert_eq!(Some(segment.layout()), stage.segment);
-            assert!(segment.into_tensors().iter().all(|t| values(t).iter().all(|x| x.is_finite())));
+        let plan = team.plan(&b);
+        for (message, agent) in team.think_all(&b).messages.into_iter().zip(&plan.agents) {
+            let positions = message.segment.as_ref().map(|s| &s.kv.positions);
+            assert_eq!(positions, agent.message.segment.as_ref().map(|s| &s.positions));
+            assert!(message.into_tensors().iter().all(|t| values(t).iter().all(|x| x.is_finite())));
         }
-        let (loss, grads, _) = g.trainer(Default::default()).gradients(&[b]);
-        assert!(loss.is_finite() && grads.norm().is_finite());
+        let got = g.trainer(Default::default()).gradients(&[b]);
+        assert!(got.loss.is_finite() && got.gradients.norm().is_finite());
     }
 }
 
@@ -133,7 +134,7 @@ fn samples() -> impl Strategy<Value = Vec<TokenizedSample>> {
     prop::collection::vec(sample, 2..4).prop_map(|rows| {
         rows.into_iter()
             .zip(1..)
-            .map(|((prompts, target), line)| TokenizedSample { line, prompts, target: Some(target) })
+            .map(|((prompts, target), line)| TokenizedSample { line, prompts, target: Some(target), ..Default::default() })
             .collect()
     })
 }

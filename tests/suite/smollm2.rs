@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use crate::common::*;
-use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel, TeamPlan};
+use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
+use diffmas::communication::Reading;
 use diffmas::backbone::{ModelFiles, Positions};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::hub::cache_root;
@@ -56,7 +57,7 @@ impl Job for Forward {
         assert_eq!(ids, want_ids);
         let backbone = files.load::<B>(&device).unwrap();
         let at = Positions::issue(&vec![true; ids.len()], &mut [0]);
-        let (hidden, _) = backbone.forward(backbone.embed(&ids), &at, &[], None);
+        let (hidden, _) = backbone.forward(backbone.embed(&ids), &at, &[], None, None);
         let last = values(&hidden.clone().narrow(0, ids.len() - 1, 1));
         for (got, want) in last.iter().zip(numbers(&want["last_hidden_normed_first16"])) {
             close(*got, want, 1.0, 2e-3, "last hidden state");
@@ -92,22 +93,20 @@ impl Job for Paris {
         let files = ModelFiles::open(&self.0).unwrap();
         let tokenizer = files.tokenizer.clone().unwrap();
         let config = TeamConfig { agents: vec![AgentConfig::named("solver")], ..TeamConfig::default() };
-        let model = TeamModel::new(config, files.load::<B>(&device).unwrap());
+        let model = TeamModel::new(config, files.load::<B>(&device).unwrap(), 0);
         let none = AdapterSet::none();
         let team = model.bind(&none, &model.parameters(&none));
         let text = json("smollm2-135m", "q4_1.json")["text"].as_str().unwrap().to_string();
         let sample =
-            TokenizedSample { line: 1, prompts: vec![tokenizer.encode(&text).unwrap()], target: None };
+            TokenizedSample { line: 1, prompts: vec![tokenizer.encode(&text).unwrap()], ..Default::default() };
         let batch = TeamBatch::new(&[&sample]);
-        let plan = TeamPlan::new(&model.config, &batch);
-        let trace = team.think_all(&batch, &plan);
         let options = DecodeOptions {
             max_new_tokens: 24,
             stop_tokens: vec![tokenizer.end_of_turn()],
             ..DecodeOptions::default()
         };
         let answers =
-            decode(&team, &batch.prompts[0], &trace, &plan.stages[0].start, &options, &[0], |_, _| {
+            decode(team.answering(), &batch.prompts[0], &Reading::empty(1), &options, &[0], |_, _| {
                 ControlFlow::Continue(())
             });
         let text = tokenizer.decode(&answers[0].token_ids).unwrap();

@@ -21,6 +21,11 @@ impl<B: Backend> Parameters<B> {
         self.0.insert(name, value);
     }
 
+    /// Adds or replaces all parameters of `other`.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// The parameter called `name`.
     ///
     /// # Panics
@@ -32,6 +37,11 @@ impl<B: Backend> Parameters<B> {
     /// The parameter called `name`, if there is one.
     pub fn find(&self, name: &str) -> Option<&Tensor<B, 2>> {
         self.0.get(name)
+    }
+
+    /// Takes the parameter called `name` out, if there is one.
+    pub fn remove(&mut self, name: &str) -> Option<Tensor<B, 2>> {
+        self.0.remove(name)
     }
 
     /// Names and values in name order.
@@ -79,10 +89,13 @@ impl<B: Backend> Parameters<B> {
         Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
     }
 
-    /// The parameters as leaves of an autodiff graph.
-    pub fn leaves(&self) -> Parameters<Autodiff<B>> {
-        let leaves = autodiff::leaves(self.0.values().cloned().collect());
-        Parameters(self.0.keys().cloned().zip(leaves).collect())
+    /// The parameters for an autodiff graph: those that `learns` names as leaves, the others without gradient.
+    pub fn leaves(&self, learns: impl Fn(&str) -> bool) -> Parameters<Autodiff<B>> {
+        let (learning, frozen): (Vec<_>, Vec<_>) = self.0.iter().partition(|(name, _)| learns(name));
+        let leaves = autodiff::leaves(learning.iter().map(|(_, value)| (*value).clone()).collect());
+        let leaves = learning.into_iter().map(|(name, _)| name.clone()).zip(leaves);
+        let frozen = frozen.into_iter().map(|(name, value)| (name.clone(), Tensor::from_inner(value.clone())));
+        Parameters(leaves.chain(frozen).collect())
     }
 }
 

@@ -1,0 +1,124 @@
+//! What a sender's thought becomes, and how a reader takes messages in.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use diffmas_backends::{Autodiff, ModelBackend};
+
+use super::{Message, MessageLayout, Thought, ThoughtLayout, Trace};
+use crate::backbone::{Backbone, KeyValues, Parameters, ResidualHook};
+
+/// A way of passing state between agents. Each method is a function of its arguments alone: training runs a stage twice and relies on
+/// the same numbers.
+///
+/// What the channel learns lives in `parameters`, under names of its own; the channel itself holds settings. The provided methods make
+/// up the trace: the sender's keys and values, which the reader attends to beside its own.
+pub trait Channel<B: ModelBackend>: Debug + Send + Sync {
+    /// What the channel learns, with its initial values.
+    fn parameters(&self, _backbone: &Backbone<B>, _seed: u64) -> Parameters<B> {
+        Parameters::default()
+    }
+
+    /// The form of the message that a thought becomes.
+    fn layout(&self, thought: &ThoughtLayout) -> MessageLayout {
+        MessageLayout { segment: Some(thought.segment()), vectors: None }
+    }
+
+    /// The message that `thought` becomes; `trace` is what its sender read.
+    fn send(&self, _parameters: &Parameters<B>, thought: &Thought<B>, _trace: &Trace<B>) -> Message<B> {
+        Message { sender: thought.sender, segment: Some(thought.segment()), vectors: None }
+    }
+
+    /// What a reader's passes run on.
+    fn read(&self, _parameters: &Parameters<B>, trace: &Trace<B>) -> Reading<B> {
+        Reading { kv: trace.joined(), hook: None, start: trace.start.clone() }
+    }
+}
+
+/// A channel on `B` and, for training, on `Autodiff<B>`; every type that implements [`Channel`] for all backends makes one.
+#[derive(Debug)]
+pub struct ChannelPair<B: ModelBackend> {
+    /// On the backend itself.
+    pub inner: Arc<dyn Channel<B>>,
+    /// Under autodiff; none where `B` is that already.
+    outer: Option<Arc<dyn Channel<Autodiff<B>>>>,
+}
+
+impl<B: ModelBackend> Clone for ChannelPair<B> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), outer: self.outer.clone() }
+    }
+}
+
+impl<B: ModelBackend> ChannelPair<B> {
+    /// `channel` on both.
+    pub fn new<C: Channel<B> + Channel<Autodiff<B>> + 'static>(channel: C) -> Self {
+        let channel = Arc::new(channel);
+        Self { inner: channel.clone(), outer: Some(channel) }
+    }
+
+    /// The channel for training.
+    ///
+    /// # Panics
+    /// If this is it.
+    pub fn to_autodiff(&self) -> ChannelPair<Autodiff<B>> {
+        let inner = self.outer.clone().expect("one level of autodiff");
+        ChannelPair { inner, outer: None }
+    }
+}
+
+/// What the passes of a reader run on.
+#[derive(Clone, Debug)]
+pub struct Reading<B: ModelBackend> {
+    /// Keys and values that it attends to before its own.
+    pub kv: Option<KeyValues<B>>,
+    /// What is added to its residual stream.
+    pub hook: Option<Arc<dyn ResidualHook<B>>>,
+    /// Per row, the id of its first position.
+    pub start: Vec<u32>,
+}
+
+impl<B: ModelBackend> Reading<B> {
+    /// A reader that finds nothing.
+    pub fn empty(batch: usize) -> Self {
+        Self { kv: None, hook: None, start: vec![0; batch] }
+    }
+
+    /// Rows.
+    pub fn batch(&self) -> usize {
+        self.start.len()
+    }
+
+    /// Several readers as one batch, one under the other.
+    pub fn stack(parts: &[Reading<B>]) -> Self {
+        let rows: Vec<usize> = parts.iter().map(Reading::batch).collect();
+        let kv = KeyValues::stack(&parts.iter().map(|p| p.kv.as_ref()).collect::<Vec<_>>(), &rows);
+        let hooks: Vec<_> = parts.iter().zip(&rows).map(|(p, &rows)| (p.hook.clone(), rows)).collect();
+        let hook = parts.iter().any(|p| p.hook.is_some());
+        Self {
+            kv,
+            hook: hook.then(|| Arc::new(Stacked(hooks)) as Arc<dyn ResidualHook<B>>),
+            start: parts.iter().flat_map(|p| p.start.iter().copied()).collect(),
+        }
+    }
+}
+
+/// The hooks of several readers that run as one batch, each on its own rows.
+#[derive(Debug)]
+struct Stacked<B: ModelBackend>(Vec<(Option<Arc<dyn ResidualHook<B>>>, usize)>);
+
+impl<B: ModelBackend> ResidualHook<B> for Stacked<B> {
+    fn apply(&self, layer: usize, x: burn::Tensor<B, 2>, batch: usize) -> burn::Tensor<B, 2> {
+        let len = x.dims()[0] / batch;
+        let mut from = 0;
+        let each = self.0.iter().map(|(hook, rows)| {
+            let own = x.clone().narrow(0, from * len, rows * len);
+            from += rows;
+            match hook {
+                Some(hook) => hook.apply(layer, own, *rows),
+                None => own,
+            }
+        });
+        burn::Tensor::cat(each.collect(), 0)
+    }
+}

@@ -1,0 +1,44 @@
+//! Initial values of what a channel learns.
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+
+use crate::backbone::Parameters;
+
+/// Draws parameters one after another from one seeded generator.
+pub(super) struct Draws<'a, B: Backend> {
+    rng: ChaCha8Rng,
+    device: &'a B::Device,
+    drawn: Parameters<B>,
+}
+
+impl<'a, B: Backend> Draws<'a, B> {
+    pub fn new(seed: u64, device: &'a B::Device) -> Self {
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), device, drawn: Parameters::default() }
+    }
+
+    /// A Gaussian matrix.
+    pub fn normal(&mut self, name: String, shape: [usize; 2], std: f64) {
+        let normal = Normal::new(0.0, std).expect("a finite deviation");
+        let data: Vec<f32> =
+            (0..shape[0] * shape[1]).map(|_| normal.sample(&mut self.rng) as f32).collect();
+        self.drawn.insert(name, Tensor::from_data(TensorData::new(data, shape), self.device));
+    }
+
+    /// A matrix `[in, out]` that keeps the size of what it is applied to.
+    pub fn linear(&mut self, name: impl Into<String>, shape: [usize; 2]) {
+        self.normal(name.into(), shape, (shape[0] as f64).powf(-0.5));
+    }
+
+    /// A matrix of one value.
+    pub fn full(&mut self, name: impl Into<String>, shape: [usize; 2], value: f64) {
+        self.drawn.insert(name.into(), Tensor::full(shape, value, self.device));
+    }
+
+    pub fn finish(self) -> Parameters<B> {
+        self.drawn
+    }
+}

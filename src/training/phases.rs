@@ -1,0 +1,232 @@
+//! Training in phases: what learns when, and on which loss.
+
+use serde::{Deserialize, Serialize};
+
+use super::TrainConfig;
+use crate::backbone::Parameters;
+use crate::error::{Error, Result};
+
+named_enum! {
+    /// A part of a team that learns.
+    Trainable, "part" {
+        /// The LoRA factors of all adapters.
+        #[default]
+        Lora = "lora",
+        /// The communication encoder, and the update of `overwrite`.
+        Encoder = "encoder",
+        /// Cross-agent attention with its gates and the senders' embeddings.
+        CrossAttention = "cross_attention",
+        /// The learned feed.
+        Feed = "feed",
+        /// Anything else that a channel learns.
+        Channel = "channel",
+    }
+}
+
+impl Trainable {
+    /// The part that the parameter `name` belongs to.
+    pub fn of(name: &str) -> Self {
+        match name.split('.').next() {
+            Some("adapter") => Self::Lora,
+            Some("encoder" | "overwrite") => Self::Encoder,
+            Some("cross_attention") => Self::CrossAttention,
+            Some("feed") => Self::Feed,
+            _ => Self::Channel,
+        }
+    }
+
+    /// Whether it learns nothing while the channel is off.
+    fn needs_channel(self) -> bool {
+        matches!(self, Self::Encoder | Self::CrossAttention | Self::Channel)
+    }
+}
+
+named_enum! {
+    /// A ready-made list of phases.
+    PhasePreset, "phase preset" {
+        /// One phase, end to end.
+        #[default]
+        Joint = "joint",
+        /// First each role learns its own expert text with the channel off, then the team learns end to end.
+        IndividualThenJoint = "individual-then-joint",
+    }
+}
+
+/// One `[[phases]]` table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseConfig {
+    /// Its name in logs.
+    pub name: String,
+    /// Updates; where it is absent, `num_train_epochs` decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<usize>,
+    /// Passes over the data, in place of the run's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_train_epochs: Option<f64>,
+    /// Peak learning rate, in place of the run's; each phase has a schedule of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// What learns; everything where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Vec<Trainable>>,
+    /// Whether agents read each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<bool>,
+    /// The weight λ of expert texts, in place of the run's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trajectory_weight: Option<f64>,
+}
+
+/// A phase with everything resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Phase {
+    /// Its name in logs.
+    pub name: String,
+    /// Its updates.
+    pub steps: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// What learns; everything where absent.
+    pub train: Option<Vec<Trainable>>,
+    /// Whether agents read each other.
+    pub channel: bool,
+    /// The weight λ of expert texts.
+    pub trajectory_weight: f64,
+}
+
+impl Phase {
+    /// Whether the parameter `name` learns in this phase.
+    pub fn trains(&self, name: &str) -> bool {
+        let part = Trainable::of(name);
+        (self.channel || !part.needs_channel()) && self.train.as_ref().is_none_or(|parts| parts.contains(&part))
+    }
+}
+
+impl TrainConfig {
+    /// The phases of the run, given the updates of one epoch.
+    pub fn phases(&self, updates_per_epoch: usize) -> Vec<Phase> {
+        let preset = match self.phase_preset {
+            _ if !self.phases.is_empty() => self.phases.clone(),
+            PhasePreset::Joint => vec![PhaseConfig { name: "joint".into(), ..PhaseConfig::default() }],
+            PhasePreset::IndividualThenJoint => {
+                let half = |name: &str| PhaseConfig {
+                    name: name.into(),
+                    max_steps: self.max_steps.map(|n| if name == "joint" { n.div_ceil(2) } else { n / 2 }),
+                    ..PhaseConfig::default()
+                };
+                let lambda = if self.trajectory_weight > 0.0 { self.trajectory_weight } else { 1.0 };
+                let individual = PhaseConfig {
+                    channel: Some(false),
+                    trajectory_weight: Some(lambda),
+                    ..half("individual")
+                };
+                vec![individual, half("joint")]
+            }
+        };
+        preset
+            .into_iter()
+            .map(|p| {
+                let epochs = p.num_train_epochs.unwrap_or(self.num_train_epochs);
+                let max_steps = p.max_steps.or(if p.num_train_epochs.is_some() { None } else { self.max_steps });
+                Phase {
+                    name: p.name,
+                    steps: max_steps.unwrap_or_else(|| (epochs * updates_per_epoch as f64).ceil() as usize),
+                    learning_rate: p.learning_rate.unwrap_or(self.learning_rate),
+                    train: p.train,
+                    channel: p.channel.unwrap_or(true),
+                    trajectory_weight: p.trajectory_weight.unwrap_or(self.trajectory_weight),
+                }
+            })
+            .collect()
+    }
+
+    /// Updates of the whole run, given those of one epoch.
+    pub fn total_steps(&self, updates_per_epoch: usize) -> usize {
+        self.phases(updates_per_epoch).iter().map(|p| p.steps).sum()
+    }
+
+    /// Checks what the phases' own settings say.
+    pub(super) fn check_phases(&self) -> Result<()> {
+        for (i, p) in self.phases.iter().enumerate() {
+            let wrong = |what: String| Err(Error::invalid(format!("phase `{}`: {what}", p.name)));
+            if p.name.is_empty() || self.phases[..i].iter().any(|q| q.name == p.name) {
+                return wrong("phases need names that differ".into());
+            }
+            if p.max_steps == Some(0) {
+                return wrong("max_steps must be at least 1".into());
+            }
+            if p.num_train_epochs.is_some_and(|n| !n.is_finite() || n <= 0.0) {
+                return wrong("num_train_epochs must be a positive number".into());
+            }
+            for (name, value) in
+                [("learning_rate", p.learning_rate), ("trajectory_weight", p.trajectory_weight)]
+            {
+                if let Some(x) = value.filter(|x| !x.is_finite() || *x < 0.0) {
+                    return wrong(format!("{name} must be a number of at least 0, not {x}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses phases in which nothing could learn.
+///
+/// # Errors
+/// Names the phase and what is wrong: none of its parts is in the team, or it trains the encoder while every gate is 0 and stays so.
+pub(super) fn check<B: burn::prelude::Backend>(phases: &[Phase], parameters: &Parameters<B>) -> Result<()> {
+    let gates: Vec<_> = parameters.iter().filter(|(name, _)| name.ends_with(".gate")).collect();
+    let gates = gates.iter().filter(|(name, _)| name.starts_with("cross_attention."));
+    let mut values = gates.flat_map(|(_, g)| g.to_data().iter::<f64>().collect::<Vec<_>>());
+    let mut open = values.any(|g| g != 0.0);
+    for phase in phases {
+        let wrong = |what: &str| Err(Error::invalid(format!("phase `{}` {what}", phase.name)));
+        let trained: Vec<&str> =
+            parameters.iter().map(|(name, _)| name.as_str()).filter(|name| phase.trains(name)).collect();
+        if trained.is_empty() {
+            return wrong(
+                "trains nothing: the team has none of the parts that it names, or they need the channel, which is off",
+            );
+        }
+        let trains = |part| trained.iter().any(|name| Trainable::of(name) == part);
+        open |= trains(Trainable::CrossAttention);
+        if trains(Trainable::Encoder) && !open {
+            return wrong(
+                "trains the encoder while all gates of cross_attention are 0 and frozen: no gradient would reach it; \
+                 add \"cross_attention\" to its `train`",
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_and_tables_resolve_to_phases() {
+        let mut config = TrainConfig { max_steps: Some(5), ..TrainConfig::default() };
+        assert_eq!(config.total_steps(7), 5);
+        config.phase_preset = PhasePreset::IndividualThenJoint;
+        let phases = config.phases(7);
+        assert_eq!(phases.iter().map(|p| (p.steps, p.channel)).collect::<Vec<_>>(), [(2, false), (3, true)]);
+        assert_eq!((phases[0].trajectory_weight, phases[1].trajectory_weight), (1.0, 0.0));
+        config.phases = vec![
+            PhaseConfig { name: "a".into(), train: Some(vec![Trainable::Feed]), ..PhaseConfig::default() },
+            PhaseConfig { name: "b".into(), num_train_epochs: Some(0.5), ..PhaseConfig::default() },
+        ];
+        assert_eq!(config.phases(7).iter().map(|p| p.steps).collect::<Vec<_>>(), [5, 4]);
+        let a = &config.phases(7)[0];
+        assert!(a.trains("feed.learned") && !a.trains("adapter.default.x.lora_A"));
+    }
+
+    #[test]
+    fn the_channels_parts_do_not_learn_while_it_is_off() {
+        let config = TrainConfig { phase_preset: PhasePreset::IndividualThenJoint, ..TrainConfig::default() };
+        let phases = config.phases(1);
+        assert!(!phases[0].trains("encoder.k_proj") && phases[0].trains("adapter.default.x.lora_A"));
+        assert!(phases[1].trains("encoder.k_proj") && phases[1].trains("my_channel.weight"));
+    }
+}
