@@ -3,26 +3,32 @@
 //! ```text
 //! cargo bench --bench smollm2 -- train MODEL --latent-steps 10 --batch 1 --runs 5
 //! cargo bench --bench smollm2 -- infer MODEL --runs 5
+//! cargo bench --bench smollm2 -- answer MODEL --channel text --message-tokens 128
 //! ```
-//! `benches/compare.py` runs both in turn and prints ratios.
+//! `benches/compare.py` runs both in turn and prints ratios. `train` takes `--channel` and `--topology`, too, and `answer` compares the
+//! channels `trace` and `text` on one question.
 
 #[path = "../tests/suite/common.rs"]
 #[allow(dead_code)]
 mod common;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::prelude::*;
 use clap::{Parser, ValueEnum};
 use common::{det_fill, det_uniform};
 use diffmas::agents::{
-    AdapterScope, AdapterSet, AgentConfig, PaddedIds, Team, TeamBatch, TeamConfig, TeamModel,
+    AdapterScope, AdapterSet, AgentConfig, ChannelKind, PaddedIds, Team, TeamBatch, TeamConfig, TeamModel,
+    Topology,
 };
 use diffmas::backbone::{Backbone, KeyValues, ModelFiles, Positions};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
-use diffmas::text::TokenizedSample;
+use diffmas::inference::{Author, DecodeOptions, Writing, decode, write_messages};
+use diffmas::text::{PromptBuilder, TokenizedSample};
 use diffmas::training::{TrainConfig, Trainer, peak_memory_bytes};
 use serde_json::json;
 
@@ -38,6 +44,9 @@ enum What {
     Train,
     /// Prefill of 512 tokens; a latent step and a decoded token at 500 positions.
     Infer,
+    /// One question to 4 agents with prompts of 120 tokens and an answer of 32, on `--channel`; on `text`, each upstream agent writes
+    /// `--message-tokens`.
+    Answer,
 }
 
 #[derive(Parser)]
@@ -50,6 +59,12 @@ struct Args {
     batch: usize,
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    #[arg(long, default_value = "trace")]
+    channel: ChannelKind,
+    #[arg(long, default_value = "sequential")]
+    topology: Topology,
+    #[arg(long, default_value_t = 128)]
+    message_tokens: usize,
     #[arg(long)]
     backend: Option<BackendKind>,
     /// Passed by `cargo bench`.
@@ -72,6 +87,7 @@ impl Job for Args {
         let mut out = match self.what {
             What::Train => train(&self, backbone),
             What::Infer => infer(&self, &backbone),
+            What::Answer => answer(&self, backbone),
         };
         out["load_gib"] = json!(load_gib);
         out["peak_gib"] = json!(peak_gib());
@@ -111,7 +127,7 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
         })
         .collect();
     let batch = [TeamBatch::new(&samples.iter().collect::<Vec<_>>())];
-    let config = team(args.latent_steps);
+    let config = team(args);
     let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     let lora = AdapterConfig::new(8, 16.0, TargetModules::List(all.map(String::from).to_vec()));
     let mut adapters = AdapterSet::init(AdapterScope::Shared, &lora, &config, &backbone, SEED).unwrap();
@@ -139,12 +155,49 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
         clock.elapsed().as_secs_f64()
     });
     let updates: Vec<f64> = (0..2).map(|_| trainer.update(&batch, 5e-5).step_seconds).collect();
-    json!({"bench": "train", "T": args.latent_steps, "batch": args.batch, "runs": args.runs, "step": step, "updates": updates, "loss": loss})
+    json!({"bench": "train", "T": args.latent_steps, "batch": args.batch, "channel": args.channel.name(),
+           "topology": args.topology.name(), "runs": args.runs, "step": step, "updates": updates, "loss": loss})
 }
 
-fn team(latent_steps: usize) -> TeamConfig {
+fn team(args: &Args) -> TeamConfig {
     let agents = ["planner", "critic", "refiner", "solver"].map(AgentConfig::named).to_vec();
-    TeamConfig { latent_steps, agents, ..TeamConfig::default() }
+    let &Args { latent_steps, channel, topology, message_tokens, .. } = args;
+    TeamConfig { latent_steps, channel, topology, message_tokens, agents, ..TeamConfig::default() }
+}
+
+fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Value {
+    let vocab = backbone.config.vocab_size;
+    let sample = TokenizedSample {
+        prompts: (0..4).map(|j| ids(&format!("bt/{j}/0"), 120, vocab)).collect(),
+        ..TokenizedSample::default()
+    };
+    let config = team(args);
+    let prompts = Arc::new(PromptBuilder::new(&config.agents, None).unwrap());
+    let writing = Writing { prompts, options: DecodeOptions::default() };
+    let model = TeamModel::new(config, backbone, SEED);
+    let none = AdapterSet::none();
+    let team = model.bind(&none, &model.parameters(&none));
+    let options = DecodeOptions { max_new_tokens: 32, ..DecodeOptions::default() };
+    let mut positions = 0;
+    let seconds = timed(args.runs, || {
+        let clock = Instant::now();
+        let mut samples = vec![sample.clone()];
+        let mut written = Vec::new();
+        if args.channel == ChannelKind::Text {
+            (samples, written) =
+                write_messages(&team, &writing, "".as_ref(), &samples, Author::Agents, &[0]).unwrap();
+        }
+        let batch = TeamBatch::new(&[&samples[0]]);
+        let reading = team.read(&team.think_all(&batch));
+        let more = |_, _| ControlFlow::Continue(());
+        let answers = decode(team.answering(), &batch.prompts[3], &reading, &options, &[0], more);
+        let wrote: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
+        let latent: usize = (0..3).map(|j| team.config.steps(j)).sum();
+        positions = batch.tokens() + latent + wrote + answers[0].token_ids.len();
+        clock.elapsed().as_secs_f64()
+    });
+    json!({"bench": "answer", "channel": args.channel.name(), "T": args.latent_steps, "message_tokens": args.message_tokens,
+           "runs": args.runs, "seconds": seconds, "forward_positions": positions})
 }
 
 /// What was written before the timed part: blocks that do not grow, the last hidden state, the next position ids.
@@ -175,7 +228,7 @@ fn infer<B: ModelBackend>(args: &Args, backbone: &Backbone<B>) -> serde_json::Va
         backbone.logits(filled.hidden).into_data();
         clock.elapsed().as_secs_f64()
     });
-    let model = TeamModel::new(team(1), backbone.clone(), SEED);
+    let model = TeamModel::new(team(args), backbone.clone(), SEED);
     let none = AdapterSet::none();
     let thinking: Team<B> = model.bind(&none, &model.parameters(&none));
     let latent = timed(args.runs, || {

@@ -4,17 +4,32 @@
 #[path = "suite/common.rs"]
 mod common;
 #[allow(dead_code)]
+#[path = "../examples/custom_channel.rs"]
+mod custom_channel;
+#[allow(dead_code)]
+#[path = "../examples/custom_topology.rs"]
+mod custom_topology;
+#[allow(dead_code)]
+#[path = "../examples/gradient_attenuation.rs"]
+mod gradient_attenuation;
+#[allow(dead_code)]
 #[path = "../examples/logits.rs"]
 mod logits;
 #[allow(dead_code)]
 #[path = "../examples/quickstart.rs"]
 mod quickstart;
+#[allow(dead_code)]
+#[path = "../examples/vectors_channel.rs"]
+mod vectors_channel;
 
 use std::fs;
 use std::path::Path;
 
-use common::{MODELS, close, folder, json, numbers, samples};
-use diffmas::backends::BackendKind;
+use burn::prelude::*;
+use common::{Case, MODELS, close, folder, json, numbers, same_gradients, samples, slopes};
+use diffmas::agents::{AdapterSet, TeamBatch};
+use diffmas::backbone::ModelFiles;
+use diffmas::backends::{BackendKind, Job, ModelBackend};
 use logits::logits;
 use serde_json::json;
 
@@ -90,4 +105,81 @@ fn logits_answer_an_unknown_token_with_a_sentence() {
     let kind = BackendKind::default_kind().unwrap();
     let error = logits(kind, path.to_str().unwrap(), None, &[1, 99_999]).err().unwrap().to_string();
     assert_eq!(error, "--ids holds 99999, but the model has only 512 tokens");
+}
+
+#[test]
+fn experts_of_a_custom_topology_run_together_and_the_judge_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    with_tokenizer("tiny-qwen3", dir.path());
+    let (answer, stages) = custom_topology::ask(dir.path().to_str().unwrap(), "Is a whale a fish?").unwrap();
+    let names: Vec<Vec<&str>> = stages.iter().map(|s| s.iter().map(String::as_str).collect()).collect();
+    assert_eq!(names, [vec!["biologist", "linguist"], vec!["critic"], vec!["judge"]]);
+    assert!(!answer.is_empty());
+}
+
+#[test]
+fn vectors_of_a_fixed_size_learn_to_tell_what_only_the_sender_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    with_tokenizer("tiny-qwen3", dir.path());
+    let data = dir.path().join("data.jsonl");
+    let line = |(question, answer)| format!("{}\n", json!({"question": question, "answer": answer}));
+    fs::write(&data, [("a", "x"), ("bbbbbb", "y")].map(line).concat()).unwrap();
+    let learned = vectors_channel::learn(dir.path().to_str().unwrap(), data.to_str().unwrap(), 60).unwrap();
+    assert_eq!(learned.bytes, 4 * 64 * size_of::<f32>());
+    // A solver that knows nothing of the question cannot go below ln 2 on the token that tells the two answers apart.
+    let (first, last) = (learned.losses[0], learned.losses.last().unwrap());
+    assert!(*last < 0.25 * first && *last < f64::ln(2.0) / 2.0, "{first} -> {last}");
+}
+
+struct Windows;
+
+impl Job for Windows {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let backbone =
+            ModelFiles::open(&folder("tiny-qwen3").join("model")).unwrap().load::<B>(&device).unwrap();
+        let model = custom_channel::team(backbone, 2);
+        let input = json("tiny-qwen3", "input.json");
+        let mut sample = samples(&input).remove(0);
+        sample.prompts.remove(0);
+        let batch = TeamBatch::new(&[&sample]);
+        let none = AdapterSet::none();
+        let p = model.parameters(&none);
+        assert_eq!(model.bind(&none, &p).think_all(&batch).positions(0), 4);
+        // It is differentiated like any other channel.
+        let case = Case { model: &model, adapters: &none, batch: &batch, through: &[true; 3], lambda: 0.0 };
+        let got = case.recomputed(&p).gradients;
+        same_gradients(&got, &case.end_to_end(&p).1, 1e-4, "window");
+        slopes(|p| case.loss(p), &p, &got, 1e-2, 2e-3, "window");
+        assert!(got.get("window.gain").clone().into_scalar().elem::<f64>() != 0.0);
+    }
+}
+
+#[test]
+fn a_channel_from_outside_the_library_is_trained_like_its_own() {
+    BackendKind::default_kind().unwrap().run(None, Windows).unwrap();
+}
+
+#[test]
+fn gradients_of_chains_are_measured_and_drawn() {
+    let job = gradient_attenuation::Measure {
+        model: folder("tiny-qwen3").join("model"),
+        agents: vec![2, 3],
+        updates: 1,
+    };
+    let rows = BackendKind::default_kind().unwrap().run(None, job).unwrap().unwrap();
+    assert_eq!(rows.len(), 16);
+    for row in &rows {
+        assert_eq!(row.norms.len(), row.agents - 1);
+        assert!(row.norms.iter().all(|&n| n > 0.0), "{}: {:?}", row.carrier, row.norms);
+        let states = if row.carrier.starts_with("overwrite") { row.agents - 2 } else { 0 };
+        assert!(row.jacobians.len() == states && row.jacobians.iter().all(|&j| j > 0.0), "{}", row.carrier);
+    }
+    let text = gradient_attenuation::csv(&rows);
+    assert_eq!(text.lines().count(), 1 + rows.iter().map(|r| r.norms.len()).sum::<usize>());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("plot.svg");
+    gradient_attenuation::plot(&rows, &path).unwrap();
+    assert!(fs::read_to_string(path).unwrap().contains("overwrite, gated"));
 }

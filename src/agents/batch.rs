@@ -77,10 +77,8 @@ impl PaddedIds {
 
     /// Several rectangles as one batch, one under the other, left-padded to the widest.
     pub fn stack(parts: &[&PaddedIds]) -> Self {
-        let rows: Vec<(&[u32], &[bool])> = parts
-            .iter()
-            .flat_map(|p| p.ids.chunks_exact(p.len).zip(p.valid.chunks_exact(p.len)))
-            .collect();
+        let rows: Vec<(&[u32], &[bool])> =
+            parts.iter().flat_map(|p| p.ids.chunks_exact(p.len).zip(p.valid.chunks_exact(p.len))).collect();
         let len = rows.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
         let mut all = Self { batch: rows.len(), len, ..Self::default() };
         for (ids, valid) in rows {
@@ -121,8 +119,10 @@ impl TeamBatch {
             .collect();
         let targets: Option<Vec<_>> = samples.iter().map(|s| s.target.as_deref()).collect();
         let expert = |j: usize| {
-            let rows: Vec<&[u32]> =
-                samples.iter().map(|s| s.experts.get(j).and_then(Option::as_deref).unwrap_or_default()).collect();
+            let rows: Vec<&[u32]> = samples
+                .iter()
+                .map(|s| s.experts.get(j).and_then(Option::as_deref).unwrap_or_default())
+                .collect();
             rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
         };
         let experts = (0..agents.saturating_sub(1)).map(expert).collect();

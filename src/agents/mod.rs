@@ -3,6 +3,7 @@
 mod adapters;
 mod batch;
 mod feed;
+mod listening;
 mod model;
 mod plan;
 pub mod preset;
@@ -13,6 +14,7 @@ mod topology;
 pub use adapters::{AdapterScope, AdapterSet};
 pub use batch::{PaddedIds, TeamBatch, check_context};
 pub use feed::FeedModule;
+pub use listening::Listening;
 pub use model::{Team, TeamModel};
 pub(crate) use model::{last_position, prefill};
 pub use plan::{AgentPlan, Dropout, Dropped, Read, StagePlan, TeamPlan};

@@ -66,7 +66,12 @@ impl<B: ModelBackend> TeamModel<B> {
     }
 
     /// A team whose agents talk over `channel`, whatever channel its configuration names.
-    pub fn with_channel(config: TeamConfig, backbone: Backbone<B>, channel: ChannelPair<B>, seed: u64) -> Self {
+    pub fn with_channel(
+        config: TeamConfig,
+        backbone: Backbone<B>,
+        channel: ChannelPair<B>,
+        seed: u64,
+    ) -> Self {
         let kinds: Vec<FeedKind> = (0..config.agents.len() - 1).map(|j| config.feed(j)).collect();
         let feed = FeedModule::new(&backbone, &kinds);
         let communication = channel.inner.parameters(&backbone, seed);
@@ -181,7 +186,10 @@ impl<B: ModelBackend> Team<B> {
         plan: &TeamPlan,
         readings: &[Reading<B>],
     ) -> Vec<Thought<B>> {
-        assert!(agents.iter().all(|&j| j + 1 < self.config.agents.len()), "the final agent answers; it does not think");
+        assert!(
+            agents.iter().all(|&j| j + 1 < self.config.agents.len()),
+            "the final agent answers; it does not think"
+        );
         let rows = batch.rows();
         let stacked;
         let (backbone, prompt, reading) = match (agents, readings) {
@@ -286,7 +294,8 @@ impl<B: ModelBackend> Team<B> {
             let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&thought.prompt]).collect();
             let at = Positions::issue(&input.valid, &mut next.to_vec());
             let x = backbone.embed(&input.ids);
-            let (hidden, _) = backbone.forward(x, &at, &past, thought.latent.as_ref(), reading.hook.as_deref());
+            let (hidden, _) =
+                backbone.forward(x, &at, &past, thought.latent.as_ref(), reading.hook.as_deref());
             states = Tensor::cat(vec![states, hidden.reshape([batch, input.len, d])], 1);
         }
         self.nll(backbone, states.reshape([batch * expert.len, d]), expert.len, 0, expert)
@@ -340,9 +349,10 @@ impl<B: ModelBackend> Team<B> {
             return self.feed.forward(kinds[0], h, backbone);
         }
         let rows = h.dims()[0] / agents.len();
-        let each = kinds.iter().enumerate().map(|(i, &kind)| {
-            self.feed.forward(kind, h.clone().narrow(0, i * rows, rows), backbone)
-        });
+        let each = kinds
+            .iter()
+            .enumerate()
+            .map(|(i, &kind)| self.feed.forward(kind, h.clone().narrow(0, i * rows, rows), backbone));
         Tensor::cat(each.collect(), 0)
     }
 }

@@ -126,7 +126,8 @@ impl<B: ModelBackend, C: Backend> StageGraph<B> for TeamStages<'_, B, C> {
         let thoughts = team.think(agents, self.batch, self.plan, &readings);
         let mut message = Vec::new();
         let mut loss: Option<Tensor<B, 1>> = None;
-        for ((&j, thought), (trace, reading)) in agents.iter().zip(thoughts).zip(traces.iter().zip(&readings)) {
+        for ((&j, thought), (trace, reading)) in agents.iter().zip(thoughts).zip(traces.iter().zip(&readings))
+        {
             if let Some(expert) = self.batch.expert(j) {
                 let nll = team.expert_nll(&thought, expert, reading, &self.plan.agents[j].end);
                 let own = nll.sum().mul_scalar(self.weights.experts[j]);

@@ -11,7 +11,9 @@ impl TeamConfig {
     /// On `overwrite` that is the one before it: its state stands for all earlier ones.
     pub fn reads(&self, j: usize) -> Vec<usize> {
         match self.topology {
-            Topology::Sequential if self.channel == ChannelKind::Overwrite => (j.saturating_sub(1)..j).collect(),
+            Topology::Sequential if self.channel == ChannelKind::Overwrite => {
+                (j.saturating_sub(1)..j).collect()
+            }
             Topology::Sequential => (0..j).collect(),
             Topology::Hierarchical if j + 1 == self.agents.len() => (0..j).collect(),
             Topology::Hierarchical => Vec::new(),
@@ -159,7 +161,10 @@ mod tests {
     #[test]
     fn graphs_that_cannot_run_are_refused_in_a_sentence() {
         for (agents, part) in [
-            (&[("a", &["c"][..]), ("b", &["a"]), ("c", &["b"]), ("d", &[])][..], "circle: a reads c reads b reads a"),
+            (
+                &[("a", &["c"][..]), ("b", &["a"]), ("c", &["b"]), ("d", &[])][..],
+                "circle: a reads c reads b reads a",
+            ),
             (&[("a", &[]), ("b", &["x"])], "agent `b`: `reads`: there is no agent `x` (agents: a, b)"),
             (&[("a", &[]), ("b", &["b"])], "cannot read itself"),
             (&[("a", &[]), ("b", &["a", "a"])], "`a` is named twice"),
@@ -170,7 +175,9 @@ mod tests {
         }
         let mut team = graph(&[("a", &[]), ("b", &["a"])]);
         team.channel = ChannelKind::Overwrite;
-        assert!(team.clone().ordered().unwrap_err().to_string().contains("needs `topology = \"sequential\"`"));
+        assert!(
+            team.clone().ordered().unwrap_err().to_string().contains("needs `topology = \"sequential\"`")
+        );
         (team.channel, team.topology) = (ChannelKind::Trace, Topology::Sequential);
         assert!(team.ordered().unwrap_err().to_string().contains("`reads` needs `topology = \"graph\"`"));
     }

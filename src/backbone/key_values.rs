@@ -229,7 +229,8 @@ impl<B: ModelBackend> KeyValues<B> {
             let [b, g, n, d] = key.dims();
             B::rotary(key.reshape([b, g * n, d]), &cos, &sin).reshape([b, g, n, d])
         };
-        let layers = self.layers.into_iter().map(|l| KeyValueBlock { key: turn(l.key), value: l.value }).collect();
+        let layers =
+            self.layers.into_iter().map(|l| KeyValueBlock { key: turn(l.key), value: l.value }).collect();
         Self { layers, positions: self.positions.shifted(offsets) }
     }
 }

@@ -31,7 +31,9 @@ impl<B: ModelBackend> Linear<B> {
         match &self.lora {
             None => B::frozen_linear(x, weight, bias, None),
             Some(ActiveLora::One(lora)) => B::frozen_linear(x, weight, bias, Some(lora.as_ref())),
-            Some(ActiveLora::Stacked(stack)) => stack.forward(x.clone()) + B::frozen_linear(x, weight, bias, None),
+            Some(ActiveLora::Stacked(stack)) => {
+                stack.forward(x.clone()) + B::frozen_linear(x, weight, bias, None)
+            }
         }
     }
 

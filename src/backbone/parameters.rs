@@ -94,7 +94,8 @@ impl<B: Backend> Parameters<B> {
         let (learning, frozen): (Vec<_>, Vec<_>) = self.0.iter().partition(|(name, _)| learns(name));
         let leaves = autodiff::leaves(learning.iter().map(|(_, value)| (*value).clone()).collect());
         let leaves = learning.into_iter().map(|(name, _)| name.clone()).zip(leaves);
-        let frozen = frozen.into_iter().map(|(name, value)| (name.clone(), Tensor::from_inner(value.clone())));
+        let frozen =
+            frozen.into_iter().map(|(name, value)| (name.clone(), Tensor::from_inner(value.clone())));
         Parameters(leaves.chain(frozen).collect())
     }
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use diffmas::Result;
-use diffmas::agents::{ChannelKind, Team, TeamBatch};
+use diffmas::agents::{ChannelKind, Listening, Team, TeamBatch};
 use diffmas::backends::ModelBackend;
 use diffmas::communication::Trace;
 use diffmas::evaluation::Control;
@@ -48,8 +48,7 @@ impl Answering<'_> {
         if team.config.channel == ChannelKind::Text && *self.control != Control::None {
             let writing = self.session.writing(self.options.clone());
             let path = Path::new("a message");
-            (samples, written) =
-                write_messages(team, &writing, path, &samples, Author::Agents, streams)?;
+            (samples, written) = write_messages(team, &writing, path, &samples, Author::Agents, streams)?;
         }
         let trace = team.think_all(&prompts(&samples));
         Ok(Left { trace, written, samples })
@@ -58,6 +57,16 @@ impl Answering<'_> {
     /// What the final agent reads in place of `trace`.
     pub fn controlled<B: ModelBackend>(&self, team: &Team<B>, trace: Trace<B>, streams: &[u64]) -> Trace<B> {
         self.control.apply(trace, &team.config, self.options.seed, streams)
+    }
+
+    /// Whom the final agent listens to, where messages have vectors.
+    pub fn listening<B: ModelBackend>(
+        &self,
+        team: &Team<B>,
+        samples: &[TokenizedSample],
+        trace: &Trace<B>,
+    ) -> Option<Listening> {
+        team.listening(&prompts(samples).prompts[team.config.agents.len() - 1], trace)
     }
 
     /// Stage II: the answers of all rows, each with its text where the model has a tokenizer. `show` sees text as it settles, of
@@ -74,13 +83,19 @@ impl Answering<'_> {
         let tokenizer = self.session.model.tokenizer.as_deref();
         let mut texts = tokenizer.map(|t| TextRows::new(t, samples.len(), self.stop));
         let reading = team.read(trace);
-        let answers = decode(team.answering(), prompt, &reading, self.options, streams, |row, token| {
-            match &mut texts {
-                _ if interrupt::requested() => ControlFlow::Break(()),
-                Some(texts) => texts.push(row, token, &mut show),
-                None => ControlFlow::Continue(()),
-            }
-        });
+        let answers =
+            decode(
+                team.answering(),
+                prompt,
+                &reading,
+                self.options,
+                streams,
+                |row, token| match &mut texts {
+                    _ if interrupt::requested() => ControlFlow::Break(()),
+                    Some(texts) => texts.push(row, token, &mut show),
+                    None => ControlFlow::Continue(()),
+                },
+            );
         let texts = match texts {
             Some(texts) => texts.finish(show)?.into_iter().map(Some).collect(),
             None => vec![None; answers.len()],

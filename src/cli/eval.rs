@@ -68,7 +68,8 @@ impl EvalCommand {
         }
         let checking = self.checking(&session, &samples)?;
         let kind = session.options.backend()?;
-        let job = Score { session: &session, samples: &samples, controls: &controls, seed: self.seed, checking };
+        let job =
+            Score { session: &session, samples: &samples, controls: &controls, seed: self.seed, checking };
         let scored = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
         let (results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
         if let (Some(dir), Some(claim)) = (&self.output, &claim) {
@@ -76,7 +77,9 @@ impl EvalCommand {
             let lines: Vec<ScoredLine> = results
                 .iter()
                 .zip(scores)
-                .flat_map(|(e, scores)| scores.into_iter().map(|score| ScoredLine { trace: e.trace.clone(), score }))
+                .flat_map(|(e, scores)| {
+                    scores.into_iter().map(|score| ScoredLine { trace: e.trace.clone(), score })
+                })
                 .collect();
             output::write_jsonl(&dir.join("samples.jsonl"), &lines)?;
             match &results[..] {
@@ -148,11 +151,15 @@ fn describe(e: &Evaluation) -> String {
 
 /// All controls, one below the other, with 95 % intervals.
 fn table(all: &[Evaluation]) -> String {
-    let mut lines = vec![format!("{:<16} {:>26} {:>26} {:>12}", "trace", "loss [95 %]", "accuracy % [95 %]", "bytes")];
+    let mut lines =
+        vec![format!("{:<16} {:>26} {:>26} {:>12}", "trace", "loss [95 %]", "accuracy % [95 %]", "bytes")];
     for e in all {
-        let interval = |x: f64, [low, high]: [f64; 2], digits: usize| format!("{x:.digits$} [{low:.digits$}, {high:.digits$}]");
+        let interval = |x: f64, [low, high]: [f64; 2], digits: usize| {
+            format!("{x:.digits$} [{low:.digits$}, {high:.digits$}]")
+        };
         let loss = e.loss_interval.map_or(format!("{:.4}", e.loss), |i| interval(e.loss, i, 4));
-        let accuracy = e.accuracy.map_or("-".into(), |a| interval(100.0 * a.accuracy, a.interval.map(|x| 100.0 * x), 1));
+        let accuracy =
+            e.accuracy.map_or("-".into(), |a| interval(100.0 * a.accuracy, a.interval.map(|x| 100.0 * x), 1));
         lines.push(format!("{:<16} {loss:>26} {accuracy:>26} {:>12}", e.trace, e.message_bytes));
     }
     lines.push(format!("{} samples, {} target tokens", all[0].samples, all[0].target_tokens));
@@ -172,7 +179,8 @@ impl Job for Score<'_> {
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let team = self.session.trained_team::<B>(&device)?;
-        let one = |control| score(self.session, &team, self.samples, control, self.seed, self.checking.as_ref());
+        let one =
+            |control| score(self.session, &team, self.samples, control, self.seed, self.checking.as_ref());
         self.controls.iter().map(one).collect()
     }
 }

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::agents::{
-    AdapterScope, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
-};
+use diffmas::agents::{AdapterScope, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
 use diffmas::backends::BackendKind;
 use diffmas::text::{Thinking, read_toml};
 use diffmas::training::{Curriculum, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig};

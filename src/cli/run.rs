@@ -5,22 +5,22 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use diffmas::agents::Team;
+use diffmas::agents::{ChannelKind, Listening, Team};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::agents::ChannelKind;
 use diffmas::communication::{Trace, TraceOwner};
-use diffmas::evaluation::{Control, derangement};
-use diffmas::inference::Answer;
+use diffmas::evaluation::{Checking, Control, derangement};
+use diffmas::inference::{Answer, DecodeOptions, WrittenMessage};
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::answer::{Answering, Left};
 use super::generation::GenerationArgs;
 use super::options::{Options, TeamArgs, flags};
 use super::progress::Progress;
 use super::session::Session;
-use super::{chat, interrupt, output};
+use super::{chat, interrupt, output, verbosity};
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub struct RunCommand {
     /// File for the answers, one JSON object a line in the order of --data; without it they are printed
     #[arg(long, value_name = "FILE.jsonl", requires = "data")]
     output: Option<PathBuf>,
-    /// Replace the files of --output and --save-trace
+    /// Replace the files of --output, --save-trace and --save-trajectories
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
@@ -51,6 +51,10 @@ pub struct RunCommand {
     /// Let the final agent answer on a trace of --save-trace; the upstream agents do not think
     #[arg(long, value_name = "FILE.safetensors", requires = "asked")]
     load_trace: Option<PathBuf>,
+    /// On the channel text: write what the agents wrote for questions that the team answered rightly, as training lines with
+    /// `trajectories`
+    #[arg(long, value_name = "FILE.jsonl", requires = "data")]
+    save_trajectories: Option<PathBuf>,
     /// Print JSON, with trace positions and timings
     #[arg(long, requires = "asked")]
     json: bool,
@@ -71,6 +75,9 @@ struct Answered {
     line: usize,
     text: Option<String>,
     token_ids: Vec<u32>,
+    /// What the upstream agents wrote, by role.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    messages: Map<String, Value>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     details: Option<Details>,
 }
@@ -81,6 +88,9 @@ struct Details {
     stopped: bool,
     trace_positions: usize,
     trace_bytes: usize,
+    /// How much the final agent listened to each sender of vectors, as a mean over layers and prompt positions.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    attention: Map<String, Value>,
     batch_size: usize,
     think_seconds: f64,
     decode_seconds: f64,
@@ -101,8 +111,20 @@ impl RunCommand {
         };
         self.trace.validate(&session.team, samples.len())?;
         self.check_files(samples.len(), session.batch_size(), session.team.channel)?;
+        self.check_trajectories(&session, &samples)?;
         let job = AnswerAll { command: &self, answering, samples: &samples };
         let answers = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        if let Some(path) = &self.save_trajectories {
+            let checking = Checking { options: options.clone(), tokenizer: session.model.tokenizer.clone() };
+            let lines = trajectories(&checking, &samples, &answers)?;
+            output::write_jsonl(path, &lines)?;
+            verbosity::note(format_args!(
+                "{} of {} answers were right; their agents' texts are in {}",
+                lines.len(),
+                answers.len(),
+                path.display()
+            ));
+        }
         match &self.output {
             Some(path) => output::write_jsonl(path, &answers),
             None => self.print(&answers),
@@ -124,7 +146,11 @@ impl RunCommand {
 
     /// Refuses to replace files, and traces that are not those of one batch.
     fn check_files(&self, samples: usize, batch_size: usize, channel: ChannelKind) -> Result<()> {
-        for (flag, path) in [("output", &self.output), ("save-trace", &self.save_trace)] {
+        for (flag, path) in [
+            ("output", &self.output),
+            ("save-trace", &self.save_trace),
+            ("save-trajectories", &self.save_trajectories),
+        ] {
             if let Some(path) = path {
                 output::check_file(path, flag, self.overwrite)?;
             }
@@ -141,6 +167,28 @@ impl RunCommand {
         if traced && self.trace == Control::Shuffled {
             return Err(Error::invalid(
                 "--trace shuffled cannot be combined with --save-trace or --load-trace",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses to look for right answers where there can be none, or for texts where nobody writes.
+    fn check_trajectories(&self, session: &Session, samples: &[TokenizedSample]) -> Result<()> {
+        if self.save_trajectories.is_none() {
+            return Ok(());
+        }
+        if session.team.channel != ChannelKind::Text {
+            return Err(Error::invalid(
+                "--save-trajectories needs --channel text: only there do agents write",
+            ));
+        }
+        let tokenizer = session.model.tokenizer.clone();
+        let options = DecodeOptions::default();
+        if tokenizer.is_none() || !(Checking { options, tokenizer }).applies(samples) {
+            let path = self.data.as_deref().unwrap_or(Path::new("--data"));
+            return Err(Error::file(
+                path,
+                "--save-trajectories: no answer of this data can be checked; give lines a short field `gold`",
             ));
         }
         Ok(())
@@ -216,6 +264,7 @@ impl AnswerAll<'_> {
             }
             None => self.left(team, &own, &streams, device)?,
         };
+        let written = self.messages(team, &left.written)?;
         let trace = self.answering.controlled(team, left.trace, &streams);
         let think_seconds = clock.elapsed().as_secs_f64();
         let clock = Instant::now();
@@ -230,18 +279,46 @@ impl AnswerAll<'_> {
             shown.finish()?;
         }
         let decode_seconds = clock.elapsed().as_secs_f64();
+        let listening =
+            self.command.json.then(|| self.answering.listening(team, &left.samples, &trace)).flatten();
+        let attention = |listening: Option<&Listening>, row: usize| {
+            let Some(listening) = listening else { return Map::new() };
+            let name = |&s: &usize| team.config.agents[s].name.clone();
+            listening
+                .senders
+                .iter()
+                .map(name)
+                .zip(listening.of_row(row).into_iter().map(Value::from))
+                .collect()
+        };
         let answered = |(row, (&i, (answer, text))): (usize, (&usize, (Answer, Option<String>)))| {
             let details = self.command.json.then(|| Details {
                 stopped: answer.stopped,
                 trace_positions: trace.positions(row),
                 trace_bytes: trace.bytes() / rows.len(),
+                attention: attention(listening.as_ref(), row),
                 batch_size: rows.len(),
                 think_seconds,
                 decode_seconds,
             });
-            Answered { line: self.samples[i].line, text, token_ids: answer.token_ids, details }
+            let messages = written.get(row).cloned().unwrap_or_default();
+            Answered { line: self.samples[i].line, text, token_ids: answer.token_ids, messages, details }
         };
         Ok(rows.iter().zip(answers).enumerate().map(answered).collect())
+    }
+
+    /// What upstream agents wrote for each sample, by role.
+    fn messages<B: ModelBackend>(
+        &self,
+        team: &Team<B>,
+        written: &[Vec<WrittenMessage>],
+    ) -> Result<Vec<Map<String, Value>>> {
+        let tokenizer = self.answering.session.model.tokenizer.as_deref();
+        let one = |w: &WrittenMessage| {
+            let text = tokenizer.map_or(Ok(String::new()), |t| t.decode(&w.token_ids))?;
+            Ok((team.config.agents[w.sender].name.clone(), Value::from(text.trim())))
+        };
+        written.iter().map(|row| row.iter().map(one).collect()).collect()
     }
 
     /// What the upstream agents leave for these samples, now or on the machine that wrote `--load-trace`.
@@ -292,4 +369,29 @@ impl AnswerAll<'_> {
         }
         Ok(())
     }
+}
+
+/// The lines that were answered rightly, each with what its agents wrote, in the form of training data.
+fn trajectories(
+    checking: &Checking,
+    samples: &[TokenizedSample],
+    answers: &[Answered],
+) -> Result<Vec<Map<String, Value>>> {
+    let mut lines = Vec::new();
+    for (sample, answered) in samples.iter().zip(answers) {
+        let right = checking.is_right(sample, &answered.token_ids)? == Some(true);
+        let whole = answered.messages.values().all(|text| text.as_str().is_some_and(|t| !t.is_empty()));
+        let Some(source) = sample.source.as_ref().filter(|_| right && whole) else { continue };
+        // The line may have been in another form; its question and answer stand beside it.
+        let other = ["messages", "prompt", "completion"];
+        let mut line: Map<String, Value> = source
+            .fields
+            .iter()
+            .filter(|(k, _)| !other.contains(&k.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        line.insert("trajectories".into(), Value::Object(answered.messages.clone()));
+        lines.push(line);
+    }
+    Ok(lines)
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use diffmas::agents::{AdapterSet, TeamConfig, TeamModel, check_context};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::ModelBackend;
-use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
 use diffmas::inference::{DecodeOptions, Writing};
+use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
 use diffmas::training::read_communication;
 use diffmas::{Error, Result};
 
@@ -147,10 +147,7 @@ impl Session {
         let mut model = self.team_model::<B>(device)?;
         let adapters = self.adapters(&mut model)?;
         if self.options.adapter.is_none() && !model.modules().is_empty() {
-            tracing::warn!(
-                "without --adapter, the channel `{}` is untrained",
-                self.team.channel
-            );
+            tracing::warn!("without --adapter, the channel `{}` is untrained", self.team.channel);
         }
         Ok(model.bind(&adapters, &model.parameters(&adapters)))
     }

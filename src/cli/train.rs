@@ -10,9 +10,7 @@ use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_
 use diffmas::evaluation::Control;
 use diffmas::inference::DecodeOptions;
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{
-    Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, write_communication,
-};
+use diffmas::training::{Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, write_communication};
 use diffmas::{Error, Result};
 
 use super::answer::Answering;

@@ -9,7 +9,9 @@ use diffmas_backends::ModelBackend;
 use super::cross_attention::{self, CrossAttention};
 use super::encoder::{self, encode};
 use super::init::Draws;
-use super::{Channel, Message, MessageLayout, Reading, Thought, ThoughtLayout, Trace, Vectors, VectorsConfig};
+use super::{
+    Channel, Message, MessageLayout, Reading, Thought, ThoughtLayout, Trace, Vectors, VectorsConfig,
+};
 use crate::backbone::{Backbone, Parameters, ResidualHook};
 
 named_enum! {
@@ -127,7 +129,8 @@ impl OverwriteChannel {
         let next = match self.update {
             OverwriteUpdate::Tanh => (state.matmul(get("state")) + input + get("bias")).tanh(),
             OverwriteUpdate::Gated => {
-                let z = sigmoid(state.clone().matmul(get("state")) + encoded.matmul(get("gate")) + get("bias"));
+                let z =
+                    sigmoid(state.clone().matmul(get("state")) + encoded.matmul(get("gate")) + get("bias"));
                 let kept = z.clone() * state;
                 kept + (z.neg() + 1.0) * input.tanh()
             }
@@ -160,7 +163,9 @@ impl<B: ModelBackend> Channel<B> for OverwriteChannel {
         let before = trace.messages.last().and_then(|m| m.vectors.as_ref());
         let state = match before {
             Some(before) => before.values.clone(),
-            None => parameters.get("overwrite.initial").clone().unsqueeze_dim(0).repeat_dim(0, values.dims()[0]),
+            None => {
+                parameters.get("overwrite.initial").clone().unsqueeze_dim(0).repeat_dim(0, values.dims()[0])
+            }
         };
         let values = self.replace(parameters, state, values);
         Message { sender: thought.sender, segment: None, vectors: Some(Vectors { values, valid }) }

@@ -53,7 +53,8 @@ pub(super) fn init<B: Backend>(config: &VectorsConfig, hidden: usize, draws: &mu
 impl<B: ModelBackend> CrossAttention<B> {
     /// The hook of a reader that finds `trace`; `None` where no message has vectors.
     pub(super) fn new(config: &VectorsConfig, parameters: &Parameters<B>, trace: &Trace<B>) -> Option<Self> {
-        let found: Vec<_> = trace.messages.iter().filter_map(|m| Some((m.sender, m.vectors.as_ref()?))).collect();
+        let found: Vec<_> =
+            trace.messages.iter().filter_map(|m| Some((m.sender, m.vectors.as_ref()?))).collect();
         let [batch, m, c] = found.first()?.1.values.dims();
         let n = found.len() * m;
         let marked = found.iter().map(|(sender, vectors)| {
@@ -62,9 +63,8 @@ impl<B: ModelBackend> CrossAttention<B> {
             values.reshape([batch, m, c])
         });
         let memory = Tensor::cat(marked.collect(), 1).reshape([batch * n, c]);
-        let valid = (0..batch).flat_map(|b| {
-            found.iter().flat_map(move |(_, v)| v.valid[b * m..(b + 1) * m].iter().copied())
-        });
+        let valid = (0..batch)
+            .flat_map(|b| found.iter().flat_map(move |(_, v)| v.valid[b * m..(b + 1) * m].iter().copied()));
         let valid = valid.collect();
         let layer = |&l: &usize| {
             let get = |part: &str| parameters.get(&format!("cross_attention.{l}.{part}")).clone();
@@ -141,7 +141,8 @@ pub(super) fn attend<B: Backend>(
     if valid.contains(&false) {
         // Large enough that its exponential is 0, small enough for half precision.
         let away: Vec<f32> = valid.iter().map(|&v| if v { 0.0 } else { -3e4 }).collect();
-        scores = scores + Tensor::<B, 1>::from_data(TensorData::new(away, [b * n]), &device).reshape([b, 1, 1, n]);
+        scores =
+            scores + Tensor::<B, 1>::from_data(TensorData::new(away, [b * n]), &device).reshape([b, 1, 1, n]);
     }
     let weights = if quiet {
         let nothing = Tensor::zeros([b, h, t, 1], &device);

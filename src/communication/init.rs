@@ -23,8 +23,7 @@ impl<'a, B: Backend> Draws<'a, B> {
     /// A Gaussian matrix.
     pub fn normal(&mut self, name: String, shape: [usize; 2], std: f64) {
         let normal = Normal::new(0.0, std).expect("a finite deviation");
-        let data: Vec<f32> =
-            (0..shape[0] * shape[1]).map(|_| normal.sample(&mut self.rng) as f32).collect();
+        let data: Vec<f32> = (0..shape[0] * shape[1]).map(|_| normal.sample(&mut self.rng) as f32).collect();
         self.drawn.insert(name, Tensor::from_data(TensorData::new(data, shape), self.device));
     }
 

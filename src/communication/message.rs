@@ -97,7 +97,8 @@ impl<B: Backend> Message<B> {
 
     /// Bytes of its numbers, of all rows.
     pub fn bytes(&self) -> usize {
-        let vectors = self.vectors.as_ref().map_or(0, |v| v.values.shape().num_elements() * v.values.dtype().size());
+        let vectors =
+            self.vectors.as_ref().map_or(0, |v| v.values.shape().num_elements() * v.values.dtype().size());
         self.segment.as_ref().map_or(0, |s| s.kv.bytes()) + vectors
     }
 }

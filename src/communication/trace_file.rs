@@ -71,7 +71,8 @@ impl<B: Backend> Trace<B> {
                 }
             });
             let vectors = message.vectors.as_ref().map(|v| (v.values.dims()[2], v.valid.clone()));
-            let names = names(m, segment.is_some().then_some(owner.model.num_hidden_layers), vectors.is_some());
+            let names =
+                names(m, segment.is_some().then_some(owner.model.num_hidden_layers), vectors.is_some());
             for (name, tensor) in names.into_iter().zip(message.clone().into_tensors()) {
                 tensors.insert(name, (tensor.dims().to_vec(), tensor.to_data().iter::<f32>().collect()));
             }
@@ -117,7 +118,9 @@ impl<B: Backend> Trace<B> {
             let mut read = Vec::new();
             for name in names(m, layers, layout.vectors.is_some()) {
                 let shape = match (&layout.segment, &layout.vectors) {
-                    (Some(s), _) if name.contains("layers") => [rows, c.num_key_value_heads, s.len, c.head_dim],
+                    (Some(s), _) if name.contains("layers") => {
+                        [rows, c.num_key_value_heads, s.len, c.head_dim]
+                    }
                     (_, Some((width, valid))) => [rows, 1, valid.len() / rows.max(1), *width],
                     _ => unreachable!("a message has tensors of what it holds"),
                 };

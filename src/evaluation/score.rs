@@ -97,9 +97,9 @@ pub fn evaluate<B: ModelBackend>(
     let indices: Vec<usize> = (0..samples.len()).collect();
     for rows in indices.chunks(scoring.batch_size.max(1)) {
         let own: Vec<TokenizedSample> = rows.iter().map(|&i| samples[i].clone()).collect();
-        let upstream = others.as_ref().map(|other| {
-            TeamBatch::new(&rows.iter().map(|&i| &samples[other[i]]).collect::<Vec<_>>())
-        });
+        let upstream = others
+            .as_ref()
+            .map(|other| TeamBatch::new(&rows.iter().map(|&i| &samples[other[i]]).collect::<Vec<_>>()));
         let (scores, read) = score_batch(team, own, upstream, scoring, rows)?;
         bytes += read;
         on_batch(&scores)?;

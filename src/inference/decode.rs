@@ -120,7 +120,8 @@ pub fn decode<B: ModelBackend>(
         }
         let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&still]).collect();
         let at = Positions::issue(&vec![true; rows], &mut next);
-        let (hidden, grown) = backbone.forward(backbone.embed(&tokens), &at, &past, growing.as_ref(), reading.hook.as_deref());
+        let (hidden, grown) =
+            backbone.forward(backbone.embed(&tokens), &at, &past, growing.as_ref(), reading.hook.as_deref());
         last = hidden;
         growing = Some(grown);
     }

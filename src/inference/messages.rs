@@ -74,17 +74,22 @@ pub fn write_messages<B: ModelBackend>(
         let rows: Vec<usize> = (0..samples.len()).filter(|&i| given[i].is_none()).collect();
         let mut sampled = Vec::new();
         if !rows.is_empty() {
-            let prompt = PaddedIds::left(&rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect::<Vec<_>>());
+            let prompt =
+                PaddedIds::left(&rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect::<Vec<_>>());
             let own: Vec<u64> = rows.iter().map(|&i| streams[i]).collect();
             let options = DecodeOptions { max_new_tokens: team.config.message_tokens(j), ..options.clone() };
             let reading = Reading::empty(rows.len());
-            sampled = decode(&team.roles[j], &prompt, &reading, &options, &own, |_, _| ControlFlow::Continue(()));
+            sampled =
+                decode(&team.roles[j], &prompt, &reading, &options, &own, |_, _| ControlFlow::Continue(()));
         }
         let mut sampled = sampled.into_iter();
         for (given, written) in given.into_iter().zip(&mut written) {
             let token_ids = match given {
                 Some(mut ids) => {
-                    ids.truncate(ids.len() - usize::from(ids.last().is_some_and(|id| options.stop_tokens.contains(id))));
+                    ids.truncate(
+                        ids.len()
+                            - usize::from(ids.last().is_some_and(|id| options.stop_tokens.contains(id))),
+                    );
                     ids
                 }
                 None => sampled.next().expect("every other row was written").token_ids,

@@ -73,7 +73,15 @@ impl PromptBuilder {
         let names = agents.iter().map(|agent| agent.name.clone()).collect();
         let all = |variable| (0..agents.len()).map(|index| speaks_of(&templates, index, variable)).collect();
         let (writes_messages, writes_inbox) = (all("messages"), all("inbox"));
-        Ok(Self { names, parts, writes_messages, writes_inbox, templates, tokenizer, thinking: Thinking::Auto })
+        Ok(Self {
+            names,
+            parts,
+            writes_messages,
+            writes_inbox,
+            templates,
+            tokenizer,
+            thinking: Thinking::Auto,
+        })
     }
 
     /// The same prompts with `thinking` told to the chat template.
@@ -240,7 +248,9 @@ impl PromptBuilder {
             }
             Some(role) => {
                 let known = upstream.join(", ");
-                Err(format!("`{field}.{role}`: the team has no such upstream agent (upstream agents: {known})"))
+                Err(format!(
+                    "`{field}.{role}`: the team has no such upstream agent (upstream agents: {known})"
+                ))
             }
             None => Ok(()),
         }

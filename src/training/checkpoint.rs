@@ -80,7 +80,8 @@ pub fn write_communication<B: ModelBackend>(
     };
     let tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = names.iter().map(host).collect();
     write_safetensors(&dir.join(WEIGHTS), &tensors, None)?;
-    let text = serde_json::to_string_pretty(&CommunicationConfig::of(model)).map_err(|e| Error::file(dir, e))?;
+    let text =
+        serde_json::to_string_pretty(&CommunicationConfig::of(model)).map_err(|e| Error::file(dir, e))?;
     write_atomic(&dir.join(SETTINGS), text.as_bytes())
 }
 
@@ -104,7 +105,9 @@ pub fn read_communication<B: ModelBackend>(
         if theirs != ours {
             return Err(Error::file(
                 &settings,
-                format!("these communication modules are of another team: their `{field}` is {theirs}, here it is {ours}"),
+                format!(
+                    "these communication modules are of another team: their `{field}` is {theirs}, here it is {ours}"
+                ),
             ));
         }
     }

@@ -89,7 +89,9 @@ impl Curriculum {
                     let value = value.ok_or_else(|| wrong(format!("the field `{name}` is missing")))?;
                     match value.as_f64() {
                         Some(x) if (0.0..=1.0).contains(&x) => Ok(x),
-                        _ => Err(wrong(format!("the field `{name}` must be a number from 0 to 1, not {value}"))),
+                        _ => Err(wrong(format!(
+                            "the field `{name}` must be a number from 0 to 1, not {value}"
+                        ))),
                     }
                 };
                 samples.iter().map(one).collect::<Result<_>>().map(Some)

@@ -99,7 +99,8 @@ impl Phase {
     /// Whether the parameter `name` learns in this phase.
     pub fn trains(&self, name: &str) -> bool {
         let part = Trainable::of(name);
-        (self.channel || !part.needs_channel()) && self.train.as_ref().is_none_or(|parts| parts.contains(&part))
+        (self.channel || !part.needs_channel())
+            && self.train.as_ref().is_none_or(|parts| parts.contains(&part))
     }
 }
 
@@ -128,7 +129,8 @@ impl TrainConfig {
             .into_iter()
             .map(|p| {
                 let epochs = p.num_train_epochs.unwrap_or(self.num_train_epochs);
-                let max_steps = p.max_steps.or(if p.num_train_epochs.is_some() { None } else { self.max_steps });
+                let max_steps =
+                    p.max_steps.or(if p.num_train_epochs.is_some() { None } else { self.max_steps });
                 Phase {
                     name: p.name,
                     steps: max_steps.unwrap_or_else(|| (epochs * updates_per_epoch as f64).ceil() as usize),

@@ -250,6 +250,7 @@ mod tests {
         let want = [
             ("train/loss", 2.5),
             ("train/learning_rate", 0.0),
+            ("train/clip_factor", 1.0),
             ("train/tokens_per_second", 100.0),
             ("trace_grad_norm/planner", 0.25),
         ];

@@ -8,9 +8,8 @@ use std::time::Instant;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{
-    CheckpointState, Optimizer, Phase, Sampler, StepMetrics, TrainConfig, Trainable, clip,
-    competence, frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute,
-    write_checkpoint,
+    CheckpointState, Optimizer, Phase, Sampler, StepMetrics, TrainConfig, Trainable, clip, competence,
+    frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute, write_checkpoint,
 };
 use crate::agents::{
     AdapterScope, AdapterSet, ChannelKind, Dropout, LossWeights, Team, TeamBatch, TeamModel, TeamPlan,
@@ -197,8 +196,7 @@ impl<B: ModelBackend> Trainer<B> {
                 0.0 => &batch.clone().without_experts(),
                 _ => batch,
             };
-            let mut plan =
-                TeamPlan::new(&model.config, batch, |thought| model.channel.inner.layout(thought));
+            let mut plan = TeamPlan::new(&model.config, batch, |thought| model.channel.inner.layout(thought));
             if dropout != Dropout::default() {
                 let streams: Vec<u64> =
                     (rows..).take(batch.rows()).map(|row| (self.step as u64) << 32 | row).collect();
@@ -341,8 +339,13 @@ impl<B: ModelBackend> Trainer<B> {
             };
             let batches = self.batches(samples, &drawn)?;
             let (c, phase) = (&self.config, &self.phase);
-            let lr =
-                learning_rate(c.lr_scheduler_type, phase.learning_rate, in_phase, c.warmup_steps, phase.steps);
+            let lr = learning_rate(
+                c.lr_scheduler_type,
+                phase.learning_rate,
+                in_phase,
+                c.warmup_steps,
+                phase.steps,
+            );
             let mut metrics = self.update(&batches, lr);
             metrics.phase = (phases.len() > 1).then(|| self.phase.name.clone());
             metrics.competence = able.map(|(_, able)| able);

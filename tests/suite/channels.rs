@@ -64,7 +64,10 @@ impl Setting {
     }
 
     fn name(&self) -> String {
-        format!("{} {} {:?} {} experts={}", self.channel, self.topology, self.scope, self.update, self.experts)
+        format!(
+            "{} {} {:?} {} experts={}",
+            self.channel, self.topology, self.scope, self.update, self.experts
+        )
     }
 
     fn change(&self, c: &mut TeamConfig) {
@@ -97,7 +100,11 @@ impl Setting {
 fn opened<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
     let p = g.model.parameters(&g.adapters);
     let open = |(name, t): (&String, &Tensor<B, 2>)| {
-        let t = if name.ends_with(".gate") && name.starts_with("cross_attention") { t.clone() + 0.5 } else { t.clone() };
+        let t = if name.ends_with(".gate") && name.starts_with("cross_attention") {
+            t.clone() + 0.5
+        } else {
+            t.clone()
+        };
         (name.clone(), t)
     };
     p.iter().map(open).collect()
@@ -114,7 +121,8 @@ impl Job for Gradients {
             let g = setting.load::<B>(&device);
             let p = opened(&g);
             let batch = &batch(&g.samples);
-            let case = Case { model: &g.model, adapters: &g.adapters, batch, through: &[true; 4], lambda: 0.5 };
+            let case =
+                Case { model: &g.model, adapters: &g.adapters, batch, through: &[true; 4], lambda: 0.5 };
             let got = case.recomputed(&p);
             let (loss, want) = case.end_to_end(&p);
             close(got.losses.iter().sum(), loss, loss, 1e-6, &what);
@@ -133,7 +141,12 @@ fn every_channel_and_topology_has_the_gradient_of_plain_autodiff_and_the_slope_o
 }
 
 /// The loss of each row, in batches of `size`.
-fn losses<B: ModelBackend>(team: &Team<B>, samples: &[TokenizedSample], size: usize, control: &Control) -> Vec<f64> {
+fn losses<B: ModelBackend>(
+    team: &Team<B>,
+    samples: &[TokenizedSample],
+    size: usize,
+    control: &Control,
+) -> Vec<f64> {
     let mut all = Vec::new();
     evaluate(team, samples, &scoring(size, control, 3), |scores| {
         all.extend(scores.iter().map(|s| s.loss));
@@ -294,7 +307,8 @@ impl Job for Controls {
             let tensors = |t: &diffmas::communication::Trace<B>| -> Vec<Vec<f64>> {
                 t.messages.iter().flat_map(|m| m.clone().into_tensors()).map(|t| values(&t)).collect()
             };
-            let seen = |t: &diffmas::communication::Trace<B>| (0..3).map(|b| t.positions(b)).collect::<Vec<_>>();
+            let seen =
+                |t: &diffmas::communication::Trace<B>| (0..3).map(|b| t.positions(b)).collect::<Vec<_>>();
             assert_eq!(tensors(&apply(Control::Real)), tensors(&real), "{what}");
             let zero = apply(Control::Zero);
             assert!(tensors(&zero).iter().flatten().all(|&x| x == 0.0), "{what}");
@@ -327,7 +341,14 @@ impl Job for Drops {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         for channel in LATENT {
-            let g = Setting::new(channel, Topology::Sequential).load::<B>(&device);
+            let mut g = Setting::new(channel, Topology::Sequential).load::<B>(&device);
+            let names = g.model.modules();
+            let open = opened(&g)
+                .iter()
+                .filter(|(n, _)| names.find(n).is_some())
+                .map(|(n, t)| (n.clone(), t.clone()))
+                .collect();
+            g.model = g.model.with_modules(open);
             let config = TrainConfig { sender_dropout: 0.5, position_dropout: 0.5, ..TrainConfig::default() };
             let b = [batch(&g.samples)];
             let mut trainer = g.trainer(config);
@@ -419,7 +440,8 @@ impl Job for Phases {
         let at = |step: usize| {
             let checkpoints = dir.path().join("checkpoints");
             let read = |file: &str| {
-                diffmas::checkpoint::read_safetensors(&checkpoints.join(format!("step-{step}")).join(file)).unwrap()
+                diffmas::checkpoint::read_safetensors(&checkpoints.join(format!("step-{step}")).join(file))
+                    .unwrap()
             };
             let mut all = read("communication.safetensors");
             let lora = read("adapter/adapter_model.safetensors");
@@ -482,7 +504,9 @@ impl Job for Refusals {
         let g = Setting::new(ChannelKind::Vectors, Topology::Sequential).load::<B>(&device);
         let try_new = |phases: Vec<PhaseConfig>| {
             let config = TrainConfig { phases, ..TrainConfig::default() };
-            diffmas::training::Trainer::new(config, g.model.clone(), g.adapters.clone()).err().map(|e| e.to_string())
+            diffmas::training::Trainer::new(config, g.model.clone(), g.adapters.clone())
+                .err()
+                .map(|e| e.to_string())
         };
         let phase = |name: &str, train: &[Trainable], channel| PhaseConfig {
             name: name.into(),

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas::agents::{
-    AdapterScope, AdapterSet, AgentConfig, LossWeights, TeamBatch, TeamConfig, TeamModel, TeamPlan, TeamStages,
+    AdapterScope, AdapterSet, AgentConfig, LossWeights, TeamBatch, TeamConfig, TeamModel, TeamPlan,
+    TeamStages,
 };
 use diffmas::backbone::{ModelFiles, Parameters};
 use diffmas::backends::{BackendKind, Job, ModelBackend};

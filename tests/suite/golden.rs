@@ -6,11 +6,11 @@ use crate::common::*;
 use burn::prelude::*;
 use diffmas::agents::{AdapterScope, AdapterSet, TeamConfig, Transmit};
 use diffmas::backbone::BackboneConfig;
+use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Trace;
 use diffmas::evaluation::{Control, evaluate};
 use diffmas::inference::{DecodeOptions, decode};
-use diffmas::backbone::Parameters;
 use diffmas::training::{TraceGradient, TrainConfig, frobenius};
 use serde_json::Value;
 

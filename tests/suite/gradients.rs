@@ -27,8 +27,7 @@ impl Job for Oracle {
             let g = Golden::<B>::load("tiny-qwen3", scope, change, &device);
             let p = g.model.parameters(&g.adapters);
             let batch = &batch(&g.samples);
-            let case =
-                Case { model: &g.model, adapters: &g.adapters, batch, through: &through, lambda: 0.0 };
+            let case = Case { model: &g.model, adapters: &g.adapters, batch, through: &through, lambda: 0.0 };
             let got = case.recomputed(&p);
             let (loss, want) = case.end_to_end(&p);
             close(got.losses.iter().sum(), loss, loss, 1e-6, &what);

@@ -134,7 +134,12 @@ fn samples() -> impl Strategy<Value = Vec<TokenizedSample>> {
     prop::collection::vec(sample, 2..4).prop_map(|rows| {
         rows.into_iter()
             .zip(1..)
-            .map(|((prompts, target), line)| TokenizedSample { line, prompts, target: Some(target), ..Default::default() })
+            .map(|((prompts, target), line)| TokenizedSample {
+                line,
+                prompts,
+                target: Some(target),
+                ..Default::default()
+            })
             .collect()
     })
 }

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use crate::common::*;
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
-use diffmas::communication::Reading;
 use diffmas::backbone::{ModelFiles, Positions};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::hub::cache_root;
+use diffmas::communication::Reading;
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::TokenizedSample;
 
@@ -97,8 +97,11 @@ impl Job for Paris {
         let none = AdapterSet::none();
         let team = model.bind(&none, &model.parameters(&none));
         let text = json("smollm2-135m", "q4_1.json")["text"].as_str().unwrap().to_string();
-        let sample =
-            TokenizedSample { line: 1, prompts: vec![tokenizer.encode(&text).unwrap()], ..Default::default() };
+        let sample = TokenizedSample {
+            line: 1,
+            prompts: vec![tokenizer.encode(&text).unwrap()],
+            ..Default::default()
+        };
         let batch = TeamBatch::new(&[&sample]);
         let options = DecodeOptions {
             max_new_tokens: 24,

@@ -1,0 +1,79 @@
+//! Agents that send four learned vectors instead of keys and values; encoder and cross-agent attention learn, the model does not:
+//! `cargo run --release --example vectors_channel -- MODEL_FOLDER DATA.jsonl`
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use diffmas::agents::{AdapterSet, AgentConfig, ChannelKind, TeamBatch, TeamConfig, TeamModel};
+use diffmas::backbone::ModelFiles;
+use diffmas::backends::{BackendKind, Job, ModelBackend};
+use diffmas::text::{Answers, PromptBuilder, TokenizedSample, read_jsonl};
+use diffmas::training::{Event, TrainConfig, Trainer};
+use diffmas::{Error, Result};
+
+/// The reader knows the question's data, the solver only what the reader's vectors tell.
+pub fn team() -> TeamConfig {
+    let agent = |name: &str, user: &str| AgentConfig { user: Some(user.into()), ..AgentConfig::named(name) };
+    TeamConfig {
+        channel: ChannelKind::Vectors,
+        num_vectors: 4,
+        vector_dim: 64,
+        latent_steps: 4,
+        agents: vec![agent("reader", "{{ question }}"), agent("solver", "Answer.")],
+        ..TeamConfig::default()
+    }
+}
+
+/// What came of it.
+pub struct Learned {
+    /// The loss before each update.
+    pub losses: Vec<f64>,
+    /// Bytes of the reader's message, whatever the length of its thought.
+    pub bytes: usize,
+}
+
+/// Trains on the lines of `data`.
+pub fn learn(model: &str, data: &str, updates: usize) -> Result<Learned> {
+    let job = Learn { model: ModelFiles::open(model.as_ref())?, data: Path::new(data), updates };
+    BackendKind::default_kind().and_then(|backend| backend.run(None, job)).map_err(Error::invalid)?
+}
+
+struct Learn<'a> {
+    model: ModelFiles,
+    data: &'a Path,
+    updates: usize,
+}
+
+impl Job for Learn<'_> {
+    type Output = Result<Learned>;
+
+    fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
+        let prompts = PromptBuilder::new(&team().agents, self.model.tokenizer.clone())?;
+        let lines = read_jsonl(self.data, Answers::Required)?;
+        let build = |line| prompts.build(self.data, line, self.model.config.vocab_size);
+        let samples: Vec<TokenizedSample> = lines.iter().map(build).collect::<Result<_>>()?;
+        let model = TeamModel::new(team(), self.model.load::<B>(&device)?, 1);
+        let config =
+            TrainConfig { max_steps: Some(self.updates), learning_rate: 1e-2, ..TrainConfig::default() };
+        let mut trainer = Trainer::new(config, model, AdapterSet::none())?;
+        let mut losses = Vec::new();
+        trainer.train(&samples, None, &AtomicBool::new(false), |event| {
+            if let Event::Step { metrics, .. } = event {
+                losses.extend(metrics.loss);
+            }
+            Ok(())
+        })?;
+        let trace = trainer.team().think_all(&TeamBatch::new(&[&samples[0]]));
+        Ok(Learned { losses, bytes: trace.bytes() })
+    }
+}
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, model, data] = &args[..] else {
+        return Err(Error::invalid("usage: vectors_channel MODEL_FOLDER DATA.jsonl"));
+    };
+    let Learned { losses, bytes } = learn(model, data, 50)?;
+    println!("a message is {bytes} bytes; losses: {losses:.3?}");
+    Ok(())
+}

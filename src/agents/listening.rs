@@ -1,0 +1,75 @@
+//! Who listens to whom: the weights of cross-agent attention, on request.
+
+use std::sync::{Arc, Mutex};
+
+use burn::prelude::*;
+use diffmas_backends::ModelBackend;
+
+use super::model::prefill;
+use super::{PaddedIds, Team};
+use crate::backbone::ResidualHook;
+use crate::communication::Trace;
+
+/// How much the final agent listens to each sender while it reads its prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listening {
+    /// Indices of the senders.
+    pub senders: Vec<usize>,
+    /// Layers in which it listens.
+    pub layers: Vec<usize>,
+    /// Weights by layer, row and sender, each a mean over heads and the row's positions; what is missing to 1 is on nobody.
+    pub weights: Vec<Vec<Vec<f64>>>,
+}
+
+impl Listening {
+    /// The weights of a row by sender, as a mean over layers.
+    pub fn of_row(&self, row: usize) -> Vec<f64> {
+        let mean =
+            |s: usize| self.weights.iter().map(|rows| rows[row][s]).sum::<f64>() / self.layers.len() as f64;
+        (0..self.senders.len()).map(mean).collect()
+    }
+}
+
+impl<B: ModelBackend> Team<B> {
+    /// Lets the final agent read `prompt` once more and tells whom it listens to; `None` where messages have no vectors.
+    pub fn listening(&self, prompt: &PaddedIds, trace: &Trace<B>) -> Option<Listening> {
+        let mut reading = self.read(trace);
+        let recorder = Arc::new(Recorder { hook: reading.hook.take()?, seen: Mutex::default() });
+        reading.hook = Some(recorder.clone());
+        prefill(self.answering(), prompt, &reading, &mut reading.start.clone());
+        let seen = std::mem::take(&mut *recorder.seen.lock().expect("nobody panicked with the lock"));
+        let senders: Vec<usize> =
+            trace.messages.iter().filter(|m| m.vectors.is_some()).map(|m| m.sender).collect();
+        let by_row = |weights: &Tensor<B, 2>| -> Vec<Vec<f64>> {
+            let values: Vec<f64> = weights.to_data().iter::<f64>().collect();
+            let positions = values.chunks_exact(senders.len()).zip(&prompt.valid);
+            let positions: Vec<_> = positions.collect();
+            positions
+                .chunks_exact(prompt.len)
+                .map(|row| {
+                    let real: Vec<&[f64]> = row.iter().filter(|(_, v)| **v).map(|(w, _)| *w).collect();
+                    let mean = |s: usize| real.iter().map(|w| w[s]).sum::<f64>() / real.len() as f64;
+                    (0..senders.len()).map(mean).collect()
+                })
+                .collect()
+        };
+        let weights = seen.iter().map(|(_, w)| by_row(w)).collect();
+        Some(Listening { layers: seen.iter().map(|(l, _)| *l).collect(), weights, senders })
+    }
+}
+
+/// A hook that keeps the weights of the one in it.
+#[derive(Debug)]
+struct Recorder<B: ModelBackend> {
+    hook: Arc<dyn ResidualHook<B>>,
+    seen: Mutex<Vec<(usize, Tensor<B, 2>)>>,
+}
+
+impl<B: ModelBackend> ResidualHook<B> for Recorder<B> {
+    fn apply(&self, layer: usize, x: Tensor<B, 2>, batch: usize) -> Tensor<B, 2> {
+        if let Some(weights) = self.hook.weights(layer, x.clone(), batch) {
+            self.seen.lock().expect("nobody panicked with the lock").push((layer, weights));
+        }
+        self.hook.apply(layer, x, batch)
+    }
+}
