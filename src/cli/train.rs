@@ -137,7 +137,7 @@ impl Job for Train<'_> {
         write_feed(self.dir, trainer.model(), trainer.parameters())?;
         self.score(&trainer, &mut report, total)?;
         let text = self.session.model.tokenizer.is_some();
-        println!("{}", Summary { dir: self.dir, report: &report, text });
+        output::print(&Summary { dir: self.dir, report: &report, text }.to_string())?;
         self.show_an_answer(&trainer.team())
     }
 }

@@ -8,12 +8,14 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Optimizer, Parameters};
 use crate::agents::{AdapterSet, TeamModel};
 use crate::backbone::Backbone;
 use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
 use crate::error::{Error, Result};
+use crate::text::TokenizedSample;
 
 /// The communication modules' weights and settings, beside the adapter.
 const COMMUNICATION: [&str; 2] = ["communication.safetensors", "communication_config.json"];
@@ -26,10 +28,35 @@ pub struct CheckpointState {
     pub step: usize,
     /// Seed of the order of samples.
     pub seed: u64,
-    /// Samples in the training data, to notice that the data changed.
-    pub samples: usize,
+    /// The training data, to notice that it changed.
+    pub data: DataMark,
     /// Updates skipped in a row.
     pub skipped_in_a_row: usize,
+}
+
+/// What a checkpoint remembers of the training data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataMark {
+    /// How many samples there are.
+    pub samples: usize,
+    /// SHA-256 of all prompts and targets.
+    pub sha256: String,
+}
+
+impl DataMark {
+    /// The mark of `samples`.
+    pub fn new(samples: &[TokenizedSample]) -> Self {
+        let mut hash = Sha256::new();
+        for sample in samples {
+            let target = sample.target.iter();
+            for ids in sample.prompts.iter().chain(target) {
+                // With the length before them, ids cannot move from one list to the next unseen.
+                hash.update((ids.len() as u64).to_le_bytes());
+                hash.update(ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+            }
+        }
+        Self { samples: samples.len(), sha256: format!("{:x}", hash.finalize()) }
+    }
 }
 
 /// Settings of the communication modules that a folder holds.

@@ -11,7 +11,7 @@ mod schedule;
 mod tensorboard;
 mod trainer;
 
-pub use checkpoint::{CheckpointState, read_checkpoint, read_feed, write_checkpoint, write_feed};
+pub use checkpoint::{CheckpointState, DataMark, read_checkpoint, read_feed, write_checkpoint, write_feed};
 pub use config::{TraceGradient, TrainConfig};
 pub use driver::{Outcome, StageGraph, StageOutput, end_to_end, recompute};
 pub use metrics::{EvalMetrics, StepMetrics, peak_memory_bytes};

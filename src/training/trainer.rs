@@ -8,7 +8,7 @@ use std::time::Instant;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{
-    CheckpointState, Optimizer, Parameters, Sampler, StepMetrics, TrainConfig, clip, learning_rate,
+    CheckpointState, DataMark, Optimizer, Parameters, Sampler, StepMetrics, TrainConfig, clip, learning_rate,
     peak_memory_bytes, read_checkpoint, recompute, write_checkpoint,
 };
 use crate::agents::{AdapterScope, AdapterSet, Team, TeamBatch, TeamModel, TeamPlan, TeamStages};
@@ -84,19 +84,23 @@ impl<B: ModelBackend> Trainer<B> {
     ///
     /// # Errors
     /// If no checkpoint can be read, or it is of other data or another seed.
-    pub fn resume(&mut self, output: &Path, samples: usize) -> Result<Option<usize>> {
+    pub fn resume(&mut self, output: &Path, samples: &[TokenizedSample]) -> Result<Option<usize>> {
         let Some((parameters, state)) =
             read_checkpoint(output, &self.model, &self.adapters, &mut self.optimizer)?
         else {
             return Ok(None);
         };
-        if state.seed != self.config.seed || state.samples != samples {
+        let data = DataMark::new(samples);
+        if state.seed != self.config.seed || state.data != data {
+            let describe = |seed: u64, data: &DataMark| {
+                format!("seed {seed} and {} samples (SHA-256 {:.12}…)", data.samples, data.sha256)
+            };
+            let (theirs, ours) = (describe(state.seed, &state.data), describe(self.config.seed, &data));
             return Err(Error::file(
                 output,
                 format!(
-                    "the checkpoint is of seed {} and {} samples, but this run has seed {} and {samples} samples; \
-                     a resumed run needs the same data and settings",
-                    state.seed, state.samples, self.config.seed
+                    "the checkpoint is of {theirs}, but this run has {ours}; a resumed run needs the same data, \
+                     prompts and settings"
                 ),
             ));
         }
@@ -212,6 +216,7 @@ impl<B: ModelBackend> Trainer<B> {
         let c = &self.config;
         let sampler = Sampler::new(samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
         let total = c.total_steps(sampler.updates_per_epoch());
+        let data = DataMark::new(samples);
         let mut saved = self.step;
         while self.step < total {
             if stop.load(Ordering::SeqCst) {
@@ -229,7 +234,7 @@ impl<B: ModelBackend> Trainer<B> {
             let hopeless = self.skipped_in_a_row >= self.config.max_skipped_updates;
             if hopeless || self.step.is_multiple_of(self.config.save_steps) {
                 saved = self.step;
-                self.save(output, samples.len(), &mut on_event)?;
+                self.save(output, &data, &mut on_event)?;
             }
             if hopeless {
                 return Err(Error::invalid(format!(
@@ -240,7 +245,7 @@ impl<B: ModelBackend> Trainer<B> {
             }
         }
         if saved != self.step {
-            self.save(output, samples.len(), &mut on_event)?;
+            self.save(output, &data, &mut on_event)?;
         }
         Ok(if self.step < total { StopReason::Interrupted } else { StopReason::Finished })
     }
@@ -248,14 +253,14 @@ impl<B: ModelBackend> Trainer<B> {
     fn save(
         &self,
         output: Option<&Path>,
-        samples: usize,
+        data: &DataMark,
         on_event: &mut impl FnMut(Event<'_>) -> Result<()>,
     ) -> Result<()> {
         let Some(output) = output else { return Ok(()) };
         let state = CheckpointState {
             step: self.step,
             seed: self.config.seed,
-            samples,
+            data: data.clone(),
             skipped_in_a_row: self.skipped_in_a_row,
         };
         let keep = self.config.save_total_limit;
