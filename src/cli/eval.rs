@@ -57,17 +57,16 @@ impl EvalCommand {
             output::write_jsonl(&dir.join("samples.jsonl"), &scores)?;
             output::write_json(&dir.join("results.json"), &result)?;
         }
-        print(&result);
-        Ok(())
+        output::print(&describe(&result))
     }
 }
 
-/// Prints a result for people.
-pub fn print(e: &Evaluation) {
-    println!(
+/// A result for people.
+fn describe(e: &Evaluation) -> String {
+    format!(
         "trace {}: loss {:.4}, perplexity {:.3} ({} samples, {} target tokens)",
         e.trace, e.loss, e.perplexity, e.samples, e.target_tokens
-    );
+    )
 }
 
 struct Score<'a> {
