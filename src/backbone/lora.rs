@@ -61,6 +61,13 @@ impl<B: ModelBackend> Backbone<B> {
         converted
     }
 
+    /// The factors that are attached, by module path.
+    pub fn factors(&self) -> BTreeMap<String, Lora<B>> {
+        let mut all = BTreeMap::new();
+        self.clone().for_linears(|path, linear| all.extend(linear.lora.take().map(|lora| (path, lora))));
+        all
+    }
+
     /// The layers that LoRA can convert: module path, `out` and `in`.
     fn linears(&self) -> Vec<(String, [usize; 2])> {
         let mut all = Vec::new();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Args;
 use diffmas::agents::Team;
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::communication::{StoredTrace, TraceOwner};
+use diffmas::communication::{Fingerprint, StoredTrace, TraceOwner};
 use diffmas::evaluation::{Control, derangement};
 use diffmas::inference::Answer;
 use diffmas::text::{Answers, Sample, TokenizedSample};
@@ -247,7 +247,12 @@ impl AnswerAll<'_> {
         device: &B::Device,
     ) -> Result<StoredTrace<B>> {
         let agents: Vec<&str> = team.config.agents.iter().map(|a| a.name.as_str()).collect();
-        let owner = TraceOwner { model: &self.answering.session.model.config, agents: &agents };
+        let fingerprint = Fingerprint::new(&team.roles, team.feed.learned.as_ref());
+        let owner = TraceOwner {
+            model: &self.answering.session.model.config,
+            fingerprint: &fingerprint,
+            agents: &agents,
+        };
         if let Some(path) = &self.command.load_trace {
             let stored = StoredTrace::read(path, owner, device)?;
             self.check_loaded(path, &stored.start, samples)?;

@@ -1,22 +1,22 @@
 //! A trace on disk: upstream agents think on one machine, the final agent answers on another.
 //!
-//! One safetensors file with a key and a value `[B, G, n, d]` for each segment and layer. Its metadata names the model's sizes, the
-//! team, and where every position stands.
+//! One safetensors file with a key and a value `[B, G, n, d]` for each segment and layer. Its metadata names the model's sizes, hashes
+//! of the weights of model and adapter, the team, and where every position stands.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::KeyValueBlock;
-use safetensors::tensor::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Segment, Trace};
+use super::{Fingerprint, Segment, Trace};
 use crate::backbone::{BackboneConfig, KeyValues, Positions};
-use crate::checkpoint::{NamedTensors, write_safetensors};
+use crate::checkpoint::weights::first_non_finite;
+use crate::checkpoint::{NamedTensors, read_safetensors, read_safetensors_metadata, write_safetensors};
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "diffmas_trace_v1";
@@ -30,11 +30,13 @@ pub struct StoredTrace<B: Backend> {
     pub start: Vec<u32>,
 }
 
-/// Whose traces a file may hold: model and team must be the same where it is written and where it is read.
+/// Whose traces a file may hold: model, adapter and team must be the same where it is written and where it is read.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceOwner<'a> {
-    /// The model; sizes are compared, weights are not.
+    /// The model's sizes.
     pub model: &'a BackboneConfig,
+    /// The weights of model and adapter.
+    pub fingerprint: &'a Fingerprint,
     /// The agents' names in order, the final one last.
     pub agents: &'a [&'a str],
 }
@@ -79,6 +81,7 @@ impl<B: Backend> StoredTrace<B> {
         let metadata = [
             ("format", FORMAT.to_string()),
             ("model", Value::Object(sizes(owner.model)).to_string()),
+            ("fingerprint", json!(owner.fingerprint).to_string()),
             ("agents", json!(owner.agents).to_string()),
             ("segments", serde_json::to_string(&layouts).map_err(|e| Error::file(path, e))?),
             ("start", json!(self.start).to_string()),
@@ -90,45 +93,28 @@ impl<B: Backend> StoredTrace<B> {
     /// Reads what [`StoredTrace::write`] wrote, onto `device`.
     ///
     /// # Errors
-    /// If the file cannot be read or is cut, is no trace, is one of another model or team, or holds tensors of other shapes or
-    /// numbers that are not finite.
+    /// If the file cannot be read or is cut, is no trace, is one of another model, adapter or team, or holds tensors of other shapes
+    /// or numbers that are not finite.
     pub fn read(path: &Path, owner: TraceOwner<'_>, device: &B::Device) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).map_err(|e| Error::file(path, format!("the trace cannot be read: {e}")))?;
-        let broken = |e: &dyn std::fmt::Display| {
-            Error::file(
-                path,
-                format!("this is no complete trace file ({e}); write it again with --save-trace"),
-            )
-        };
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| broken(&e))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e))?;
-        let about = Metadata { path, map: header.metadata().clone().unwrap_or_default() };
+        let about = Metadata { path, map: read_safetensors_metadata(path)? };
         about.check(owner)?;
         let start: Vec<u32> = about.get("start")?;
         let layouts: Vec<Layout> = about.get("segments")?;
-        let mut tensors: BTreeMap<String, _> = file.tensors().into_iter().collect();
+        let mut tensors = read_safetensors(path)?;
         let mut trace = Trace::default();
         for (s, layout) in layouts.into_iter().enumerate() {
-            let sender = about.sender(owner, &layout, start.len())?;
+            let sender = about.sender(owner, &layout, &start)?;
             let (heads, width) = (owner.model.num_key_value_heads, owner.model.head_dim);
             let shape = [start.len(), heads, layout.len, width];
             let mut tensor = |layer: usize, part: &str| -> Result<Tensor<B, 4>> {
                 let name = name(s, layer, part);
-                let missing = || Error::file(path, format!("the tensor `{name}` is missing"));
-                let stored = tensors.remove(&name).ok_or_else(missing)?;
-                if stored.dtype() != Dtype::F32 || stored.shape() != shape {
-                    let (dtype, found) = (stored.dtype(), stored.shape());
-                    let what = format!("the tensor `{name}` is {dtype} {found:?} instead of F32 {shape:?}");
-                    return Err(Error::file(path, what));
+                let error = |why: String| Error::file(path, format!("the tensor `{name}` {why}"));
+                let (found, values) = tensors.remove(&name).ok_or_else(|| error("is missing".into()))?;
+                if found != shape {
+                    return Err(error(format!("has the shape {found:?} instead of {shape:?}")));
                 }
-                let (words, _) = stored.data().as_chunks();
-                let values: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
-                if !values.iter().all(|x| x.is_finite()) {
-                    return Err(Error::file(
-                        path,
-                        format!("the tensor `{name}` holds a number that is not finite"),
-                    ));
+                if let Some(at) = first_non_finite(&values) {
+                    return Err(error(format!("is not finite: its value {at} is {}", values[at])));
                 }
                 Ok(Tensor::from_data(TensorData::new(values, shape), device))
             };
@@ -203,6 +189,17 @@ impl Metadata<'_> {
                 ));
             }
         }
+        let (theirs, ours) = (self.get::<Fingerprint>("fingerprint")?, owner.fingerprint);
+        for (what, theirs, ours) in
+            [("model", &theirs.model, &ours.model), ("adapter", &theirs.adapter, &ours.adapter)]
+        {
+            if theirs != ours {
+                return wrong(format!(
+                    "the trace was written with other weights of the {what} (SHA-256 {theirs:.12}…) than this run has \
+                     ({ours:.12}…); give the --model and --adapter that wrote it"
+                ));
+            }
+        }
         let agents: Vec<String> = self.get("agents")?;
         if agents != owner.agents {
             let (theirs, ours) = (agents.join(", "), owner.agents.join(", "));
@@ -211,11 +208,18 @@ impl Metadata<'_> {
         Ok(())
     }
 
-    /// The index of the upstream agent that wrote a segment, whose lists are checked.
-    fn sender(&self, owner: TraceOwner<'_>, layout: &Layout, rows: usize) -> Result<usize> {
+    /// The index of the upstream agent that wrote a segment, whose lists are checked: they have a position a row at least, and the
+    /// reader goes on after all of them.
+    fn sender(&self, owner: TraceOwner<'_>, layout: &Layout, start: &[u32]) -> Result<usize> {
         let upstream = &owner.agents[..owner.agents.len() - 1];
-        let fits = layout.prompt_len <= layout.len
-            && [layout.position_ids.len(), layout.valid.len()] == [rows * layout.len; 2];
+        let Layout { prompt_len, len, position_ids, valid, .. } = layout;
+        let count = start.len().checked_mul(*len).filter(|&count| count > 0);
+        let fits =
+            prompt_len <= len
+                && [position_ids.len(), valid.len()].map(Some) == [count; 2]
+                && position_ids.chunks(*len).zip(valid.chunks(*len)).zip(start).all(
+                    |((ids, valid), start)| ids.iter().zip(valid).all(|(id, valid)| !valid || id < start),
+                );
         upstream.iter().position(|a| *a == layout.agent).filter(|_| fits).ok_or_else(|| {
             let agent = &layout.agent;
             Error::file(
