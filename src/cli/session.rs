@@ -1,6 +1,6 @@
 //! What every command does first: read model, team and data before any device is touched.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use diffmas::agents::{AdapterSet, TeamConfig, TeamModel, check_context};
@@ -9,6 +9,7 @@ use diffmas::backends::ModelBackend;
 use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
 use diffmas::training::{Parameters, read_feed};
 use diffmas::{Error, Result};
+use rayon::prelude::*;
 
 use super::fetch;
 use super::options::Options;
@@ -18,6 +19,8 @@ pub struct Session {
     pub options: Options,
     pub team: TeamConfig,
     pub model: ModelFiles,
+    /// The folder that `--adapter` means.
+    adapter: Option<PathBuf>,
     prompts: PromptBuilder,
 }
 
@@ -30,7 +33,9 @@ impl Session {
         if options.batch_size == Some(0) {
             return Err(Error::invalid("batch_size must be at least 1"));
         }
-        let model = ModelFiles::open(&fetch::resolve(name, options.offline.unwrap_or(false))?)?;
+        let offline = options.offline.unwrap_or(false);
+        let model = ModelFiles::open(&fetch::model(name, offline)?)?;
+        let adapter = options.adapter.as_deref().map(|a| fetch::adapter(a, offline)).transpose()?;
         let thinking = options.think.unwrap_or_default();
         let template = model.tokenizer.as_ref().and_then(|t| t.chat_template());
         if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {
@@ -40,12 +45,15 @@ impl Session {
         let (layers, width) = (c.num_hidden_layers, c.hidden_size);
         tracing::debug!("{}: {:?}, {layers} layers of width {width}", model.path.display(), c.family);
         let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?.with_thinking(thinking);
-        Ok(Self { options, team, model, prompts })
+        Ok(Self { options, team, model, adapter, prompts })
     }
 
     /// Reads and tokenises a data file; `answer` tokens are left room for where a line has no target.
     pub fn data(&self, path: &Path, answers: Answers, answer: usize) -> Result<Vec<TokenizedSample>> {
-        read_jsonl(path, answers)?.iter().map(|s| self.tokenize(path, s, answer)).collect()
+        let samples = read_jsonl(path, answers)?;
+        // All of them before any error, so that it is that of the first line that has one.
+        let all: Vec<_> = samples.par_iter().map(|s| self.tokenize(path, s, answer)).collect();
+        all.into_iter().collect()
     }
 
     /// Tokenises one sample; `path` is named in errors.
@@ -81,7 +89,7 @@ impl Session {
 
     /// The adapters of `--adapter` and the learned feed beside them, or none.
     pub fn adapters<B: ModelBackend>(&self, model: &mut TeamModel<B>) -> Result<AdapterSet<B>> {
-        let Some(dir) = &self.options.adapter else { return Ok(AdapterSet::none()) };
+        let Some(dir) = &self.adapter else { return Ok(AdapterSet::none()) };
         if model.feed.learned.is_some() {
             let beside = dir.parent().unwrap_or(Path::new("."));
             let found =
