@@ -121,6 +121,17 @@ impl PromptBuilder {
     /// # Panics
     /// When the team has no agent `index`.
     pub fn messages(&self, path: &Path, sample: &Sample, index: usize) -> Result<Vec<ChatMessage>> {
+        self.messages_in(&minijinja::Value::from_serialize(&sample.fields), path, sample, index)
+    }
+
+    /// [`PromptBuilder::messages`] with the sample's fields as templates see them.
+    fn messages_in(
+        &self,
+        context: &minijinja::Value,
+        path: &Path,
+        sample: &Sample,
+        index: usize,
+    ) -> Result<Vec<ChatMessage>> {
         let name = &self.names[index];
         if !self.parts[index][USER] {
             let message = format!(
@@ -135,7 +146,7 @@ impl PromptBuilder {
             }
             if self.parts[index][part] {
                 let field = FIELDS[part];
-                let content = self.render(&key(index, field), &sample.fields).map_err(|m| {
+                let content = self.render(&key(index, field), context, &sample.fields).map_err(|m| {
                     Error::line(path, sample.line, format!("agent `{name}`, `{field}` prompt: {m}"))
                 })?;
                 messages.push(ChatMessage::new(field, content));
@@ -144,9 +155,14 @@ impl PromptBuilder {
         Ok(messages)
     }
 
-    fn render(&self, key: &str, fields: &Map<String, Value>) -> std::result::Result<String, String> {
+    fn render(
+        &self,
+        key: &str,
+        context: &minijinja::Value,
+        fields: &Map<String, Value>,
+    ) -> std::result::Result<String, String> {
         let template = self.templates.get_template(key).map_err(|e| describe(&e))?;
-        template.render(fields).map_err(|e| {
+        template.render(context).map_err(|e| {
             if e.kind() != ErrorKind::UndefinedError {
                 return describe(&e);
             }
@@ -188,9 +204,10 @@ impl PromptBuilder {
                     .into(),
             ));
         };
+        let context = minijinja::Value::from_serialize(&sample.fields);
         let mut prompts = Vec::with_capacity(self.names.len());
         for (index, name) in self.names.iter().enumerate() {
-            let messages = self.messages(path, sample, index)?;
+            let messages = self.messages_in(&context, path, sample, index)?;
             let text = match tokenizer.chat_template() {
                 Some(template) => template.render(&messages, true, self.thinking),
                 None => Ok(plain(&messages)),
