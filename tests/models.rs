@@ -238,6 +238,7 @@ fn a_repository_that_cannot_be_had_is_one_sentence_that_says_what_to_do() {
     assert!(error.contains("no file `q4.gguf`"), "{error}");
     place.hub.put("org/pickled", "pytorch_model.bin", "x");
     assert!(fetch("org/pickled").contains("no safetensors"));
+    assert!(fetch("data.jsonl").contains("data.jsonl: it lies here already"));
     let error = fetch("no-such-name");
     assert!(error.contains("no-such-name") && error.contains("ORG/NAME"), "{error}");
     let error = failure(place.diffmas(&["run", "--model", "org/tiny", "--data", "data.jsonl", "--offline"]));

@@ -319,6 +319,7 @@ fn a_stop_text_ends_an_answer_across_tokens_and_in_batches() {
         assert_eq!(alone, stopped);
     }
     assert!(failure(place.run(&["--question", "a", "--stop", ""]), 1).contains("--stop must not be empty"));
+    assert!(failure(place.run(&["--question", " "]), 1).contains("--question is empty"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use diffmas::checkpoint::StoredType;
 use diffmas::{Error, Result};
 
 use super::options::Options;
-use super::{fetch, output};
+use super::{fetch, interrupt, output};
 
 /// Flags of `merge`.
 #[derive(Debug, Args)]
@@ -45,7 +45,11 @@ impl MergeCommand {
         if within(&base, &self.output) {
             return Err(Error::file(&self.output, "the output must not hold the model that is merged"));
         }
-        let dtype = merge(&base, &self.adapter, &self.output, self.dtype)?;
+        let dtype =
+            merge(&base, &self.adapter, &self.output, self.dtype, |_| match interrupt::requested() {
+                true => Err(Error::Interrupted("interrupted; nothing was written".into())),
+                false => Ok(()),
+            })?;
         output::print(&format!("merged model in {} ({})", self.output.display(), dtype.name()))
     }
 

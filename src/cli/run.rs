@@ -113,6 +113,9 @@ impl RunCommand {
         let room = self.generation.max_new_tokens;
         match (&self.data, &self.question) {
             (Some(path), _) => session.data(path, Answers::Optional, room).map(Some),
+            (None, Some(question)) if question.trim().is_empty() => {
+                Err(Error::invalid("--question is empty; without it, a chat begins"))
+            }
             (None, Some(question)) => {
                 let sample = Sample::question(question.as_str());
                 Ok(Some(vec![session.tokenize(Path::new("--question"), &sample, room)?]))

@@ -46,6 +46,9 @@ pub fn fetch(model: &str, offline: bool, on: OnTransfer) -> Result<PathBuf> {
         return fetch_known(known, offline, on);
     }
     let Some(name) = HubName::parse(model) else {
+        if Path::new(model).exists() {
+            return Err(Error::file(model, "it lies here already; there is nothing to fetch"));
+        }
         return Err(Error::invalid(format!(
             "the model `{model}` is neither an existing folder or GGUF file, nor a repository of the Hugging Face hub \
              (ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf), nor a known name (`diffmas models` lists them)"
