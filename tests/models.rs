@@ -64,7 +64,15 @@ impl Place {
 
     fn diffmas(&self, args: &[&str]) -> Command {
         let mut c = Command::cargo_bin("diffmas").unwrap();
-        for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        for name in [
+            "HF_TOKEN",
+            "HF_HUB_CACHE",
+            "HF_HUB_OFFLINE",
+            "HTTP_PROXY",
+            "http_proxy",
+            "ALL_PROXY",
+            "all_proxy",
+        ] {
             c.env_remove(name);
         }
         c.env("HF_HOME", self.path("hf")).env("HF_ENDPOINT", self.hub.endpoint());
@@ -230,6 +238,7 @@ fn a_repository_that_cannot_be_had_is_one_sentence_that_says_what_to_do() {
     assert!(error.contains("no file `q4.gguf`"), "{error}");
     place.hub.put("org/pickled", "pytorch_model.bin", "x");
     assert!(fetch("org/pickled").contains("no safetensors"));
+    assert!(fetch("data.jsonl").contains("data.jsonl: it lies here already"));
     let error = fetch("no-such-name");
     assert!(error.contains("no-such-name") && error.contains("ORG/NAME"), "{error}");
     let error = failure(place.diffmas(&["run", "--model", "org/tiny", "--data", "data.jsonl", "--offline"]));
@@ -255,6 +264,60 @@ fn a_gated_repository_is_given_out_for_a_token() {
     c.env("HF_TOKEN", "hf_secret");
     success(c);
     place.answer("org/gated", &["--offline"]);
+}
+
+#[test]
+fn hf_hub_cache_comes_before_hf_home_which_keeps_the_token() {
+    let place = Place::with_model();
+    place.hub.require_token("org/tiny", "hf_secret");
+    fs::create_dir(place.path("hf")).unwrap();
+    fs::write(place.path("hf/token"), "hf_secret\n").unwrap();
+    let elsewhere = place.path("elsewhere");
+    let there = |args: &[&str]| {
+        let mut c = place.diffmas(args);
+        c.env("HF_HUB_CACHE", &elsewhere);
+        success(c)
+    };
+    let printed = there(&["fetch", "org/tiny"]);
+    assert!(Path::new(printed.trim()).starts_with(&elsewhere), "{printed}");
+    assert!(there(&["models"]).contains(printed.trim()));
+    assert!(!place.path("hf/hub").exists());
+}
+
+#[test]
+fn an_adapter_is_fetched_by_name_and_used_like_its_folder() {
+    let place = Place::with_model();
+    let folder = golden("tiny-llama/adapter");
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        place.hub.put("org/adapter", name, fs::read(folder.join(name)).unwrap());
+    }
+    place.hub.put("org/adapter", "README.md", "a card");
+    let score = |adapter: &str, more: &[&str]| {
+        let args = ["eval", "--model", "org/tiny", "--data", "data.jsonl", "--adapter", adapter];
+        success(place.diffmas(&[&args, more].concat()))
+    };
+    let scored = score("org/adapter", &[]);
+    assert_eq!(scored, score(folder.to_str().unwrap(), &[]));
+    let mut files: Vec<_> =
+        fs::read_dir(place.snapshot("org/adapter")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["adapter_config.json", "adapter_model.safetensors"]);
+    assert_eq!(scored, score("org/adapter", &["--offline"]));
+    score("org/adapter@v1", &[]);
+    success(place.diffmas(&["merge", "--model", "org/tiny", "--adapter", "org/adapter", "--output", "m"]));
+
+    let refused = |adapter: &str, more: &[&str]| {
+        let args = ["eval", "--model", "org/tiny", "--data", "data.jsonl", "--adapter", adapter];
+        failure(place.diffmas(&[&args, more].concat()))
+    };
+    let error = refused("org/none", &[]);
+    assert!(error.contains("no `org/none`") && error.contains("nor a folder"), "{error}");
+    let error = refused("org/none", &["--offline"]);
+    assert!(error.contains("not here") && error.contains("give --adapter a folder"), "{error}");
+    let error = refused("org/tiny", &[]);
+    assert!(error.contains("`org/tiny` cannot be used: it has no `adapter_config.json`"), "{error}");
+    let error = failure(place.diffmas(&["fetch", "org/adapter"]));
+    assert!(error.contains("give it as `--adapter org/adapter`"), "{error}");
 }
 
 #[test]

@@ -209,6 +209,45 @@ fn ctrl_c_stops_an_answer_but_not_the_chat() {
     assert!(whole.starts_with(cut) && cut.len() < whole.trim_end().len(), "{} {}", cut.len(), whole.len());
 }
 
+#[test]
+fn a_reader_that_has_seen_enough_ends_a_command_without_a_word() {
+    let place = Place::new();
+    let chat = ["run", "--model", "tiny-llama", "--system", "team.toml", "--max-new-tokens", "4"];
+    let questions = [&chat[..], &["--data", "data.jsonl"]].concat();
+    let file = place.path("asked");
+    fs::write(&file, "/agents\nhello\n/trace\n").unwrap();
+    for args in [&["models"][..], &["devices"], &["completions", "bash"], &["--help"], &questions, &chat] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let out = std::process::Command::new(assert_cmd::cargo::cargo_bin("diffmas"))
+            .current_dir(place.dir.path())
+            .args(args)
+            .stdin(fs::File::open(&file).unwrap())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let said = text(out.stderr);
+        assert_eq!(out.status.code(), Some(0), "{args:?}: {said}");
+        assert!(!said.contains("panicked") && !said.contains("error"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn work_goes_on_where_nobody_reads_its_notes() {
+    let place = Place::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let out = std::process::Command::new(assert_cmd::cargo::cargo_bin("diffmas"))
+        .current_dir(place.dir.path())
+        .args(["run", "--verbose", "--model", "tiny-llama", "--system", "team.toml", "--data", "data.jsonl"])
+        .args(["--max-new-tokens", "4"])
+        .stderr(writer)
+        .output()
+        .unwrap();
+    assert_eq!((out.status.code(), text(out.stdout).lines().count()), (Some(0), 3));
+}
+
 /// Runs a command line on a terminal of its own and types `input`; `None` where there is no `script` to do so.
 fn on_a_terminal(place: &Place, line: &str, input: &str, environment: &[(&str, &str)]) -> Option<String> {
     if !cfg!(target_os = "linux") || std::process::Command::new("script").arg("--version").output().is_err() {
@@ -280,6 +319,7 @@ fn a_stop_text_ends_an_answer_across_tokens_and_in_batches() {
         assert_eq!(alone, stopped);
     }
     assert!(failure(place.run(&["--question", "a", "--stop", ""]), 1).contains("--stop must not be empty"));
+    assert!(failure(place.run(&["--question", " "]), 1).contains("--question is empty"));
 }
 
 #[test]
@@ -349,9 +389,22 @@ fn a_trace_that_does_not_fit_is_refused_in_a_sentence() {
     succeed(place.run(&["--question", "why?", "--save-trace", "t.safetensors"]));
     let e = failure(place.run(&["--question", "why?", "--save-trace", "t.safetensors"]), 1);
     assert!(e.contains("t.safetensors: the file exists") && e.contains("--overwrite"), "{e}");
-    assert!(failure(ask("none.safetensors", &[]), 1).contains("none.safetensors: the trace cannot be read"));
+    assert!(failure(ask("none.safetensors", &[]), 1).contains("none.safetensors: the file cannot be read"));
     let e = failure(ask("t.safetensors", &["--model", "tiny-qwen3"]), 1);
     assert!(e.contains("another model: its `model_type` is \"llama\", that of --model is \"qwen3\""), "{e}");
+    let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/tiny-llama/adapter");
+    let e = failure(ask("t.safetensors", &["--adapter", adapter.to_str().unwrap()]), 1);
+    assert!(e.contains("other weights of the adapter (SHA-256 e3b0c44298fc…)"), "{e}");
+    let weights = place.path("tiny-llama/model.safetensors");
+    let mut tuned = read_safetensors(&weights).unwrap();
+    tuned.get_mut("model.layers.1.mlp.down_proj.weight").unwrap().1[2] += 0.25;
+    fs::create_dir(place.path("tuned")).unwrap();
+    write_safetensors(&place.path("tuned/model.safetensors"), &tuned, None).unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(place.path("tiny-llama").join(file), place.path("tuned").join(file)).unwrap();
+    }
+    let e = failure(ask("t.safetensors", &["--model", "tuned"]), 1);
+    assert!(e.contains("other weights of the model (SHA-256 ") && e.contains("give the --model"), "{e}");
     let team = "[[agents]]\nname = \"thinker\"\nuser = \"x\"\n[[agents]]\nname = \"solver\"\nuser = \"x\"\n";
     place.write("other.toml", team);
     let e = failure(ask("t.safetensors", &["--system", "other.toml"]), 1);
@@ -359,7 +412,8 @@ fn a_trace_that_does_not_fit_is_refused_in_a_sentence() {
     let bytes = fs::read(place.path("t.safetensors")).unwrap();
     fs::write(place.path("cut.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
     assert!(
-        failure(ask("cut.safetensors", &[]), 1).contains("cut.safetensors: this is no complete trace file")
+        failure(ask("cut.safetensors", &[]), 1)
+            .contains("cut.safetensors: this is no complete safetensors file")
     );
     let e = failure(ask("tiny-llama/model.safetensors", &[]), 1);
     assert!(e.contains("this is no trace"), "{e}");
@@ -391,7 +445,7 @@ fn a_trace_that_does_not_fit_is_refused_in_a_sentence() {
         let (shape, _) = t.get_mut(key).unwrap();
         shape.swap(1, 2);
     });
-    assert!(e.contains(&format!("shape.safetensors: the tensor `{key}` is F32 [1, ")), "{e}");
+    assert!(e.contains(&format!("shape.safetensors: the tensor `{key}` has the shape [1, ")), "{e}");
     let e = spoilt("less.safetensors", &|t| drop(t.remove(key)));
     assert!(e.contains(&format!("the tensor `{key}` is missing")), "{e}");
     let e = spoilt("more.safetensors", &|t| drop(t.insert("z".into(), (vec![1], vec![0.0]))));

@@ -1,27 +1,31 @@
 //! The readers of everything that a user hands in, each as a function of bytes. They may refuse their input, but not panic, and what
 //! they accept must make sense.
 //!
-//! `cargo fuzz` runs them guided by coverage; `tests/fuzz.rs` runs them on seeded mutations of valid files in the ordinary tests. A new
-//! kind of file needs a function here, a line in [`TARGETS`], and a file in `fuzz_targets`.
+//! `cargo +nightly fuzz run NAME` runs one guided by coverage, which needs a nightly compiler; a stable one checks that all of them
+//! compile (`cd fuzz && cargo check`). `tests/fuzz` runs them on seeded mutations of valid files in the ordinary tests. A new kind of
+//! file needs a function here, a line in [`TARGETS`], and a file in `fuzz_targets`.
 
 use std::path::PathBuf;
 
 use diffmas::agents::TeamConfig;
 use diffmas::backbone::BackboneConfig;
+use diffmas::backends::Flex;
 use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
+use diffmas::communication::{Fingerprint, Trace, TraceOwner};
 use diffmas::text::{Answers, PromptBuilder, Tokenizer, read_jsonl};
 
 /// A fuzzed reader.
 pub type Target = fn(&[u8]);
 
 /// Every reader by name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("safetensors", safetensors),
     ("gguf", gguf),
     ("peft", peft),
     ("model_config", model_config),
     ("jsonl", jsonl),
     ("team", team),
+    ("trace", trace),
 ];
 
 /// The weights of a folder: the table of tensors and their values.
@@ -92,6 +96,44 @@ pub fn team(data: &[u8]) {
     let text = toml::to_string(&team).expect("a team can be written");
     let again = TeamConfig::read(&file("again.toml", text.as_bytes())).expect("what is written is read");
     assert_eq!(again, team);
+}
+
+/// A trace file.
+pub fn trace(data: &[u8]) {
+    let path = file("trace.safetensors", data);
+    with_trace_owner(|owner| {
+        let Ok(trace) = Trace::<Flex>::read(&path, owner, &Default::default()) else { return };
+        for message in &trace.messages {
+            assert!(message.sender + 1 < owner.agents.len());
+            if let Some(segment) = &message.segment {
+                assert!(segment.prompt_len <= segment.kv.len());
+                assert_eq!(segment.kv.positions.batch, trace.start.len());
+            }
+            if let Some(vectors) = &message.vectors {
+                assert_eq!(vectors.values.dims(), [trace.start.len(), 2, 3]);
+            }
+        }
+        let _ = trace.joined();
+        let again = self::file("again.safetensors", &[]);
+        trace.write(&again, owner).expect("what was read can be written");
+        let again = Trace::<Flex>::read(&again, owner, &Default::default()).expect("what is written is read");
+        assert_eq!((again.bytes(), again.start), (trace.bytes(), trace.start));
+    });
+}
+
+/// Calls `f` with the owner of the traces that [`trace`] reads: a team of three on a model of one layer.
+pub fn with_trace_owner<T>(f: impl FnOnce(TraceOwner<'_>) -> T) -> T {
+    const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2}"#;
+    let model =
+        BackboneConfig::from_json(&PathBuf::from("config.json"), CONFIG).expect("a valid configuration");
+    let fingerprint = Fingerprint { model: "m".into(), adapter: "a".into() };
+    f(TraceOwner {
+        model: &model,
+        fingerprint: &fingerprint,
+        agents: &["a", "b", "c"],
+        vectors: Some([2, 3]),
+    })
 }
 
 /// Reads every tensor, which has as many values as its shape says.

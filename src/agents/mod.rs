@@ -3,6 +3,7 @@
 mod adapters;
 mod batch;
 mod feed;
+mod fingerprint;
 mod listening;
 mod model;
 mod plan;

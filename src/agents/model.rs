@@ -37,7 +37,7 @@ pub struct Team<B: ModelBackend> {
     /// The backbone of each role, with the adapter that is active in its passes; all share the frozen weights.
     pub roles: Vec<Backbone<B>>,
     /// The adapters, for roles that run as one batch.
-    adapters: AdapterSet<B>,
+    pub(super) adapters: AdapterSet<B>,
     /// From hidden state to next input.
     pub feed: FeedModule<B>,
     /// What agents pass to each other.

@@ -64,7 +64,17 @@ impl BackboneConfig {
     /// # Errors
     /// When a file cannot be read, or describes a model that is not computed here; names the field.
     pub fn read(dir: &Path) -> Result<Self> {
-        let mut config = Self::from_fields(&Fields::read(&dir.join("config.json"))?)?;
+        let path = dir.join("config.json");
+        if !path.exists() {
+            let hint = if dir.join("adapter_config.json").exists() {
+                "it holds an adapter: give it as --adapter"
+            } else {
+                "give the folder that has one, or a .gguf file"
+            };
+            let why = format!("the folder has no `config.json`, so it is no Hugging Face model; {hint}");
+            return Err(Error::file(dir, why));
+        }
+        let mut config = Self::from_fields(&Fields::read(&path)?)?;
         let generation = dir.join("generation_config.json");
         if generation.exists()
             && let Some(ids) = eos_token_ids(&Fields::read(&generation)?)?

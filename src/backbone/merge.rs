@@ -36,11 +36,18 @@ const BESIDE: [&str; 12] = [
 /// weights to the folder `output`, stored as `dtype` (else as the base is), which is returned. `output` appears, or
 /// is replaced, only when it is complete.
 ///
-/// Products are computed in f32 and rounded once. One tensor at a time is in memory.
+/// Products are computed in f32 and rounded once. One tensor at a time is in memory; `on_tensor` is told before each, and its error
+/// stops the merge.
 ///
 /// # Errors
 /// If a folder cannot be read or written, the adapter does not fit the base, or a value is too large for `dtype`.
-pub fn merge(base: &Path, adapter: &Path, output: &Path, dtype: Option<StoredType>) -> Result<StoredType> {
+pub fn merge(
+    base: &Path,
+    adapter: &Path,
+    output: &Path,
+    dtype: Option<StoredType>,
+    mut on_tensor: impl FnMut(&str) -> Result<()>,
+) -> Result<StoredType> {
     if !base.is_dir() {
         let why = "merging needs a Hugging Face folder with safetensors: a GGUF file's weights are quantised, and it \
                    has no config.json";
@@ -65,6 +72,7 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path, dtype: Option<StoredTyp
         let path = dir.join("model.safetensors");
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
         write_tensors(&path, dtype, &shapes, Some(metadata), |name, shape| {
+            on_tensor(name)?;
             let mut values = table.take(name, shape)?;
             add_product(&file, name, shape, &mut values);
             check_range(output, name, &values, dtype)?;

@@ -145,6 +145,19 @@ pub fn architecture(path: &Path, content: &Content) -> Result<String> {
     Err(Error::file(path, format!("the field `{KEY}` is `{name}`; this version reads {known}")))
 }
 
+/// A number in the metadata that is not negative, of any integer type.
+pub fn whole(value: &Value) -> Option<usize> {
+    let number = match *value {
+        Value::I8(number) => number.try_into().ok()?,
+        Value::I16(number) => number.try_into().ok()?,
+        Value::I32(number) => number.try_into().ok()?,
+        Value::I64(number) => number.try_into().ok()?,
+        Value::Bool(_) => return None,
+        ref other => other.to_u64().ok()?,
+    };
+    usize::try_from(number).ok()
+}
+
 /// Hugging Face's name for a GGUF tensor; `None` when the architectures read here have no such tensor.
 pub fn hf_name(name: &str) -> Option<String> {
     Some(match name {
@@ -187,7 +200,7 @@ fn paired_heads_key(architecture: &str, name: &str) -> Option<String> {
 /// The number of heads under `key`, checked to divide the rows of a tensor of the shape `dims` into pairs.
 fn head_count(path: &Path, content: &Content, key: &str, dims: &[usize]) -> Result<usize> {
     let value = content.metadata.get(key).or_else(|| content.metadata.get("llama.attention.head_count"));
-    let heads = value.and_then(|value| value.to_u64().ok()).map_or(0, |heads| heads as usize);
+    let heads = value.and_then(whole).unwrap_or(0);
     match dims.first() {
         Some(rows) if heads > 0 && rows.is_multiple_of(2) && (rows / 2).is_multiple_of(heads) => Ok(heads),
         _ => Err(Error::file(
@@ -271,7 +284,7 @@ mod tests {
         vec![
             ("general.architecture", Value::String(architecture.into())),
             ("llama.attention.head_count", Value::U32(2)),
-            ("llama.attention.head_count_kv", Value::U32(1)),
+            ("llama.attention.head_count_kv", Value::I32(1)),
         ]
     }
 

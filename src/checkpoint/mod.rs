@@ -16,10 +16,11 @@ pub use adapter_config::AdapterConfig;
 pub use atomic::{remove_leftovers, write_atomic, write_folder_atomic};
 pub use candle_error::candle_message;
 pub use gguf::GgufWeights;
-pub use hub::{Transfer, fetch, resolve_model};
+pub use hub::{Transfer, fetch, resolve_adapter, resolve_model};
 pub use peft::AdapterFile;
 pub use safetensors::{
-    NamedTensors, SafetensorsWeights, StoredType, read_safetensors, write_safetensors, write_tensors,
+    NamedTensors, SafetensorsWeights, StoredType, read_safetensors, read_safetensors_metadata,
+    write_safetensors, write_tensors,
 };
 pub use target_modules::TargetModules;
 pub use weights::{WeightTable, Weights};

@@ -14,6 +14,8 @@ use std::path::Path;
 const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// The files of a folder.
+pub(super) const FILES: [&str; 2] = [CONFIG, WEIGHTS];
 
 /// A LoRA adapter as it lies on the disk.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,10 +1,10 @@
 //! `diffmas completions`
 
-use std::io::Write;
-
 use clap::{Args, Command};
 use clap_complete::Shell;
 use diffmas::{Error, Result};
+
+use super::output;
 
 /// Flags of `completions`.
 #[derive(Debug, Args)]
@@ -19,6 +19,6 @@ impl CompletionsCommand {
         let name = program.get_name().to_string();
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut program, name, &mut script);
-        std::io::stdout().write_all(&script).map_err(|e| Error::file("standard output", e))
+        output::print(String::from_utf8(script).map_err(Error::invalid)?.trim_end())
     }
 }

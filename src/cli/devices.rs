@@ -3,6 +3,8 @@
 use diffmas::Result;
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 
+use super::output;
+
 /// Asks a backend for the name of its device.
 struct Name;
 
@@ -18,7 +20,7 @@ impl Job for Name {
 pub fn execute() -> Result<()> {
     for kind in BackendKind::ALL {
         let state = kind.run(None, Name).unwrap_or_else(|e| format!("not usable: {e}"));
-        println!("{:<8} {state}", kind.name());
+        output::print(&format!("{:<8} {state}", kind.name()))?;
     }
     Ok(())
 }

@@ -1,15 +1,15 @@
 //! `diffmas fetch`, and how the transfers of any command are shown.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use diffmas::checkpoint::{Transfer, fetch, resolve_model};
+use diffmas::checkpoint::{Transfer, fetch, resolve_adapter, resolve_model};
 use diffmas::{Error, Result};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
-use super::interrupt;
+use super::{interrupt, output, verbosity};
 
 /// Flags of `fetch`.
 #[derive(Debug, Args)]
@@ -26,16 +26,23 @@ impl FetchCommand {
     /// Fetches what is lacking and prints where the model is.
     pub fn execute(self) -> Result<()> {
         let mut shown = Transfers::default();
-        let path = fetch(&self.model, self.offline, &mut |transfer| shown.show(&self.model, transfer))?;
-        println!("{}", path.display());
-        Ok(())
+        let again = format!("diffmas fetch {}", self.model);
+        let path = fetch(&self.model, self.offline, &mut |transfer| shown.show(&again, transfer))?;
+        output::print(&path.display().to_string())
     }
 }
 
 /// The folder or file that `--model` means, fetched where necessary.
-pub fn resolve(model: &str, offline: bool) -> Result<PathBuf> {
+pub fn model(model: &str, offline: bool) -> Result<PathBuf> {
     let mut shown = Transfers::default();
-    resolve_model(model, offline, &mut |transfer| shown.show(model, transfer))
+    let again = format!("diffmas fetch {model}");
+    resolve_model(model, offline, &mut |transfer| shown.show(&again, transfer))
+}
+
+/// The folder that `--adapter` means, fetched where necessary.
+pub fn adapter(adapter: &Path, offline: bool) -> Result<PathBuf> {
+    let mut shown = Transfers::default();
+    resolve_adapter(adapter, offline, &mut |transfer| shown.show("the same command", transfer))
 }
 
 /// Transfers as people see them: a bar a file on a terminal, elsewhere a line at its start and every few seconds.
@@ -47,12 +54,12 @@ struct Transfers {
 }
 
 impl Transfers {
-    /// Shows one transfer; Ctrl-C ends it.
-    fn show(&mut self, model: &str, transfer: &Transfer) -> Result<()> {
+    /// Shows one transfer; Ctrl-C ends it, and `again` goes on.
+    fn show(&mut self, again: &str, transfer: &Transfer) -> Result<()> {
         const PAUSE: Duration = Duration::from_secs(10);
         if interrupt::requested() {
             return Err(Error::Interrupted(format!(
-                "stopped; what was fetched is kept. Go on with: diffmas fetch {model}"
+                "stopped; what was fetched is kept. Go on with: {again}"
             )));
         }
         if transfer.total == 0 {
@@ -69,7 +76,7 @@ impl Transfers {
             }
         } else if begins || self.said.is_none_or(|said| said.elapsed() >= PAUSE) {
             let (done, total) = (DecimalBytes(transfer.done), DecimalBytes(transfer.total));
-            eprintln!("fetching {}: {done} of {total}", transfer.file);
+            verbosity::note(format_args!("fetching {}: {done} of {total}", transfer.file));
             self.said = Some(Instant::now());
         }
         Ok(())
@@ -77,7 +84,7 @@ impl Transfers {
 
     fn begin(&mut self, transfer: &Transfer) {
         self.file = transfer.file.into();
-        self.bar = std::io::stderr().is_terminal().then(|| {
+        self.bar = (!verbosity::quiet() && std::io::stderr().is_terminal()).then(|| {
             let template = "{prefix} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left";
             let style = ProgressStyle::with_template(template).expect("a valid template");
             let bar = ProgressBar::new(transfer.total).with_style(style.progress_chars("=> "));

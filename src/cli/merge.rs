@@ -9,8 +9,8 @@ use diffmas::backbone::merge;
 use diffmas::checkpoint::StoredType;
 use diffmas::{Error, Result};
 
-use super::fetch;
 use super::options::Options;
+use super::{fetch, interrupt, output};
 
 /// Flags of `merge`.
 #[derive(Debug, Args)]
@@ -18,8 +18,8 @@ pub struct MergeCommand {
     /// Hugging Face folder, ORG/NAME[@REVISION] on the Hugging Face hub, or a known name (`diffmas models`)
     #[arg(long)]
     model: String,
-    /// PEFT adapter folder
-    #[arg(long, value_name = "DIR")]
+    /// PEFT adapter: a folder, or ORG/NAME[@REVISION] on the Hugging Face hub
+    #[arg(long)]
     adapter: PathBuf,
     /// Folder for the merged model
     #[arg(long, value_name = "DIR")]
@@ -27,33 +27,37 @@ pub struct MergeCommand {
     /// How weights are stored [as in the model]
     #[arg(long, value_enum)]
     dtype: Option<StoredType>,
-    /// Replace the output folder
+    /// Replace the merged model that the output folder holds
     #[arg(long)]
     overwrite: bool,
-    /// Fetch nothing: the model must be here or cached
+    /// Fetch nothing: model and adapter must be here or cached
     #[arg(long)]
     offline: bool,
 }
 
 impl MergeCommand {
     /// Merges and says where the model is.
-    pub fn execute(self) -> Result<()> {
+    pub fn execute(mut self) -> Result<()> {
+        self.adapter = fetch::adapter(&self.adapter, self.offline)?;
         self.check_adapter()?;
         self.check_output()?;
-        let base = fetch::resolve(&self.model, self.offline)?;
+        let base = fetch::model(&self.model, self.offline)?;
         if within(&base, &self.output) {
             return Err(Error::file(&self.output, "the output must not hold the model that is merged"));
         }
-        let dtype = merge(&base, &self.adapter, &self.output, self.dtype)?;
-        println!("merged model in {} ({})", self.output.display(), dtype.name());
-        Ok(())
+        let dtype =
+            merge(&base, &self.adapter, &self.output, self.dtype, |_| match interrupt::requested() {
+                true => Err(Error::Interrupted("interrupted; nothing was written".into())),
+                false => Ok(()),
+            })?;
+        output::print(&format!("merged model in {} ({})", self.output.display(), dtype.name()))
     }
 
     /// One set of weights must be able to stand for every role's.
     fn check_adapter(&self) -> Result<()> {
         let dir = &self.adapter;
         if !dir.is_dir() {
-            return Err(Error::file(dir, "there is no such adapter folder"));
+            return Err(Error::file(dir, "the adapter must be a folder, but this is a file"));
         }
         if !dir.join("adapter_config.json").exists() && holds_adapters(dir) {
             return Err(Error::file(
@@ -96,8 +100,20 @@ impl MergeCommand {
         if within(&self.adapter, dir) {
             return Err(Error::file(dir, "the output must not hold the adapter that is merged"));
         }
+        if occupied && !holds_model(dir) {
+            return Err(Error::file(
+                dir,
+                "the folder is not empty and holds no earlier merged model (no config.json with safetensors beside it), so \
+                 that --overwrite leaves it alone; give another --output",
+            ));
+        }
         Ok(())
     }
+}
+
+/// Whether the folder could be one that an earlier merge wrote.
+fn holds_model(dir: &Path) -> bool {
+    ["config.json", "model.safetensors"].iter().all(|name| dir.join(name).exists())
 }
 
 /// Whether a subfolder is a PEFT folder.

@@ -82,12 +82,13 @@ pub fn main() -> ExitCode {
     interrupt::install();
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) if output::closed() => ExitCode::SUCCESS,
         Err(Error::Interrupted(message)) => {
-            eprintln!("{message}");
+            verbosity::say(message);
             ExitCode::from(130)
         }
         Err(e) => {
-            eprintln!("error: {}", one_line(&e.to_string()));
+            verbosity::say(format_args!("error: {}", one_line(&e.to_string())));
             ExitCode::FAILURE
         }
     }

@@ -1,28 +1,23 @@
 //! `diffmas models`
 
-use std::io::{ErrorKind, Write};
-
+use diffmas::Result;
 use diffmas::checkpoint::hub::{CachedModel, KNOWN_MODELS, KnownModel, cached_models};
-use diffmas::{Error, Result};
 use indicatif::DecimalBytes;
+
+use super::output;
 
 /// Lists the models in the caches and the known ones.
 pub fn execute() -> Result<()> {
     let cached = cached_models()?;
     let nothing = if cached.is_empty() { "  nothing yet\n" } else { "" };
-    let text = format!(
+    output::print(&format!(
         "Cached:\n{nothing}{}\n\
          Models of the supported families (Llama, Qwen2, Qwen3), fetched at their first use:\n{}\n\
          Any other repository of these families: ORG/NAME, ORG/NAME@REVISION, ORG/NAME:FILE.gguf, as --model of any \
-         command or for `diffmas fetch`.\n",
+         command or for `diffmas fetch`.",
         table(cached.iter().map(cached_row).collect()),
         table(KNOWN_MODELS.iter().map(known_row).collect()),
-    );
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // A reader like `head` has seen enough.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::invalid(error)),
-        _ => Ok(()),
-    }
+    ))
 }
 
 fn cached_row(model: &CachedModel) -> [String; 4] {

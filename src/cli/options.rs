@@ -22,11 +22,11 @@ pub struct TeamArgs {
     /// (`diffmas models`)
     #[arg(long)]
     model: Option<String>,
-    /// Fetch nothing: the model must be here or cached
+    /// Fetch nothing: model and adapter must be here or cached
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     offline: Option<bool>,
-    /// PEFT adapter folder to start from
-    #[arg(long, value_name = "DIR")]
+    /// PEFT adapter to start from: a folder, or ORG/NAME[@REVISION] on the Hugging Face hub
+    #[arg(long)]
     adapter: Option<PathBuf>,
     /// Team file; without one, the planner, critic, refiner and solver of the DiffMAS paper
     #[arg(long, value_name = "FILE.toml")]
@@ -370,7 +370,8 @@ impl Options {
         self.offline = None; // of this machine now, not of the run
         self.team = Some(team.clone());
         self.backend = Some(backend.to_string());
-        for path in [&mut self.data, &mut self.eval_data, &mut self.adapter].into_iter().flatten() {
+        let paths = [&mut self.data, &mut self.eval_data, &mut self.adapter].into_iter().flatten();
+        for path in paths.filter(|path| path.exists()) {
             *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
         }
         if let Some(model) = &mut self.model

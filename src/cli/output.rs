@@ -3,10 +3,13 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use diffmas::checkpoint::write_atomic;
 use diffmas::{Error, Result};
 use serde::Serialize;
+
+static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Checks that `path`, given as `--flag`, can become an output file, before hours of work go into its content.
 pub fn check_file(path: &Path, flag: &str, overwrite: bool) -> Result<()> {
@@ -56,7 +59,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 /// # Errors
 /// If nobody reads it any more.
 pub fn print(line: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{line}").map_err(failed)
+    writeln!(io::stdout(), "{line}").map_err(failed)
 }
 
 /// Text on standard output as it comes, without white space at its ends.
@@ -65,7 +68,7 @@ pub struct Stream {
     started: bool,
     /// White space that is printed only before more text.
     held: String,
-    failed: Option<std::io::Error>,
+    failed: Option<io::Error>,
 }
 
 impl Stream {
@@ -75,7 +78,7 @@ impl Stream {
         let end = text.trim_end().len();
         if end > 0 {
             self.started = true;
-            let mut out = std::io::stdout();
+            let mut out = io::stdout();
             let written = write!(out, "{}{}", self.held, &text[..end]).and_then(|()| out.flush());
             self.failed = self.failed.take().or(written.err());
             self.held.clear();
@@ -95,6 +98,13 @@ impl Stream {
     }
 }
 
-fn failed(e: std::io::Error) -> Error {
+/// Whether printing failed because nobody reads standard output any more: a reader like `head` has seen enough, and the command
+/// may end without a word.
+pub fn closed() -> bool {
+    CLOSED.load(Ordering::SeqCst)
+}
+
+fn failed(e: io::Error) -> Error {
+    CLOSED.store(e.kind() == io::ErrorKind::BrokenPipe, Ordering::SeqCst);
     Error::file("standard output", format!("nothing can be written: {e}"))
 }

@@ -136,6 +136,9 @@ impl RunCommand {
         let room = self.generation.max_new_tokens;
         match (&self.data, &self.question) {
             (Some(path), _) => session.data(path, Answers::Optional, room).map(Some),
+            (None, Some(question)) if question.trim().is_empty() => {
+                Err(Error::invalid("--question is empty; without it, a chat begins"))
+            }
             (None, Some(question)) => {
                 let sample = Sample::question(question.as_str());
                 Ok(Some(vec![session.tokenize(Path::new("--question"), &sample, room)?]))
@@ -330,7 +333,16 @@ impl AnswerAll<'_> {
         device: &B::Device,
     ) -> Result<Left<B>> {
         let agents: Vec<&str> = team.config.agents.iter().map(|a| a.name.as_str()).collect();
-        let owner = TraceOwner { model: &self.answering.session.model.config, agents: &agents };
+        let fingerprint = team.fingerprint();
+        let owner = TraceOwner {
+            model: &self.answering.session.model.config,
+            fingerprint: &fingerprint,
+            agents: &agents,
+            vectors: team
+                .config
+                .vectors(team.answering().layers.len())
+                .map(|v| [v.num_vectors, v.vector_dim]),
+        };
         if let Some(path) = &self.command.load_trace {
             let trace = Trace::read(path, owner, device)?;
             self.check_loaded(path, &trace.start, samples)?;

@@ -1,6 +1,6 @@
 //! What every command does first: read model, team and data before any device is touched.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use diffmas::inference::{DecodeOptions, Writing};
 use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
 use diffmas::training::read_communication;
 use diffmas::{Error, Result};
+use rayon::prelude::*;
 
 use super::fetch;
 use super::options::Options;
@@ -20,6 +21,8 @@ pub struct Session {
     pub options: Options,
     pub team: TeamConfig,
     pub model: ModelFiles,
+    /// The folder that `--adapter` means.
+    adapter: Option<PathBuf>,
     prompts: Arc<PromptBuilder>,
 }
 
@@ -32,7 +35,9 @@ impl Session {
         if options.batch_size == Some(0) {
             return Err(Error::invalid("batch_size must be at least 1"));
         }
-        let model = ModelFiles::open(&fetch::resolve(name, options.offline.unwrap_or(false))?)?;
+        let offline = options.offline.unwrap_or(false);
+        let model = ModelFiles::open(&fetch::model(name, offline)?)?;
+        let adapter = options.adapter.as_deref().map(|a| fetch::adapter(a, offline)).transpose()?;
         let thinking = options.think.unwrap_or_default();
         let template = model.tokenizer.as_ref().and_then(|t| t.chat_template());
         if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {
@@ -45,12 +50,15 @@ impl Session {
         if let Some(vectors) = team.vectors(c.num_hidden_layers) {
             vectors.check(c.num_hidden_layers)?;
         }
-        Ok(Self { options, team, model, prompts: Arc::new(prompts) })
+        Ok(Self { options, team, model, adapter, prompts: Arc::new(prompts) })
     }
 
     /// Reads and tokenises a data file; `answer` tokens are left room for where a line has no target.
     pub fn data(&self, path: &Path, answers: Answers, answer: usize) -> Result<Vec<TokenizedSample>> {
-        read_jsonl(path, answers)?.iter().map(|s| self.tokenize(path, s, answer)).collect()
+        let samples = read_jsonl(path, answers)?;
+        // All of them before any error, so that it is that of the first line that has one.
+        let all: Vec<_> = samples.par_iter().map(|s| self.tokenize(path, s, answer)).collect();
+        all.into_iter().collect()
     }
 
     /// Tokenises one sample; `path` is named in errors.
@@ -96,7 +104,7 @@ impl Session {
     /// The adapters of `--adapter`, and into `model` the communication modules beside them; or none. A folder with communication
     /// modules alone is enough for a team that learned nothing else.
     pub fn adapters<B: ModelBackend>(&self, model: &mut TeamModel<B>) -> Result<AdapterSet<B>> {
-        let Some(dir) = &self.options.adapter else { return Ok(AdapterSet::none()) };
+        let Some(dir) = &self.adapter else { return Ok(AdapterSet::none()) };
         let needed = !model.modules().is_empty();
         if needed {
             let beside = dir.parent().unwrap_or(Path::new("."));

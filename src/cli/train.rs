@@ -20,7 +20,7 @@ use super::progress::Progress;
 use super::report::Report;
 use super::session::Session;
 use super::summary::Summary;
-use super::{eval, interrupt, verbosity};
+use super::{eval, interrupt, output, verbosity};
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
@@ -107,7 +107,7 @@ impl Job for Train<'_> {
             }
             Start::Resume => {
                 remove_leftovers(self.dir)?;
-                done = trainer.resume(self.dir, self.samples.len())?.unwrap_or(0);
+                done = trainer.resume(self.dir, &self.samples)?.unwrap_or(0);
                 verbosity::note(format_args!("going on after update {done} of {total}"));
             }
         }
@@ -137,7 +137,7 @@ impl Job for Train<'_> {
         write_communication(self.dir, trainer.model(), trainer.parameters())?;
         self.score(&trainer, &mut report, total)?;
         let text = self.session.model.tokenizer.is_some();
-        println!("{}", Summary { dir: self.dir, report: &report, text });
+        output::print(&Summary { dir: self.dir, report: &report, text }.to_string())?;
         self.show_an_answer(&trainer.team())
     }
 }
@@ -197,12 +197,12 @@ impl Train<'_> {
         let last = team.config.agents.len() - 1;
         let question = tokenizer.decode(&left.samples[0].prompts[last])?;
         let expected = tokenizer.decode(sample.target.as_deref().unwrap_or_default())?;
-        println!(
-            "\nheld-out line {}, as {} reads it:\n{question}",
-            sample.line, team.config.agents[last].name
-        );
-        println!("expected: {expected}\nanswered: {}", answer.trim());
-        Ok(())
+        output::print(&format!(
+            "\nheld-out line {}, as {} reads it:\n{question}\nexpected: {expected}\nanswered: {}",
+            sample.line,
+            team.config.agents[last].name,
+            answer.trim()
+        ))
     }
 
     /// Scores the held-out data, where there is any and it has not been scored after this update in an earlier session.

@@ -1,6 +1,6 @@
 //! How much the program says on standard error: `--quiet`, `--verbose`, `RUST_LOG`; no colour with `NO_COLOR` or in a file.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write, stderr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
@@ -30,8 +30,9 @@ impl Verbosity {
         };
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal() && !no_color)
+            .with_writer(stderr)
+            .log_internal_errors(false)
+            .with_ansi(stderr().is_terminal() && !no_color)
             .with_target(false)
             .without_time()
             .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level)))
@@ -47,6 +48,11 @@ pub fn quiet() -> bool {
 /// Prints a note on standard error, unless the user wants errors only.
 pub fn note(text: impl std::fmt::Display) {
     if !quiet() {
-        eprintln!("{text}");
+        say(text);
     }
+}
+
+/// Prints a line on standard error. Where nobody reads it any more, the work is still worth finishing.
+pub fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(stderr(), "{text}");
 }

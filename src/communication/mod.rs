@@ -19,4 +19,4 @@ pub use message::{Message, MessageLayout, Vectors};
 pub use segment::{Segment, SegmentLayout};
 pub use thought::{Thought, ThoughtLayout, Transmit};
 pub use trace::Trace;
-pub use trace_file::TraceOwner;
+pub use trace_file::{Fingerprint, TraceOwner};

@@ -1,32 +1,46 @@
 //! A trace on disk: upstream agents think on one machine, the final agent answers on another.
 //!
 //! One safetensors file with a key and a value `[B, G, n, d]` for each segment and layer, and the vectors `[B, 1, M, c]` of each message
-//! that has some. Its metadata names the model's sizes, the team, and where every position stands.
+//! that has some. Its metadata names the model's sizes, hashes of the weights of model and adapter, the team, and where every position
+//! stands.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use safetensors::tensor::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Message, MessageLayout, SegmentLayout, Trace};
 use crate::backbone::{BackboneConfig, Positions};
-use crate::checkpoint::{NamedTensors, write_safetensors};
+use crate::checkpoint::weights::first_non_finite;
+use crate::checkpoint::{NamedTensors, read_safetensors, read_safetensors_metadata, write_safetensors};
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "diffmas_trace_v1";
 
-/// Whose traces a file may hold: model and team must be the same where it is written and where it is read.
+/// SHA-256 of weights: teams with the same two read each other's traces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Of the frozen model.
+    pub model: String,
+    /// Of everything learned.
+    pub adapter: String,
+}
+
+/// Whose traces a file may hold: model, adapter and team must be the same where it is written and where it is read.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceOwner<'a> {
-    /// The model; sizes are compared, weights are not.
+    /// The model's sizes.
     pub model: &'a BackboneConfig,
+    /// The weights of model and adapter.
+    pub fingerprint: &'a Fingerprint,
     /// The agents' names in order, the final one last.
     pub agents: &'a [&'a str],
+    /// Vectors that an agent sends, and their width, where the channel has some.
+    pub vectors: Option<[usize; 2]>,
 }
 
 /// A message without its tensors, as the file's metadata holds it; lists are row-major.
@@ -81,6 +95,7 @@ impl<B: Backend> Trace<B> {
         let metadata = [
             ("format", FORMAT.to_string()),
             ("model", Value::Object(sizes(owner.model)).to_string()),
+            ("fingerprint", json!(owner.fingerprint).to_string()),
             ("agents", json!(owner.agents).to_string()),
             ("messages", serde_json::to_string(&layouts).map_err(|e| Error::file(path, e))?),
             ("start", json!(self.start).to_string()),
@@ -92,27 +107,17 @@ impl<B: Backend> Trace<B> {
     /// Reads what [`Trace::write`] wrote, onto `device`.
     ///
     /// # Errors
-    /// If the file cannot be read or is cut, is no trace, is one of another model or team, or holds tensors of other shapes or
-    /// numbers that are not finite.
+    /// If the file cannot be read or is cut, is no trace, is one of another model, adapter or team, or holds tensors of other shapes
+    /// or numbers that are not finite.
     pub fn read(path: &Path, owner: TraceOwner<'_>, device: &B::Device) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).map_err(|e| Error::file(path, format!("the trace cannot be read: {e}")))?;
-        let broken = |e: &dyn std::fmt::Display| {
-            Error::file(
-                path,
-                format!("this is no complete trace file ({e}); write it again with --save-trace"),
-            )
-        };
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| broken(&e))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e))?;
-        let about = Metadata { path, map: header.metadata().clone().unwrap_or_default() };
+        let about = Metadata { path, map: read_safetensors_metadata(path)? };
         about.check(owner)?;
         let start: Vec<u32> = about.get("start")?;
         let layouts: Vec<Layout> = about.get("messages")?;
-        let mut tensors: BTreeMap<String, _> = file.tensors().into_iter().collect();
+        let mut tensors = read_safetensors(path)?;
         let mut messages = Vec::new();
         for (m, layout) in layouts.into_iter().enumerate() {
-            let sender = about.sender(owner, &layout, start.len())?;
+            let sender = about.sender(owner, &layout, &start)?;
             let c = owner.model;
             let (rows, layers) = (start.len(), layout.segment.as_ref().map(|_| c.num_hidden_layers));
             let mut read = Vec::new();
@@ -124,20 +129,13 @@ impl<B: Backend> Trace<B> {
                     (_, Some((width, valid))) => [rows, 1, valid.len() / rows.max(1), *width],
                     _ => unreachable!("a message has tensors of what it holds"),
                 };
-                let missing = || Error::file(path, format!("the tensor `{name}` is missing"));
-                let stored = tensors.remove(&name).ok_or_else(missing)?;
-                if stored.dtype() != Dtype::F32 || stored.shape() != shape {
-                    let (dtype, found) = (stored.dtype(), stored.shape());
-                    let what = format!("the tensor `{name}` is {dtype} {found:?} instead of F32 {shape:?}");
-                    return Err(Error::file(path, what));
+                let error = |why: String| Error::file(path, format!("the tensor `{name}` {why}"));
+                let (found, values) = tensors.remove(&name).ok_or_else(|| error("is missing".into()))?;
+                if found != shape {
+                    return Err(error(format!("has the shape {found:?} instead of {shape:?}")));
                 }
-                let (words, _) = stored.data().as_chunks();
-                let values: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
-                if !values.iter().all(|x| x.is_finite()) {
-                    return Err(Error::file(
-                        path,
-                        format!("the tensor `{name}` holds a number that is not finite"),
-                    ));
+                if let Some(at) = first_non_finite(&values) {
+                    return Err(error(format!("is not finite: its value {at} is {}", values[at])));
                 }
                 read.push(Tensor::from_data(TensorData::new(values, shape), device));
             }
@@ -211,6 +209,17 @@ impl Metadata<'_> {
                 ));
             }
         }
+        let (theirs, ours) = (self.get::<Fingerprint>("fingerprint")?, owner.fingerprint);
+        for (what, theirs, ours) in
+            [("model", &theirs.model, &ours.model), ("adapter", &theirs.adapter, &ours.adapter)]
+        {
+            if theirs != ours {
+                return wrong(format!(
+                    "the trace was written with other weights of the {what} (SHA-256 {theirs:.12}…) than this run has \
+                     ({ours:.12}…); give the --model and --adapter that wrote it"
+                ));
+            }
+        }
         let agents: Vec<String> = self.get("agents")?;
         if agents != owner.agents {
             let (theirs, ours) = (agents.join(", "), owner.agents.join(", "));
@@ -219,15 +228,22 @@ impl Metadata<'_> {
         Ok(())
     }
 
-    /// The index of the upstream agent that sent a message, whose lists are checked.
-    fn sender(&self, owner: TraceOwner<'_>, layout: &Layout, rows: usize) -> Result<usize> {
+    /// The index of the upstream agent that sent a message, whose lists are checked: a segment has a position a row at least, and the
+    /// reader goes on after all of them.
+    fn sender(&self, owner: TraceOwner<'_>, layout: &Layout, start: &[u32]) -> Result<usize> {
         let upstream = &owner.agents[..owner.agents.len() - 1];
+        let rows = start.len();
         let stands = layout.segment.as_ref().is_none_or(|s| {
-            let size = rows.checked_mul(s.len);
-            s.len > 0 && s.prompt_len <= s.len && [s.position_ids.len(), s.valid.len()].map(Some) == [size; 2]
+            let count = rows.checked_mul(s.len).filter(|&count| count > 0);
+            s.prompt_len <= s.len
+                && [s.position_ids.len(), s.valid.len()].map(Some) == [count; 2]
+                && s.position_ids.chunks(s.len).zip(s.valid.chunks(s.len)).zip(start).all(
+                    |((ids, valid), start)| ids.iter().zip(valid).all(|(id, valid)| !valid || id < start),
+                )
         });
-        let vectors = layout.vectors.as_ref();
-        let counted = vectors.is_none_or(|(_, v)| rows > 0 && !v.is_empty() && v.len().is_multiple_of(rows));
+        let counted = layout.vectors.as_ref().is_none_or(|(width, valid)| {
+            owner.vectors.is_some_and(|[m, c]| *width == c && Some(valid.len()) == rows.checked_mul(m))
+        });
         let fits = stands && counted && (layout.segment.is_some() || layout.vectors.is_some());
         upstream.iter().position(|a| *a == layout.agent).filter(|_| fits).ok_or_else(|| {
             let agent = &layout.agent;

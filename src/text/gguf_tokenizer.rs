@@ -17,6 +17,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
+use crate::checkpoint::gguf::whole;
+
 type Result<T> = std::result::Result<T, String>;
 
 /// Llama 3's rule; Qwen 2 and 3 differ in the number of digits taken together.
@@ -153,17 +155,7 @@ fn strings<'a>(content: &'a Content, key: &str) -> Result<Vec<&'a str>> {
 }
 
 fn number(value: &Value) -> Option<u32> {
-    match *value {
-        Value::U8(n) => Some(n.into()),
-        Value::U16(n) => Some(n.into()),
-        Value::U32(n) => Some(n),
-        Value::U64(n) => n.try_into().ok(),
-        Value::I8(n) => n.try_into().ok(),
-        Value::I16(n) => n.try_into().ok(),
-        Value::I32(n) => n.try_into().ok(),
-        Value::I64(n) => n.try_into().ok(),
-        _ => None,
-    }
+    whole(value)?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod template_fixtures;
 pub mod tokenizer;
 pub mod toml_file;
 mod unique_json;
+mod words;
 
 pub use chat::{ChatMessage, ChatTemplate, Thinking};
 pub use data::{Answers, Sample, SampleIds, read_jsonl};

@@ -142,13 +142,25 @@ impl PromptBuilder {
     /// # Panics
     /// When the team has no agent `index`.
     pub fn messages(&self, path: &Path, sample: &Sample, index: usize) -> Result<Vec<ChatMessage>> {
-        self.messages_after(path, sample, index, &[])
+        self.messages_after(&self.context(sample, &[]), path, sample, index, &[])
+    }
+
+    /// The fields of a sample and what an agent found, as templates see them.
+    fn context(&self, sample: &Sample, inbox: &[(&str, String)]) -> minijinja::Value {
+        if !self.writes_inbox.contains(&true) {
+            return minijinja::Value::from_serialize(&sample.fields);
+        }
+        let texts = inbox.iter().map(|(sender, text)| json!({"sender": sender, "text": text}));
+        let mut fields = sample.fields.clone();
+        fields.insert("inbox".into(), texts.collect());
+        minijinja::Value::from_serialize(&fields)
     }
 
     /// The messages of [`PromptBuilder::messages`] for an agent that found the texts of `inbox`: sender and what it wrote. They stand
     /// before the user prompt, unless the agent's own prompts speak of `inbox`.
     fn messages_after(
         &self,
+        context: &minijinja::Value,
         path: &Path,
         sample: &Sample,
         index: usize,
@@ -168,17 +180,7 @@ impl PromptBuilder {
             }
             if self.parts[index][part] {
                 let field = FIELDS[part];
-                let found;
-                let fields = if self.writes_inbox[index] {
-                    let texts = inbox.iter().map(|(sender, text)| json!({"sender": sender, "text": text}));
-                    let mut fields = sample.fields.clone();
-                    fields.insert("inbox".into(), texts.collect());
-                    found = fields;
-                    &found
-                } else {
-                    &sample.fields
-                };
-                let mut content = self.render(&key(index, field), fields).map_err(|m| {
+                let mut content = self.render(&key(index, field), context, &sample.fields).map_err(|m| {
                     Error::line(path, sample.line, format!("agent `{name}`, `{field}` prompt: {m}"))
                 })?;
                 if part == USER && !self.writes_inbox[index] {
@@ -192,9 +194,14 @@ impl PromptBuilder {
         Ok(messages)
     }
 
-    fn render(&self, key: &str, fields: &Map<String, Value>) -> std::result::Result<String, String> {
+    fn render(
+        &self,
+        key: &str,
+        context: &minijinja::Value,
+        fields: &Map<String, Value>,
+    ) -> std::result::Result<String, String> {
         let template = self.templates.get_template(key).map_err(|e| describe(&e))?;
-        template.render(fields).map_err(|e| {
+        template.render(context).map_err(|e| {
             if e.kind() != ErrorKind::UndefinedError {
                 return describe(&e);
             }
@@ -276,7 +283,8 @@ impl PromptBuilder {
                     Ok((self.names[*sender].as_str(), tokenizer.decode(ids)?.trim().to_string()))
                 };
                 let inbox = inbox.iter().map(text).collect::<Result<Vec<_>>>()?;
-                let messages = self.messages_after(path, source, index, &inbox)?;
+                let context = self.context(source, &inbox);
+                let messages = self.messages_after(&context, path, source, index, &inbox)?;
                 self.encode_prompt(tokenizer, &messages).map_err(|e| {
                     Error::line(path, sample.line, format!("agent `{}`: {e}", self.names[index]))
                 })
@@ -303,9 +311,10 @@ impl PromptBuilder {
                     .into(),
             ));
         };
+        let context = self.context(sample, &[]);
         let mut prompts = Vec::with_capacity(self.names.len());
         for (index, name) in self.names.iter().enumerate() {
-            let messages = self.messages(path, sample, index)?;
+            let messages = self.messages_after(&context, path, sample, index, &[])?;
             let ids = self.encode_prompt(tokenizer, &messages);
             prompts.push(ids.map_err(|e| at_line(format!("agent `{name}`: {e}")))?);
         }

@@ -8,11 +8,13 @@ use serde_json::Value;
 use super::chat::ChatTemplate;
 use super::gguf_tokenizer;
 use super::stream::TextStream;
+use super::words::Words;
 use crate::error::{Error, Result};
 
 /// Text to token ids and back.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    words: Option<Words>,
     chat_template: Option<ChatTemplate>,
     end_of_turn: u32,
 }
@@ -111,7 +113,7 @@ impl Tokenizer {
         // A file may ask for texts to be cut or filled up; what we encode stays as it is.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(Error::invalid)?;
-        Ok(Self { inner, chat_template, end_of_turn })
+        Ok(Self { words: Words::of(&inner), inner, chat_template, end_of_turn })
     }
 
     /// The token ids of `text`. Special tokens written out in the text are recognised; none are added.
@@ -119,11 +121,11 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(|e| Error::invalid(format!("the text cannot be tokenised: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        let by_words = self.words.as_ref().and_then(|words| words.encode(&self.inner, text));
+        let whole = || Ok(self.inner.encode_fast(text, false)?.get_ids().to_vec());
+        by_words
+            .unwrap_or_else(whole)
+            .map_err(|e| Error::invalid(format!("the text cannot be tokenised: {e}")))
     }
 
     /// The text of `ids`, without special tokens.

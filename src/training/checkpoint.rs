@@ -9,6 +9,7 @@ use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::Optimizer;
 use crate::agents::{AdapterSet, TeamModel};
@@ -16,6 +17,7 @@ use crate::backbone::Parameters;
 use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
 use crate::communication::{ChannelKind, OverwriteUpdate, VectorsConfig};
 use crate::error::{Error, Result};
+use crate::text::TokenizedSample;
 
 /// The communication modules' weights and settings, beside the adapter.
 const WEIGHTS: &str = "communication.safetensors";
@@ -28,10 +30,35 @@ pub struct CheckpointState {
     pub step: usize,
     /// Seed of the order of samples.
     pub seed: u64,
-    /// Samples in the training data, to notice that the data changed.
-    pub samples: usize,
+    /// The training data, to notice that it changed.
+    pub data: DataMark,
     /// Updates skipped in a row.
     pub skipped_in_a_row: usize,
+}
+
+/// What a checkpoint remembers of the training data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataMark {
+    /// How many samples there are.
+    pub samples: usize,
+    /// SHA-256 of all prompts, targets and expert texts.
+    pub sha256: String,
+}
+
+impl DataMark {
+    /// The mark of `samples`.
+    pub fn new(samples: &[TokenizedSample]) -> Self {
+        let mut hash = Sha256::new();
+        for sample in samples {
+            let experts = sample.experts.iter().flatten();
+            for ids in sample.prompts.iter().chain(&sample.target).chain(experts) {
+                // With the length before them, ids cannot move from one list to the next unseen.
+                hash.update((ids.len() as u64).to_le_bytes());
+                hash.update(ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+            }
+        }
+        Self { samples: samples.len(), sha256: format!("{:x}", hash.finalize()) }
+    }
 }
 
 /// What must be the same in a team that reads communication modules and in the one that wrote them.

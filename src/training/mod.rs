@@ -13,7 +13,7 @@ mod tensorboard;
 mod trainer;
 
 pub use checkpoint::{
-    CheckpointState, read_checkpoint, read_communication, write_checkpoint, write_communication,
+    CheckpointState, DataMark, read_checkpoint, read_communication, write_checkpoint, write_communication,
 };
 pub use config::{TraceGradient, TrainConfig};
 pub use curriculum::{Curriculum, competence};

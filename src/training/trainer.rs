@@ -8,8 +8,9 @@ use std::time::Instant;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{
-    CheckpointState, Optimizer, Phase, Sampler, StepMetrics, TrainConfig, Trainable, clip, competence,
-    frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute, write_checkpoint,
+    CheckpointState, DataMark, Optimizer, Phase, Sampler, StepMetrics, TrainConfig, Trainable, clip,
+    competence, frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute,
+    write_checkpoint,
 };
 use crate::agents::{
     AdapterScope, AdapterSet, ChannelKind, Dropout, LossWeights, Team, TeamBatch, TeamModel, TeamPlan,
@@ -130,19 +131,23 @@ impl<B: ModelBackend> Trainer<B> {
     ///
     /// # Errors
     /// If no checkpoint can be read, or it is of other data or another seed.
-    pub fn resume(&mut self, output: &Path, samples: usize) -> Result<Option<usize>> {
+    pub fn resume(&mut self, output: &Path, samples: &[TokenizedSample]) -> Result<Option<usize>> {
         let Some((parameters, state)) =
             read_checkpoint(output, &self.model, &self.adapters, &mut self.optimizer)?
         else {
             return Ok(None);
         };
-        if state.seed != self.config.seed || state.samples != samples {
+        let data = DataMark::new(samples);
+        if state.seed != self.config.seed || state.data != data {
+            let describe = |seed: u64, data: &DataMark| {
+                format!("seed {seed} and {} samples (SHA-256 {:.12}…)", data.samples, data.sha256)
+            };
+            let (theirs, ours) = (describe(state.seed, &state.data), describe(self.config.seed, &data));
             return Err(Error::file(
                 output,
                 format!(
-                    "the checkpoint is of seed {} and {} samples, but this run has seed {} and {samples} samples; \
-                     a resumed run needs the same data and settings",
-                    state.seed, state.samples, self.config.seed
+                    "the checkpoint is of {theirs}, but this run has {ours}; a resumed run needs the same data, \
+                     prompts and settings"
                 ),
             ));
         }
@@ -318,6 +323,7 @@ impl<B: ModelBackend> Trainer<B> {
         }
         let difficulties = c.curriculum.difficulties(samples)?;
         let grown = c.curriculum_steps.unwrap_or(total.div_ceil(2));
+        let data = DataMark::new(samples);
         let mut saved = self.step;
         while self.step < total {
             if stop.load(Ordering::SeqCst) {
@@ -353,7 +359,7 @@ impl<B: ModelBackend> Trainer<B> {
             let hopeless = self.skipped_in_a_row >= self.config.max_skipped_updates;
             if hopeless || self.step.is_multiple_of(self.config.save_steps) {
                 saved = self.step;
-                self.save(output, samples.len(), &mut on_event)?;
+                self.save(output, &data, &mut on_event)?;
             }
             if hopeless {
                 return Err(Error::invalid(format!(
@@ -364,7 +370,7 @@ impl<B: ModelBackend> Trainer<B> {
             }
         }
         if saved != self.step {
-            self.save(output, samples.len(), &mut on_event)?;
+            self.save(output, &data, &mut on_event)?;
         }
         Ok(if self.step < total { StopReason::Interrupted } else { StopReason::Finished })
     }
@@ -398,14 +404,14 @@ impl<B: ModelBackend> Trainer<B> {
     fn save(
         &self,
         output: Option<&Path>,
-        samples: usize,
+        data: &DataMark,
         on_event: &mut impl FnMut(Event<'_>) -> Result<()>,
     ) -> Result<()> {
         let Some(output) = output else { return Ok(()) };
         let state = CheckpointState {
             step: self.step,
             seed: self.config.seed,
-            samples,
+            data: data.clone(),
             skipped_in_a_row: self.skipped_in_a_row,
         };
         let keep = self.config.save_total_limit;

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::shared::{Place, failure, says, tokenizer};
+use crate::shared::{Place, failure, golden, says, tokenizer};
 
 /// What the program says about the tiny Llama with a changed `config.json`.
 #[track_caller]
@@ -53,7 +53,9 @@ fn a_configuration_that_is_missing_or_broken_names_the_file() {
     fs::write(model.join("config.json"), "{\n\"model_type\": \"llama\",\n").unwrap();
     says(&failure(place.eval(&[&"--model", &model])), &["config.json, line 3"]);
     fs::remove_file(model.join("config.json")).unwrap();
-    says(&failure(place.eval(&[&"--model", &model])), &["config.json", "cannot be read"]);
+    says(&failure(place.eval(&[&"--model", &model])), &["model: the folder has no `config.json`", ".gguf"]);
+    let adapter = golden("tiny-llama").join("adapter");
+    says(&failure(place.eval(&[&"--model", &adapter])), &["give it as --adapter"]);
 }
 
 #[test]

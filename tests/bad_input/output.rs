@@ -61,6 +61,24 @@ fn a_folder_that_is_not_empty_is_kept_without_a_flag_and_a_foreign_one_with_any(
 }
 
 #[test]
+fn merging_overwrites_a_merged_model_and_nothing_else() {
+    let place = Place::new();
+    let (model, adapter) = (golden("tiny-llama").join("model"), golden("tiny-llama").join("adapter"));
+    let merge = |output: &str| {
+        let output = place.path(output);
+        diffmas(&[&"merge", &"--model", &model, &"--adapter", &adapter, &"--output", &output, &"--overwrite"])
+    };
+    place.write("home/thesis.tex", "years of work");
+    place.write("home/config.json", "{}");
+    says(&failure(merge("home")), &["home", "holds no earlier merged model", "give another --output"]);
+    assert_eq!(tree(&place.path("home")), ["config.json", "thesis.tex"]);
+    for _ in 0..2 {
+        merge("merged").assert().success();
+    }
+    assert!(tree(&place.path("merged")).contains(&"model.safetensors".to_string()));
+}
+
+#[test]
 fn overwriting_does_not_delete_what_it_reads() {
     let place = Place::new();
     let out = place.path("out");

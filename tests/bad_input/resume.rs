@@ -81,6 +81,8 @@ fn other_data_or_another_model_under_a_checkpoint_is_refused() {
     other.arg("--model").arg(golden("tiny-qwen2").join("model"));
     says(&failure(other), &["step-2", "model.layers."]);
     let first = fs::read_to_string(place.path("data.jsonl")).unwrap();
+    place.write("data.jsonl", first.replacen("20", "22", 1));
+    says(&failure(resume(&out)), &["3 samples (SHA-256 ", "same data"]);
     place.write("data.jsonl", first.lines().next().unwrap());
     says(&failure(resume(&out)), &["3 samples", "1 samples", "same data"]);
 }

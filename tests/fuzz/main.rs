@@ -88,6 +88,11 @@ fn team() {
 }
 
 #[test]
+fn trace() {
+    fuzz("trace");
+}
+
+#[test]
 #[ignore = "writes fuzz/corpus, from which `cargo fuzz` starts"]
 fn the_valid_files_are_written_as_the_corpus_of_cargo_fuzz() {
     for (name, _) in TARGETS {

@@ -2,11 +2,16 @@
 
 use std::fs;
 
+use burn::tensor::Tensor;
 use diffmas::agents::TeamConfig;
+use diffmas::backbone::{KeyValues, Positions};
+use diffmas::backends::{Flex, KeyValueBlock};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
+use diffmas::communication::{Message, Segment, Trace, Vectors};
 use serde_json::json;
 
 use crate::shared::{gguf, golden, line};
+use crate::targets::with_trace_owner;
 
 /// Valid files for the target `name`.
 pub fn of(name: &str) -> Vec<Vec<u8>> {
@@ -18,6 +23,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         }
         "model_config" => models(),
         "jsonl" => vec![data()],
+        "trace" => vec![two_messages()],
         "team" => vec![toml::to_string(&TeamConfig::preset()).unwrap().into(), small_team()],
         _ => panic!("no valid file for the target `{name}`"),
     }
@@ -85,4 +91,24 @@ fn small_team() -> Vec<u8> {
      system = '''{% if level is defined %}{{ level | upper }}{% endif %}'''\nuser = \"{{ question }}\"\n\
      latent_steps = 2\n\n[[agents]]\nname = \"b\"\nuser = \"{{ question[:3] ~ 'x' }}\"\n"
         .into()
+}
+
+/// The trace of two agents and two rows, one of them padded; the second agent sends vectors, too.
+fn two_messages() -> Vec<u8> {
+    let message = |sender: usize, ids: [u32; 6]| {
+        let part = |x: f32| Tensor::<Flex, 4>::full([2, 2, 3, 2], x, &Default::default());
+        let valid = vec![true, true, true, false, true, true];
+        let positions = Positions { batch: 2, len: 3, ids: ids.to_vec(), valid };
+        let layers = vec![KeyValueBlock { key: part(0.5), value: part(-1.0) }];
+        let segment = Some(Segment { prompt_len: 2, kv: KeyValues { layers, positions } });
+        let values = Tensor::full([2, 2, 3], 0.25, &Default::default());
+        let vectors = (sender == 1).then(|| Vectors { values, valid: vec![true, false, true, true] });
+        Message { sender, segment, vectors }
+    };
+    let messages = vec![message(0, [0, 1, 2, 0, 0, 1]), message(1, [3, 4, 5, 2, 2, 3])];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let trace = Trace { messages, start: vec![6, 4] };
+    with_trace_owner(|owner| trace.write(&path, owner)).unwrap();
+    fs::read(path).unwrap()
 }

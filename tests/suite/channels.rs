@@ -468,7 +468,7 @@ impl Job for Phases {
             copy(&checkpoints.join(&name), &cut.path().join("checkpoints").join(&name));
             let g = load();
             let mut resumed = g.trainer(config.clone());
-            assert_eq!(resumed.resume(cut.path(), g.samples.len()).unwrap(), Some(step));
+            assert_eq!(resumed.resume(cut.path(), &g.samples).unwrap(), Some(step));
             resumed.train(&g.samples, None, &stop, |_| Ok(())).unwrap();
             for (name, value) in trainer.parameters().iter() {
                 assert_eq!(values(value), values(resumed.parameters().get(name)), "{name} after step {step}");

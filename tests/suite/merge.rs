@@ -1,6 +1,7 @@
 //! A merged model computes what base and adapter compute.
 
 use crate::common::*;
+use diffmas::Error;
 use diffmas::agents::AdapterScope;
 use diffmas::backbone::{Backbone, ModelFiles, Positions, merge};
 use diffmas::backends::{Job, ModelBackend};
@@ -17,7 +18,12 @@ impl Job for SameScores {
         let dir = tempfile::tempdir().unwrap();
         let merged = dir.path().join("merged");
         let (base, adapter) = (folder(self.0).join("model"), folder(self.0).join("adapter"));
-        assert_eq!(merge(&base, &adapter, &merged, None).unwrap(), StoredType::Float32);
+        let stopped = merge(&base, &adapter, &merged, None, |name| match name.contains("layers.1.") {
+            true => Err(Error::invalid("stopped")),
+            false => Ok(()),
+        });
+        assert!(stopped.unwrap_err().to_string() == "stopped" && !merged.exists());
+        assert_eq!(merge(&base, &adapter, &merged, None, |_| Ok(())).unwrap(), StoredType::Float32);
         let merged = ModelFiles::open(&merged).unwrap().load::<B>(&device).unwrap();
         let ids = &golden.samples[0].prompts[0];
         let want = logits(&adapted, ids);

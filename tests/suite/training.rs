@@ -7,6 +7,7 @@ use crate::common::*;
 use burn::tensor::Tensor;
 use diffmas::agents::{AdapterScope, FeedKind};
 use diffmas::backends::{Job, ModelBackend};
+use diffmas::text::TokenizedSample;
 use diffmas::training::{Event, StopReason, TrainConfig, Trainer};
 
 fn config() -> TrainConfig {
@@ -65,7 +66,7 @@ impl Job for Resume<'_> {
         });
         assert_eq!(reason.unwrap(), StopReason::Interrupted);
         let mut second = g.trainer(config());
-        assert_eq!(second.resume(self.0, g.samples.len()).unwrap(), Some(3));
+        assert_eq!(second.resume(self.0, &g.samples).unwrap(), Some(3));
         let mut resumed = Vec::new();
         second
             .train(&g.samples, Some(self.0), &never, |e| {
@@ -83,13 +84,20 @@ impl Job for Resume<'_> {
         let bytes = std::fs::read(&newest).unwrap();
         std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
         let mut third = g.trainer(config());
-        assert_eq!(third.resume(self.0, g.samples.len()).unwrap(), Some(4));
+        assert_eq!(third.resume(self.0, &g.samples).unwrap(), Some(4));
         third.train(&g.samples, None, &never, |_| Ok(())).unwrap();
         assert_eq!(bits(&third), bits(&whole), "parameters after resuming from the earlier checkpoint");
 
         // Other data is refused.
-        let e = g.trainer(config()).resume(self.0, 2).unwrap_err().to_string();
+        let refusal = |samples: &[TokenizedSample]| {
+            g.trainer(config()).resume(self.0, samples).unwrap_err().to_string()
+        };
+        let e = refusal(&g.samples[..2]);
         assert!(e.contains("3 samples") && e.contains("2 samples"), "{e}");
+        let mut other = g.samples.clone();
+        other[1].prompts[0][0] += 1;
+        let e = refusal(&other);
+        assert!(e.matches("3 samples").count() == 2 && e.contains("same data"), "{e}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{BackboneConfig, Family, RopeConfig, RopeScaling};
 use crate::checkpoint::candle_message;
-use crate::checkpoint::gguf::architecture;
+use crate::checkpoint::gguf::{architecture, whole};
 use crate::error::{Error, Result};
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
@@ -156,19 +156,6 @@ impl Meta<'_> {
         ids.dedup();
         ids
     }
-}
-
-/// A number that is not negative, of any integer type.
-fn whole(value: &Value) -> Option<usize> {
-    let number = match *value {
-        Value::I8(number) => i64::from(number).try_into().ok()?,
-        Value::I16(number) => i64::from(number).try_into().ok()?,
-        Value::I32(number) => i64::from(number).try_into().ok()?,
-        Value::I64(number) => number.try_into().ok()?,
-        Value::Bool(_) => return None,
-        ref other => other.to_u64().ok()?,
-    };
-    usize::try_from(number).ok()
 }
 
 #[cfg(test)]

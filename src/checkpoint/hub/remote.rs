@@ -1,5 +1,6 @@
 //! The Hugging Face hub: a repository's list of files, and its files one by one into the hub's cache.
 
+use super::cache::login_token;
 use super::fetch::{OnTransfer, Transfer};
 use super::hash::{is_sha256, sha256_of};
 use super::name::HubName;
@@ -44,7 +45,7 @@ impl Hub {
         let set = |name| std::env::var(name).ok().map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         let endpoint = endpoint.trim_end_matches('/').to_string();
-        let token = set("HF_TOKEN").or_else(|| cache.token());
+        let token = set("HF_TOKEN").or_else(login_token);
         let api = ApiBuilder::from_cache(cache.clone())
             .with_endpoint(endpoint.clone())
             .with_token(token)

@@ -1,7 +1,8 @@
-//! Which files of a repository make up a model: its own list of files decides.
+//! Which files of a repository make up a model or an adapter: its own list of files decides.
 
 use super::name::HubName;
 use crate::checkpoint::fields::Fields;
+use crate::checkpoint::peft;
 use crate::checkpoint::safetensors::{INDEX, SINGLE, weight_map};
 use crate::error::Result;
 use std::collections::BTreeSet;
@@ -17,11 +18,30 @@ const BESIDE: [&str; 6] = [
     "special_tokens_map.json",
 ];
 
+/// What a repository is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// What `--model` takes.
+    Model,
+    /// What `--adapter` takes: a PEFT folder.
+    Adapter,
+}
+
+impl Wanted {
+    /// What to do instead of asking the hub.
+    pub fn elsewhere(self) -> &'static str {
+        match self {
+            Self::Model => "give --model a folder or GGUF file",
+            Self::Adapter => "give --adapter a folder",
+        }
+    }
+}
+
 /// What is fetched of a repository.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Selection {
-    /// A folder of these files and then one of weights.
-    Single(Vec<String>),
+    /// A folder of these files, weights last.
+    Folder(Vec<String>),
     /// A folder of these files, the last of which is an index, and then the shards that it names.
     Sharded(Vec<String>),
     /// One GGUF file.
@@ -31,9 +51,19 @@ pub(super) enum Selection {
 /// The files to fetch out of those that the repository lists.
 ///
 /// # Errors
-/// When there is no model among them, or more than one; the sentence says what to ask for instead.
-pub(super) fn select(name: &HubName, files: &[String]) -> std::result::Result<Selection, String> {
+/// When what is wanted is not among them, or more than once; the sentence says what to ask for instead.
+pub(super) fn select(
+    name: &HubName,
+    wanted: Wanted,
+    files: &[String],
+) -> std::result::Result<Selection, String> {
     let has = |file: &str| files.iter().any(|f| f == file);
+    if wanted == Wanted::Adapter {
+        return match peft::FILES.iter().find(|file| !has(file)) {
+            Some(file) => Err(format!("it has no `{file}`, so it is no PEFT adapter with safetensors")),
+            None => Ok(Selection::Folder(peft::FILES.map(String::from).to_vec())),
+        };
+    }
     let ggufs: Vec<&str> = ggufs(files.iter().map(String::as_str));
     if let Some(file) = &name.file {
         return match (has(file), ggufs.is_empty()) {
@@ -49,14 +79,15 @@ pub(super) fn select(name: &HubName, files: &[String]) -> std::result::Result<Se
         let mut beside: Vec<String> =
             BESIDE.iter().filter(|file| has(file)).map(|file| file.to_string()).collect();
         if has(SINGLE) {
-            return Ok(Selection::Single(beside));
+            beside.push(SINGLE.into());
+            return Ok(Selection::Folder(beside));
         }
         beside.push(INDEX.into());
         return Ok(Selection::Sharded(beside));
     }
     match ggufs[..] {
-        [] if has("adapter_config.json") => {
-            Err("it holds an adapter, not a model; download it and give it as `--adapter`".into())
+        [] if has(peft::FILES[0]) => {
+            Err(format!("it holds an adapter, not a model; give it as `--adapter {name}`"))
         }
         [] if files.iter().any(|file| file.ends_with(".bin") || file.ends_with(".pth")) => {
             Err("it has no safetensors, only PyTorch's own format; look for a conversion to safetensors or \
@@ -92,7 +123,7 @@ mod tests {
 
     fn selected(name: &str, files: &[&str]) -> std::result::Result<Selection, String> {
         let files: Vec<String> = files.iter().map(|file| file.to_string()).collect();
-        select(&HubName::parse(name).unwrap(), &files)
+        select(&HubName::parse(name).unwrap(), Wanted::Model, &files)
     }
 
     fn names(files: &[&str]) -> Vec<String> {
@@ -102,7 +133,7 @@ mod tests {
     #[test]
     fn safetensors_come_with_what_describes_them_and_before_gguf() {
         let files = ["README.md", "tokenizer.json", "model.safetensors", "config.json", "a.gguf", "x.bin"];
-        let expected = Selection::Single(names(&["config.json", "tokenizer.json"]));
+        let expected = Selection::Folder(names(&["config.json", "tokenizer.json", SINGLE]));
         assert_eq!(selected("o/n", &files), Ok(expected));
         assert_eq!(selected("o/n:a.gguf", &files), Ok(Selection::Gguf("a.gguf".into())));
         let sharded = [INDEX, "config.json", "model-00001-of-00002.safetensors"];

@@ -5,5 +5,5 @@ mod read;
 mod write;
 
 pub(super) use index::{INDEX, SINGLE, is_within, weight_map};
-pub use read::{SafetensorsWeights, read_safetensors};
+pub use read::{SafetensorsWeights, read_safetensors, read_safetensors_metadata};
 pub use write::{NamedTensors, StoredType, write_safetensors, write_tensors};

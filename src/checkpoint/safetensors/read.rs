@@ -10,7 +10,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 /// The weights of a Hugging Face folder: `model.safetensors` or the shards of its index.
@@ -128,6 +128,15 @@ pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
     let read =
         |(name, tensor): (&String, &Stored)| Ok((name.clone(), (tensor.shape.clone(), shard.read(name)?)));
     shard.tensors.iter().map(read).collect()
+}
+
+/// The metadata in the header of one safetensors file; empty where it has none.
+///
+/// # Errors
+/// When the file cannot be read or its header is wrong.
+pub fn read_safetensors_metadata(path: &Path) -> Result<HashMap<String, String>> {
+    let (_, header) = read_header(&PositionedFile::open(path)?)?;
+    Ok(header.metadata().clone().unwrap_or_default())
 }
 
 /// Where and how one tensor is stored.
