@@ -23,9 +23,8 @@ impl<B: ModelBackend> Channel<B> for Window {
     /// The form of a message, known before any tensor is.
     fn layout(&self, thought: &ThoughtLayout) -> MessageLayout {
         let mut segment = thought.segment();
-        let len = segment.positions.len;
-        let from = len.saturating_sub(self.0);
-        segment.positions = segment.positions.slice(from, len);
+        let from = segment.positions.len.saturating_sub(self.0);
+        segment.positions = segment.positions.slice(from, segment.positions.len);
         segment.prompt_len = segment.prompt_len.saturating_sub(from);
         MessageLayout { segment: Some(segment), vectors: None }
     }
@@ -33,9 +32,8 @@ impl<B: ModelBackend> Channel<B> for Window {
     /// The message itself. What a reader does with it is the trace's way: it attends to the keys and values.
     fn send(&self, parameters: &Parameters<B>, thought: &Thought<B>, _trace: &Trace<B>) -> Message<B> {
         let mut segment = thought.segment();
-        let len = segment.kv.len();
-        let from = len.saturating_sub(self.0);
-        segment.kv = segment.kv.slice(from, len);
+        let from = segment.kv.len().saturating_sub(self.0);
+        segment.kv = segment.kv.slice(from, segment.kv.len());
         segment.prompt_len = segment.prompt_len.saturating_sub(from);
         let gain: Tensor<B, 4> = parameters.get("window.gain").clone().unsqueeze();
         for block in &mut segment.kv.layers {
@@ -61,8 +59,8 @@ impl Job for Positions {
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let model = team(self.0.load::<B>(&device)?, 2);
         let prompts = PromptBuilder::new(&model.config.agents, self.0.tokenizer.clone())?;
-        let sample =
-            prompts.build("question".as_ref(), &Sample::question(self.1), self.0.config.vocab_size)?;
+        let (question, vocab) = (Sample::question(self.1), self.0.config.vocab_size);
+        let sample = prompts.build("question".as_ref(), &question, vocab)?;
         let none = AdapterSet::none();
         let team = model.bind(&none, &model.parameters(&none));
         Ok(team.think_all(&TeamBatch::new(&[&sample])).positions(0))

@@ -46,11 +46,8 @@ impl Job for Ask<'_> {
             return Err(Error::file(&self.model.path, "the model has no tokenizer"));
         };
         let prompts = PromptBuilder::new(&team.agents, Some(tokenizer.clone()))?;
-        let sample = prompts.build(
-            "question".as_ref(),
-            &Sample::question(self.question),
-            self.model.config.vocab_size,
-        )?;
+        let (question, vocab) = (Sample::question(self.question), self.model.config.vocab_size);
+        let sample = prompts.build("question".as_ref(), &question, vocab)?;
         let batch = TeamBatch::new(&[&sample]);
         let model = TeamModel::new(team, self.model.load::<B>(&device)?, 0);
         let adapters = AdapterSet::none();

@@ -42,9 +42,8 @@ impl Job for Ask<'_> {
             return Err(Error::file(&self.model.path, "the model has no tokenizer"));
         };
         let prompts = PromptBuilder::new(&team.agents, Some(tokenizer.clone()))?;
-        let sample = Sample::question(self.question);
-        let batch =
-            TeamBatch::new(&[&prompts.build("question".as_ref(), &sample, self.model.config.vocab_size)?]);
+        let (question, vocab) = (Sample::question(self.question), self.model.config.vocab_size);
+        let batch = TeamBatch::new(&[&prompts.build("question".as_ref(), &question, vocab)?]);
 
         // 2. The team on a device. `AdapterSet::read` in place of `none` gives it what it learned.
         let model = TeamModel::new(team, self.model.load::<B>(&device)?, 0);

@@ -37,7 +37,7 @@
 //! everything else on `B`. [`BackendKind::run`](backends::BackendKind::run) is the one place where a name becomes a type.
 //!
 //! - [`backbone`]: the transformer, its files, LoRA
-//! - [`communication`]: segments and the trace
+//! - [`communication`]: messages and the trace, channels
 //! - [`agents`]: roles, prompts on a batch, a team as a DAG of stages
 //! - [`training`]: the recomputation driver, a loop that resumes bit-identically, TensorBoard events
 //! - [`inference`] and [`evaluation`]: answers; scores with real messages and with controls

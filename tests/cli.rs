@@ -293,7 +293,7 @@ fn wrong_input_is_answered_with_a_sentence() {
     assert!(e.contains("clown") && e.contains("planner"), "{e}");
     assert!(failure(eval(&data, &["--trace", "reel"]), 2).contains("shuffled"));
     assert!(failure(eval(&data, &["--backend", "abacus"]), 1).contains("abacus"));
-    assert!(failure(eval(&data, &["--channel", "vectors"]), 1).contains("not supported yet"));
+    assert!(failure(eval(&data, &["--channel", "vector"]), 2).contains("did you mean `vectors`"));
     let e = failure(eval(&data, &["--latent-steps", "5000"]), 1);
     assert!(e.contains("2048") && e.contains("line 1"), "{e}");
     let e = failure(eval(&data, &["--transmit", "latent", "--latent-steps", "0"]), 1);

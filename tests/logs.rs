@@ -44,9 +44,15 @@ fn the_smoke_recipe_leaves_metrics_a_table_curves_and_a_command_that_works() {
     let (header, rows) = table(&dir.join("metrics.csv"));
     let columns = [
         "step",
+        "phase",
         "loss",
+        "trajectory_loss",
         "learning_rate",
         "grad_norm",
+        "clip_factor",
+        "competence",
+        "dropped_senders",
+        "dropped_positions",
         "trace_grad_norm/planner",
         "trace_grad_norm/critic",
         "trace_grad_norm/refiner",
@@ -94,7 +100,7 @@ fn a_resumed_run_keeps_one_table_and_the_score_before_training() {
     fs::write(dir.join("metrics.jsonl"), &metrics[..metrics.len() - 20]).unwrap();
     let said = diffmas(["train", "--resume", "--output", output]);
     let again = (table(&dir.join("metrics.csv")).1, lines(&dir.join("eval_metrics.jsonl")));
-    let losses = |rows: &[Vec<Option<f64>>]| rows.iter().map(|r| (r[0], r[1])).collect::<Vec<_>>();
+    let losses = |rows: &[Vec<Option<f64>>]| rows.iter().map(|r| (r[0], r[2])).collect::<Vec<_>>();
     assert_eq!(losses(&again.0), losses(&first.0));
     assert_eq!(again.1, first.1);
     assert_eq!(event_files(&dir), 2);

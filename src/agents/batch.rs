@@ -172,6 +172,26 @@ pub fn check_context(
     answer: usize,
     max_positions: usize,
 ) -> Result<()> {
+    // Checked before anything of that size is made; the sum over agents is checked with their places.
+    let most = |j: usize| sample.prompts[j].len().saturating_add(config.steps(j));
+    if (0..config.agents.len()).all(|j| most(j) <= max_positions) {
+        return check_places(config, sample, answer, max_positions);
+    }
+    let (longest, n) =
+        (0..config.agents.len()).map(|j| (j, most(j))).max_by_key(|(_, n)| *n).expect("an agent");
+    Err(Error::invalid(format!(
+        "line {}: prompt and latent positions of agent `{}` are {n}, but the model has {max_positions} \
+         (max_position_embeddings); shorten its prompt or lower latent_steps",
+        sample.line, config.agents[longest].name
+    )))
+}
+
+fn check_places(
+    config: &TeamConfig,
+    sample: &TokenizedSample,
+    answer: usize,
+    max_positions: usize,
+) -> Result<()> {
     let batch = TeamBatch::new(&[sample]);
     let segments = matches!(config.channel, ChannelKind::Trace | ChannelKind::Hybrid);
     let plan = TeamPlan::new(config, &batch, |thought| MessageLayout {

@@ -138,7 +138,7 @@ fn describe(e: &Evaluation) -> String {
         format!(", accuracy {:.1} % [{low:.1}, {high:.1}] of {}", 100.0 * a.accuracy, a.checked)
     });
     format!(
-        "trace {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({} samples, {} target tokens, {} a message)",
+        "trace {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({} samples, {} target tokens, {} per message)",
         e.trace,
         e.loss,
         e.loss_interval.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]")),
@@ -151,8 +151,10 @@ fn describe(e: &Evaluation) -> String {
 
 /// All controls, one below the other, with 95 % intervals.
 fn table(all: &[Evaluation]) -> String {
-    let mut lines =
-        vec![format!("{:<16} {:>26} {:>26} {:>12}", "trace", "loss [95 %]", "accuracy % [95 %]", "bytes")];
+    let mut lines = vec![format!(
+        "{:<16} {:>26} {:>26} {:>14}",
+        "trace", "loss [95 %]", "accuracy % [95 %]", "bytes/message"
+    )];
     for e in all {
         let interval = |x: f64, [low, high]: [f64; 2], digits: usize| {
             format!("{x:.digits$} [{low:.digits$}, {high:.digits$}]")
@@ -160,7 +162,7 @@ fn table(all: &[Evaluation]) -> String {
         let loss = e.loss_interval.map_or(format!("{:.4}", e.loss), |i| interval(e.loss, i, 4));
         let accuracy =
             e.accuracy.map_or("-".into(), |a| interval(100.0 * a.accuracy, a.interval.map(|x| 100.0 * x), 1));
-        lines.push(format!("{:<16} {loss:>26} {accuracy:>26} {:>12}", e.trace, e.message_bytes));
+        lines.push(format!("{:<16} {loss:>26} {accuracy:>26} {:>14}", e.trace, e.message_bytes));
     }
     lines.push(format!("{} samples, {} target tokens", all[0].samples, all[0].target_tokens));
     lines.join("\n")

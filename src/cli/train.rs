@@ -57,6 +57,7 @@ impl TrainCommand {
         let data = Options::required(&options.data, "data")?.clone();
         let session = Session::open(options)?;
         let samples = session.data(&data, Answers::Required, 0)?;
+        config.check_data(&samples).map_err(|e| Error::file(&data, e))?;
         let eval_data = session.options.eval_data.as_ref();
         let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
         let backend = session.options.backend()?;

@@ -58,7 +58,7 @@ pub struct Evaluation {
     pub samples: usize,
     /// Target tokens of all samples.
     pub target_tokens: usize,
-    /// Bytes of what the final agent found, per sample.
+    /// Bytes of a message, as a mean over samples and senders; 0 where nothing was sent.
     pub message_bytes: usize,
 }
 
@@ -93,15 +93,16 @@ pub fn evaluate<B: ModelBackend>(
     }
     let others = (*scoring.control == Control::Shuffled).then(|| derangement(samples.len(), scoring.seed));
     let mut all: Vec<SampleScore> = Vec::with_capacity(samples.len());
-    let mut bytes = 0;
+    let (mut bytes, mut messages) = (0, 0);
     let indices: Vec<usize> = (0..samples.len()).collect();
     for rows in indices.chunks(scoring.batch_size.max(1)) {
         let own: Vec<TokenizedSample> = rows.iter().map(|&i| samples[i].clone()).collect();
         let upstream = others
             .as_ref()
             .map(|other| TeamBatch::new(&rows.iter().map(|&i| &samples[other[i]]).collect::<Vec<_>>()));
-        let (scores, read) = score_batch(team, own, upstream, scoring, rows)?;
-        bytes += read;
+        let (scores, sent) = score_batch(team, own, upstream, scoring, rows)?;
+        bytes += sent.bytes;
+        messages += sent.messages;
         on_batch(&scores)?;
         all.extend(scores);
     }
@@ -116,7 +117,7 @@ pub fn evaluate<B: ModelBackend>(
         accuracy: accuracy(&checked),
         samples: samples.len(),
         target_tokens: tokens,
-        message_bytes: bytes / samples.len().max(1),
+        message_bytes: bytes / messages.max(1),
     })
 }
 
@@ -141,27 +142,36 @@ fn accuracy(checked: &[bool]) -> Option<Accuracy> {
     Some(Accuracy { accuracy, interval, checked: n })
 }
 
+/// What upstream agents sent to the final one.
+#[derive(Default)]
+struct Sent {
+    bytes: usize,
+    messages: usize,
+}
+
 fn score_batch<B: ModelBackend>(
     team: &Team<B>,
     mut own: Vec<TokenizedSample>,
     upstream: Option<TeamBatch>,
     scoring: &Scoring<'_>,
     rows: &[usize],
-) -> Result<(Vec<SampleScore>, usize)> {
+) -> Result<(Vec<SampleScore>, Sent)> {
     let streams: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
     let text = team.config.channel == ChannelKind::Text && *scoring.control != Control::None;
-    let mut bytes = 0;
+    let mut sent = Sent::default();
     if let Some(writing) = scoring.writing.filter(|_| text) {
         let path = Path::new("evaluation data");
         let written;
         (own, written) = write_messages(team, writing, path, &own, Author::Agents, &streams)?;
-        bytes += written.iter().flatten().map(|w| w.token_ids.len() * size_of::<u32>()).sum::<usize>();
+        let tokens: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
+        sent = Sent { bytes: tokens * size_of::<u32>(), messages: written.iter().map(Vec::len).sum() };
     }
     let batch = TeamBatch::new(&own.iter().collect::<Vec<_>>());
     let prompt = batch.prompts.last().expect("a team has an agent");
     let trace = team.think_all(upstream.as_ref().unwrap_or(&batch));
     let trace = scoring.control.apply(trace, &team.config, scoring.seed, &streams);
-    bytes += trace.bytes();
+    sent.bytes += trace.bytes();
+    sent.messages += trace.messages.len() * rows.len();
     let reading = team.read(&trace);
     let target = batch.target.as_ref().expect("every sample has a target");
     let nll = team.target_nll(prompt, target, &reading);
@@ -187,5 +197,5 @@ fn score_batch<B: ModelBackend>(
             score.right = checking.is_right(sample, &answer.token_ids)?;
         }
     }
-    Ok((scores, bytes))
+    Ok((scores, sent))
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainConfig;
 use crate::backbone::Parameters;
 use crate::error::{Error, Result};
+use crate::text::TokenizedSample;
 
 named_enum! {
     /// A part of a team that learns.
@@ -146,6 +147,21 @@ impl TrainConfig {
     /// Updates of the whole run, given those of one epoch.
     pub fn total_steps(&self, updates_per_epoch: usize) -> usize {
         self.phases(updates_per_epoch).iter().map(|p| p.steps).sum()
+    }
+
+    /// Refuses training data that lacks what the settings ask of it.
+    ///
+    /// # Errors
+    /// Names the phase that weighs expert texts where no sample has any, or the line whose difficulty is missing.
+    pub fn check_data(&self, samples: &[TokenizedSample]) -> Result<()> {
+        let has_experts = samples.iter().any(|s| s.experts.iter().any(Option::is_some));
+        if let Some(phase) = self.phases(1).iter().find(|p| p.trajectory_weight > 0.0 && !has_experts) {
+            return Err(Error::invalid(format!(
+                "phase `{}` gives expert texts a weight, but no line has `trajectories`; set trajectory_weight to 0 or add them",
+                phase.name
+            )));
+        }
+        self.curriculum.difficulties(samples).map(drop)
     }
 
     /// Checks what the phases' own settings say.

@@ -313,14 +313,7 @@ impl<B: ModelBackend> Trainer<B> {
         let sampler = Sampler::new(samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
         let phases = c.phases(sampler.updates_per_epoch());
         let total: usize = phases.iter().map(|p| p.steps).sum();
-        let has_experts = samples.iter().any(|s| s.experts.iter().any(Option::is_some));
-        if let Some(phase) = phases.iter().find(|p| p.trajectory_weight > 0.0 && !has_experts) {
-            return Err(Error::invalid(format!(
-                "phase `{}` gives expert texts a weight, but no line of the training data has `trajectories`; \
-                 set trajectory_weight to 0 or add them",
-                phase.name
-            )));
-        }
+        c.check_data(samples)?;
         let difficulties = c.curriculum.difficulties(samples)?;
         let grown = c.curriculum_steps.unwrap_or(total.div_ceil(2));
         let data = DataMark::new(samples);

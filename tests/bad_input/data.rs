@@ -88,7 +88,10 @@ fn what_does_not_fit_the_context_is_counted() {
     // Three upstream agents of ten latent steps, four prompts, and the answer.
     let long: Vec<u32> = vec![1; 1000];
     let line = changed(|line| line["target_ids"] = json!(vec![1; 2048]));
-    says(&second_line(&line), &["8 prompt tokens", "30 latent", "2048 answer", "2086", "2048"]);
+    says(
+        &second_line(&line),
+        &["`solver` reads 36 positions", "2 prompt tokens", "writes 2048", "2086", "2048"],
+    );
     let line = changed(|line| {
         line["prompt_ids"]["planner"] = json!(long);
         line["prompt_ids"]["solver"] = json!(long);

@@ -4,6 +4,7 @@
 mod shared;
 
 mod adapter;
+mod channels;
 mod data;
 mod model;
 mod network;

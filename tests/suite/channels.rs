@@ -9,8 +9,9 @@ use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Message;
 use diffmas::evaluation::{Control, evaluate};
-use diffmas::text::TokenizedSample;
-use diffmas::training::{PhaseConfig, TrainConfig, Trainable};
+use diffmas::inference::{Author, DecodeOptions, Writing, write_messages};
+use diffmas::text::{PromptBuilder, TokenizedSample};
+use diffmas::training::{Curriculum, PhaseConfig, TrainConfig, Trainable};
 
 const MODEL: &str = "tiny-qwen3";
 
@@ -189,6 +190,47 @@ impl Job for Batches {
 #[test]
 fn every_channel_scores_rows_the_same_together_and_alone_and_in_any_order() {
     on_backend(Batches);
+}
+
+struct Texts;
+
+impl Job for Texts {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let mut setting = Setting::new(ChannelKind::Text, Topology::Graph);
+        setting.experts = true;
+        let mut g = setting.load::<B>(&device);
+        g.model.config.message_tokens = 3;
+        let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+        let prompts = std::sync::Arc::new(PromptBuilder::new(&team.config.agents, None).unwrap());
+        let writing = Writing { prompts, options: DecodeOptions::default() };
+        let write = |author, rows: std::ops::Range<usize>| {
+            let streams: Vec<u64> = rows.clone().map(|i| i as u64).collect();
+            write_messages(&team, &writing, "data".as_ref(), &g.samples[rows], author, &streams).unwrap()
+        };
+        let (samples, written) = write(Author::Agents, 0..3);
+        for row in 0..3 {
+            let (alone, own) = write(Author::Agents, row..row + 1);
+            assert_eq!((&alone[0], &own[0]), (&samples[row], &written[row]), "row {row}");
+            let said = |j: usize| written[row][j].token_ids.clone();
+            assert!((0..3).all(|j| said(j).len() == 3));
+            // The third agent reads the first; the final one reads the first, the third and the second.
+            let before = |j: usize| g.samples[row].prompts[j].clone();
+            assert_eq!(samples[row].prompts[0], before(0));
+            assert_eq!(samples[row].prompts[2], [said(0), before(2)].concat());
+            assert_eq!(samples[row].prompts[3], [said(0), said(2), said(1), before(3)].concat());
+        }
+        let (_, given) = write(Author::Experts, 0..3);
+        for (row, given) in given.iter().enumerate() {
+            assert_eq!(Some(&given[0].token_ids), g.samples[row].experts[0].as_ref());
+        }
+    }
+}
+
+#[test]
+fn what_agents_write_stands_before_the_prompts_of_those_who_read_them() {
+    on_backend(Texts);
 }
 
 struct ClosedGates;
@@ -383,7 +425,7 @@ struct Phases;
 impl Job for Phases {
     type Output = ();
 
-    /// In each phase, only what it names changes.
+    /// In each phase, only what it names changes; with draws of dropout and of a curriculum that a resumed run repeats.
     fn run<B: ModelBackend>(self, device: B::Device) {
         let mut setting = Setting::new(ChannelKind::Hybrid, Topology::Sequential);
         setting.experts = true;
@@ -405,6 +447,10 @@ impl Job for Phases {
             phases: parts.map(phase).to_vec(),
             learning_rate: 1e-2,
             save_steps: 1,
+            batch_size: 2,
+            sender_dropout: 0.3,
+            position_dropout: 0.2,
+            curriculum: Curriculum::Length,
             ..TrainConfig::default()
         };
         let load = || {
@@ -527,7 +573,7 @@ impl Job for Refusals {
         let mut trainer = g.trainer(config);
         let stop = std::sync::atomic::AtomicBool::new(false);
         let error = trainer.train(&g.samples, None, &stop, |_| Ok(())).unwrap_err().to_string();
-        assert!(error.contains("no line of the training data has `trajectories`"), "{error}");
+        assert!(error.contains("no line has `trajectories`"), "{error}");
     }
 }
 
