@@ -440,7 +440,7 @@ fn a_trace_that_does_not_fit_is_refused_in_a_sentence() {
         write_safetensors(&place.path(name), &tensors, Some(metadata.clone())).unwrap();
         failure(ask(name, &[]), 1)
     };
-    let key = "segments.0.layers.1.key";
+    let key = "messages.0.layers.1.key";
     let e = spoilt("shape.safetensors", &|t| {
         let (shape, _) = t.get_mut(key).unwrap();
         shape.swap(1, 2);
@@ -449,7 +449,7 @@ fn a_trace_that_does_not_fit_is_refused_in_a_sentence() {
     let e = spoilt("less.safetensors", &|t| drop(t.remove(key)));
     assert!(e.contains(&format!("the tensor `{key}` is missing")), "{e}");
     let e = spoilt("more.safetensors", &|t| drop(t.insert("z".into(), (vec![1], vec![0.0]))));
-    assert!(e.contains("the tensor `z` belongs to no segment"), "{e}");
+    assert!(e.contains("the tensor `z` belongs to no message"), "{e}");
     let e = spoilt("nan.safetensors", &|t| t.get_mut(key).unwrap().1[3] = f32::NAN);
     assert!(e.contains("not finite"), "{e}");
 }

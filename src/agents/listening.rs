@@ -8,7 +8,7 @@ use diffmas_backends::ModelBackend;
 use super::model::prefill;
 use super::{PaddedIds, Team};
 use crate::backbone::ResidualHook;
-use crate::communication::Trace;
+use crate::communication::{SharedHook, Trace};
 
 /// How much the final agent listens to each sender while it reads its prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +61,7 @@ impl<B: ModelBackend> Team<B> {
 /// A hook that keeps the weights of the one in it.
 #[derive(Debug)]
 struct Recorder<B: ModelBackend> {
-    hook: Arc<dyn ResidualHook<B>>,
+    hook: SharedHook<B>,
     seen: Mutex<Vec<(usize, Tensor<B, 2>)>>,
 }
 

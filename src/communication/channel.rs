@@ -67,13 +67,16 @@ impl<B: ModelBackend> ChannelPair<B> {
     }
 }
 
+/// A hook that readings share.
+pub type SharedHook<B> = Arc<dyn ResidualHook<B>>;
+
 /// What the passes of a reader run on.
 #[derive(Clone, Debug)]
 pub struct Reading<B: ModelBackend> {
     /// Keys and values that it attends to before its own.
     pub kv: Option<KeyValues<B>>,
     /// What is added to its residual stream.
-    pub hook: Option<Arc<dyn ResidualHook<B>>>,
+    pub hook: Option<SharedHook<B>>,
     /// Per row, the id of its first position.
     pub start: Vec<u32>,
 }
@@ -97,7 +100,7 @@ impl<B: ModelBackend> Reading<B> {
         let hook = parts.iter().any(|p| p.hook.is_some());
         Self {
             kv,
-            hook: hook.then(|| Arc::new(Stacked(hooks)) as Arc<dyn ResidualHook<B>>),
+            hook: hook.then(|| Arc::new(Stacked(hooks)) as SharedHook<B>),
             start: parts.iter().flat_map(|p| p.start.iter().copied()).collect(),
         }
     }
@@ -105,7 +108,7 @@ impl<B: ModelBackend> Reading<B> {
 
 /// The hooks of several readers that run as one batch, each on its own rows.
 #[derive(Debug)]
-struct Stacked<B: ModelBackend>(Vec<(Option<Arc<dyn ResidualHook<B>>>, usize)>);
+struct Stacked<B: ModelBackend>(Vec<(Option<SharedHook<B>>, usize)>);
 
 impl<B: ModelBackend> ResidualHook<B> for Stacked<B> {
     fn apply(&self, layer: usize, x: burn::Tensor<B, 2>, batch: usize) -> burn::Tensor<B, 2> {

@@ -10,9 +10,10 @@ use super::cross_attention::{self, CrossAttention};
 use super::encoder::{self, encode};
 use super::init::Draws;
 use super::{
-    Channel, Message, MessageLayout, Reading, Thought, ThoughtLayout, Trace, Vectors, VectorsConfig,
+    Channel, Message, MessageLayout, Reading, SharedHook, Thought, ThoughtLayout, Trace, Vectors,
+    VectorsConfig,
 };
-use crate::backbone::{Backbone, Parameters, ResidualHook};
+use crate::backbone::{Backbone, Parameters};
 
 named_enum! {
     /// What agents pass to each other.
@@ -201,7 +202,7 @@ fn listening<B: ModelBackend>(
     let hook = CrossAttention::new(config, parameters, trace);
     Reading {
         kv: trace.joined(),
-        hook: hook.map(|hook| Arc::new(hook) as Arc<dyn ResidualHook<B>>),
+        hook: hook.map(|hook| Arc::new(hook) as SharedHook<B>),
         start: trace.start.clone(),
     }
 }

@@ -11,7 +11,7 @@ mod thought;
 mod trace;
 mod trace_file;
 
-pub use channel::{Channel, ChannelPair, Reading};
+pub use channel::{Channel, ChannelPair, Reading, SharedHook};
 pub use channels::{ChannelKind, NoChannel, OverwriteChannel, OverwriteUpdate, TraceChannel, VectorsChannel};
 pub use cross_attention::CrossAttention;
 pub use encoder::VectorsConfig;

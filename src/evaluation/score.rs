@@ -4,7 +4,8 @@ use std::path::Path;
 
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
-use stats_ci::{Confidence, mean, proportion};
+use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
+use statrs::statistics::Statistics;
 
 use super::{Checking, Control, derangement};
 use crate::agents::{ChannelKind, Team, TeamBatch};
@@ -33,7 +34,7 @@ pub struct SampleScore {
 pub struct Accuracy {
     /// Right answers by checked ones.
     pub accuracy: f64,
-    /// Its 95 % interval (Wilson).
+    /// Its 95 % interval (Clopper and Pearson, exact).
     pub interval: [f64; 2],
     /// Answers that were checked.
     pub checked: usize,
@@ -126,20 +127,21 @@ fn loss_interval(scores: &[SampleScore], loss: f64, tokens: usize) -> Option<[f6
     let share = scores.len() as f64 / tokens.max(1) as f64;
     let linear = scores.iter().map(|s| loss + (s.loss - loss) * s.target_tokens as f64 * share);
     let values: Vec<f64> = linear.collect();
-    if values.len() < 2 || values.iter().any(|x| !x.is_finite()) {
-        return None;
-    }
-    let interval = mean::Arithmetic::ci(Confidence::new_two_sided(0.95), &values).ok()?;
-    Some([interval.low_f(), interval.high_f()])
+    let n = values.len() as f64;
+    let quantile = StudentsT::new(0.0, 1.0, n - 1.0).ok()?.inverse_cdf(0.975);
+    let half = quantile * values.std_dev() / n.sqrt();
+    half.is_finite().then_some([loss - half, loss + half])
 }
 
 fn accuracy(checked: &[bool]) -> Option<Accuracy> {
     let (n, right) = (checked.len(), checked.iter().filter(|&&r| r).count());
-    let accuracy = (n > 0).then(|| right as f64 / n as f64)?;
-    // Too few right or wrong answers for the crate's approximation: its bound is then the trivial one.
-    let interval = proportion::ci_wilson(Confidence::new_two_sided(0.95), n, right).ok();
-    let interval = interval.map_or([0.0, 1.0], |i| [i.low_f(), i.high_f()]);
-    Some(Accuracy { accuracy, interval, checked: n })
+    let wrong = n - right;
+    let bound =
+        |a: usize, b: usize, p: f64| Beta::new(a as f64, b as f64).ok().map(|beta| beta.inverse_cdf(p));
+    // A bound that no beta distribution gives is the end of the range: none right, or none wrong.
+    let interval =
+        [bound(right, wrong + 1, 0.025).unwrap_or(0.0), bound(right + 1, wrong, 0.975).unwrap_or(1.0)];
+    (n > 0).then(|| Accuracy { accuracy: right as f64 / n as f64, interval, checked: n })
 }
 
 /// What upstream agents sent to the final one.
@@ -198,4 +200,38 @@ fn score_batch<B: ModelBackend>(
         }
     }
     Ok((scores, sent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_of_proportions_are_exact_at_both_ends() {
+        // scipy.stats.binomtest(k, n).proportion_ci(method="exact")
+        let of = |right: usize, n: usize| {
+            accuracy(&(0..n).map(|i| i < right).collect::<Vec<_>>()).unwrap().interval
+        };
+        for (right, n, want) in [
+            (0, 12, [0.0, 0.264_648_5]),
+            (12, 12, [0.735_351_5, 1.0]),
+            (3, 10, [0.066_739_5, 0.652_452_9]),
+            (50, 100, [0.398_321_1, 0.601_678_9]),
+        ] {
+            let got = of(right, n);
+            assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-6), "{right} of {n}: {got:?}");
+        }
+        assert!(accuracy(&[]).is_none());
+    }
+
+    #[test]
+    fn the_interval_of_the_loss_is_that_of_a_mean_where_samples_are_of_one_length() {
+        let score =
+            |loss: f64| SampleScore { line: 1, loss, target_tokens: 3, trace_positions: 0, right: None };
+        let scores = [1.0, 2.0, 4.0].map(score);
+        let [low, high] = loss_interval(&scores, 7.0 / 3.0, 9).unwrap();
+        // scipy.stats.t.interval(0.95, 2, 7 / 3, scipy.stats.sem([1, 2, 4]))
+        assert!((low + 1.461_250_2).abs() < 1e-6 && (high - 6.127_916_9).abs() < 1e-6, "{low} {high}");
+        assert!(loss_interval(&scores[..1], 1.0, 3).is_none());
+    }
 }
