@@ -524,3 +524,35 @@ fn every_command_s_help_ends_with_an_example_and_shells_complete_it() {
         assert!(names.iter().all(|name| script.contains(name)) && script.contains("load-trace"), "{shell}");
     }
 }
+
+#[test]
+fn what_agents_wrote_for_right_answers_becomes_training_data() {
+    let place = Place::new();
+    let text_channel = ["--channel", "text", "--message-tokens", "4", "--greedy"];
+    let answer = stdout(place.run(&[&text_channel[..], &["--question", "why?"]].concat()));
+    // What the team says is taken for right once, and another thing is.
+    let line =
+        |gold: &str| json!({"question": "why?", "answer": "x", "gold": gold, "level": 0.5}).to_string();
+    place.write("asked.jsonl", &format!("{}\n{}\n", line(answer.trim()), line("never this")));
+    let ask = ["--data", "asked.jsonl", "--save-trajectories", "told.jsonl", "--output", "answers.jsonl"];
+    let said = succeed(place.run(&[&text_channel[..], &ask].concat()));
+    assert!(text(said.stderr).contains("1 of 2 answers were right"));
+    let told = fs::read_to_string(place.path("told.jsonl")).unwrap();
+    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((told.len(), &told[0]["gold"], &told[0]["level"]), (1, &json!(answer.trim()), &json!(0.5)));
+    let answers = fs::read_to_string(place.path("answers.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(answers.lines().next().unwrap()).unwrap();
+    let written = &told[0]["trajectories"]["planner"];
+    assert!(written == &first["messages"]["planner"] && !written.as_str().unwrap().is_empty(), "{first}");
+    assert!(failure(place.run(&[&text_channel[..], &ask].concat()), 1).contains("--overwrite"));
+
+    let flags = "train --model tiny-llama --system team.toml --data told.jsonl --output run --max-steps 2 \
+                 --phase-preset individual-then-joint";
+    let mut train = Command::cargo_bin("diffmas").unwrap();
+    train.current_dir(place.dir.path()).args(flags.split_whitespace());
+    succeed(train);
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    let metrics: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&metrics[0]["phase"], &metrics[1]["phase"]), (&json!("individual"), &json!("joint")));
+    assert!(metrics[0]["trajectory_loss"].as_f64().unwrap() > 0.0 && metrics[1]["trajectory_loss"].is_null());
+}

@@ -201,8 +201,14 @@ fn check_places(
     let last = config.agents.len() - 1;
     for (j, agent) in plan.agents.iter().enumerate() {
         let (prompt, steps) = (sample.prompts[j].len(), config.steps(j));
-        let text = if j == last { answer } else { batch.expert(j).map_or(0, |e| e.len) };
-        let before = agent.start[0] as usize;
+        let (mut text, mut before) = (batch.expert(j).map_or(0, |e| e.len), agent.start[0] as usize);
+        if config.channel == ChannelKind::Text {
+            before = config.reads(j).iter().map(|&r| config.message_tokens(r)).fold(0, usize::saturating_add);
+            text = text.max(config.message_tokens(j));
+        }
+        if j == last {
+            text = answer;
+        }
         let total = before.saturating_add(prompt).saturating_add(steps).saturating_add(text);
         if total > max_positions {
             return Err(Error::invalid(format!(

@@ -29,6 +29,8 @@ fn sizes_of_the_learned_channel_name_the_setting() {
     let far = ["--channel", "vectors", "--cross-attention-layers", "0,99"];
     says(&train(&place, &far), &["cross_attention_layers", "layer 99", "layers are 0 to"]);
     says(&train(&place, &["--channel", "text", "--message-tokens", "0"]), &["planner", "message_tokens = 0"]);
+    let long = ["--channel", "text", "--message-tokens", "1500"];
+    says(&train(&place, &long), &["line 1", "max_position_embeddings"]);
 }
 
 #[test]
