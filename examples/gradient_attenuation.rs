@@ -248,6 +248,7 @@ pub fn plot(rows: &[Row], path: &Path) -> Result<(), Box<dyn StdError>> {
             .x_desc("agents K")
             .y_desc(y_desc)
             .x_labels(7)
+            .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| format!("{y:.0e}"))
             .draw()?;
         for (i, (carrier, ..)) in CARRIERS.iter().enumerate() {

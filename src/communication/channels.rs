@@ -72,12 +72,6 @@ pub struct VectorsChannel {
     pub with_trace: bool,
 }
 
-impl VectorsChannel {
-    fn shown(&self, batch: usize) -> Option<Vec<bool>> {
-        Some(vec![true; batch * self.config.num_vectors])
-    }
-}
-
 impl<B: ModelBackend> Channel<B> for VectorsChannel {
     fn parameters(&self, backbone: &Backbone<B>, seed: u64) -> Parameters<B> {
         learned(&self.config, backbone, seed, |_| ())
@@ -86,7 +80,7 @@ impl<B: ModelBackend> Channel<B> for VectorsChannel {
     fn layout(&self, thought: &ThoughtLayout) -> MessageLayout {
         MessageLayout {
             segment: self.with_trace.then(|| thought.segment()),
-            vectors: self.shown(thought.batch()),
+            vectors: Some(self.config.shown(thought.batch())),
         }
     }
 
@@ -155,8 +149,7 @@ impl<B: ModelBackend> Channel<B> for OverwriteChannel {
     }
 
     fn layout(&self, thought: &ThoughtLayout) -> MessageLayout {
-        let shown = vec![true; thought.batch() * self.config.num_vectors];
-        MessageLayout { segment: None, vectors: Some(shown) }
+        MessageLayout { segment: None, vectors: Some(self.config.shown(thought.batch())) }
     }
 
     fn send(&self, parameters: &Parameters<B>, thought: &Thought<B>, trace: &Trace<B>) -> Message<B> {

@@ -15,7 +15,7 @@ const EPS: f64 = 1e-6;
 
 /// `x ← x + tanh(g_l) · Attn(norm(x), [E_1 … E_{j-1}])` in the layers that read. Attention may put weight on nothing.
 #[derive(Debug)]
-pub struct CrossAttention<B: Backend> {
+pub(super) struct CrossAttention<B: Backend> {
     layers: BTreeMap<usize, Layer<B>>,
     heads: usize,
     /// Which vectors a row sees, `[B, n]` row-major.
@@ -52,7 +52,7 @@ pub(super) fn init<B: Backend>(config: &VectorsConfig, hidden: usize, draws: &mu
 
 impl<B: ModelBackend> CrossAttention<B> {
     /// The hook of a reader that finds `trace`; `None` where no message has vectors.
-    pub(super) fn new(config: &VectorsConfig, parameters: &Parameters<B>, trace: &Trace<B>) -> Option<Self> {
+    pub fn new(config: &VectorsConfig, parameters: &Parameters<B>, trace: &Trace<B>) -> Option<Self> {
         let found: Vec<_> =
             trace.messages.iter().filter_map(|m| Some((m.sender, m.vectors.as_ref()?))).collect();
         let [batch, m, c] = found.first()?.1.values.dims();

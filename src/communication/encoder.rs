@@ -60,6 +60,11 @@ impl VectorsConfig {
         Ok(())
     }
 
+    /// The mask of a message whose vectors are all seen.
+    pub(super) fn shown(&self, batch: usize) -> Vec<bool> {
+        vec![true; batch * self.num_vectors]
+    }
+
     /// The agents that send.
     pub(super) fn senders(&self) -> &[String] {
         self.agents.split_last().map_or(&[], |(_, senders)| senders)
@@ -98,5 +103,5 @@ pub(super) fn encode<B: ModelBackend>(
     let gathered = gathered.reshape([batch * m, c]);
     let up = normalise(gathered.clone()).matmul(parameters.get("encoder.up_proj").clone());
     let values = gathered + silu(up).matmul(parameters.get("encoder.down_proj").clone());
-    Vectors { values: values.reshape([batch, m, c]), valid: vec![true; batch * m] }
+    Vectors { values: values.reshape([batch, m, c]), valid: config.shown(batch) }
 }

@@ -67,17 +67,6 @@ impl<B: Backend> Message<B> {
         Self { sender, segment, vectors }
     }
 
-    /// The same message with the masks of `layout`.
-    pub fn masked(mut self, layout: &MessageLayout) -> Self {
-        if let (Some(segment), Some(layout)) = (&mut self.segment, &layout.segment) {
-            segment.kv.positions.valid.clone_from(&layout.positions.valid);
-        }
-        if let (Some(vectors), Some(valid)) = (&mut self.vectors, &layout.vectors) {
-            vectors.valid.clone_from(valid);
-        }
-        self
-    }
-
     /// Hides the whole message from its readers; positions stay.
     pub fn hide(&mut self) {
         if let Some(segment) = &mut self.segment {

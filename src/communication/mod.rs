@@ -13,7 +13,6 @@ mod trace_file;
 
 pub use channel::{Channel, ChannelPair, Reading, SharedHook};
 pub use channels::{ChannelKind, NoChannel, OverwriteChannel, OverwriteUpdate, TraceChannel, VectorsChannel};
-pub use cross_attention::CrossAttention;
 pub use encoder::VectorsConfig;
 pub use message::{Message, MessageLayout, Vectors};
 pub use segment::{Segment, SegmentLayout};

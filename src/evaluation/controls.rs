@@ -71,13 +71,15 @@ impl Control {
     /// Checks that the control can be applied to a team and to so many samples.
     ///
     /// # Errors
-    /// If a role to drop is not upstream in the team, or there is nobody to shuffle with.
+    /// If the final agent does not read a role that is to be dropped, there is nobody to shuffle with, or the team has no internal state to
+    /// replace.
     pub fn validate(&self, team: &TeamConfig, samples: usize) -> Result<()> {
-        let upstream: Vec<&str> = team.upstream().iter().map(|a| a.name.as_str()).collect();
+        let last = team.agents.len() - 1;
+        let read: Vec<&str> = team.reads(last).into_iter().map(|j| team.agents[j].name.as_str()).collect();
         match self {
-            Self::Drop(role) if !upstream.contains(&role.as_str()) => Err(Error::invalid(format!(
-                "drop:{role}: there is no upstream role `{role}` (upstream are: {})",
-                upstream.join(", ")
+            Self::Drop(role) if !read.contains(&role.as_str()) => Err(Error::invalid(format!(
+                "drop:{role}: the final agent reads no `{role}` (it reads: {})",
+                read.join(", ")
             ))),
             Self::Real | Self::None => Ok(()),
             _ if team.channel == ChannelKind::Text => Err(Error::invalid(format!(
