@@ -55,6 +55,7 @@ pub mod communication;
 pub mod error;
 pub mod evaluation;
 pub mod inference;
+mod random;
 pub mod text;
 pub mod training;
 

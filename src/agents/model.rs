@@ -225,14 +225,11 @@ impl<B: ModelBackend> Team<B> {
             .map(|(i, &j)| {
                 let (from, own, n) = (i * rows, batch.prompts[j].len, steps[i]);
                 let skip = prompt.len - own;
-                let cut = |kv: &KeyValues<B>, from_len: usize, to: usize| {
-                    if from_len == 0 && to == kv.len() { kv.clone() } else { kv.slice(from_len, to) }
-                };
                 Thought {
                     sender: j,
                     transmit: self.config.transmit(j),
-                    prompt: cut(&written.rows(from, rows), skip, prompt.len),
-                    latent: tail.as_ref().filter(|_| n > 0).map(|t| cut(&t.rows(from, rows), 0, n)),
+                    prompt: written.rows(from, rows).slice(skip, prompt.len),
+                    latent: tail.as_ref().filter(|_| n > 0).map(|t| t.rows(from, rows).slice(0, n)),
                     hidden: if agents.len() == 1 {
                         hidden.clone()
                     } else {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::Rng;
 
 use super::{TeamBatch, TeamConfig};
 use crate::backbone::Positions;
 use crate::communication::{MessageLayout, ThoughtLayout, Transmit};
+use crate::random::generator;
 
 /// A message that an agent reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,8 +94,7 @@ impl TeamPlan {
     pub fn drop_messages(&mut self, dropout: Dropout, seed: u64, streams: &[u64]) -> Vec<Dropped> {
         let mut dropped = Vec::new();
         for (row, &stream) in streams.iter().enumerate() {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(stream);
+            let mut rng = generator(seed, stream);
             for (agent, plan) in self.agents.iter_mut().enumerate() {
                 let all = rng.random_bool(dropout.senders);
                 let mut positions = 0;
@@ -123,11 +122,6 @@ impl TeamPlan {
             }
         }
         dropped
-    }
-
-    /// The largest number of positions of any row and agent, expert texts not counted.
-    pub fn longest(&self) -> usize {
-        self.agents.iter().flat_map(|a| &a.end).max().map_or(0, |&end| end as usize)
     }
 
     /// The final agent's plan.

@@ -78,6 +78,12 @@ pub struct TeamStages<'a, B: ModelBackend, C: Backend> {
 }
 
 impl<B: ModelBackend, C: Backend> TeamStages<'_, B, C> {
+    /// The stages that have to be run again for a gradient: it goes through one of their agents, or one learns expert text.
+    pub fn reached(&self) -> Vec<bool> {
+        let reached = |j: &usize| self.through[*j] || self.batch.has_expert(*j);
+        self.plan.stages.iter().map(|stage| stage.agents.iter().any(reached)).collect()
+    }
+
     /// The tensors of a stage's message, by agent.
     pub fn split<T>(&self, stage: usize, tensors: Vec<T>) -> Vec<(usize, Vec<T>)> {
         let layers = self.model.backbone.layers.len();

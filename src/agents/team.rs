@@ -199,8 +199,8 @@ impl TeamConfig {
             }
         }
         self.check_topology()?;
-        // Sizes are checked again against the model, whose layers are not known here.
-        self.vectors(usize::MAX).map_or(Ok(()), |vectors| vectors.check(usize::MAX))
+        // The model's layers are not known here, and do not matter to sizes.
+        self.vectors(1).map_or(Ok(()), |vectors| vectors.check_sizes())
     }
 
     /// Sizes of the learned channel in a model of `layers` layers, where the team uses one.
@@ -213,7 +213,7 @@ impl TeamConfig {
             cross_attention_layers: self
                 .cross_attention_layers
                 .clone()
-                .unwrap_or_else(|| (0..layers.min(1 << 16)).step_by(4).collect()),
+                .unwrap_or_else(|| (0..layers).step_by(4).collect()),
             agents: self.agents.iter().map(|a| a.name.clone()).collect(),
         })
     }

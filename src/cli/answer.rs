@@ -54,6 +54,19 @@ impl Answering<'_> {
         Ok(Left { trace, written, samples })
     }
 
+    /// What upstream agents wrote for one sample: senders and texts, empty where the model has no tokenizer.
+    ///
+    /// # Errors
+    /// If tokens are no text.
+    pub fn texts(&self, written: &[WrittenMessage]) -> Result<Vec<(usize, String)>> {
+        let tokenizer = self.session.model.tokenizer.as_deref();
+        let one = |w: &WrittenMessage| {
+            let text = tokenizer.map_or(Ok(String::new()), |t| t.decode(&w.token_ids))?;
+            Ok((w.sender, text.trim().to_string()))
+        };
+        written.iter().map(one).collect()
+    }
+
     /// What the final agent reads in place of `trace`.
     pub fn controlled<B: ModelBackend>(&self, team: &Team<B>, trace: Trace<B>, streams: &[u64]) -> Trace<B> {
         self.control.apply(trace, &team.config, self.options.seed, streams)

@@ -8,7 +8,6 @@ use diffmas::agents::{ChannelKind, Team, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::write_atomic;
 use diffmas::communication::{Message, Trace};
-use diffmas::inference::WrittenMessage;
 use diffmas::text::{ChatMessage, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::{HumanBytes, ProgressBar};
@@ -130,7 +129,8 @@ impl Chat<'_> {
         let spinner = spinner();
         let left = self.answering.think(team, &samples, &streams)?;
         let trace = self.answering.controlled(team, left.trace, &streams);
-        self.trace = Some(describe_trace(&trace, &team.config, self.described(&left.written)?));
+        let written = self.answering.texts(&left.written.concat())?;
+        self.trace = Some(describe_trace(&trace, &team.config, written));
         let mut shown = output::Stream::default();
         let answers = self.answering.answer(team, &left.samples, &trace, &streams, |text| {
             if !spinner.is_finished() {
@@ -172,16 +172,6 @@ impl Chat<'_> {
                 }
             }
         }
-    }
-
-    /// What upstream agents wrote in this turn, as text.
-    fn described(&self, written: &[Vec<WrittenMessage>]) -> Result<Vec<(usize, String)>> {
-        let tokenizer = self.answering.session.model.tokenizer.as_deref();
-        let one = |w: &WrittenMessage| {
-            let text = tokenizer.map_or(Ok(String::new()), |t| t.decode(&w.token_ids))?;
-            Ok((w.sender, text.trim().to_string()))
-        };
-        written.iter().flatten().map(one).collect()
     }
 
     /// Writes the whole conversation, replacing only what an earlier `/save` wrote.

@@ -9,7 +9,7 @@ use diffmas::agents::{ChannelKind, Listening, Team};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::{Trace, TraceOwner};
 use diffmas::evaluation::{Checking, Control, derangement};
-use diffmas::inference::{Answer, DecodeOptions, WrittenMessage};
+use diffmas::inference::{Answer, WrittenMessage};
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use serde::Serialize;
@@ -111,11 +111,10 @@ impl RunCommand {
         };
         self.trace.validate(&session.team, samples.len())?;
         self.check_files(samples.len(), session.batch_size(), session.team.channel)?;
-        self.check_trajectories(&session, &samples)?;
+        let checking = self.checking(&answering, &samples)?;
         let job = AnswerAll { command: &self, answering, samples: &samples };
         let answers = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
-        if let Some(path) = &self.save_trajectories {
-            let checking = Checking { options: options.clone(), tokenizer: session.model.tokenizer.clone() };
+        if let (Some(path), Some(checking)) = (&self.save_trajectories, checking) {
             let lines = trajectories(&checking, &samples, &answers)?;
             output::write_jsonl(path, &lines)?;
             verbosity::note(format_args!(
@@ -175,26 +174,27 @@ impl RunCommand {
         Ok(())
     }
 
-    /// Refuses to look for right answers where there can be none, or for texts where nobody writes.
-    fn check_trajectories(&self, session: &Session, samples: &[TokenizedSample]) -> Result<()> {
+    /// How right answers are told for --save-trajectories; refused where there can be none, or nobody writes.
+    fn checking(&self, answering: &Answering<'_>, samples: &[TokenizedSample]) -> Result<Option<Checking>> {
         if self.save_trajectories.is_none() {
-            return Ok(());
+            return Ok(None);
         }
+        let session = answering.session;
         if session.team.channel != ChannelKind::Text {
             return Err(Error::invalid(
                 "--save-trajectories needs --channel text: only there do agents write",
             ));
         }
-        let tokenizer = session.model.tokenizer.clone();
-        let options = DecodeOptions::default();
-        if tokenizer.is_none() || !(Checking { options, tokenizer }).applies(samples) {
+        let (options, tokenizer) = (answering.options.clone(), session.model.tokenizer.clone());
+        let checking = Checking { options, tokenizer };
+        if checking.tokenizer.is_none() || !checking.applies(samples) {
             let path = self.data.as_deref().unwrap_or(Path::new("--data"));
             return Err(Error::file(
                 path,
                 "--save-trajectories: no answer of this data can be checked; give lines a short field `gold`",
             ));
         }
-        Ok(())
+        Ok(Some(checking))
     }
 
     /// Whether the one answer is shown while it is written.
@@ -267,7 +267,8 @@ impl AnswerAll<'_> {
             }
             None => self.left(team, &own, &streams, device)?,
         };
-        let written = self.messages(team, &left.written)?;
+        let written: Vec<_> =
+            left.written.iter().map(|row| self.messages(team, row)).collect::<Result<_>>()?;
         let trace = self.answering.controlled(team, left.trace, &streams);
         let think_seconds = clock.elapsed().as_secs_f64();
         let clock = Instant::now();
@@ -310,18 +311,15 @@ impl AnswerAll<'_> {
         Ok(rows.iter().zip(answers).enumerate().map(answered).collect())
     }
 
-    /// What upstream agents wrote for each sample, by role.
+    /// What upstream agents wrote for one sample, by role.
     fn messages<B: ModelBackend>(
         &self,
         team: &Team<B>,
-        written: &[Vec<WrittenMessage>],
-    ) -> Result<Vec<Map<String, Value>>> {
-        let tokenizer = self.answering.session.model.tokenizer.as_deref();
-        let one = |w: &WrittenMessage| {
-            let text = tokenizer.map_or(Ok(String::new()), |t| t.decode(&w.token_ids))?;
-            Ok((team.config.agents[w.sender].name.clone(), Value::from(text.trim())))
-        };
-        written.iter().map(|row| row.iter().map(one).collect()).collect()
+        written: &[WrittenMessage],
+    ) -> Result<Map<String, Value>> {
+        let by_role =
+            |(sender, text): (usize, String)| (team.config.agents[sender].name.clone(), text.into());
+        Ok(self.answering.texts(written)?.into_iter().map(by_role).collect())
     }
 
     /// What the upstream agents leave for these samples, now or on the machine that wrote `--load-trace`.
@@ -332,6 +330,10 @@ impl AnswerAll<'_> {
         streams: &[u64],
         device: &B::Device,
     ) -> Result<Left<B>> {
+        let (save, load) = (&self.command.save_trace, &self.command.load_trace);
+        if save.is_none() && load.is_none() {
+            return self.answering.think(team, samples, streams);
+        }
         let agents: Vec<&str> = team.config.agents.iter().map(|a| a.name.as_str()).collect();
         let fingerprint = team.fingerprint();
         let owner = TraceOwner {
@@ -343,13 +345,13 @@ impl AnswerAll<'_> {
                 .vectors(team.answering().layers.len())
                 .map(|v| [v.num_vectors, v.vector_dim]),
         };
-        if let Some(path) = &self.command.load_trace {
+        if let Some(path) = load {
             let trace = Trace::read(path, owner, device)?;
             self.check_loaded(path, &trace.start, samples)?;
             return Ok(Left { trace, written: Vec::new(), samples: samples.to_vec() });
         }
         let left = self.answering.think(team, samples, streams)?;
-        if let Some(path) = &self.command.save_trace {
+        if let Some(path) = save {
             left.trace.write(path, owner)?;
         }
         Ok(left)

@@ -18,8 +18,8 @@ const EPS: f64 = 1e-6;
 pub(super) struct CrossAttention<B: Backend> {
     layers: BTreeMap<usize, Layer<B>>,
     heads: usize,
-    /// Which vectors a row sees, `[B, n]` row-major.
-    valid: Vec<bool>,
+    /// Hides vectors that a row does not see; made once for all layers and passes.
+    mask: Option<Tensor<B, 4>>,
     senders: usize,
 }
 
@@ -63,9 +63,9 @@ impl<B: ModelBackend> CrossAttention<B> {
             values.reshape([batch, m, c])
         });
         let memory = Tensor::cat(marked.collect(), 1).reshape([batch * n, c]);
-        let valid = (0..batch)
-            .flat_map(|b| found.iter().flat_map(move |(_, v)| v.valid[b * m..(b + 1) * m].iter().copied()));
-        let valid = valid.collect();
+        let valid: Vec<bool> = (0..batch)
+            .flat_map(|b| found.iter().flat_map(move |(_, v)| v.valid[b * m..(b + 1) * m].iter().copied()))
+            .collect();
         let layer = |&l: &usize| {
             let get = |part: &str| parameters.get(&format!("cross_attention.{l}.{part}")).clone();
             let project = |part: &str| heads(memory.clone().matmul(get(part)), batch, config.vector_heads);
@@ -81,7 +81,7 @@ impl<B: ModelBackend> CrossAttention<B> {
         Some(Self {
             layers: config.cross_attention_layers.iter().map(layer).collect(),
             heads: config.vector_heads,
-            valid,
+            mask: mask(&valid, batch, &memory.device()),
             senders: found.len(),
         })
     }
@@ -89,7 +89,7 @@ impl<B: ModelBackend> CrossAttention<B> {
     /// Output `[B, t, c]` and weights `[B, heads, t, n]` of layer `l`.
     fn attend(&self, l: &Layer<B>, x: Tensor<B, 2>, batch: usize) -> (Tensor<B, 3>, Tensor<B, 4>) {
         let q = heads(normalise(x).matmul(l.q_proj.clone()), batch, self.heads);
-        attend(q, l.key.clone(), l.value.clone(), &self.valid, true)
+        attend(q, l.key.clone(), l.value.clone(), self.mask.clone(), true)
     }
 }
 
@@ -122,8 +122,17 @@ pub(super) fn heads<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: usize) -> 
     x.reshape([batch, n / batch, heads, c / heads]).swap_dims(1, 2)
 }
 
-/// Multi-head attention on all keys of which `valid` (`[B, n]` row-major) is true. A `quiet` query may put weight on nothing: its softmax
-/// has one more score, 0, without a value.
+/// What is added to the scores of `n` keys a row so that those of which `valid` (`[B, n]` row-major) is false get no weight, `[B, 1, 1, n]`;
+/// `None` where all are true.
+pub(super) fn mask<B: Backend>(valid: &[bool], batch: usize, device: &B::Device) -> Option<Tensor<B, 4>> {
+    // Large enough that its exponential is 0, small enough for half precision.
+    let away = || valid.iter().map(|&v| if v { 0.0f32 } else { -3e4 }).collect();
+    let shape = [batch, 1, 1, valid.len() / batch];
+    valid.contains(&false).then(|| Tensor::from_data(TensorData::new(away(), shape), device))
+}
+
+/// Multi-head attention on all keys that `mask` does not hide. A `quiet` query may put weight on nothing: its softmax has one more score,
+/// 0, without a value.
 ///
 /// # Shapes
 /// `q [B, H, t, w]`, `k`, `v` `[B, H, n, w]` → output `[B, t, H·w]`, weights `[B, H, t, n]`
@@ -131,18 +140,15 @@ pub(super) fn attend<B: Backend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
-    valid: &[bool],
+    mask: Option<Tensor<B, 4>>,
     quiet: bool,
 ) -> (Tensor<B, 3>, Tensor<B, 4>) {
     let [b, h, t, w] = q.dims();
     let n = k.dims()[2];
     let device = q.device();
     let mut scores = q.matmul(k.swap_dims(2, 3)).mul_scalar((w as f64).powf(-0.5));
-    if valid.contains(&false) {
-        // Large enough that its exponential is 0, small enough for half precision.
-        let away: Vec<f32> = valid.iter().map(|&v| if v { 0.0 } else { -3e4 }).collect();
-        scores =
-            scores + Tensor::<B, 1>::from_data(TensorData::new(away, [b * n]), &device).reshape([b, 1, 1, n]);
+    if let Some(mask) = mask {
+        scores = scores + mask;
     }
     let weights = if quiet {
         let nothing = Tensor::zeros([b, h, t, 1], &device);

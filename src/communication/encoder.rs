@@ -5,7 +5,7 @@ use burn::tensor::activation::silu;
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
-use super::cross_attention::{attend, heads, normalise};
+use super::cross_attention::{attend, heads, mask, normalise};
 use super::init::Draws;
 use super::{Thought, Vectors};
 use crate::backbone::Parameters;
@@ -27,11 +27,11 @@ pub struct VectorsConfig {
 }
 
 impl VectorsConfig {
-    /// Refuses sizes that make no sense for a model of `layers` layers.
+    /// Refuses sizes that make no sense in any model.
     ///
     /// # Errors
     /// Names the setting.
-    pub fn check(&self, layers: usize) -> Result<()> {
+    pub fn check_sizes(&self) -> Result<()> {
         let wrong = |message: String| Err(Error::invalid(message));
         for (name, size) in [
             ("num_vectors", self.num_vectors),
@@ -51,13 +51,22 @@ impl VectorsConfig {
         if self.cross_attention_layers.is_empty() {
             return wrong("cross_attention_layers is empty: nobody would read the vectors".into());
         }
-        if let Some(layer) = self.cross_attention_layers.iter().find(|&&l| l >= layers) {
-            let last = layers.saturating_sub(1);
-            return wrong(format!(
-                "cross_attention_layers names layer {layer}, but the model's layers are 0 to {last}"
-            ));
-        }
         Ok(())
+    }
+
+    /// Refuses sizes that make no sense for a model of `layers` layers.
+    ///
+    /// # Errors
+    /// As [`VectorsConfig::check_sizes`]; or names a layer that the model does not have.
+    pub fn check(&self, layers: usize) -> Result<()> {
+        self.check_sizes()?;
+        match self.cross_attention_layers.iter().find(|&&l| l >= layers) {
+            Some(layer) => Err(Error::invalid(format!(
+                "cross_attention_layers names layer {layer}, but the model's layers are 0 to {}",
+                layers.saturating_sub(1)
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The mask of a message whose vectors are all seen.
@@ -92,6 +101,7 @@ pub(super) fn encode<B: ModelBackend>(
     let (m, c) = (config.num_vectors, config.vector_dim);
     let (states, valid) = thought.hidden_states();
     let [batch, n, d] = states.dims();
+    let mask = mask(&valid, batch, &states.device());
     let states = normalise(states.reshape([batch * n, d]));
     let project = |name: &str| {
         let y = states.clone().matmul(parameters.get(&format!("encoder.{name}")).clone());
@@ -99,7 +109,7 @@ pub(super) fn encode<B: ModelBackend>(
     };
     let queries = parameters.get(&format!("encoder.queries.{}", config.agents[thought.sender])).clone();
     let queries = heads(queries.repeat_dim(0, batch), batch, config.vector_heads);
-    let (gathered, _) = attend(queries, project("k_proj"), project("v_proj"), &valid, false);
+    let (gathered, _) = attend(queries, project("k_proj"), project("v_proj"), mask, false);
     let gathered = gathered.reshape([batch * m, c]);
     let up = normalise(gathered.clone()).matmul(parameters.get("encoder.up_proj").clone());
     let values = gathered + silu(up).matmul(parameters.get("encoder.down_proj").clone());

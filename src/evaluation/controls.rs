@@ -13,6 +13,7 @@ use rand_distr::{Distribution, StandardNormal};
 use crate::agents::{ChannelKind, TeamConfig};
 use crate::communication::{Message, Trace};
 use crate::error::{Error, Result};
+use crate::random::generator;
 
 /// What the final agent reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,14 +129,7 @@ impl Control {
 
 /// Gaussian keys, values and vectors; only what a reader sees counts and is drawn, so that padding changes nothing.
 fn random<B: Backend>(trace: &mut Trace<B>, seed: u64, streams: &[u64]) {
-    let mut rngs: Vec<ChaCha8Rng> = streams
-        .iter()
-        .map(|&stream| {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(stream);
-            rng
-        })
-        .collect();
+    let mut rngs: Vec<ChaCha8Rng> = streams.iter().map(|&stream| generator(seed, stream)).collect();
     if let Some(joined) = trace.joined() {
         let valid = &joined.positions.valid;
         let layers: Vec<KeyValueBlock<B>> = joined

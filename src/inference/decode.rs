@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use diffmas_backends::ModelBackend;
-use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::Sampling;
@@ -12,6 +11,7 @@ use super::sampling::penalise;
 use crate::agents::PaddedIds;
 use crate::backbone::{Backbone, KeyValues, Positions};
 use crate::communication::Reading;
+use crate::random::generator;
 
 /// Generated positions after which the growing block is joined to what no longer grows: growth then copies few positions a token.
 const CHUNK: usize = 64;
@@ -67,14 +67,7 @@ pub fn decode<B: ModelBackend>(
     mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Vec<Answer> {
     let rows = prompt.batch;
-    let mut rngs: Vec<ChaCha8Rng> = streams
-        .iter()
-        .map(|&stream| {
-            let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-            rng.set_stream(stream);
-            rng
-        })
-        .collect();
+    let mut rngs: Vec<ChaCha8Rng> = streams.iter().map(|&stream| generator(options.seed, stream)).collect();
     let mut answers = vec![Answer::default(); rows];
     if options.max_new_tokens == 0 {
         return answers;

@@ -28,6 +28,13 @@ pub struct TokenizedSample {
     pub source: Option<Arc<Sample>>,
 }
 
+/// The token ids of a sample, by the names of [`TokenizedSample`].
+struct Tokens {
+    prompts: Vec<Vec<u32>>,
+    target: Option<Vec<u32>>,
+    experts: Vec<Option<Vec<u32>>>,
+}
+
 /// The compiled prompt templates of a team, and the tokenizer.
 #[derive(Debug)]
 pub struct PromptBuilder {
@@ -99,8 +106,8 @@ impl PromptBuilder {
     /// Names file, line, agent and field: a variable that the line does not have, a role without ids or ids
     /// without a role, an id outside the vocabulary, an empty prompt; text without a tokenizer.
     pub fn build(&self, path: &Path, sample: &Sample, vocab_size: usize) -> Result<TokenizedSample> {
-        let built = match &sample.ids {
-            Some(ids) => self.take_ids(sample, ids).map_err(|m| Error::line(path, sample.line, m))?,
+        let Tokens { prompts, target, experts } = match &sample.ids {
+            Some(ids) => self.take_ids(ids).map_err(|m| Error::line(path, sample.line, m))?,
             None => self.tokenise(path, sample)?,
         };
         let check = |name: String, ids: &[u32]| match ids.iter().find(|&&id| id as usize >= vocab_size) {
@@ -113,21 +120,22 @@ impl PromptBuilder {
             }
         };
         let text = sample.ids.is_none();
-        for (name, ids) in self.names.iter().zip(&built.prompts) {
+        for (name, ids) in self.names.iter().zip(&prompts) {
             let name =
                 if text { format!("the prompt of agent `{name}`") } else { format!("`prompt_ids.{name}`") };
             check(name, ids)?;
         }
-        for (name, ids) in self.names.iter().zip(&built.experts) {
+        for (name, ids) in self.names.iter().zip(&experts) {
             if let Some(ids) = ids {
                 let field = if text { "trajectories" } else { "trajectory_ids" };
                 check(format!("`{field}.{name}`"), ids)?;
             }
         }
-        if let Some(ids) = &built.target {
+        if let Some(ids) = &target {
             check(if text { "the answer" } else { "`target_ids`" }.to_string(), ids)?;
         }
-        Ok(built)
+        let source = Some(Arc::new(sample.clone()));
+        Ok(TokenizedSample { line: sample.line, prompts, target, experts, source })
     }
 
     /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
@@ -219,7 +227,7 @@ impl PromptBuilder {
         })
     }
 
-    fn take_ids(&self, sample: &Sample, ids: &SampleIds) -> std::result::Result<TokenizedSample, String> {
+    fn take_ids(&self, ids: &SampleIds) -> std::result::Result<Tokens, String> {
         let known: Vec<&str> = self.names.iter().map(String::as_str).collect();
         if let Some(stranger) = ids.prompt_ids.keys().find(|role| !known.contains(&role.as_str())) {
             let agents = known.join(", ");
@@ -233,13 +241,7 @@ impl PromptBuilder {
         let target = Some(ids.target_ids.clone()).filter(|ids| !ids.is_empty());
         self.check_roles("trajectory_ids", ids.trajectory_ids.keys())?;
         let experts = self.names.iter().map(|name| ids.trajectory_ids.get(name).cloned()).collect();
-        Ok(TokenizedSample {
-            line: sample.line,
-            prompts,
-            target,
-            experts,
-            source: Some(Arc::new(sample.clone())),
-        })
+        Ok(Tokens { prompts, target, experts })
     }
 
     /// Refuses expert texts of anyone but the upstream agents.
@@ -302,7 +304,7 @@ impl PromptBuilder {
         tokenizer.encode(&text)
     }
 
-    fn tokenise(&self, path: &Path, sample: &Sample) -> Result<TokenizedSample> {
+    fn tokenise(&self, path: &Path, sample: &Sample) -> Result<Tokens> {
         let at_line = |message: String| Error::line(path, sample.line, message);
         let Some(tokenizer) = &self.tokenizer else {
             return Err(at_line(
@@ -330,13 +332,7 @@ impl PromptBuilder {
             text.map(|text| turn(text, format!("`trajectories.{name}`"))).transpose()
         };
         let experts = self.names.iter().map(expert).collect::<Result<_>>()?;
-        Ok(TokenizedSample {
-            line: sample.line,
-            prompts,
-            target,
-            experts,
-            source: Some(Arc::new(sample.clone())),
-        })
+        Ok(Tokens { prompts, target, experts })
     }
 }
 

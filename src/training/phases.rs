@@ -149,11 +149,11 @@ impl TrainConfig {
         self.phases(updates_per_epoch).iter().map(|p| p.steps).sum()
     }
 
-    /// Refuses training data that lacks what the settings ask of it.
+    /// Refuses training data that lacks what the settings ask of it; returns the difficulty of each sample, where there is a curriculum.
     ///
     /// # Errors
     /// Names the phase that weighs expert texts where no sample has any, or the line whose difficulty is missing.
-    pub fn check_data(&self, samples: &[TokenizedSample]) -> Result<()> {
+    pub fn check_data(&self, samples: &[TokenizedSample]) -> Result<Option<Vec<f64>>> {
         let has_experts = samples.iter().any(|s| s.experts.iter().any(Option::is_some));
         if let Some(phase) = self.phases(1).iter().find(|p| p.trajectory_weight > 0.0 && !has_experts) {
             return Err(Error::invalid(format!(
@@ -161,7 +161,7 @@ impl TrainConfig {
                 phase.name
             )));
         }
-        self.curriculum.difficulties(samples).map(drop)
+        self.curriculum.difficulties(samples)
     }
 
     /// Checks what the phases' own settings say.

@@ -1,9 +1,9 @@
 //! Which samples an update sees: a permutation per epoch, a function of (seed, epoch) alone, so that a place in the data is two
 //! numbers; or, while a curriculum holds difficult samples back, a draw that is a function of (seed, update).
 
-use rand::SeedableRng;
 use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
+
+use crate::random::generator;
 
 /// The order of samples.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl Sampler {
         let open: Vec<usize> =
             (0..self.samples).filter(|&i| difficulties[i] <= competence.max(easiest)).collect();
         // Epochs count from 0; draws count from the other end, so that no stream serves both.
-        let mut rng = self.stream(u64::MAX - step as u64);
+        let mut rng = generator(self.seed, u64::MAX - step as u64);
         let size = self.batch_size.saturating_mul(self.accumulation).min(self.samples);
         let mut drawn = Vec::with_capacity(size);
         while drawn.len() < size {
@@ -62,14 +62,8 @@ impl Sampler {
 
     fn epoch(&self, epoch: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.samples).collect();
-        order.shuffle(&mut self.stream(epoch as u64));
+        order.shuffle(&mut generator(self.seed, epoch as u64));
         order
-    }
-
-    fn stream(&self, stream: u64) -> ChaCha8Rng {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(stream);
-        rng
     }
 }
 

@@ -215,12 +215,7 @@ impl<B: ModelBackend> Trainer<B> {
             let (weights, through) = (&weights, &through[..]);
             let inner = TeamStages { model, adapters, batch, plan, weights, through };
             let outer = TeamStages { model: outer, adapters, batch, plan, weights, through };
-            let reached: Vec<bool> = plan
-                .stages
-                .iter()
-                .map(|stage| stage.agents.iter().any(|&j| through[j] || batch.has_expert(j)))
-                .collect();
-            let outcome = recompute(&inner, &outer, &self.parameters, &self.leaves, &reached);
+            let outcome = recompute(&inner, &outer, &self.parameters, &self.leaves, &inner.reached());
             let (last, upstream) = outcome.losses.split_last().expect("the final agent is a stage");
             let trajectory_loss: f64 = upstream.iter().sum();
             all.loss += last + trajectory_loss;
@@ -313,8 +308,7 @@ impl<B: ModelBackend> Trainer<B> {
         let sampler = Sampler::new(samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
         let phases = c.phases(sampler.updates_per_epoch());
         let total: usize = phases.iter().map(|p| p.steps).sum();
-        c.check_data(samples)?;
-        let difficulties = c.curriculum.difficulties(samples)?;
+        let difficulties = c.check_data(samples)?;
         let grown = c.curriculum_steps.unwrap_or(total.div_ceil(2));
         let data = DataMark::new(samples);
         let mut saved = self.step;

@@ -142,11 +142,6 @@ impl<B: ModelBackend> Case<'_, B> {
         TeamPlan::new(&self.model.config, self.batch, |thought| self.model.channel.inner.layout(thought))
     }
 
-    fn reached(&self, plan: &TeamPlan) -> Vec<bool> {
-        let reached = |j: &usize| self.through[*j] || self.batch.has_expert(*j);
-        plan.stages.iter().map(|stage| stage.agents.iter().any(reached)).collect()
-    }
-
     /// Loss and gradients by recomputation.
     pub fn recomputed(&self, p: &Parameters<B>) -> Outcome<B> {
         let outer = self.model.to_autodiff();
@@ -155,7 +150,7 @@ impl<B: ModelBackend> Case<'_, B> {
         let (model, adapters, batch, through) = (self.model, self.adapters, self.batch, self.through);
         let inner = TeamStages { model, adapters, batch, plan, weights, through };
         let outer = TeamStages { model: &outer, adapters, batch, plan, weights, through };
-        recompute(&inner, &outer, p, &p.leaves(|_| true), &self.reached(plan))
+        recompute(&inner, &outer, p, &p.leaves(|_| true), &inner.reached())
     }
 
     /// The same by plain autodiff over the whole team.

@@ -1,0 +1,11 @@
+//! Seeded generators, one stream for each sample, epoch or step.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// The generator of `stream` under `seed`; streams of one seed are independent of each other.
+pub(crate) fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    rng
+}
