@@ -1,9 +1,13 @@
 //! Does the message matter? Scores on held-out samples, with real messages and with controls.
 
 mod accuracy;
+mod comparison;
 mod controls;
+mod inspection;
 mod score;
 
 pub use accuracy::Checking;
+pub use comparison::{Comparison, Part, Way};
 pub use controls::{Control, derangement};
+pub use inspection::{Attention, Example, Inspection, Latents, LensToken};
 pub use score::{Accuracy, Evaluation, SampleScore, Scoring, evaluate};

@@ -1,0 +1,47 @@
+//! Ways of solving the same questions, side by side.
+
+use serde::{Deserialize, Serialize};
+
+use super::Accuracy;
+
+/// Ways of answering the same questions; `comparison.json` in an output folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// What was compared, in a few words.
+    pub title: String,
+    /// Accuracy of the best constant answer.
+    pub guessing: f64,
+    /// One entry a way, in the order in which they are shown.
+    pub rows: Vec<Way>,
+}
+
+/// What a way of answering is in a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// What frames the others: all evidence in one context, the final agent alone.
+    Bound,
+    /// Another way of communicating.
+    Baseline,
+    /// The trained team.
+    Trained,
+    /// The trained team with a control in place of the message.
+    Control,
+}
+
+/// One way of answering, measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Way {
+    /// Its name, as it is shown.
+    pub name: String,
+    /// What it is in the comparison.
+    pub part: Part,
+    /// Right answers.
+    pub accuracy: Accuracy,
+    /// Bytes of a message, as a mean over samples and senders.
+    pub message_bytes: f64,
+    /// Wall-clock seconds per question.
+    pub seconds: f64,
+    /// Positions computed forward per question, by all agents.
+    pub forward_positions: f64,
+}
