@@ -1,4 +1,4 @@
-//! Who listens to whom: the weights of cross-agent attention, on request.
+//! Who listens to whom: the weights of cross-agent attention, and those of attention to segments, on request.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +7,7 @@ use diffmas_backends::ModelBackend;
 
 use super::model::prefill;
 use super::{PaddedIds, Team};
-use crate::backbone::ResidualHook;
+use crate::backbone::{Positions, ResidualHook};
 use crate::communication::{SharedHook, Trace};
 
 /// How much the final agent listens to each sender while it reads its prompt.
@@ -31,6 +31,36 @@ impl Listening {
 }
 
 impl<B: ModelBackend> Team<B> {
+    /// How much agent `j`, reading `prompt` once more, attends to the segments of `trace`: by layer and message with a segment, a mean over
+    /// heads, positions and rows; what is missing to 1 stays with its own positions. Empty where no message has a segment.
+    pub fn attention(&self, j: usize, prompt: &PaddedIds, trace: &Trace<B>) -> Vec<Vec<f64>> {
+        let reading = self.read(trace);
+        let (Some(past), backbone) = (&reading.kv, &self.roles[j]) else { return Vec::new() };
+        let at = Positions::issue(&prompt.valid, &mut reading.start.clone());
+        let x = backbone.embed(&prompt.ids);
+        let layers = backbone.attention_weights(x, &at, &[past], reading.hook.as_deref());
+        let segments: Vec<usize> =
+            trace.messages.iter().filter_map(|m| m.segment.as_ref()).map(|s| s.kv.len()).collect();
+        let real = prompt.valid.iter().filter(|&&v| v).count() as f64;
+        let by_segment = |weights: Tensor<B, 4>| -> Vec<f64> {
+            let [_, heads, len, keys] = weights.dims();
+            let values: Vec<f64> = weights.into_data().iter::<f64>().collect();
+            let mut sums = vec![0.0; segments.len()];
+            for (row, query) in values.chunks_exact(keys).enumerate() {
+                let (b, t) = (row / (heads * len), row % len);
+                if prompt.valid[b * len + t] {
+                    let mut from = 0;
+                    for (sum, n) in sums.iter_mut().zip(&segments) {
+                        *sum += query[from..from + n].iter().sum::<f64>();
+                        from += n;
+                    }
+                }
+            }
+            sums.iter().map(|sum| sum / (real * heads as f64)).collect()
+        };
+        layers.into_iter().map(by_segment).collect()
+    }
+
     /// Lets the final agent read `prompt` once more and tells whom it listens to; `None` where messages have no vectors.
     pub fn listening(&self, prompt: &PaddedIds, trace: &Trace<B>) -> Option<Listening> {
         let mut reading = self.read(trace);

@@ -243,6 +243,15 @@ impl<B: ModelBackend> Team<B> {
 
     /// Stage I of all upstream agents: what the final agent finds.
     pub fn think_all(&self, batch: &TeamBatch) -> Trace<B> {
+        self.think_watched(batch, |_, _| ())
+    }
+
+    /// [`Team::think_all`]; `watch` sees each agent's thought and what the agent had found.
+    pub fn think_watched(
+        &self,
+        batch: &TeamBatch,
+        mut watch: impl FnMut(&Thought<B>, &Trace<B>),
+    ) -> Trace<B> {
         let batch = &batch.clone().without_experts();
         let plan = self.plan(batch);
         let mut sent: Vec<Option<Message<B>>> = vec![None; plan.agents.len()];
@@ -252,6 +261,7 @@ impl<B: ModelBackend> Team<B> {
             let readings: Vec<_> = traces.iter().map(|trace| self.read(trace)).collect();
             let thoughts = self.think(&stage.agents, batch, &plan, &readings);
             for (thought, trace) in thoughts.iter().zip(&traces) {
+                watch(thought, trace);
                 sent[thought.sender] = Some(self.send(thought, trace));
             }
         }

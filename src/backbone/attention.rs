@@ -1,6 +1,7 @@
 //! Grouped-query self-attention over blocks of keys and values.
 
 use burn::prelude::*;
+use burn::tensor::activation;
 use diffmas_backends::{AttentionMask, Autodiff, KeyValueBlock, ModelBackend};
 
 use super::{BackboneConfig, Linear, RmsNorm};
@@ -53,21 +54,12 @@ impl<B: ModelBackend> Attention<B> {
         let (b, t, n) = (context.batch, context.len, context.batch * context.len);
         let (h, g, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
-        // 1. project and, where the family has it, normalise each head
-        let heads = |x: Tensor<B, 2>, heads: usize, norm: &Option<RmsNorm<B>>| match norm {
-            Some(norm) => norm.forward(x.reshape([n * heads, d])).reshape([n, heads, d]),
-            None => x.reshape([n, heads, d]),
-        };
-        let q = heads(self.q_proj.forward(x.clone()), h, &self.q_norm);
-        let k = heads(self.k_proj.forward(x.clone()), g, &self.k_norm);
-        let v = self.v_proj.forward(x);
+        // 1. project and rotate
+        let q = self.queries(x.clone(), config, context);
+        let k = rotated_heads(self.k_proj.forward(x.clone()), g, d, &self.k_norm, context).swap_dims(1, 2);
+        let v = self.v_proj.forward(x).reshape([b, t, g, d]).swap_dims(1, 2);
 
-        // 2. rotate
-        let q = B::rotary(q, &context.cos, &context.sin).reshape([b, t, h, d]);
-        let k = B::rotary(k, &context.cos, &context.sin).reshape([b, t, g, d]).swap_dims(1, 2);
-        let v = v.reshape([b, t, g, d]).swap_dims(1, 2);
-
-        // 3. append
+        // 2. append
         let own = match tail {
             Some(tail) => KeyValueBlock {
                 key: Tensor::cat(vec![tail.key.clone(), k], 2),
@@ -76,14 +68,43 @@ impl<B: ModelBackend> Attention<B> {
             None => KeyValueBlock { key: k, value: v },
         };
 
-        // 4. attend
+        // 3. attend
         let mut blocks = past;
         blocks.push(own);
         let (out, _) = B::block_attention(q, &blocks, &context.mask, (d as f64).powf(-0.5));
 
-        // 5. output
+        // 4. output
         let own = blocks.pop().expect("the own block was pushed");
         (self.o_proj.forward(out.reshape([n, h * d])), own)
+    }
+
+    /// How much each position attends to each key, rows of a softmax; what [`Attention::forward`] computes without keeping it.
+    ///
+    /// # Shapes
+    /// `x [B·t, D]`, `keys [B, G, n, d]` of past and own positions → `[B, H, t, n]`
+    pub(super) fn weights(
+        &self,
+        x: Tensor<B, 2>,
+        config: &BackboneConfig,
+        context: &PassContext<B>,
+        keys: Tensor<B, 4>,
+    ) -> Tensor<B, 4> {
+        let [b, g, n, d] = keys.dims();
+        let h = config.num_attention_heads;
+        let keys = keys.unsqueeze_dim::<5>(2).expand([b, g, h / g, n, d]).reshape([b, h, n, d]);
+        let q = self.queries(x, config, context).swap_dims(1, 2);
+        let mut scores = q.matmul(keys.swap_dims(2, 3)).mul_scalar((d as f64).powf(-0.5));
+        if let Some(allowed) = &context.mask.allowed {
+            let hidden = allowed.clone().equal_elem(0).expand([b, h, context.len, n]);
+            scores = scores.mask_fill(hidden, -1e30);
+        }
+        activation::softmax(scores, 3)
+    }
+
+    /// Queries, rotated: `[B·t, D]` → `[B, t, H, d]`
+    fn queries(&self, x: Tensor<B, 2>, config: &BackboneConfig, context: &PassContext<B>) -> Tensor<B, 4> {
+        let (heads, d) = (config.num_attention_heads, config.head_dim);
+        rotated_heads(self.q_proj.forward(x), heads, d, &self.q_norm, context)
     }
 
     /// The layer for training, sharing its storage.
@@ -97,4 +118,20 @@ impl<B: ModelBackend> Attention<B> {
             k_norm: self.k_norm.as_ref().map(RmsNorm::to_autodiff),
         }
     }
+}
+
+/// Queries or keys by head, normalised where the family has it, and rotated: `[B·t, heads·d]` → `[B, t, heads, d]`
+fn rotated_heads<B: ModelBackend>(
+    x: Tensor<B, 2>,
+    heads: usize,
+    d: usize,
+    norm: &Option<RmsNorm<B>>,
+    context: &PassContext<B>,
+) -> Tensor<B, 4> {
+    let (b, t, n) = (context.batch, context.len, context.batch * context.len);
+    let x = match norm {
+        Some(norm) => norm.forward(x.reshape([n * heads, d])).reshape([n, heads, d]),
+        None => x.reshape([n, heads, d]),
+    };
+    B::rotary(x, &context.cos, &context.sin).reshape([b, t, heads, d])
 }

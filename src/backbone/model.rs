@@ -1,10 +1,10 @@
 //! The whole transformer: embedding, layers, final norm, head.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{Autodiff, HostMask, ModelBackend};
+use diffmas_backends::{AttentionMask, Autodiff, HostMask, KeyValueBlock, ModelBackend};
 
 use super::attention::PassContext;
 use super::{BackboneConfig, Block, KeyValues, Positions, ResidualHook, RmsNorm, RotaryEmbedding};
@@ -93,6 +93,36 @@ impl<B: ModelBackend> Backbone<B> {
         (self.norm.forward(x), KeyValues { layers, positions: own })
     }
 
+    /// How much each of the positions that [`Backbone::forward`] would compute attends to each key of `past` and to each other, by layer.
+    /// Rows of padding mean nothing.
+    ///
+    /// # Shapes
+    /// `x [B·t, D]` → `[B, H, t, n]` each, `n` over the keys of `past` and the `t` new ones
+    pub fn attention_weights(
+        &self,
+        x: Tensor<B, 2>,
+        positions: &Positions,
+        past: &[&KeyValues<B>],
+        hook: Option<&dyn ResidualHook<B>>,
+    ) -> Vec<Tensor<B, 4>> {
+        let keeper = Keeper { hook, seen: Mutex::default() };
+        let (_, own) = self.forward(x, positions, past, None, Some(&keeper));
+        let mut blocks = past.to_vec();
+        blocks.push(&own);
+        let keys = KeyValues::cat(&blocks).expect("there are new positions");
+        let mask =
+            HostMask::new(positions.batch, positions.len, keys.len(), Some(keys.positions.valid.clone()));
+        let [cos, sin] = self.rotary.cos_sin(positions, &self.device());
+        let mask = AttentionMask::on_device(mask, &self.device());
+        let context = PassContext { batch: positions.batch, len: positions.len, cos, sin, mask };
+        let seen = keeper.seen.into_inner().expect("nobody panicked with the lock");
+        let of = |((layer, x), block): ((&Block<B>, Tensor<B, 2>), &KeyValueBlock<B>)| {
+            let x = layer.input_layernorm.forward(x);
+            layer.self_attn.weights(x, &self.config, &context, block.key.clone())
+        };
+        self.layers.iter().zip(seen).zip(&keys.layers).map(of).collect()
+    }
+
     /// Scores of the next token.
     ///
     /// # Shapes
@@ -111,5 +141,23 @@ impl<B: ModelBackend> Backbone<B> {
             lm_head: Tensor::from_inner(self.lm_head.clone()),
             rotary: self.rotary.clone(),
         }
+    }
+}
+
+/// A hook that does what another does, and keeps what enters each layer.
+#[derive(Debug)]
+struct Keeper<'a, B: Backend> {
+    hook: Option<&'a dyn ResidualHook<B>>,
+    seen: Mutex<Vec<Tensor<B, 2>>>,
+}
+
+impl<B: Backend> ResidualHook<B> for Keeper<'_, B> {
+    fn apply(&self, layer: usize, x: Tensor<B, 2>, batch: usize) -> Tensor<B, 2> {
+        let x = match self.hook {
+            Some(hook) => hook.apply(layer, x, batch),
+            None => x,
+        };
+        self.seen.lock().expect("nobody panicked with the lock").push(x.clone());
+        x
     }
 }

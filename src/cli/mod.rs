@@ -7,6 +7,7 @@ mod completions;
 mod devices;
 mod eval;
 mod fetch;
+mod generate_task;
 mod generation;
 mod interrupt;
 mod lines;
@@ -54,6 +55,11 @@ enum Command {
     /// Loss and perplexity of a team on a file, with real messages or with a control.
     #[command(after_help = "Example: diffmas eval --model MODEL_DIR --data test.jsonl --trace shuffled")]
     Eval(Box<eval::EvalCommand>),
+    /// Write questions whose evidence is spread over a team, and that team.
+    #[command(
+        after_help = "Example: diffmas generate-task --family two-hop --facts 4 --output tasks/two-hop"
+    )]
+    GenerateTask(generate_task::GenerateTaskCommand),
     /// Fetch a model from the Hugging Face hub and print where it is.
     #[command(after_help = "Example: diffmas fetch Qwen/Qwen3-0.6B")]
     Fetch(fetch::FetchCommand),
@@ -104,6 +110,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Train(c) => c.execute(),
         Command::Run(c) => c.execute(),
         Command::Eval(c) => c.execute(),
+        Command::GenerateTask(c) => c.execute(),
         Command::Fetch(c) => c.execute(),
         Command::Models => models::execute(),
         Command::Merge(c) => c.execute(),

@@ -52,27 +52,49 @@ impl TrainCommand {
             file = Some(config);
         }
         let options = Options::read(file.as_deref(), &flags)?;
-        let config = options.train_config()?;
-        let dir = Options::required(&options.output, "output")?.clone();
-        let data = Options::required(&options.data, "data")?.clone();
-        let session = Session::open(options)?;
-        let samples = session.data(&data, Answers::Required, 0)?;
-        config.check_data(&samples).map_err(|e| Error::file(&data, e))?;
-        let eval_data = session.options.eval_data.as_ref();
-        let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
-        let backend = session.options.backend()?;
-        let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
-        let settings = toml::to_string(&resolved).map_err(Error::invalid)?;
-        let hint = "go on with --resume, or give --overwrite or another --output";
-        let claim =
-            if self.resume { Claim::resumed(&dir)? } else { Claim::new_run(&dir, self.overwrite, hint)? };
-        if self.overwrite {
-            claim.keep_inputs(session.options.inputs())?;
-        }
-        let start = if self.resume { Start::Resume } else { Start::New { claim: &claim, settings } };
-        let job = Train { session: &session, config, samples, held_out, dir: &dir, start };
-        backend.run(session.options.device_index, job).map_err(Error::invalid)?
+        let begin = if self.resume { Begin::Resume } else { Begin::New { overwrite: self.overwrite } };
+        train(options, begin)
     }
+}
+
+/// What a run finds in its output folder.
+#[derive(Clone, Copy, Debug)]
+pub enum Begin {
+    /// Nothing, or an earlier run that may be replaced.
+    New { overwrite: bool },
+    /// A run to go on with.
+    Resume,
+}
+
+/// Trains as `options` say.
+pub fn train(options: Options, begin: Begin) -> Result<()> {
+    let config = options.train_config()?;
+    let dir = Options::required(&options.output, "output")?.clone();
+    let data = Options::required(&options.data, "data")?.clone();
+    let session = Session::open(options)?;
+    let samples = session.data(&data, Answers::Required, 0)?;
+    config.check_data(&samples).map_err(|e| Error::file(&data, e))?;
+    let eval_data = session.options.eval_data.as_ref();
+    let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
+    let backend = session.options.backend()?;
+    let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
+    let settings = toml::to_string(&resolved).map_err(Error::invalid)?;
+    let hint = "go on with --resume, or give --overwrite or another --output";
+    let claim = match begin {
+        Begin::New { overwrite } => Claim::new_run(&dir, overwrite, hint)?,
+        Begin::Resume => Claim::resumed(&dir)?,
+    };
+    let start = match begin {
+        Begin::New { overwrite } => {
+            if overwrite {
+                claim.keep_inputs(session.options.inputs())?;
+            }
+            Start::New { claim: &claim, settings }
+        }
+        Begin::Resume => Start::Resume,
+    };
+    let job = Train { session: &session, config, samples, held_out, dir: &dir, start };
+    backend.run(session.options.device_index, job).map_err(Error::invalid)?
 }
 
 /// How a run begins.

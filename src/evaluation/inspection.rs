@@ -1,7 +1,23 @@
 //! What happened inside a team on a few samples: who attended to whom, what latent positions are near to, one question from prompt to
 //! answer.
 
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use burn::tensor::activation;
+use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
+
+use super::Checking;
+use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
+use crate::backbone::Backbone;
+use crate::communication::{Message, Thought, Trace};
+use crate::error::Result;
+use crate::inference::{Author, Writing, decode, write_messages};
+use crate::text::{TokenizedSample, Tokenizer};
+
+/// Tokens of the logit lens at each position.
+const LENS: usize = 3;
 
 /// What was seen inside a team; `inspection.json` in an output folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,4 +86,125 @@ pub struct Example {
     /// Whether it is right, where that can be checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub right: Option<bool>,
+}
+
+/// Lets `team` answer `samples`, the first of which is traced, and tells what happened inside. `writing` makes the upstream agents' texts
+/// on the channel `text`.
+///
+/// # Errors
+/// If tokens are no text, or a prompt cannot be made of what was written.
+///
+/// # Panics
+/// If there is no sample.
+pub fn inspect<B: ModelBackend>(
+    team: &Team<B>,
+    samples: &[TokenizedSample],
+    writing: &Writing,
+    checking: &Checking,
+    tokenizer: &Tokenizer,
+) -> Result<Inspection> {
+    let streams: Vec<u64> = (0..samples.len() as u64).collect();
+    let (mut samples, mut texts, mut text_bytes) = (samples.to_vec(), Vec::new(), Vec::new());
+    if team.config.channel == ChannelKind::Text {
+        let path = Path::new("inspected data");
+        let written;
+        (samples, written) = write_messages(team, writing, path, &samples, Author::Agents, &streams)?;
+        texts = written[0].iter().map(|w| tokenizer.decode(&w.token_ids)).collect::<Result<_>>()?;
+        text_bytes = written[0].iter().map(|w| w.token_ids.len() * size_of::<u32>()).collect();
+    }
+    let batch = TeamBatch { target: None, ..TeamBatch::new(&samples.iter().collect::<Vec<_>>()) };
+    let last = team.config.agents.len() - 1;
+    let mut attention = Vec::new();
+    let mut thoughts = Vec::new();
+    let trace = team.think_watched(&batch, |thought, found| {
+        attention.extend(attends(team, thought.sender, &batch.prompts[thought.sender], found));
+        thoughts.push(thought.clone());
+    });
+    attention.extend(attends(team, last, &batch.prompts[last], &trace));
+    attention.extend(listens(team, &batch.prompts[last], &trace));
+    let lens = thoughts.iter().filter(|thought| thought.latents.len() > 1);
+    let latents = lens.map(|thought| latents(team, thought, tokenizer)).collect::<Result<_>>()?;
+    let options = &checking.options;
+    let (prompt, reading) = (&batch.prompts[last], team.read(&trace));
+    let answers =
+        decode(team.answering(), prompt, &reading, options, &streams, |_, _| ControlFlow::Continue(()));
+    let first = &samples[0];
+    let message_bytes = match text_bytes.is_empty() {
+        true => trace.messages.iter().map(|m| m.bytes() / samples.len()).collect(),
+        false => text_bytes,
+    };
+    let target = first.target.as_deref().unwrap_or_default();
+    let end = target.last().is_some_and(|id| options.stop_tokens.contains(id));
+    let target = &target[..target.len() - usize::from(end)];
+    let example = Example {
+        line: first.line,
+        prompts: first.prompts.iter().map(|ids| tokenizer.decode(ids)).collect::<Result<_>>()?,
+        written: texts,
+        message_bytes,
+        expected: (!target.is_empty()).then(|| tokenizer.decode(target)).transpose()?,
+        answered: tokenizer.decode(&answers[0].token_ids)?,
+        right: checking.is_right(first, &answers[0].token_ids)?,
+    };
+    let agents = team.config.agents.iter().map(|agent| agent.name.clone()).collect();
+    Ok(Inspection { agents, samples: samples.len(), attention, latents, example })
+}
+
+/// How agent `j` attends to the segments that it found, if it found any.
+fn attends<B: ModelBackend>(
+    team: &Team<B>,
+    j: usize,
+    prompt: &PaddedIds,
+    found: &Trace<B>,
+) -> Option<Attention> {
+    let weights = team.attention(j, prompt, found);
+    let senders = senders(team, found, |m| m.segment.is_some());
+    let reader = team.config.agents[j].name.clone();
+    (!weights.is_empty()).then(|| Attention {
+        reader,
+        senders,
+        layers: (0..weights.len()).collect(),
+        weights,
+    })
+}
+
+/// How the final agent listens to vectors, if it found any.
+fn listens<B: ModelBackend>(team: &Team<B>, prompt: &PaddedIds, found: &Trace<B>) -> Option<Attention> {
+    let listening = team.listening(prompt, found)?;
+    let rows = prompt.batch as f64;
+    let mean = |layer: &Vec<Vec<f64>>| -> Vec<f64> {
+        (0..listening.senders.len()).map(|s| layer.iter().map(|row| row[s]).sum::<f64>() / rows).collect()
+    };
+    let name = &team.config.agents.last().expect("a team has an agent").name;
+    Some(Attention {
+        reader: format!("{name}, vectors"),
+        senders: senders(team, found, |m| m.vectors.is_some()),
+        weights: listening.weights.iter().map(mean).collect(),
+        layers: listening.layers,
+    })
+}
+
+/// The names of those whose messages `has` picks.
+fn senders<B: ModelBackend>(
+    team: &Team<B>,
+    found: &Trace<B>,
+    has: impl Fn(&Message<B>) -> bool,
+) -> Vec<String> {
+    let name = |m: &Message<B>| team.config.agents[m.sender].name.clone();
+    found.messages.iter().filter(|m| has(m)).map(name).collect()
+}
+
+/// The first row's latent positions through the logit lens.
+fn latents<B: ModelBackend>(team: &Team<B>, thought: &Thought<B>, tokenizer: &Tokenizer) -> Result<Latents> {
+    let backbone: &Backbone<B> = &team.roles[thought.sender];
+    let positions = thought.latents[1..].iter().map(|h| {
+        let scores = activation::softmax(backbone.logits(h.clone().narrow(0, 0, 1)), 1);
+        let mut scores: Vec<(usize, f64)> = scores.into_data().iter::<f64>().enumerate().collect();
+        scores.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let token = |&(id, probability): &(usize, f64)| {
+            Ok(LensToken { token: tokenizer.decode(&[id as u32])?, probability })
+        };
+        scores.iter().take(LENS).map(token).collect::<Result<Vec<_>>>()
+    });
+    let positions = positions.collect::<Result<_>>()?;
+    Ok(Latents { sender: team.config.agents[thought.sender].name.clone(), positions })
 }

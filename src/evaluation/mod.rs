@@ -9,5 +9,5 @@ mod score;
 pub use accuracy::Checking;
 pub use comparison::{Comparison, Part, Way};
 pub use controls::{Control, derangement};
-pub use inspection::{Attention, Example, Inspection, Latents, LensToken};
-pub use score::{Accuracy, Evaluation, SampleScore, Scoring, evaluate};
+pub use inspection::{Attention, Example, Inspection, Latents, LensToken, inspect};
+pub use score::{Accuracy, Cost, Evaluation, SampleScore, Scoring, evaluate};

@@ -1,6 +1,7 @@
 //! Loss, perplexity and accuracy on held-out samples.
 
 use std::path::Path;
+use std::time::Instant;
 
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
@@ -8,9 +9,9 @@ use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use statrs::statistics::Statistics;
 
 use super::{Checking, Control, derangement};
-use crate::agents::{ChannelKind, Team, TeamBatch};
+use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
 use crate::error::{Error, Result};
-use crate::inference::{Author, DecodeOptions, Writing, decode, write_messages};
+use crate::inference::{Author, Writing, decode, write_messages};
 use crate::text::TokenizedSample;
 
 /// The score of one sample.
@@ -61,6 +62,18 @@ pub struct Evaluation {
     pub target_tokens: usize,
     /// Bytes of a message, as a mean over samples and senders; 0 where nothing was sent.
     pub message_bytes: usize,
+    /// What answering cost, where answers were checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+}
+
+/// What it costs to answer a question, as a mean over questions that ran in batches.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Wall-clock seconds from token ids to the answer's.
+    pub seconds: f64,
+    /// Positions computed forward by all agents: prompts, latent steps, what was written and the answer.
+    pub forward_positions: f64,
 }
 
 /// How a team is scored.
@@ -94,16 +107,15 @@ pub fn evaluate<B: ModelBackend>(
     }
     let others = (*scoring.control == Control::Shuffled).then(|| derangement(samples.len(), scoring.seed));
     let mut all: Vec<SampleScore> = Vec::with_capacity(samples.len());
-    let (mut bytes, mut messages) = (0, 0);
+    let mut total = Spent::default();
     let indices: Vec<usize> = (0..samples.len()).collect();
     for rows in indices.chunks(scoring.batch_size.max(1)) {
         let own: Vec<TokenizedSample> = rows.iter().map(|&i| samples[i].clone()).collect();
         let upstream = others
             .as_ref()
             .map(|other| TeamBatch::new(&rows.iter().map(|&i| &samples[other[i]]).collect::<Vec<_>>()));
-        let (scores, sent) = score_batch(team, own, upstream, scoring, rows)?;
-        bytes += sent.bytes;
-        messages += sent.messages;
+        let (scores, spent) = score_batch(team, own, upstream, scoring, rows)?;
+        total.add(&spent);
         on_batch(&scores)?;
         all.extend(scores);
     }
@@ -118,7 +130,11 @@ pub fn evaluate<B: ModelBackend>(
         accuracy: accuracy(&checked),
         samples: samples.len(),
         target_tokens: tokens,
-        message_bytes: bytes / messages.max(1),
+        message_bytes: total.bytes / total.messages.max(1),
+        cost: scoring.checking.map(|_| Cost {
+            seconds: total.seconds / samples.len().max(1) as f64,
+            forward_positions: total.positions as f64 / samples.len().max(1) as f64,
+        }),
     })
 }
 
@@ -144,11 +160,22 @@ fn accuracy(checked: &[bool]) -> Option<Accuracy> {
     (n > 0).then(|| Accuracy { accuracy: right as f64 / n as f64, interval, checked: n })
 }
 
-/// What upstream agents sent to the final one.
+/// What upstream agents sent to the final one, and what that and its answers cost.
 #[derive(Default)]
-struct Sent {
+struct Spent {
     bytes: usize,
     messages: usize,
+    positions: usize,
+    seconds: f64,
+}
+
+impl Spent {
+    fn add(&mut self, other: &Self) {
+        self.bytes += other.bytes;
+        self.messages += other.messages;
+        self.positions += other.positions;
+        self.seconds += other.seconds;
+    }
 }
 
 fn score_batch<B: ModelBackend>(
@@ -157,29 +184,45 @@ fn score_batch<B: ModelBackend>(
     upstream: Option<TeamBatch>,
     scoring: &Scoring<'_>,
     rows: &[usize],
-) -> Result<(Vec<SampleScore>, Sent)> {
+) -> Result<(Vec<SampleScore>, Spent)> {
     let streams: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
     let text = team.config.channel == ChannelKind::Text && *scoring.control != Control::None;
-    let mut sent = Sent::default();
+    let mut spent = Spent::default();
+    let clock = Instant::now();
     if let Some(writing) = scoring.writing.filter(|_| text) {
         let path = Path::new("evaluation data");
         let written;
         (own, written) = write_messages(team, writing, path, &own, Author::Agents, &streams)?;
         let tokens: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
-        sent = Sent { bytes: tokens * size_of::<u32>(), messages: written.iter().map(Vec::len).sum() };
+        spent.bytes = tokens * size_of::<u32>();
+        spent.messages = written.iter().map(Vec::len).sum();
+        spent.positions = tokens;
     }
     let batch = TeamBatch::new(&own.iter().collect::<Vec<_>>());
+    let steps: usize = (0..batch.prompts.len()).map(|j| team.config.steps(j)).sum();
+    spent.positions += batch.prompts.iter().map(PaddedIds::count).sum::<usize>() + rows.len() * steps;
     let prompt = batch.prompts.last().expect("a team has an agent");
     let trace = team.think_all(upstream.as_ref().unwrap_or(&batch));
     let trace = scoring.control.apply(trace, &team.config, scoring.seed, &streams);
-    sent.bytes += trace.bytes();
-    sent.messages += trace.messages.len() * rows.len();
+    spent.bytes += trace.bytes();
+    spent.messages += trace.messages.len() * rows.len();
     let reading = team.read(&trace);
+    let mut right = vec![None; rows.len()];
+    if let Some(checking) = scoring.checking {
+        let answers = decode(team.answering(), prompt, &reading, &checking.options, &streams, |_, _| {
+            std::ops::ControlFlow::Continue(())
+        });
+        spent.seconds = clock.elapsed().as_secs_f64();
+        for ((right, sample), answer) in right.iter_mut().zip(&own).zip(answers) {
+            spent.positions += answer.token_ids.len();
+            *right = checking.is_right(sample, &answer.token_ids)?;
+        }
+    }
     let target = batch.target.as_ref().expect("every sample has a target");
     let nll = team.target_nll(prompt, target, &reading);
     let mut nll = nll.into_data().iter::<f64>().collect::<Vec<_>>().into_iter();
     let mut scores = Vec::with_capacity(own.len());
-    for (row, sample) in own.iter().enumerate() {
+    for (row, (sample, right)) in own.iter().zip(right).enumerate() {
         let n = sample.target.as_ref().map_or(0, Vec::len);
         let total: f64 = nll.by_ref().take(n).sum();
         scores.push(SampleScore {
@@ -187,19 +230,10 @@ fn score_batch<B: ModelBackend>(
             loss: total / n.max(1) as f64,
             target_tokens: n,
             trace_positions: trace.positions(row),
-            right: None,
+            right,
         });
     }
-    if let Some(checking) = scoring.checking {
-        let options: &DecodeOptions = &checking.options;
-        let answers = decode(team.answering(), prompt, &reading, options, &streams, |_, _| {
-            std::ops::ControlFlow::Continue(())
-        });
-        for ((score, sample), answer) in scores.iter_mut().zip(&own).zip(answers) {
-            score.right = checking.is_right(sample, &answer.token_ids)?;
-        }
-    }
-    Ok((scores, sent))
+    Ok((scores, spent))
 }
 
 #[cfg(test)]

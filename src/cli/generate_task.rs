@@ -1,0 +1,65 @@
+//! `diffmas generate-task`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use diffmas::Result;
+use diffmas::checkpoint::write_atomic;
+use diffmas::tasks::{Facts, Family, Split, TaskConfig};
+
+use super::claim::Claim;
+use super::output;
+
+/// Flags of `generate-task`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct GenerateTaskCommand {
+    /// What makes a question need a message [relay, two-hop, distractor]
+    #[arg(long, default_value_t)]
+    family: Family,
+    /// Agents that hold evidence and never see the question
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    holders: usize,
+    /// Facts of each holder: a number, or a range like 2-8
+    #[arg(long, value_name = "N", default_value = "4")]
+    facts: Facts,
+    /// Lines of train.jsonl
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    train: usize,
+    /// Lines of test.jsonl, whose facts are in no line of train.jsonl
+    #[arg(long, value_name = "N", default_value_t = 640)]
+    test: usize,
+    /// Seed of all draws
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Folder for train.jsonl, test.jsonl and team.toml
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Replace what the output folder holds
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl GenerateTaskCommand {
+    /// Writes data and team file.
+    pub fn execute(self) -> Result<()> {
+        let config = TaskConfig { family: self.family, holders: self.holders, facts: self.facts };
+        config.validate()?;
+        let claim = Claim::new_run(&self.output, self.overwrite, "give another --output, or --overwrite")?;
+        claim.clear()?;
+        for (split, count, name) in
+            [(Split::Train, self.train, "train.jsonl"), (Split::Test, self.test, "test.jsonl")]
+        {
+            let lines: Vec<_> = config.problems(split, self.seed, count).map(|p| p.fields()).collect();
+            output::write_jsonl(&self.output.join(name), &lines)?;
+        }
+        let team = toml::to_string(&config.team()).map_err(diffmas::Error::invalid)?;
+        write_atomic(&self.output.join("team.toml"), team.as_bytes())?;
+        output::print(&format!(
+            "{} and {} questions, and their team, in {}",
+            self.train,
+            self.test,
+            self.output.display()
+        ))
+    }
+}

@@ -1,0 +1,47 @@
+//! The teams that solve the tasks.
+
+use super::{Problem, TaskConfig};
+use crate::agents::{AgentConfig, TeamConfig};
+use crate::communication::Transmit;
+
+/// The solver's name.
+pub const SOLVER: &str = "solver";
+
+impl TaskConfig {
+    /// Holders that see their own facts and never the question, and a solver that sees the question and nothing of the facts: they pass on
+    /// their latent positions alone.
+    pub fn team(&self) -> TeamConfig {
+        let holder = |i: usize| {
+            let name = Problem::holder(i);
+            AgentConfig {
+                user: Some(format!("{{{{ evidence.{name} }}}} report")),
+                ..AgentConfig::named(name)
+            }
+        };
+        let mut agents: Vec<AgentConfig> = (0..self.holders).map(holder).collect();
+        let inbox = "{% for message in inbox %}{{ message.text }} {% endfor %}";
+        let user = Some(format!("{inbox}{{{{ question }}}}"));
+        agents.push(AgentConfig { user, ..AgentConfig::named(SOLVER) });
+        TeamConfig { latent_steps: 4, transmit: Transmit::Latent, agents, ..TeamConfig::default() }
+    }
+
+    /// One agent that sees everything: the upper bound.
+    pub fn all_evidence(&self) -> TeamConfig {
+        let facts: String =
+            (0..self.holders).map(|i| format!("{{{{ evidence.{} }}}} ", Problem::holder(i))).collect();
+        let user = Some(format!("{facts}{{{{ question }}}}"));
+        TeamConfig {
+            agents: vec![AgentConfig { user, ..AgentConfig::named(SOLVER) }],
+            ..TeamConfig::default()
+        }
+    }
+
+    /// The solver alone, without a team to tell it anything.
+    pub fn alone(&self) -> TeamConfig {
+        let user = Some("{{ question }}".to_string());
+        TeamConfig {
+            agents: vec![AgentConfig { user, ..AgentConfig::named(SOLVER) }],
+            ..TeamConfig::default()
+        }
+    }
+}
