@@ -11,7 +11,8 @@ use diffmas::{Error, Result};
 const LOCK: &str = ".diffmas.lock";
 
 /// What the output folder of an earlier run holds at least one of.
-const TRACES_OF_A_RUN: [&str; 4] = ["config.toml", "checkpoints", "results.json", "samples.jsonl"];
+const TRACES_OF_A_RUN: [&str; 6] =
+    ["config.toml", "checkpoints", "results.json", "samples.jsonl", "demo.toml", "team.toml"];
 
 /// An output folder that no other process writes to.
 #[derive(Debug)]

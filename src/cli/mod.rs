@@ -4,6 +4,7 @@ mod answer;
 mod chat;
 mod claim;
 mod completions;
+mod demo;
 mod devices;
 mod eval;
 mod fetch;
@@ -46,6 +47,9 @@ Example: diffmas run --model smollm2-135m-instruct";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See agents learn to talk: train a small team in minutes, measure it beside other ways, write a report.
+    #[command(after_help = "Example: diffmas demo --task two-hop --output two-hop-report")]
+    Demo(demo::DemoCommand),
     /// Train a team: adapters learn to communicate through the trace.
     #[command(after_help = "Example: diffmas train --model MODEL_DIR --data train.jsonl --output runs/first")]
     Train(Box<train::TrainCommand>),
@@ -107,6 +111,7 @@ fn one_line(message: &str) -> String {
 
 fn dispatch(command: Command) -> Result<()> {
     match command {
+        Command::Demo(c) => c.execute(),
         Command::Train(c) => c.execute(),
         Command::Run(c) => c.execute(),
         Command::Eval(c) => c.execute(),

@@ -53,7 +53,7 @@ impl TrainCommand {
         }
         let options = Options::read(file.as_deref(), &flags)?;
         let begin = if self.resume { Begin::Resume } else { Begin::New { overwrite: self.overwrite } };
-        train(options, begin)
+        train(options, begin, Ending::Told)
     }
 }
 
@@ -66,8 +66,17 @@ pub enum Begin {
     Resume,
 }
 
+/// What is printed of a finished run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// What it gained and cost, and an answer.
+    Told,
+    /// Nothing: the caller tells.
+    Silent,
+}
+
 /// Trains as `options` say.
-pub fn train(options: Options, begin: Begin) -> Result<()> {
+pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
     let config = options.train_config()?;
     let dir = Options::required(&options.output, "output")?.clone();
     let data = Options::required(&options.data, "data")?.clone();
@@ -93,7 +102,7 @@ pub fn train(options: Options, begin: Begin) -> Result<()> {
         }
         Begin::Resume => Start::Resume,
     };
-    let job = Train { session: &session, config, samples, held_out, dir: &dir, start };
+    let job = Train { session: &session, config, samples, held_out, dir: &dir, start, ending };
     backend.run(session.options.device_index, job).map_err(Error::invalid)?
 }
 
@@ -112,6 +121,7 @@ struct Train<'a> {
     held_out: Option<Vec<TokenizedSample>>,
     dir: &'a Path,
     start: Start<'a>,
+    ending: Ending,
 }
 
 impl Job for Train<'_> {
@@ -159,6 +169,9 @@ impl Job for Train<'_> {
         }
         write_communication(self.dir, trainer.model(), trainer.parameters())?;
         self.score(&trainer, &mut report, total)?;
+        if self.ending == Ending::Silent {
+            return Ok(());
+        }
         let text = self.session.model.tokenizer.is_some();
         output::print(&Summary { dir: self.dir, report: &report, text }.to_string())?;
         self.show_an_answer(&trainer.team())

@@ -1,0 +1,387 @@
+//! `diffmas demo`: a team learns to talk, and is measured beside other ways.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
+use diffmas::backends::{Job, ModelBackend};
+use diffmas::checkpoint::write_atomic;
+use diffmas::evaluation::{Checking, Comparison, Control, Inspection, Part, Scoring, Way, evaluate, inspect};
+use diffmas::inference::DecodeOptions;
+use diffmas::report::Report;
+use diffmas::tasks::{Facts, Family, Problem, Split, TaskConfig, write_tiny_model};
+use diffmas::text::{Answers, TokenizedSample, read_toml};
+use diffmas::training::LrSchedulerType;
+use diffmas::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::claim::Claim;
+use super::options::Options;
+use super::progress::Progress;
+use super::session::Session;
+use super::train::{Begin, Ending, train};
+use super::{interrupt, output, verbosity};
+
+/// Agents that hold evidence.
+const HOLDERS: usize = 2;
+/// Samples of an update, and of a batch of questions.
+const BATCH: usize = 32;
+/// Questions that the inspection's means run over.
+const INSPECTED: usize = 64;
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct DemoCommand {
+    /// What makes a question need a message [relay, two-hop, distractor]
+    #[arg(long, default_value_t)]
+    task: Family,
+    /// What agents pass on [trace, vectors, hybrid]
+    #[arg(long, default_value_t)]
+    channel: ChannelKind,
+    /// Twice the facts
+    #[arg(long)]
+    hard: bool,
+    /// Latent steps of each holder, and most tokens of a message where holders write text
+    #[arg(long, value_name = "T", default_value_t = 8)]
+    latent_steps: usize,
+    /// Vectors that a holder sends (vectors, hybrid)
+    #[arg(long, value_name = "M", default_value_t = 8)]
+    num_vectors: usize,
+    /// Updates of the team, and as many of the team that writes text
+    #[arg(long, value_name = "N", default_value_t = 150)]
+    max_steps: usize,
+    /// Questions that everything is measured on; their facts are in no line of the training data
+    #[arg(long, value_name = "N", default_value_t = 640)]
+    questions: usize,
+    /// Seed of data and training
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Backend; `diffmas devices` lists those in this binary
+    #[arg(long)]
+    backend: Option<String>,
+    /// Folder for the report and all that it rests on
+    #[arg(long, value_name = "DIR", default_value = "demo-report")]
+    output: PathBuf,
+    /// Go on with an interrupted demo in --output, with its settings
+    #[arg(long)]
+    resume: bool,
+    /// Replace the demo in --output
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
+}
+
+impl DemoCommand {
+    /// Trains, measures, prints the table and writes the report.
+    pub fn execute(self) -> Result<()> {
+        let settings = self.output.join("demo.toml");
+        let (claim, demo) = if self.resume {
+            if !settings.exists() {
+                let why = "there is no demo to go on with: the folder has no demo.toml";
+                return Err(Error::file(&self.output, why));
+            }
+            (Claim::resumed(&self.output)?, read_toml(&settings)?)
+        } else {
+            let demo = self.demo();
+            demo.validate()?;
+            let hint = "go on with --resume, or give --overwrite or another --output";
+            let claim = Claim::new_run(&self.output, self.overwrite, hint)?;
+            claim.clear()?;
+            write_atomic(&settings, toml::to_string(&demo).map_err(Error::invalid)?.as_bytes())?;
+            (claim, demo)
+        };
+        demo.validate().map_err(|e| Error::file(&settings, e))?;
+        let folder = Folder { dir: &self.output, demo };
+        let done = folder.run();
+        drop(claim);
+        done.map_err(|e| match e {
+            Error::Interrupted(_) => Error::Interrupted(format!(
+                "stopped; what was trained is kept. Go on with: diffmas demo --resume --output {}",
+                self.output.display()
+            )),
+            e => e,
+        })
+    }
+
+    fn demo(&self) -> Demo {
+        Demo {
+            task: self.task,
+            channel: self.channel,
+            facts: if self.hard { 8 } else { 4 } * if self.task == Family::Distractor { 2 } else { 1 },
+            latent_steps: self.latent_steps,
+            num_vectors: self.num_vectors,
+            max_steps: self.max_steps,
+            questions: self.questions,
+            seed: self.seed,
+            backend: self.backend.clone(),
+        }
+    }
+}
+
+/// What is shown; `demo.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Demo {
+    task: Family,
+    channel: ChannelKind,
+    /// Facts of each holder.
+    facts: usize,
+    latent_steps: usize,
+    num_vectors: usize,
+    max_steps: usize,
+    questions: usize,
+    seed: u64,
+    backend: Option<String>,
+}
+
+impl Demo {
+    fn validate(&self) -> Result<()> {
+        if ![ChannelKind::Trace, ChannelKind::Vectors, ChannelKind::Hybrid].contains(&self.channel) {
+            return Err(Error::invalid(format!(
+                "demo shows the channels trace, vectors and hybrid, not {}; it measures text beside each of them",
+                self.channel
+            )));
+        }
+        if self.questions < 2 {
+            return Err(Error::invalid("questions must be at least 2, so that messages can be shuffled"));
+        }
+        self.task_config().validate()?;
+        self.team().validate()
+    }
+
+    fn task_config(&self) -> TaskConfig {
+        TaskConfig { family: self.task, holders: HOLDERS, facts: Facts::exactly(self.facts) }
+    }
+
+    /// The team that learns.
+    fn team(&self) -> TeamConfig {
+        TeamConfig {
+            channel: self.channel,
+            latent_steps: self.latent_steps,
+            num_vectors: self.num_vectors,
+            vector_dim: 64,
+            cross_attention_layers: Some(vec![0, 1, 2, 3]),
+            ..self.task_config().team()
+        }
+    }
+
+    /// The same team with messages of text, of as many tokens as the other's have positions.
+    fn text_team(&self) -> TeamConfig {
+        let message_tokens = if self.channel == ChannelKind::Vectors { self.num_vectors } else { self.latent_steps };
+        TeamConfig { channel: ChannelKind::Text, message_tokens, ..self.task_config().team() }
+    }
+
+    /// A line of training data. What a holder should write ends where a message does.
+    fn line(&self, problem: &Problem) -> serde_json::Map<String, serde_json::Value> {
+        let mut fields = problem.fields();
+        let tokens = self.text_team().message_tokens;
+        let cut = |text: &String| text.split(' ').take(tokens).collect::<Vec<_>>().join(" ");
+        let reports: BTreeMap<String, String> =
+            problem.reports_by_role().iter().map(|(role, text)| (role.clone(), cut(text))).collect();
+        fields.insert("trajectories".into(), serde_json::json!(reports));
+        fields
+    }
+}
+
+/// One way of answering, before it is measured.
+struct Plan {
+    name: String,
+    part: Part,
+    session: Session,
+    control: Control,
+}
+
+/// A demo in its folder.
+struct Folder<'a> {
+    dir: &'a Path,
+    demo: Demo,
+}
+
+impl Folder<'_> {
+    fn run(&self) -> Result<()> {
+        let demo = &self.demo;
+        let task = demo.task_config();
+        if !self.dir.join("model").exists() {
+            write_tiny_model(&self.dir.join("model"))?;
+        }
+        let lines: Vec<_> =
+            task.problems(Split::Train, demo.seed, demo.max_steps * BATCH).map(|p| demo.line(&p)).collect();
+        output::write_jsonl(&self.dir.join("train.jsonl"), &lines)?;
+        let lines: Vec<_> = task.problems(Split::Test, demo.seed, demo.questions).map(|p| p.fields()).collect();
+        output::write_jsonl(&self.dir.join("test.jsonl"), &lines)?;
+        self.learn(demo.team(), "trained", &format!("a team that thinks, channel {}", demo.channel))?;
+        self.learn(demo.text_team(), "text", "the same team, writing text")?;
+        let plans = self.plans()?;
+        let samples = |plan: &Plan| plan.session.data(&self.dir.join("test.jsonl"), Answers::Required, 8);
+        let samples = plans.iter().map(samples).collect::<Result<Vec<_>>>()?;
+        let backend = plans[0].session.options.backend()?;
+        let measure = Measure { plans: &plans, samples: &samples, seed: demo.seed };
+        let (rows, inspection) = backend.run(None, measure).map_err(Error::invalid)??;
+        let comparison = Comparison {
+            title: format!("{}, {HOLDERS} holders with {} facts each, {} questions", demo.task, demo.facts, demo.questions),
+            guessing: guessing(&samples[0]),
+            rows,
+        };
+        output::write_json(&self.dir.join("comparison.json"), &comparison)?;
+        output::write_json(&self.dir.join("inspection.json"), &inspection)?;
+        let report = Report::read(self.dir)?;
+        let page = self.dir.join("report.html");
+        report.write(&page)?;
+        output::print(&format!("{}\n\n{}\n\nreport in {}", table(&comparison), report.verdict().sentence, page.display()))
+    }
+
+    /// Settings of every team: the tiny model, batches, device.
+    fn options(&self, team: TeamConfig) -> Options {
+        Options {
+            model: Some(self.dir.join("model").display().to_string()),
+            team: Some(team),
+            batch_size: Some(BATCH),
+            backend: self.demo.backend.clone(),
+            seed: Some(self.demo.seed),
+            ..Options::default()
+        }
+    }
+
+    /// Trains `team` into the folder `name`, or goes on with it.
+    fn learn(&self, team: TeamConfig, name: &str, what: &str) -> Result<()> {
+        let dir = self.dir.join(name);
+        if dir.join("adapter").exists() {
+            return Ok(());
+        }
+        verbosity::note(format_args!("training {what}"));
+        let text = team.channel == ChannelKind::Text;
+        let options = Options {
+            data: Some(self.dir.join("train.jsonl")),
+            output: Some(dir.clone()),
+            max_steps: Some(self.demo.max_steps),
+            learning_rate: Some(3e-3),
+            warmup_steps: Some(20),
+            lr_scheduler_type: Some(LrSchedulerType::Linear),
+            lora_r: Some(16),
+            lora_alpha: Some(32.0),
+            trajectory_weight: text.then_some(1.0),
+            save_total_limit: Some(1),
+            tensorboard: Some(false),
+            ..self.options(team)
+        };
+        let begin =
+            if dir.join("config.toml").exists() { Begin::Resume } else { Begin::New { overwrite: false } };
+        train(options, begin, Ending::Silent)
+    }
+
+    /// All ways of answering, in the order of the table.
+    fn plans(&self) -> Result<Vec<Plan>> {
+        let (demo, task) = (&self.demo, self.demo.task_config());
+        let plan = |name: String, part, team, adapter: Option<&str>, control| -> Result<Plan> {
+            let adapter = adapter.map(|name| self.dir.join(name).join("adapter"));
+            let session = Session::open(Options { adapter, ..self.options(team) })?;
+            Ok(Plan { name, part, session, control })
+        };
+        let latent = TeamConfig { channel: ChannelKind::Trace, feed: FeedKind::Realign, ..demo.team() };
+        let mut plans = vec![
+            plan("all evidence in one context".into(), Part::Bound, task.all_evidence(), None, Control::Real)?,
+            plan("solver alone".into(), Part::Bound, task.alone(), None, Control::Real)?,
+            plan("text, prompted".into(), Part::Baseline, demo.text_team(), None, Control::Real)?,
+            plan("text, trained".into(), Part::Baseline, demo.text_team(), Some("text"), Control::Real)?,
+            plan("latent, untrained".into(), Part::Baseline, latent, None, Control::Real)?,
+        ];
+        let trained = |name, part, control| plan(name, part, demo.team(), Some("trained"), control);
+        plans.push(trained(format!("{}, trained", demo.channel), Part::Trained, Control::Real)?);
+        for control in [Control::None, Control::Zero, Control::Shuffled, Control::Random] {
+            plans.push(trained(format!("control: {control}"), Part::Control, control)?);
+        }
+        Ok(plans)
+    }
+}
+
+/// Measures all ways on their questions, and looks into the trained team.
+struct Measure<'a> {
+    plans: &'a [Plan],
+    samples: &'a [Vec<TokenizedSample>],
+    seed: u64,
+}
+
+impl Job for Measure<'_> {
+    type Output = Result<(Vec<Way>, Inspection)>;
+
+    fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
+        let total = self.samples.iter().map(Vec::len).sum();
+        let mut progress = Progress::new("answered", 0, total);
+        let (mut done, mut rows, mut inspection) = (0, Vec::new(), None);
+        for (plan, samples) in self.plans.iter().zip(self.samples) {
+            let session = &plan.session;
+            let options = DecodeOptions {
+                max_new_tokens: 8,
+                stop_tokens: session.stop_tokens(),
+                ..DecodeOptions::default()
+            };
+            let checking = Checking { options, tokenizer: session.model.tokenizer.clone() };
+            let writing = session.greedy_writing();
+            let team = session.trained_team::<B>(&device)?;
+            let scoring = Scoring {
+                batch_size: session.batch_size(),
+                control: &plan.control,
+                seed: self.seed,
+                writing: Some(&writing),
+                checking: Some(&checking),
+            };
+            let score = evaluate(&team, samples, &scoring, |batch| {
+                done += batch.len();
+                match interrupt::requested() {
+                    true => Err(Error::Interrupted("interrupted".into())),
+                    false => Ok(()),
+                }
+            })?;
+            let accuracy = score.accuracy.expect("answers of the tasks are short");
+            let cost = score.cost.expect("answers were checked");
+            progress.set(done, &format!("{}: {:.1} %", plan.name, 100.0 * accuracy.accuracy));
+            rows.push(Way {
+                name: plan.name.clone(),
+                part: plan.part,
+                accuracy,
+                message_bytes: score.message_bytes as f64,
+                seconds: cost.seconds,
+                forward_positions: cost.forward_positions,
+            });
+            if plan.part == Part::Trained {
+                let tokenizer = session.model.tokenizer.as_deref().expect("the tiny model has a tokenizer");
+                let few = &samples[..samples.len().min(INSPECTED)];
+                inspection = Some(inspect(&team, few, &writing, &checking, tokenizer)?);
+            }
+        }
+        progress.finish();
+        Ok((rows, inspection.expect("one way is the trained one")))
+    }
+}
+
+/// Accuracy of the best constant answer.
+fn guessing(samples: &[TokenizedSample]) -> f64 {
+    let mut counts = BTreeMap::new();
+    for sample in samples {
+        *counts.entry(&sample.target).or_insert(0usize) += 1;
+    }
+    counts.into_values().max().unwrap_or(0) as f64 / samples.len() as f64
+}
+
+/// The comparison for a terminal.
+fn table(comparison: &Comparison) -> String {
+    let mut lines = vec![
+        comparison.title.clone(),
+        String::new(),
+        format!(
+            "{:<28} {:>24} {:>14} {:>10} {:>19}",
+            "way", "right answers % [95 %]", "bytes/message", "s/question", "positions/question"
+        ),
+    ];
+    for way in &comparison.rows {
+        let [low, high] = way.accuracy.interval.map(|x| 100.0 * x);
+        let accuracy = format!("{:.1} [{low:.1}, {high:.1}]", 100.0 * way.accuracy.accuracy);
+        lines.push(format!(
+            "{:<28} {accuracy:>24} {:>14.0} {:>10.4} {:>19.0}",
+            way.name, way.message_bytes, way.seconds, way.forward_positions
+        ));
+    }
+    lines.push(format!("the best constant answer: {:.1} %", 100.0 * comparison.guessing));
+    lines.join("\n")
+}
