@@ -42,6 +42,7 @@
 //! - [`training`]: the recomputation driver, a loop that resumes bit-identically, TensorBoard events
 //! - [`inference`] and [`evaluation`]: answers; scores with real messages and with controls
 //! - [`tasks`]: questions whose evidence is spread over a team
+//! - [`report`]: one HTML page about a run
 //! - [`text`] and [`checkpoint`]: tokenizer, chat template, data; safetensors, GGUF, PEFT
 
 #![warn(missing_docs)]
@@ -57,6 +58,7 @@ pub mod error;
 pub mod evaluation;
 pub mod inference;
 mod random;
+pub mod report;
 pub mod tasks;
 pub mod text;
 pub mod training;

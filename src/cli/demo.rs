@@ -168,7 +168,8 @@ impl Demo {
 
     /// The same team with messages of text, of as many tokens as the other's have positions.
     fn text_team(&self) -> TeamConfig {
-        let message_tokens = if self.channel == ChannelKind::Vectors { self.num_vectors } else { self.latent_steps };
+        let message_tokens =
+            if self.channel == ChannelKind::Vectors { self.num_vectors } else { self.latent_steps };
         TeamConfig { channel: ChannelKind::Text, message_tokens, ..self.task_config().team() }
     }
 
@@ -208,7 +209,8 @@ impl Folder<'_> {
         let lines: Vec<_> =
             task.problems(Split::Train, demo.seed, demo.max_steps * BATCH).map(|p| demo.line(&p)).collect();
         output::write_jsonl(&self.dir.join("train.jsonl"), &lines)?;
-        let lines: Vec<_> = task.problems(Split::Test, demo.seed, demo.questions).map(|p| p.fields()).collect();
+        let lines: Vec<_> =
+            task.problems(Split::Test, demo.seed, demo.questions).map(|p| p.fields()).collect();
         output::write_jsonl(&self.dir.join("test.jsonl"), &lines)?;
         self.learn(demo.team(), "trained", &format!("a team that thinks, channel {}", demo.channel))?;
         self.learn(demo.text_team(), "text", "the same team, writing text")?;
@@ -219,7 +221,10 @@ impl Folder<'_> {
         let measure = Measure { plans: &plans, samples: &samples, seed: demo.seed };
         let (rows, inspection) = backend.run(None, measure).map_err(Error::invalid)??;
         let comparison = Comparison {
-            title: format!("{}, {HOLDERS} holders with {} facts each, {} questions", demo.task, demo.facts, demo.questions),
+            title: format!(
+                "{}, {HOLDERS} holders with {} facts each, {} questions",
+                demo.task, demo.facts, demo.questions
+            ),
             guessing: guessing(&samples[0]),
             rows,
         };
@@ -228,7 +233,12 @@ impl Folder<'_> {
         let report = Report::read(self.dir)?;
         let page = self.dir.join("report.html");
         report.write(&page)?;
-        output::print(&format!("{}\n\n{}\n\nreport in {}", table(&comparison), report.verdict().sentence, page.display()))
+        output::print(&format!(
+            "{}\n\n{}\n\nreport in {}",
+            table(&comparison),
+            report.verdict().sentence,
+            page.display()
+        ))
     }
 
     /// Settings of every team: the tiny model, batches, device.
@@ -280,7 +290,13 @@ impl Folder<'_> {
         };
         let latent = TeamConfig { channel: ChannelKind::Trace, feed: FeedKind::Realign, ..demo.team() };
         let mut plans = vec![
-            plan("all evidence in one context".into(), Part::Bound, task.all_evidence(), None, Control::Real)?,
+            plan(
+                "all evidence in one context".into(),
+                Part::Bound,
+                task.all_evidence(),
+                None,
+                Control::Real,
+            )?,
             plan("solver alone".into(), Part::Bound, task.alone(), None, Control::Real)?,
             plan("text, prompted".into(), Part::Baseline, demo.text_team(), None, Control::Real)?,
             plan("text, trained".into(), Part::Baseline, demo.text_team(), Some("text"), Control::Real)?,

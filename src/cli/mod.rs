@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod report;
 mod run;
+mod run_log;
 mod session;
 mod summary;
 mod train;
@@ -64,6 +65,9 @@ enum Command {
         after_help = "Example: diffmas generate-task --family two-hop --facts 4 --output tasks/two-hop"
     )]
     GenerateTask(generate_task::GenerateTaskCommand),
+    /// One HTML page about an output folder: does the message matter, how the team learned, who attended to whom.
+    #[command(after_help = "Example: diffmas report runs/first")]
+    Report(report::ReportCommand),
     /// Fetch a model from the Hugging Face hub and print where it is.
     #[command(after_help = "Example: diffmas fetch Qwen/Qwen3-0.6B")]
     Fetch(fetch::FetchCommand),
@@ -116,6 +120,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(c) => c.execute(),
         Command::Eval(c) => c.execute(),
         Command::GenerateTask(c) => c.execute(),
+        Command::Report(c) => c.execute(),
         Command::Fetch(c) => c.execute(),
         Command::Models => models::execute(),
         Command::Merge(c) => c.execute(),

@@ -20,5 +20,7 @@ const FILES: [(&str, &[u8]); 5] =
 /// # Errors
 /// If the folder exists or cannot be written.
 pub fn write_tiny_model(dir: &Path) -> Result<()> {
-    write_folder_atomic(dir, |dir| FILES.iter().try_for_each(|(name, bytes)| write_atomic(&dir.join(name), bytes)))
+    write_folder_atomic(dir, |dir| {
+        FILES.iter().try_for_each(|(name, bytes)| write_atomic(&dir.join(name), bytes))
+    })
 }
