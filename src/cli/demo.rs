@@ -10,7 +10,7 @@ use diffmas::checkpoint::write_atomic;
 use diffmas::evaluation::{Checking, Comparison, Control, Inspection, Part, Scoring, Way, evaluate, inspect};
 use diffmas::inference::DecodeOptions;
 use diffmas::report::Report;
-use diffmas::tasks::{Facts, Family, Problem, Split, TaskConfig, write_tiny_model};
+use diffmas::tasks::{Facts, Family, Split, TaskConfig, write_tiny_model};
 use diffmas::text::{Answers, TokenizedSample, read_toml};
 use diffmas::training::LrSchedulerType;
 use diffmas::{Error, Result};
@@ -172,17 +172,6 @@ impl Demo {
             if self.channel == ChannelKind::Vectors { self.num_vectors } else { self.latent_steps };
         TeamConfig { channel: ChannelKind::Text, message_tokens, ..self.task_config().team() }
     }
-
-    /// A line of training data. What a holder should write ends where a message does.
-    fn line(&self, problem: &Problem) -> serde_json::Map<String, serde_json::Value> {
-        let mut fields = problem.fields();
-        let tokens = self.text_team().message_tokens;
-        let cut = |text: &String| text.split(' ').take(tokens).collect::<Vec<_>>().join(" ");
-        let reports: BTreeMap<String, String> =
-            problem.reports_by_role().iter().map(|(role, text)| (role.clone(), cut(text))).collect();
-        fields.insert("trajectories".into(), serde_json::json!(reports));
-        fields
-    }
 }
 
 /// One way of answering, before it is measured.
@@ -206,8 +195,10 @@ impl Folder<'_> {
         if !self.dir.join("model").exists() {
             write_tiny_model(&self.dir.join("model"))?;
         }
-        let lines: Vec<_> =
-            task.problems(Split::Train, demo.seed, demo.max_steps * BATCH).map(|p| demo.line(&p)).collect();
+        // What a holder should write ends where a message does.
+        let words = demo.text_team().message_tokens;
+        let problems = task.problems(Split::Train, demo.seed, demo.max_steps * BATCH);
+        let lines: Vec<_> = problems.map(|p| p.fields_with_trajectories(words)).collect();
         output::write_jsonl(&self.dir.join("train.jsonl"), &lines)?;
         let lines: Vec<_> =
             task.problems(Split::Test, demo.seed, demo.questions).map(|p| p.fields()).collect();

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use diffmas::Result;
 use diffmas::checkpoint::write_atomic;
 use diffmas::tasks::{Facts, Family, Split, TaskConfig};
+use diffmas::{Error, Result};
 
 use super::claim::Claim;
 use super::output;
@@ -32,7 +32,7 @@ pub struct GenerateTaskCommand {
     /// Seed of all draws
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Folder for train.jsonl, test.jsonl and team.toml
+    /// Folder for train.jsonl, test.jsonl, team.toml and, to compare with, all_evidence.toml and alone.toml
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
     /// Replace what the output folder holds
@@ -47,16 +47,21 @@ impl GenerateTaskCommand {
         config.validate()?;
         let claim = Claim::new_run(&self.output, self.overwrite, "give another --output, or --overwrite")?;
         claim.clear()?;
-        for (split, count, name) in
-            [(Split::Train, self.train, "train.jsonl"), (Split::Test, self.test, "test.jsonl")]
-        {
-            let lines: Vec<_> = config.problems(split, self.seed, count).map(|p| p.fields()).collect();
-            output::write_jsonl(&self.output.join(name), &lines)?;
+        let train = config.problems(Split::Train, self.seed, self.train);
+        let train: Vec<_> = train.map(|p| p.fields_with_trajectories(usize::MAX)).collect();
+        let test: Vec<_> = config.problems(Split::Test, self.seed, self.test).map(|p| p.fields()).collect();
+        output::write_jsonl(&self.output.join("train.jsonl"), &train)?;
+        output::write_jsonl(&self.output.join("test.jsonl"), &test)?;
+        for (name, team) in [
+            ("team.toml", config.team()),
+            ("all_evidence.toml", config.all_evidence()),
+            ("alone.toml", config.alone()),
+        ] {
+            let team = toml::to_string(&team).map_err(Error::invalid)?;
+            write_atomic(&self.output.join(name), team.as_bytes())?;
         }
-        let team = toml::to_string(&config.team()).map_err(diffmas::Error::invalid)?;
-        write_atomic(&self.output.join("team.toml"), team.as_bytes())?;
         output::print(&format!(
-            "{} and {} questions, and their team, in {}",
+            "{} and {} questions, and teams for them, in {}",
             self.train,
             self.test,
             self.output.display()

@@ -41,13 +41,12 @@ impl Problem {
         self.evidence.iter().enumerate().map(|(i, facts)| (Self::holder(i), text(facts))).collect()
     }
 
-    /// The fields of a data line: `question`, `answer`, `evidence` and `trajectories` by role, `difficulty`.
+    /// The fields of a data line: `question`, `answer`, `evidence` by role and `difficulty`.
     pub fn fields(&self) -> Map<String, Value> {
         let line = json!({
             "question": self.question,
             "answer": self.answer,
             "evidence": self.evidence_by_role(),
-            "trajectories": self.reports_by_role(),
             "difficulty": self.difficulty,
         });
         match line {
@@ -56,14 +55,17 @@ impl Problem {
         }
     }
 
+    /// [`Problem::fields`] and `trajectories`: each holder's report, of at most `words` words.
+    pub fn fields_with_trajectories(&self, words: usize) -> Map<String, Value> {
+        let cut = |text: String| text.split(' ').take(words).collect::<Vec<_>>().join(" ");
+        let reports = self.reports_by_role().into_iter().map(|(role, text)| (role, Value::from(cut(text))));
+        let mut fields = self.fields();
+        fields.insert("trajectories".into(), reports.collect());
+        fields
+    }
+
     /// The problem as line `line` of a data file gives it.
     pub fn sample(&self, line: usize) -> Sample {
-        Sample {
-            line,
-            fields: self.fields(),
-            answer: Some(self.answer.clone()),
-            ids: None,
-            trajectories: self.reports_by_role(),
-        }
+        Sample { line, fields: self.fields(), answer: Some(self.answer.clone()), ..Sample::default() }
     }
 }
