@@ -17,7 +17,7 @@ use super::answer::Answering;
 use super::claim::Claim;
 use super::options::{Options, TeamArgs, TrainArgs, flags};
 use super::progress::Progress;
-use super::report::Report;
+use super::run_log::RunLog;
 use super::session::Session;
 use super::summary::Summary;
 use super::{eval, interrupt, output, verbosity};
@@ -120,11 +120,11 @@ impl Job for Train<'_> {
             self.samples.len(),
             trainer.parameters().num_elements()
         ));
-        let mut report = Report::open(self.dir, done, team, &self.session.options)?;
+        let mut log = RunLog::open(self.dir, done, team, &self.session.options)?;
         if done == 0 {
-            self.score(&trainer, &mut report, 0)?;
+            self.score(&trainer, &mut log, 0)?;
         }
-        let reason = self.train_with_progress(&mut trainer, &mut report, done, total)?;
+        let reason = self.train_with_progress(&mut trainer, &mut log, done, total)?;
         if reason == StopReason::Interrupted {
             return Err(Error::Interrupted(format!(
                 "stopped; a checkpoint was written. Go on with: diffmas train --resume --output {}",
@@ -136,9 +136,9 @@ impl Job for Train<'_> {
             trainer.adapters().write(&adapter)?;
         }
         write_communication(self.dir, trainer.model(), trainer.parameters())?;
-        self.score(&trainer, &mut report, total)?;
+        self.score(&trainer, &mut log, total)?;
         let text = self.session.model.tokenizer.is_some();
-        output::print(&Summary { dir: self.dir, report: &report, text }.to_string())?;
+        output::print(&Summary { dir: self.dir, log: &log, text }.to_string())?;
         self.show_an_answer(&trainer.team())
     }
 }
@@ -207,19 +207,19 @@ impl Train<'_> {
     }
 
     /// Scores the held-out data, where there is any and it has not been scored after this update in an earlier session.
-    fn score<B: ModelBackend>(&self, trainer: &Trainer<B>, report: &mut Report, step: usize) -> Result<()> {
-        let Some(samples) = self.held_out.as_ref().filter(|_| !report.has_eval_loss(step)) else {
+    fn score<B: ModelBackend>(&self, trainer: &Trainer<B>, log: &mut RunLog, step: usize) -> Result<()> {
+        let Some(samples) = self.held_out.as_ref().filter(|_| !log.has_eval_loss(step)) else {
             return Ok(());
         };
         let (e, _) =
             eval::score(self.session, &trainer.team(), samples, &Control::Real, self.config.seed, None)?;
-        report.eval_loss(step, e.loss)
+        log.eval_loss(step, e.loss)
     }
 
     fn train_with_progress<B: ModelBackend>(
         &self,
         trainer: &mut Trainer<B>,
-        report: &mut Report,
+        log: &mut RunLog,
         done: usize,
         total: usize,
     ) -> Result<StopReason> {
@@ -227,7 +227,7 @@ impl Train<'_> {
         let reason = trainer.train(&self.samples, Some(self.dir), interrupt::stop(), |event| {
             match event {
                 Event::Step { metrics, .. } => {
-                    report.step(metrics)?;
+                    log.step(metrics)?;
                     if metrics.skipped {
                         progress.line(&format!(
                             "update {} skipped: loss or gradient is not finite",

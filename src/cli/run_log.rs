@@ -16,14 +16,14 @@ use super::options::Options;
 use super::output;
 
 /// The logs of a run, those of its earlier sessions included.
-pub struct Report {
+pub struct RunLog {
     steps: JsonLines<StepMetrics>,
     scores: JsonLines<EvalMetrics>,
     csv: Option<Csv>,
     events: Option<EventFile>,
 }
 
-impl Report {
+impl RunLog {
     /// Opens the logs in `dir` for a session that goes on after update `done`; what later updates logged is dropped, since they are
     /// done again.
     pub fn open(dir: &Path, done: usize, team: &TeamConfig, options: &Options) -> Result<Self> {
