@@ -41,6 +41,7 @@
 //! - [`agents`]: roles, prompts on a batch, a team as a DAG of stages
 //! - [`training`]: the recomputation driver, a loop that resumes bit-identically, TensorBoard events
 //! - [`inference`] and [`evaluation`]: answers; scores with real messages and with controls
+//! - [`report`]: one HTML page about a run
 //! - [`text`] and [`checkpoint`]: tokenizer, chat template, data; safetensors, GGUF, PEFT
 
 #![warn(missing_docs)]
@@ -56,6 +57,7 @@ pub mod error;
 pub mod evaluation;
 pub mod inference;
 mod random;
+pub mod report;
 pub mod text;
 pub mod training;
 

@@ -46,11 +46,13 @@ pub struct Evaluation {
     /// What the final agent read.
     pub trace: String,
     /// Mean NLL over all target tokens, in nats.
+    #[serde(deserialize_with = "super::null::number")]
     pub loss: f64,
     /// Its 95 % interval over samples; none for fewer than two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_interval: Option<[f64; 2]>,
     /// `exp(loss)`.
+    #[serde(deserialize_with = "super::null::number")]
     pub perplexity: f64,
     /// Right answers, where they were checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

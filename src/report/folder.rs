@@ -1,0 +1,145 @@
+//! What an output folder holds.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use super::curves::Curves;
+use super::{Verdict, page};
+use crate::checkpoint::write_atomic;
+use crate::error::{Error, Result};
+use crate::evaluation::{Comparison, Evaluation, Inspection};
+
+/// The files that a report is made of.
+const SOURCES: [&str; 6] = [
+    "metrics.jsonl",
+    "eval_metrics.jsonl",
+    "results.json",
+    "comparison.json",
+    "inspection.json",
+    "config.toml",
+];
+
+/// What an output folder tells about a team.
+#[derive(Debug)]
+pub struct Report {
+    /// The folder, without links on the way.
+    dir: PathBuf,
+    /// The files that said something.
+    pub(super) sources: Vec<&'static str>,
+    pub(super) curves: Curves,
+    pub(super) evaluations: Vec<Evaluation>,
+    pub(super) comparison: Option<Comparison>,
+    pub(super) inspection: Option<Inspection>,
+    pub(super) config: Option<String>,
+}
+
+impl Report {
+    /// Reads the folder at `dir`: `metrics.jsonl`, `eval_metrics.jsonl`, `results.json`, `comparison.json`, `inspection.json` and
+    /// `config.toml`, as far as they are there. An empty file counts as none; a last line that a crash cut short is left out.
+    ///
+    /// # Errors
+    /// If `dir` is no folder, holds none of these files, or one of them is malformed; the error names file and line.
+    pub fn read(dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            let what = if dir.exists() { "this is a file" } else { "there is no such folder" };
+            return Err(Error::file(dir, format!("{what}; give the output folder of `train` or `eval`")));
+        }
+        let holds =
+            |name: &str| fs::metadata(dir.join(name)).is_ok_and(|file| file.is_file() && file.len() > 0);
+        let sources: Vec<&'static str> = SOURCES.into_iter().filter(|name| holds(name)).collect();
+        if sources.is_empty() {
+            let why = format!("there is nothing to report: the folder holds no {}", SOURCES.join(", no "));
+            return Err(Error::file(dir, why));
+        }
+        Ok(Self {
+            dir: dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()),
+            sources,
+            curves: Curves::read(&dir.join("metrics.jsonl"), &dir.join("eval_metrics.jsonl"))?,
+            evaluations: evaluations(&dir.join("results.json"))?,
+            comparison: json(&dir.join("comparison.json"))?,
+            inspection: json(&dir.join("inspection.json"))?,
+            config: text(&dir.join("config.toml"))?,
+        })
+    }
+
+    /// The folder's own name.
+    pub(super) fn name(&self) -> String {
+        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Whether `path` is one of the files that the report is made of.
+    pub fn is_made_of(&self, path: &Path) -> bool {
+        path.canonicalize().is_ok_and(|path| SOURCES.iter().any(|name| self.dir.join(name) == path))
+    }
+
+    /// The first line of the page: whether the message matters, from a comparison or else from scores; where neither is there, what
+    /// training did to the loss.
+    pub fn verdict(&self) -> Verdict {
+        let measured = self.comparison.as_ref().and_then(Verdict::of_comparison);
+        let measured = measured.or_else(|| Verdict::of_evaluations(&self.evaluations));
+        measured.unwrap_or_else(|| match &self.inspection {
+            _ if !self.curves.is_empty() => {
+                Verdict::of_training(self.curves.updates, self.curves.ends, self.curves.held_out_ends)
+            }
+            Some(inspection) => {
+                let agents = inspection.agents.join(", ");
+                Verdict {
+                    sentence: format!("A look inside {agents}; nothing was scored yet."),
+                    warning: false,
+                }
+            }
+            None => Verdict { sentence: "Nothing was measured yet.".into(), warning: false },
+        })
+    }
+
+    /// The page.
+    ///
+    /// # Errors
+    /// If a chart cannot be drawn.
+    pub fn render(&self) -> Result<String> {
+        page::render(self)
+    }
+
+    /// Writes the page to `path`, in place of what is there.
+    ///
+    /// # Errors
+    /// If a chart cannot be drawn or the file not be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_atomic(path, self.render()?.as_bytes())
+    }
+}
+
+/// The text of a file; none where there is no such file or nothing in it.
+fn text(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => Ok(Some(text.map_err(|e| Error::file(path, e))?).filter(|t| !t.trim().is_empty())),
+    }
+}
+
+/// What is wrong with JSON, without the line.
+pub(super) fn malformed(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or(&text);
+    format!("malformed JSON at column {}: {what}", error.column())
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| Error::line(path, e.line().max(1), malformed(&e)))
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    text(path)?.map(|text| parse(path, &text)).transpose()
+}
+
+/// One score or an array of them.
+fn evaluations(path: &Path) -> Result<Vec<Evaluation>> {
+    match text(path)? {
+        None => Ok(Vec::new()),
+        Some(text) if text.trim_start().starts_with('[') => parse(path, &text),
+        Some(text) => Ok(vec![parse(path, &text)?]),
+    }
+}

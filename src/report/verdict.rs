@@ -1,0 +1,362 @@
+//! Does the message matter? One sentence.
+
+use crate::evaluation::{Comparison, Evaluation, Part};
+
+/// What a report says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// One sentence with its numbers.
+    pub sentence: String,
+    /// Whether it is bad news: a control works as well as the real message, or training made the team worse.
+    pub warning: bool,
+}
+
+/// What a score is a score of, and which way is better.
+#[derive(Clone, Copy, PartialEq)]
+enum Measure {
+    /// Right answers, more is better.
+    Accuracy,
+    /// Mean NLL, less is better.
+    Loss,
+}
+
+/// One way of answering.
+struct Score<'a> {
+    name: &'a str,
+    value: f64,
+    interval: Option<[f64; 2]>,
+}
+
+/// Evidence for one verdict: the same questions, answered with the real message and with controls in its place.
+struct Evidence<'a> {
+    measure: Measure,
+    real: Score<'a>,
+    controls: Vec<Score<'a>>,
+    /// What was counted, as `600 questions`.
+    of: String,
+    /// Accuracy of the best constant answer, where it is known.
+    guessing: Option<f64>,
+}
+
+impl Verdict {
+    /// Whether the trained team of a comparison beats its controls; none where the comparison has no trained team.
+    ///
+    /// A control is as good as the real message where their 95 % intervals touch: its better end reaches the message's worse end.
+    /// Leaving a single sender out (`drop:ROLE`) is no such control, since the others' messages are still there.
+    pub fn of_comparison(comparison: &Comparison) -> Option<Self> {
+        let score = |part| {
+            comparison.rows.iter().filter(move |way| way.part == part).map(|way| Score {
+                name: way.name.strip_prefix("control ").unwrap_or(&way.name),
+                value: way.accuracy.accuracy,
+                interval: Some(way.accuracy.interval),
+            })
+        };
+        let trained = comparison.rows.iter().find(|way| way.part == Part::Trained)?;
+        let evidence = Evidence {
+            measure: Measure::Accuracy,
+            real: score(Part::Trained).next()?,
+            controls: score(Part::Control).filter(|s| !s.name.contains("drop:")).collect(),
+            of: count(trained.accuracy.checked, "question"),
+            guessing: Some(comparison.guessing),
+        };
+        Some(evidence.judge())
+    }
+
+    /// Whether the trace `real` beats the controls among scores of the same samples: by accuracy where all were checked, else by loss;
+    /// none without a score. What counts as a control and as good is that of [`of_comparison`](Self::of_comparison).
+    pub fn of_evaluations(all: &[Evaluation]) -> Option<Self> {
+        let first = all.first()?;
+        let measure =
+            if all.iter().all(|e| e.accuracy.is_some()) { Measure::Accuracy } else { Measure::Loss };
+        let score = |e: &'_ Evaluation| match (measure, e.accuracy) {
+            (Measure::Accuracy, Some(a)) => (a.accuracy, Some(a.interval)),
+            _ => (e.loss, e.loss_interval),
+        };
+        let score = |e| {
+            let (value, interval) = score(e);
+            Score { name: &e.trace, value, interval }
+        };
+        let of = match first.accuracy.filter(|_| measure == Measure::Accuracy) {
+            Some(a) => count(a.checked, "question"),
+            None => count(first.samples, "sample"),
+        };
+        let Some(real) = all.iter().find(|e| e.trace == "real") else {
+            let scores: Vec<String> = all.iter().map(|e| measure.describe(&score(e))).collect();
+            let sentence = format!(
+                "{} on {of}; the real message was not scored, so this does not tell whether it matters.",
+                scores.join(", ")
+            );
+            return Some(Self { sentence, warning: false });
+        };
+        let controls = all.iter().filter(|e| e.trace != "real" && !e.trace.starts_with("drop:"));
+        let evidence = Evidence {
+            measure,
+            real: score(real),
+            controls: controls.map(score).collect(),
+            of,
+            guessing: None,
+        };
+        Some(evidence.judge())
+    }
+
+    /// What training did to the loss, where nothing tells whether the message matters.
+    pub(super) fn of_training(updates: usize, loss: [Option<f64>; 2], held_out: [Option<f64>; 2]) -> Self {
+        let number = |x: Option<f64>| x.map_or("not finite".to_string(), |x| format!("{x:.4}"));
+        let training = format!(
+            "training loss {} in the first update and {} in the last",
+            number(loss[0]),
+            number(loss[1])
+        );
+        let updates = count(updates, "update");
+        let (sentence, warning) = match held_out {
+            [Some(before), Some(after)] => {
+                let verb = if after < before { "fell" } else { "did not fall" };
+                (
+                    format!(
+                        "The held-out loss {verb} in {updates}: {before:.4} before, {after:.4} after; {training}"
+                    ),
+                    after >= before,
+                )
+            }
+            _ => (format!("After {updates}: {training}"), loss[1].is_none()),
+        };
+        Self { sentence: format!("{sentence}; no control was scored yet."), warning }
+    }
+}
+
+impl Measure {
+    /// A score as text, with its interval.
+    fn numbers(self, score: &Score<'_>) -> String {
+        let (factor, digits, unit) = match self {
+            Self::Accuracy => (100.0, 1, " %"),
+            Self::Loss => (1.0, 4, ""),
+        };
+        let number =
+            |x: f64| if x.is_finite() { format!("{:.digits$}", factor * x) } else { "not finite".into() };
+        let interval = score.interval.map(|i| i.map(number));
+        let interval = interval.map_or(String::new(), |[low, high]| format!(" [{low}, {high}]"));
+        format!("{}{unit}{interval}", number(score.value))
+    }
+
+    /// A score as text, with what it is a score of.
+    fn describe(self, score: &Score<'_>) -> String {
+        let loss = if self == Self::Loss { "loss " } else { "" };
+        format!("{} {loss}{}", score.name, self.numbers(score))
+    }
+
+    /// Whether `a` is better than `b`; nothing that is not a number is.
+    fn better(self, a: f64, b: f64) -> bool {
+        if self == Self::Accuracy { a > b } else { a < b }
+    }
+
+    /// The ends of an interval, the worse one first.
+    fn ends(self, [low, high]: [f64; 2]) -> [f64; 2] {
+        if self == Self::Accuracy { [low, high] } else { [high, low] }
+    }
+
+    /// Whether all of the interval of `a` is better than all of that of `b`; none where one has no interval.
+    fn clearly_better(self, a: &Score<'_>, b: &Score<'_>) -> Option<bool> {
+        Some(self.better(self.ends(a.interval?)[0], self.ends(b.interval?)[1]))
+    }
+}
+
+impl Evidence<'_> {
+    fn judge(mut self) -> Verdict {
+        let measure = self.measure;
+        // The best one first.
+        let better = |a: &Score<'_>, b: &Score<'_>| measure.better(a.value, b.value);
+        self.controls.sort_by(|a, b| better(b, a).cmp(&better(a, b)));
+        let Self { real, of, .. } = &self;
+        let said = |sentence: String, warning| Verdict { sentence, warning };
+        if self.controls.is_empty() {
+            let real = measure.describe(real);
+            let why = "no control was scored, so this does not tell whether the message matters";
+            return said(format!("{real} on {of}; {why}."), false);
+        }
+        let wins: Option<Vec<bool>> = self.controls.iter().map(|c| measure.clearly_better(real, c)).collect();
+        let Some(wins) = wins else {
+            return said(
+                format!("{of} cannot tell whether the message matters: a score has no interval."),
+                true,
+            );
+        };
+        let wins = wins.into_iter().all(|win| win);
+        let against = measure.numbers(real);
+        if wins {
+            let best = &self.controls[0];
+            let (loss, bound) = match measure {
+                Measure::Accuracy => ("", "at most"),
+                Measure::Loss => ("loss ", "at least"),
+            };
+            let guessing =
+                self.guessing.map_or(String::new(), |g| format!("; guessing gives {:.1} %", 100.0 * g));
+            let (name, best) = (best.name, measure.numbers(best));
+            return said(
+                format!(
+                    "The message carries the answer: {loss}{against} on {of} with the real message, {bound} {best} with a \
+                     control ({name}){guessing}."
+                ),
+                false,
+            );
+        }
+        let as_good: Vec<&Score<'_>> =
+            self.controls.iter().filter(|c| measure.clearly_better(real, c) != Some(true)).collect();
+        let (who, verb) = if as_good.len() == 1 { ("A control", "works") } else { ("Controls", "work") };
+        let clearly = as_good.iter().all(|c| measure.clearly_better(c, real) == Some(true));
+        let how = if clearly { "better than" } else { "as well as" };
+        let names: Vec<String> = as_good.iter().map(|c| measure.describe(c)).collect();
+        said(
+            format!(
+                "{who} {verb} {how} the real message: {} against {against} on {of}; this team does not communicate.",
+                names.join(", ")
+            ),
+            true,
+        )
+    }
+}
+
+/// `1 question`, `2 questions`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::{Accuracy, Way};
+
+    fn accuracy(value: f64, half: f64) -> Accuracy {
+        Accuracy { accuracy: value, interval: [value - half, value + half], checked: 600 }
+    }
+
+    fn comparison(rows: &[(&str, Part, f64)]) -> Comparison {
+        let way = |&(name, part, value): &(&str, Part, f64)| Way {
+            name: name.into(),
+            part,
+            accuracy: accuracy(value, 0.04),
+            message_bytes: 0.0,
+            seconds: 0.0,
+            forward_positions: 0.0,
+        };
+        Comparison { title: String::new(), guessing: 0.25, rows: rows.iter().map(way).collect() }
+    }
+
+    fn evaluation(trace: &str, loss: f64, accuracy: Option<Accuracy>) -> Evaluation {
+        let loss_interval = Some([loss - 0.1, loss + 0.1]);
+        let trace = trace.to_string();
+        Evaluation {
+            trace,
+            loss,
+            loss_interval,
+            perplexity: loss.exp(),
+            accuracy,
+            samples: 9,
+            target_tokens: 9,
+            message_bytes: 1,
+        }
+    }
+
+    #[track_caller]
+    fn is(verdict: Option<Verdict>, warning: bool, sentence: &str) {
+        assert_eq!(verdict, Some(Verdict { sentence: sentence.into(), warning }));
+    }
+
+    #[test]
+    fn a_control_whose_interval_touches_that_of_the_message_is_named_first() {
+        let rows = [
+            ("solver alone", Part::Bound, 0.9),
+            ("trained trace", Part::Trained, 0.62),
+            ("control none", Part::Control, 0.25),
+            ("control shuffled", Part::Control, 0.61),
+        ];
+        is(
+            Verdict::of_comparison(&comparison(&rows)),
+            true,
+            "A control works as well as the real message: shuffled 61.0 % [57.0, 65.0] against 62.0 % [58.0, 66.0] on 600 questions; \
+             this team does not communicate.",
+        );
+        let rows = [
+            ("trained", Part::Trained, 0.5),
+            ("control zero", Part::Control, 0.7),
+            ("control none", Part::Control, 0.8),
+        ];
+        is(
+            Verdict::of_comparison(&comparison(&rows)),
+            true,
+            "Controls work better than the real message: none 80.0 % [76.0, 84.0], zero 70.0 % [66.0, 74.0] against 50.0 % [46.0, 54.0] \
+             on 600 questions; this team does not communicate.",
+        );
+    }
+
+    #[test]
+    fn a_message_that_beats_every_control_carries_the_answer_whatever_leaving_one_sender_out_does() {
+        let rows = [
+            ("trained trace", Part::Trained, 0.97),
+            ("control none", Part::Control, 0.24),
+            ("control shuffled", Part::Control, 0.26),
+            ("control drop:holder_a", Part::Control, 0.97),
+            ("text, trained", Part::Baseline, 0.97),
+        ];
+        is(
+            Verdict::of_comparison(&comparison(&rows)),
+            false,
+            "The message carries the answer: 97.0 % [93.0, 101.0] on 600 questions with the real message, at most 26.0 % [22.0, 30.0] \
+             with a control (shuffled); guessing gives 25.0 %.",
+        );
+        assert_eq!(Verdict::of_comparison(&comparison(&rows[3..])), None);
+        let alone = Verdict::of_comparison(&comparison(&rows[..1])).unwrap();
+        assert!(alone.sentence.contains("no control was scored") && !alone.warning, "{alone:?}");
+    }
+
+    #[test]
+    fn scores_are_judged_by_accuracy_where_all_were_checked_and_by_loss_elsewhere() {
+        let all = [
+            evaluation("none", 3.0, Some(accuracy(0.2, 0.05))),
+            evaluation("real", 1.0, Some(accuracy(0.22, 0.05))),
+            evaluation("drop:critic", 1.0, None),
+        ];
+        let by_accuracy = Verdict::of_evaluations(&all[..2]).unwrap();
+        assert!(by_accuracy.warning && by_accuracy.sentence.contains("none 20.0 %"), "{by_accuracy:?}");
+        is(
+            Verdict::of_evaluations(&all),
+            false,
+            "The message carries the answer: loss 1.0000 [0.9000, 1.1000] on 9 samples with the real message, at least 3.0000 \
+             [2.9000, 3.1000] with a control (none).",
+        );
+        let near = [evaluation("real", 1.0, None), evaluation("shuffled", 1.15, None)];
+        is(
+            Verdict::of_evaluations(&near),
+            true,
+            "A control works as well as the real message: shuffled loss 1.1500 [1.0500, 1.2500] against 1.0000 [0.9000, 1.1000] on 9 \
+             samples; this team does not communicate.",
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_not_told() {
+        assert_eq!(Verdict::of_evaluations(&[]), None);
+        let said = |all: &[Evaluation]| Verdict::of_evaluations(all).unwrap();
+        let [real, none] = ["real", "none"].map(|trace| evaluation(trace, 1.0, None));
+        assert!(said(std::slice::from_ref(&real)).sentence.contains("no control was scored"));
+        assert!(said(std::slice::from_ref(&none)).sentence.contains("the real message was not scored"));
+        let one = Evaluation { loss_interval: None, samples: 1, ..real.clone() };
+        let unsure = said(&[one, none.clone()]);
+        assert!(unsure.warning && unsure.sentence.starts_with("1 sample cannot tell"), "{unsure:?}");
+        // A loss that is not a number beats nothing.
+        let broken = said(&[evaluation("real", f64::NAN, None), none]);
+        assert!(broken.warning && broken.sentence.contains("not finite"), "{broken:?}");
+    }
+
+    #[test]
+    fn training_is_summed_up_by_its_losses() {
+        let loss = [Some(2.5), Some(0.5)];
+        let fell = Verdict::of_training(200, loss, [Some(2.0), Some(0.25)]);
+        assert!(fell.sentence.starts_with(
+            "The held-out loss fell in 200 updates: 2.0000 before, 0.2500 after; training loss 2.5000"
+        ));
+        assert!(!fell.warning && Verdict::of_training(200, loss, [Some(2.0), Some(2.5)]).warning);
+        let plain = Verdict::of_training(1, loss, [None, Some(0.25)]);
+        assert!(plain.sentence.starts_with("After 1 update: training loss") && !plain.warning, "{plain:?}");
+        assert!(Verdict::of_training(9, [Some(2.5), None], [None; 2]).warning);
+    }
+}
