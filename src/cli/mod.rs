@@ -15,6 +15,7 @@ mod models;
 mod options;
 mod output;
 mod progress;
+mod report;
 mod run;
 mod run_log;
 mod session;
@@ -54,6 +55,9 @@ enum Command {
     /// Loss and perplexity of a team on a file, with real messages or with a control.
     #[command(after_help = "Example: diffmas eval --model MODEL_DIR --data test.jsonl --trace shuffled")]
     Eval(Box<eval::EvalCommand>),
+    /// One HTML page about an output folder: does the message matter, how the team learned, who attended to whom.
+    #[command(after_help = "Example: diffmas report runs/first")]
+    Report(report::ReportCommand),
     /// Fetch a model from the Hugging Face hub and print where it is.
     #[command(after_help = "Example: diffmas fetch Qwen/Qwen3-0.6B")]
     Fetch(fetch::FetchCommand),
@@ -104,6 +108,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Train(c) => c.execute(),
         Command::Run(c) => c.execute(),
         Command::Eval(c) => c.execute(),
+        Command::Report(c) => c.execute(),
         Command::Fetch(c) => c.execute(),
         Command::Models => models::execute(),
         Command::Merge(c) => c.execute(),

@@ -9,6 +9,7 @@ mod data;
 mod model;
 mod network;
 mod output;
+mod report;
 mod resume;
 mod settings;
 mod team;

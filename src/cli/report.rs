@@ -1,0 +1,39 @@
+//! `diffmas report`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use diffmas::report::Report;
+use diffmas::{Error, Result};
+
+use super::{one_line, output};
+
+/// Flags of `report`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct ReportCommand {
+    /// Output folder of `train` or `eval`
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// File for the page [DIR/report.html]
+    #[arg(long, value_name = "FILE.html")]
+    output: Option<PathBuf>,
+    /// Replace the file
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl ReportCommand {
+    /// Writes the page and prints its first line.
+    pub fn execute(self) -> Result<()> {
+        let report = Report::read(&self.dir)?;
+        let path = self.output.unwrap_or_else(|| self.dir.join("report.html"));
+        output::check_file(&path, "output", self.overwrite)?;
+        if report.is_made_of(&path) {
+            return Err(Error::file(&path, "--overwrite would replace this input; give another --output"));
+        }
+        report.write(&path)?;
+        output::print(&one_line(&report.verdict().sentence))?;
+        output::print(&format!("report in {}", path.display()))
+    }
+}
