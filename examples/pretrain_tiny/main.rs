@@ -36,7 +36,7 @@ const SPECIAL: [&str; 3] = ["<unk>", "<user>", "<end>"];
 const TEMPLATE: &str = "{% for message in messages %}{% if message.role == 'assistant' %}{{ message.content }} <end> \
                         {% else %}<user> {{ message.content }} {% endif %}{% endfor %}";
 
-const STEPS: usize = 1500;
+const STEPS: usize = 1200;
 const BATCH: usize = 48;
 const PEAK: f64 = 3e-3;
 const SEED: u64 = 1;
@@ -255,8 +255,8 @@ fn card(
          them. `diffmas demo` runs on it. It knows nothing else.\n\n\
          - **Made by** `cargo run --release --example pretrain_tiny -- FOLDER`, seed {SEED}.\n\
          - **Data**: the language of `src/tasks/language.rs`, made up as it is read: facts (`has ana lamp .`, `in ana rome .`), questions \
-         (`what has ana`, `what near ana`), answers (`lamp`, `rome lamp`), reports (`ana lamp`), and words that are said again. One pair of \
-         subject and object in eight is held out: no document holds it.\n\
+         (`what has ana`, `what near ana`), answers (`lamp`, `rome lamp`), reports (`ana lamp`), and words that are said again. Half \
+         of all pairs of subject and object are held out: no document holds them.\n\
          - **Training**: {steps} updates of {BATCH} documents, {read} words in all, AdamW with peak learning rate {PEAK}, {:.0} s on {} \
          CPU cores.\n\n\
          Questions on held-out facts answered rightly, all evidence in the context (2000 each, greedy, 95 % intervals):\n\n\

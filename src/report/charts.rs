@@ -1,6 +1,6 @@
 //! Charts as inline SVG.
 //!
-//! They are drawn in a few colours that stand for roles ([`INKS`]); the page's style sheet says what each looks like on a light and on a
+//! They are drawn in a few colours that stand for roles ([`Ink`]); the page's style sheet says what each looks like on a light and on a
 //! dark screen.
 
 use std::ops::Range;

@@ -23,7 +23,7 @@ pub fn training(curves: &Curves) -> Result<Training> {
         1 => "1 update".to_string(),
         n => format!("{n} updates"),
     }];
-    if curves.seconds > 0.0 {
+    if curves.seconds >= 1.0 {
         let time = Duration::try_from_secs_f64(curves.seconds).unwrap_or(Duration::MAX);
         parts[0] += &format!(" in {}", HumanDuration(time));
     }
