@@ -7,7 +7,7 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::write_atomic;
-use diffmas::evaluation::{Checking, Comparison, Control, Inspection, Part, Scoring, Way, evaluate, inspect};
+use diffmas::evaluation::{Checking, Comparison, Control, Inspection, Part, Scoring, Way, evaluate};
 use diffmas::inference::DecodeOptions;
 use diffmas::report::Report;
 use diffmas::tasks::{Facts, Family, Split, TaskConfig, write_tiny_model};
@@ -21,14 +21,14 @@ use super::options::Options;
 use super::progress::Progress;
 use super::session::Session;
 use super::train::{Begin, Ending, train};
-use super::{interrupt, output, verbosity};
+use super::{inspection, interrupt, one_line, output, verbosity};
 
 /// Agents that hold evidence.
 const HOLDERS: usize = 2;
 /// Samples of an update, and of a batch of questions.
 const BATCH: usize = 32;
-/// Questions that the inspection's means run over.
-const INSPECTED: usize = 64;
+/// Most tokens of an answer.
+const ANSWER_TOKENS: usize = 8;
 
 /// Flags of `demo`.
 #[derive(Debug, Args)]
@@ -206,7 +206,8 @@ impl Folder<'_> {
         self.learn(demo.team(), "trained", &format!("a team that thinks, channel {}", demo.channel))?;
         self.learn(demo.text_team(), "text", "the same team, writing text")?;
         let plans = self.plans()?;
-        let samples = |plan: &Plan| plan.session.data(&self.dir.join("test.jsonl"), Answers::Required, 8);
+        let samples =
+            |plan: &Plan| plan.session.data(&self.dir.join("test.jsonl"), Answers::Required, ANSWER_TOKENS);
         let samples = plans.iter().map(samples).collect::<Result<Vec<_>>>()?;
         let backend = plans[0].session.options.backend()?;
         let measure = Measure { plans: &plans, samples: &samples, seed: demo.seed };
@@ -220,14 +221,14 @@ impl Folder<'_> {
             rows,
         };
         output::write_json(&self.dir.join("comparison.json"), &comparison)?;
-        output::write_json(&self.dir.join("inspection.json"), &inspection)?;
+        inspection::write(self.dir, &inspection)?;
         let report = Report::read(self.dir)?;
         let page = self.dir.join("report.html");
         report.write(&page)?;
         output::print(&format!(
             "{}\n\n{}\n\nreport in {}",
             table(&comparison),
-            report.verdict().sentence,
+            one_line(&report.verdict().sentence),
             page.display()
         ))
     }
@@ -319,7 +320,7 @@ impl Job for Measure<'_> {
         for (plan, samples) in self.plans.iter().zip(self.samples) {
             let session = &plan.session;
             let options = DecodeOptions {
-                max_new_tokens: 8,
+                max_new_tokens: ANSWER_TOKENS,
                 stop_tokens: session.stop_tokens(),
                 ..DecodeOptions::default()
             };
@@ -352,13 +353,11 @@ impl Job for Measure<'_> {
                 forward_positions: cost.forward_positions,
             });
             if plan.part == Part::Trained {
-                let tokenizer = session.model.tokenizer.as_deref().expect("the tiny model has a tokenizer");
-                let few = &samples[..samples.len().min(INSPECTED)];
-                inspection = Some(inspect(&team, few, &writing, &checking, tokenizer)?);
+                inspection = inspection::of(session, &team, samples, ANSWER_TOKENS)?;
             }
         }
         progress.finish();
-        Ok((rows, inspection.expect("one way is the trained one")))
+        Ok((rows, inspection.expect("one way is the trained one, and the tiny model has a tokenizer")))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use diffmas::agents::Team;
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::evaluation::{Checking, Control, Evaluation, SampleScore, Scoring, evaluate};
+use diffmas::evaluation::{Checking, Control, Evaluation, Inspection, SampleScore, Scoring, evaluate};
 use diffmas::inference::DecodeOptions;
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::{Error, Result};
@@ -15,7 +15,7 @@ use super::claim::Claim;
 use super::options::{Options, TeamArgs, flags};
 use super::progress::Progress;
 use super::session::Session;
-use super::{interrupt, output};
+use super::{inspection, interrupt, output};
 
 /// Flags of `eval`.
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub struct EvalCommand {
     /// Seed of `shuffled` and `random`
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Folder for samples.jsonl and results.json
+    /// Folder for samples.jsonl, results.json and inspection.json, of which `diffmas report` makes a page
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Replace what the output folder holds
@@ -68,9 +68,16 @@ impl EvalCommand {
         }
         let checking = self.checking(&session, &samples)?;
         let kind = session.options.backend()?;
-        let job =
-            Score { session: &session, samples: &samples, controls: &controls, seed: self.seed, checking };
-        let scored = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        let inspected = claim.as_ref().map(|_| self.max_new_tokens);
+        let job = Score {
+            session: &session,
+            samples: &samples,
+            controls: &controls,
+            seed: self.seed,
+            checking,
+            inspected,
+        };
+        let (scored, inspection) = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
         let (results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
         if let (Some(dir), Some(claim)) = (&self.output, &claim) {
             claim.clear()?;
@@ -82,6 +89,7 @@ impl EvalCommand {
                 })
                 .collect();
             output::write_jsonl(&dir.join("samples.jsonl"), &lines)?;
+            inspection.map_or(Ok(()), |inspection| inspection::write(dir, &inspection))?;
             match &results[..] {
                 [one] if !self.all_controls => output::write_json(&dir.join("results.json"), one)?,
                 all => output::write_json(&dir.join("results.json"), &all)?,
@@ -174,16 +182,20 @@ struct Score<'a> {
     controls: &'a [Control],
     seed: u64,
     checking: Option<Checking>,
+    /// Most tokens of an answer, where the team is looked into.
+    inspected: Option<usize>,
 }
 
 impl Job for Score<'_> {
-    type Output = Result<Vec<(Evaluation, Vec<SampleScore>)>>;
+    type Output = Result<(Vec<(Evaluation, Vec<SampleScore>)>, Option<Inspection>)>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let team = self.session.trained_team::<B>(&device)?;
         let one =
             |control| score(self.session, &team, self.samples, control, self.seed, self.checking.as_ref());
-        self.controls.iter().map(one).collect()
+        let scores = self.controls.iter().map(one).collect::<Result<_>>()?;
+        let inspect = |tokens| inspection::of(self.session, &team, self.samples, tokens);
+        Ok((scores, self.inspected.map(inspect).transpose()?.flatten()))
     }
 }
 

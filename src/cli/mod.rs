@@ -10,6 +10,7 @@ mod eval;
 mod fetch;
 mod generate_task;
 mod generation;
+mod inspection;
 mod interrupt;
 mod lines;
 mod merge;

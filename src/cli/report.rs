@@ -12,7 +12,7 @@ use super::{one_line, output};
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct ReportCommand {
-    /// Output folder of `train` or `eval`
+    /// output folder of `train`, `eval` or `demo`
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// File for the page [DIR/report.html]

@@ -8,7 +8,7 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, Listening, Team};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::{Trace, TraceOwner};
-use diffmas::evaluation::{Checking, Control, derangement};
+use diffmas::evaluation::{Checking, Control};
 use diffmas::inference::{Answer, WrittenMessage};
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
@@ -226,8 +226,10 @@ impl Job for AnswerAll<'_> {
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let team = self.answering.session.trained_team::<B>(&device)?;
         let n = self.samples.len();
-        let others =
-            (self.command.trace == Control::Shuffled).then(|| derangement(n, self.command.generation.seed));
+        // A trace file holds the samples' own messages.
+        let traced = self.command.save_trace.is_some() || self.command.load_trace.is_some();
+        let seed = self.command.generation.seed;
+        let others = self.command.trace.senders(n, seed).filter(|_| !traced);
         let mut progress = (n > 1).then(|| Progress::new("answered", 0, n));
         let mut all = Vec::with_capacity(n);
         let indices: Vec<usize> = (0..n).collect();

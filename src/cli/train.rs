@@ -8,19 +8,20 @@ use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::hub::published_name;
 use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_atomic};
 use diffmas::evaluation::Control;
-use diffmas::inference::DecodeOptions;
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, write_communication};
 use diffmas::{Error, Result};
 
-use super::answer::Answering;
 use super::claim::Claim;
 use super::options::{Options, TeamArgs, TrainArgs, flags};
 use super::progress::Progress;
 use super::run_log::RunLog;
 use super::session::Session;
 use super::summary::Summary;
-use super::{eval, interrupt, output, verbosity};
+use super::{eval, inspection, interrupt, output, verbosity};
+
+/// Most tokens of the answer that is shown in the end.
+const ANSWER_TOKENS: usize = 64;
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
@@ -174,7 +175,7 @@ impl Job for Train<'_> {
         }
         let text = self.session.model.tokenizer.is_some();
         output::print(&Summary { dir: self.dir, log: &log, text }.to_string())?;
-        self.show_an_answer(&trainer.team())
+        self.look_inside(&trainer.team())
     }
 }
 
@@ -212,32 +213,21 @@ impl Train<'_> {
         config
     }
 
-    /// Lets the trained team answer the first held-out line, where there is text to show.
-    fn show_an_answer<B: ModelBackend>(&self, team: &Team<B>) -> Result<()> {
-        let (Some(sample), Some(tokenizer)) =
-            (self.held_out.iter().flatten().next(), self.session.model.tokenizer.as_deref())
-        else {
+    /// Looks into the trained team on held-out lines, where there is text to show, and shows how it answers the first.
+    fn look_inside<B: ModelBackend>(&self, team: &Team<B>) -> Result<()> {
+        let Some(samples) = &self.held_out else { return Ok(()) };
+        let Some(inspection) = inspection::of(self.session, team, samples, ANSWER_TOKENS)? else {
             return Ok(());
         };
-        let options = DecodeOptions {
-            max_new_tokens: 64,
-            stop_tokens: self.session.stop_tokens(),
-            ..DecodeOptions::default()
-        };
-        let answering =
-            Answering { session: self.session, options: &options, stop: &[], control: &Control::Real };
-        let samples = std::slice::from_ref(sample);
-        let left = answering.think(team, samples, &[0])?;
-        let answers = answering.answer(team, &left.samples, &left.trace, &[0], |_| ())?;
-        let answer = answers.into_iter().find_map(|(_, text)| text).unwrap_or_default();
-        let last = team.config.agents.len() - 1;
-        let question = tokenizer.decode(&left.samples[0].prompts[last])?;
-        let expected = tokenizer.decode(sample.target.as_deref().unwrap_or_default())?;
+        inspection::write(self.dir, &inspection)?;
+        let example = &inspection.example;
         output::print(&format!(
-            "\nheld-out line {}, as {} reads it:\n{question}\nexpected: {expected}\nanswered: {}",
-            sample.line,
-            team.config.agents[last].name,
-            answer.trim()
+            "\nheld-out line {}, as {} reads it:\n{}\nexpected: {}\nanswered: {}",
+            example.line,
+            inspection.agents.last().map_or("", String::as_str),
+            example.prompts.last().map_or("", String::as_str),
+            example.expected.as_deref().unwrap_or_default(),
+            example.answered.trim()
         ))
     }
 

@@ -27,7 +27,8 @@ pub enum Control {
     Zero,
     /// What they left for another sample.
     Shuffled,
-    /// Gaussian keys and values with the moments of the real ones, per sample, layer, KV head and channel; vectors likewise.
+    /// Gaussian keys and values with the moments of a real message, per layer, KV head and channel; vectors likewise. It is another
+    /// sample's message where there are several samples, since the moments of a sample's own still tell what was said in it.
     Random,
     /// The real trace with one role's message masked; positions stay.
     Drop(String),
@@ -93,8 +94,14 @@ impl Control {
         }
     }
 
+    /// Which sample's upstream agents run for each of `samples` samples, where it is not its own.
+    pub fn senders(&self, samples: usize, seed: u64) -> Option<Vec<usize>> {
+        let others = matches!(self, Self::Shuffled | Self::Random) && samples > 1;
+        others.then(|| derangement(samples, seed))
+    }
+
     /// The trace that the final agent reads. `streams` numbers the samples, for draws that depend on nothing else than the seed and the
-    /// sample. (`shuffled` is a matter of which upstream prompts are run.)
+    /// sample. (Whose upstream prompts are run is a matter of [`Control::senders`].)
     pub fn apply<B: Backend>(
         &self,
         mut trace: Trace<B>,
@@ -189,7 +196,7 @@ fn gaussian<B: Backend>(x: &Tensor<B, 4>, valid: &[bool], rngs: &mut [ChaCha8Rng
 ///
 /// # Panics
 /// If `n` is 1.
-pub fn derangement(n: usize, seed: u64) -> Vec<usize> {
+fn derangement(n: usize, seed: u64) -> Vec<usize> {
     assert_ne!(n, 1, "one element cannot be deranged");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut p: Vec<usize> = (0..n).collect();
@@ -212,6 +219,15 @@ mod tests {
             sorted.sort_unstable();
             assert_eq!(sorted, (0..n).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn shuffled_and_random_messages_come_from_other_samples() {
+        for control in [Control::Shuffled, Control::Random] {
+            assert_eq!(control.senders(5, 1), Some(derangement(5, 1)));
+        }
+        assert_eq!(Control::Random.senders(1, 1), None);
+        assert_eq!(Control::Zero.senders(5, 1), None);
     }
 
     #[test]

@@ -9,6 +9,6 @@ mod score;
 
 pub use accuracy::Checking;
 pub use comparison::{Comparison, Part, Way};
-pub use controls::{Control, derangement};
+pub use controls::Control;
 pub use inspection::{Attention, Example, Inspection, Latents, LensToken, inspect};
 pub use score::{Accuracy, Cost, Evaluation, SampleScore, Scoring, evaluate};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use statrs::statistics::Statistics;
 
-use super::{Checking, Control, derangement};
+use super::{Checking, Control};
 use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
 use crate::error::{Error, Result};
 use crate::inference::{Author, Writing, decode, write_messages};
@@ -107,7 +107,7 @@ pub fn evaluate<B: ModelBackend>(
     if let Some(s) = samples.iter().find(|s| s.target.as_ref().is_none_or(Vec::is_empty)) {
         return Err(Error::invalid(format!("line {}: there is no answer to score", s.line)));
     }
-    let others = (*scoring.control == Control::Shuffled).then(|| derangement(samples.len(), scoring.seed));
+    let others = scoring.control.senders(samples.len(), scoring.seed);
     let mut all: Vec<SampleScore> = Vec::with_capacity(samples.len());
     let mut total = Spent::default();
     let indices: Vec<usize> = (0..samples.len()).collect();

@@ -22,13 +22,16 @@ const SOURCES: [&str; 6] = [
     "config.toml",
 ];
 
+/// Where a demo keeps the run that trained its team.
+const TRAINED: &str = "trained";
+
 /// What an output folder tells about a team.
 #[derive(Debug)]
 pub struct Report {
     /// The folder, without links on the way.
     dir: PathBuf,
-    /// The files that said something.
-    pub(super) sources: Vec<&'static str>,
+    /// The files that said something, as paths in the folder.
+    pub(super) sources: Vec<PathBuf>,
     pub(super) curves: Curves,
     pub(super) evaluations: Vec<Evaluation>,
     pub(super) comparison: Option<Comparison>,
@@ -38,30 +41,35 @@ pub struct Report {
 
 impl Report {
     /// Reads the folder at `dir`: `metrics.jsonl`, `eval_metrics.jsonl`, `results.json`, `comparison.json`, `inspection.json` and
-    /// `config.toml`, as far as they are there. An empty file counts as none; a last line that a crash cut short is left out.
+    /// `config.toml`, as far as they are there or, in the folder of a demo, in its `trained`. An empty file counts as none; a last line that a crash cut short is left out.
     ///
     /// # Errors
     /// If `dir` is no folder, holds none of these files, or one of them is malformed; the error names file and line.
     pub fn read(dir: &Path) -> Result<Self> {
         if !dir.is_dir() {
             let what = if dir.exists() { "this is a file" } else { "there is no such folder" };
-            return Err(Error::file(dir, format!("{what}; give the output folder of `train` or `eval`")));
+            return Err(Error::file(
+                dir,
+                format!("{what}; give the output folder of `train`, `eval` or `demo`"),
+            ));
         }
         let holds =
-            |name: &str| fs::metadata(dir.join(name)).is_ok_and(|file| file.is_file() && file.len() > 0);
-        let sources: Vec<&'static str> = SOURCES.into_iter().filter(|name| holds(name)).collect();
+            |path: &PathBuf| fs::metadata(dir.join(path)).is_ok_and(|file| file.is_file() && file.len() > 0);
+        let find = |name: &str| [PathBuf::from(name), Path::new(TRAINED).join(name)].into_iter().find(holds);
+        let sources: Vec<PathBuf> = SOURCES.into_iter().filter_map(find).collect();
         if sources.is_empty() {
             let why = format!("there is nothing to report: the folder holds no {}", SOURCES.join(", no "));
             return Err(Error::file(dir, why));
         }
+        let path = |name: &str| dir.join(find(name).unwrap_or_else(|| name.into()));
         Ok(Self {
             dir: dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()),
+            curves: Curves::read(&path("metrics.jsonl"), &path("eval_metrics.jsonl"))?,
+            evaluations: evaluations(&path("results.json"))?,
+            comparison: json(&path("comparison.json"))?,
+            inspection: json(&path("inspection.json"))?,
+            config: text(&path("config.toml"))?,
             sources,
-            curves: Curves::read(&dir.join("metrics.jsonl"), &dir.join("eval_metrics.jsonl"))?,
-            evaluations: evaluations(&dir.join("results.json"))?,
-            comparison: json(&dir.join("comparison.json"))?,
-            inspection: json(&dir.join("inspection.json"))?,
-            config: text(&dir.join("config.toml"))?,
         })
     }
 
@@ -72,7 +80,7 @@ impl Report {
 
     /// Whether `path` is one of the files that the report is made of.
     pub fn is_made_of(&self, path: &Path) -> bool {
-        path.canonicalize().is_ok_and(|path| SOURCES.iter().any(|name| self.dir.join(name) == path))
+        path.canonicalize().is_ok_and(|path| self.sources.iter().any(|name| self.dir.join(name) == path))
     }
 
     /// The first line of the page: whether the message matters, from a comparison or else from scores; where neither is there, what

@@ -57,7 +57,7 @@ pub fn render(report: &Report) -> Result<String> {
         verdict: verdict.sentence.replace(" %", "\u{a0}%"),
         warning: verdict.warning,
         name: report.name(),
-        sources: report.sources.join(", "),
+        sources: report.sources.iter().map(|s| s.display().to_string()).collect::<Vec<_>>().join(", "),
         version: env!("CARGO_PKG_VERSION"),
         inks: charts::inks(),
         results,
