@@ -108,18 +108,21 @@ impl Documents {
         Self { rng, families, repetitions }
     }
 
-    /// The next document.
-    pub fn next(&mut self) -> Document {
-        if self.rng.random_bool(self.repetitions) {
-            return Document::repetition(&mut self.rng);
-        }
-        let family = *[0, 0, 1, 1, 2].choose(&mut self.rng).expect("there are families");
-        let problem = self.families[family].next().expect("problems do not end");
-        Document::facts(&problem, &mut self.rng)
-    }
-
     /// The generator, for the next stage.
     pub fn into_rng(self) -> ChaCha8Rng {
         self.rng
+    }
+}
+
+impl Iterator for Documents {
+    type Item = Document;
+
+    fn next(&mut self) -> Option<Document> {
+        if self.rng.random_bool(self.repetitions) {
+            return Some(Document::repetition(&mut self.rng));
+        }
+        let family = *[0, 0, 1, 1, 2].choose(&mut self.rng).expect("there are families");
+        let problem = self.families[family].next()?;
+        Some(Document::facts(&problem, &mut self.rng))
     }
 }

@@ -21,6 +21,20 @@ pub struct Sizes {
 const EPS: f64 = 1e-6;
 
 impl Sizes {
+    /// Those of the model that is part of the library, for so many words.
+    pub fn tiny(vocab: usize) -> Self {
+        Self {
+            vocab,
+            hidden: 128,
+            layers: 4,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 32,
+            intermediate: 384,
+            theta: 10_000.0,
+        }
+    }
+
     /// `config.json`.
     pub fn config(&self, end: usize) -> Value {
         json!({

@@ -349,8 +349,7 @@ impl Job for Measure<'_> {
                 part: plan.part,
                 accuracy,
                 message_bytes: score.message_bytes as f64,
-                seconds: cost.seconds,
-                forward_positions: cost.forward_positions,
+                cost,
             });
             if plan.part == Part::Trained {
                 inspection = inspection::of(session, &team, samples, ANSWER_TOKENS)?;
@@ -385,7 +384,7 @@ fn table(comparison: &Comparison) -> String {
         let accuracy = format!("{:.1} [{low:.1}, {high:.1}]", 100.0 * way.accuracy.accuracy);
         lines.push(format!(
             "{:<28} {accuracy:>24} {:>14.0} {:>10.4} {:>19.0}",
-            way.name, way.message_bytes, way.seconds, way.forward_positions
+            way.name, way.message_bytes, way.cost.seconds, way.cost.forward_positions
         ));
     }
     lines.push(format!("the best constant answer: {:.1} %", 100.0 * comparison.guessing));

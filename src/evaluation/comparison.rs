@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Accuracy;
+use super::{Accuracy, Cost};
 
 /// Ways of answering the same questions; `comparison.json` in an output folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,8 +40,7 @@ pub struct Way {
     pub accuracy: Accuracy,
     /// Bytes of a message, as a mean over samples and senders.
     pub message_bytes: f64,
-    /// Wall-clock seconds per question.
-    pub seconds: f64,
-    /// Positions computed forward per question, by all agents.
-    pub forward_positions: f64,
+    /// What a question costs.
+    #[serde(flatten)]
+    pub cost: Cost,
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::charts::{self, Ink, Whisker, plain};
 use super::page::{Figure, NOTHING, entry, finite};
 use crate::error::Result;
-use crate::evaluation::{Accuracy, Comparison, Evaluation, Part};
+use crate::evaluation::{Accuracy, Comparison, Cost, Evaluation, Part};
 
 /// Ways of answering the same questions.
 #[derive(Serialize)]
@@ -99,8 +99,8 @@ pub fn compared(comparison: &Comparison) -> Result<Results> {
         accuracy: accuracy(&way.accuracy),
         loss: NOTHING.into(),
         bytes: bytes(way.message_bytes),
-        seconds: finite(way.seconds).map_or(NOTHING.into(), plain),
-        positions: finite(way.forward_positions).map_or(NOTHING.into(), |n| plain(n.round())),
+        seconds: seconds(Some(way.cost)),
+        positions: positions(Some(way.cost)),
     });
     let label = label(&caption, &whiskers);
     Ok(Results {
@@ -147,8 +147,8 @@ pub fn scored(all: &[Evaluation]) -> Result<Results> {
         accuracy: e.accuracy.as_ref().map_or(NOTHING.into(), accuracy),
         loss: loss(e),
         bytes: bytes(e.message_bytes as f64),
-        seconds: String::new(),
-        positions: String::new(),
+        seconds: seconds(e.cost),
+        positions: positions(e.cost),
     });
     let label = label(&caption, &whiskers);
     Ok(Results {
@@ -160,9 +160,17 @@ pub fn scored(all: &[Evaluation]) -> Result<Results> {
         },
         has_accuracy: all.iter().any(|e| e.accuracy.is_some()),
         has_loss: true,
-        has_cost: false,
+        has_cost: all.iter().any(|e| e.cost.is_some()),
         rows: rows.collect(),
     })
+}
+
+fn seconds(cost: Option<Cost>) -> String {
+    cost.and_then(|c| finite(c.seconds)).map_or(NOTHING.into(), plain)
+}
+
+fn positions(cost: Option<Cost>) -> String {
+    cost.and_then(|c| finite(c.forward_positions)).map_or(NOTHING.into(), |n| plain(n.round()))
 }
 
 /// A chart of results in words.

@@ -223,7 +223,7 @@ fn count(n: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluation::{Accuracy, Way};
+    use crate::evaluation::{Accuracy, Cost, Way};
 
     fn accuracy(value: f64, half: f64) -> Accuracy {
         Accuracy { accuracy: value, interval: [value - half, value + half], checked: 600 }
@@ -235,8 +235,7 @@ mod tests {
             part,
             accuracy: accuracy(value, 0.04),
             message_bytes: 0.0,
-            seconds: 0.0,
-            forward_positions: 0.0,
+            cost: Cost { seconds: 0.0, forward_positions: 0.0 },
         };
         Comparison { title: String::new(), guessing: 0.25, rows: rows.iter().map(way).collect() }
     }
@@ -253,6 +252,7 @@ mod tests {
             samples: 9,
             target_tokens: 9,
             message_bytes: 1,
+            cost: None,
         }
     }
 

@@ -320,7 +320,7 @@ mod tests {
                 let item = problem.answer.rsplit(' ').next().unwrap().to_string();
                 let at = problem.evidence.concat().iter().position(|f| f.object == item).unwrap();
                 *answers.entry(item).or_insert(0) += 1;
-                *slots.entry(at).or_insert(0) += 1;
+                *slots.entry(at).or_insert(0usize) += 1;
                 let lengths: BTreeSet<usize> =
                     problem.evidence.concat().iter().map(|f| f.to_string().split(' ').count()).collect();
                 assert_eq!(lengths, BTreeSet::from([4]));

@@ -128,6 +128,59 @@ impl Job for BatchedEqualsAlone {
     }
 }
 
+/// What attention would have returned, from its weights, against what it did return.
+struct WeightsMakeTheOutput;
+
+impl Job for WeightsMakeTheOutput {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        for model in MODELS {
+            let g = Golden::<B>::load(model, AdapterScope::Shared, |_| (), &device);
+            let mut backbone = g.model.backbone.clone();
+            backbone.layers.truncate(1);
+            let (layer, c) = (backbone.layers[0].clone(), backbone.config.clone());
+            let padded = [PaddedIds::left(&[&[5, 6], &[7, 8, 9]]), PaddedIds::left(&[&[10, 11, 12], &[13]])];
+            let mut next = vec![0; 2];
+            let [first, second] = padded.clone().map(|p| Positions::issue(&p.valid, &mut next));
+            let (_, past) = backbone.forward(backbone.embed(&padded[0].ids), &first, &[], None, None);
+            let x = backbone.embed(&padded[1].ids);
+            let (hidden, own) = backbone.forward(x.clone(), &second, &[&past], None, None);
+            let weights = backbone.attention_weights(x.clone(), &second, &[&past], None).remove(0);
+
+            let all = KeyValues::cat(&[&past, &own]).unwrap();
+            let [b, h, t, n] = weights.dims();
+            let (groups, d) = (c.num_key_value_heads, c.head_dim);
+            let v = all.layers[0].value.clone().unsqueeze_dim::<5>(2).expand([b, groups, h / groups, n, d]);
+            let out = weights.clone().matmul(v.reshape([b, h, n, d])).swap_dims(1, 2).reshape([b * t, h * d]);
+            let x = x + layer.self_attn.o_proj.forward(out);
+            let y = layer.mlp.forward(layer.post_attention_layernorm.forward(x.clone()));
+            let got = values(&backbone.norm.forward(x + y));
+            let width = c.hidden_size;
+            for (i, want) in values(&hidden).chunks_exact(width).enumerate().filter(|(i, _)| second.valid[*i])
+            {
+                let got = &got[i * width..(i + 1) * width];
+                for (a, b) in got.iter().zip(want) {
+                    close(*a, *b, 1.0, 1e-5, &format!("{model} position {i}"));
+                }
+            }
+            for (i, row) in values(&weights).chunks_exact(n).enumerate() {
+                let (b, q) = (i / (h * t), i % t);
+                if second.valid[b * t + q] {
+                    close(row.iter().sum(), 1.0, 1.0, 1e-5, "a row of weights");
+                    let hidden = row.iter().enumerate().filter(|(j, _)| !all.positions.valid[b * n + j]);
+                    assert!(hidden.map(|(_, w)| w).all(|&w| w == 0.0), "{model}: padding is attended to");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_weights_make_the_output_of_attention() {
+    on_backend(WeightsMakeTheOutput);
+}
+
 fn samples() -> impl Strategy<Value = Vec<TokenizedSample>> {
     let ids = || prop::collection::vec(3u32..512, 1..12);
     let sample = (prop::collection::vec(ids(), 4), ids());
