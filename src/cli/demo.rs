@@ -143,6 +143,9 @@ impl Demo {
                 self.channel
             )));
         }
+        if self.max_steps == 0 {
+            return Err(Error::invalid("max_steps must be at least 1"));
+        }
         if self.questions < 2 {
             return Err(Error::invalid("questions must be at least 2, so that messages can be shuffled"));
         }
