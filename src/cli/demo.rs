@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
+use diffmas::agents::{ChannelKind, FeedKind, TeamConfig, Transmit};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::write_atomic;
 use diffmas::evaluation::{Checking, Comparison, Control, Inspection, Part, Scoring, Way, evaluate};
@@ -50,7 +50,7 @@ pub struct DemoCommand {
     #[arg(long, value_name = "M", default_value_t = 8)]
     num_vectors: usize,
     /// Updates of the team, and as many of the team that writes text
-    #[arg(long, value_name = "N", default_value_t = 150)]
+    #[arg(long, value_name = "N", default_value_t = 300)]
     max_steps: usize,
     /// Questions that everything is measured on; their facts are in no line of the training data
     #[arg(long, value_name = "N", default_value_t = 640)]
@@ -157,14 +157,16 @@ impl Demo {
         TaskConfig { family: self.task, holders: HOLDERS, facts: Facts::exactly(self.facts) }
     }
 
-    /// The team that learns.
+    /// The team that learns. Where vectors are all that passes, they are made of the holders' prompts, too; the solver sees the vectors alone.
     fn team(&self) -> TeamConfig {
+        let transmit = if self.channel == ChannelKind::Vectors { Transmit::All } else { Transmit::Latent };
         TeamConfig {
             channel: self.channel,
+            transmit,
             latent_steps: self.latent_steps,
             num_vectors: self.num_vectors,
-            vector_dim: 64,
-            cross_attention_layers: Some(vec![0, 1, 2, 3]),
+            vector_dim: 128,
+            cross_attention_layers: Some(vec![2]),
             ..self.task_config().team()
         }
     }
@@ -283,7 +285,7 @@ impl Folder<'_> {
             let session = Session::open(Options { adapter, ..self.options(team) })?;
             Ok(Plan { name, part, session, control })
         };
-        let latent = TeamConfig { channel: ChannelKind::Trace, feed: FeedKind::Realign, ..demo.team() };
+        let latent = TeamConfig { latent_steps: demo.latent_steps, feed: FeedKind::Realign, ..task.team() };
         let mut plans = vec![
             plan(
                 "all evidence in one context".into(),
@@ -300,7 +302,7 @@ impl Folder<'_> {
         let trained = |name, part, control| plan(name, part, demo.team(), Some("trained"), control);
         plans.push(trained(format!("{}, trained", demo.channel), Part::Trained, Control::Real)?);
         for control in [Control::None, Control::Zero, Control::Shuffled, Control::Random] {
-            plans.push(trained(format!("control: {control}"), Part::Control, control)?);
+            plans.push(trained(format!("control {control}"), Part::Control, control)?);
         }
         Ok(plans)
     }

@@ -351,7 +351,7 @@ fn powers(low: f64, high: f64) -> Vec<f64> {
 pub fn plain(x: f64) -> String {
     match x.abs() {
         0.0 => "0".to_string(),
-        a if !(1e-3..1e6).contains(&a) => format!("{x:.1e}").replace(".0e", "e").replace('-', "−"),
+        a if !(1e-3..1e5).contains(&a) => format!("{x:.1e}").replace(".0e", "e").replace('-', "−"),
         a => {
             let digits = (3 - a.log10().floor() as i32).clamp(0, 5) as usize;
             let text = format!("{x:.digits$}");

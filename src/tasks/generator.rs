@@ -121,7 +121,7 @@ impl TaskConfig {
     /// A problem whose answer is `ITEMS[answer]`.
     fn problem(&self, split: Split, answer: usize, rng: &mut impl Rng) -> Problem {
         let facts = rng.random_range(self.facts.min..=self.facts.max);
-        let difficulty = facts as f64 / NAMES.len() as f64;
+        let difficulty = facts as f64 / self.facts.max as f64;
         match self.family {
             Family::Relay => {
                 let (all, asked) = owners(self.holders * facts, split, answer, &NAMES, rng);

@@ -16,7 +16,7 @@ pub struct Problem {
     pub question: String,
     /// What it should say, all words of it: an item, after the place that leads to it where there are two steps.
     pub answer: String,
-    /// Facts of a holder by the most that the language has room for, from 0 to 1.
+    /// Facts of a holder by the most that a problem of its configuration has, from 0 to 1.
     pub difficulty: f64,
 }
 

@@ -1,15 +1,15 @@
 //! The teams that solve the tasks.
 
 use super::{Problem, TaskConfig};
-use crate::agents::{AgentConfig, TeamConfig};
+use crate::agents::{AgentConfig, TeamConfig, Topology};
 use crate::communication::Transmit;
 
 /// The solver's name.
 pub const SOLVER: &str = "solver";
 
 impl TaskConfig {
-    /// Holders that see their own facts and never the question, and a solver that sees the question and nothing of the facts: they pass on
-    /// their latent positions alone.
+    /// Holders that see their own facts and never the question, and a solver that sees the question and nothing of the facts. Holders think
+    /// side by side, and pass on their latent positions alone.
     pub fn team(&self) -> TeamConfig {
         let holder = |i: usize| {
             let name = Problem::holder(i);
@@ -22,7 +22,13 @@ impl TaskConfig {
         let inbox = "{% for message in inbox %}{{ message.text }} {% endfor %}";
         let user = Some(format!("{inbox}{{{{ question }}}}"));
         agents.push(AgentConfig { user, ..AgentConfig::named(SOLVER) });
-        TeamConfig { latent_steps: 4, transmit: Transmit::Latent, agents, ..TeamConfig::default() }
+        TeamConfig {
+            topology: Topology::Hierarchical,
+            latent_steps: 8,
+            transmit: Transmit::Latent,
+            agents,
+            ..TeamConfig::default()
+        }
     }
 
     /// One agent that sees everything: the upper bound.
