@@ -12,7 +12,7 @@ use diffmas::inference::DecodeOptions;
 use diffmas::report::Report;
 use diffmas::tasks::{Facts, Family, Split, TaskConfig, write_tiny_model};
 use diffmas::text::{Answers, TokenizedSample, read_toml};
-use diffmas::training::LrSchedulerType;
+use diffmas::training::{Curriculum, LrSchedulerType};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,7 @@ pub struct DemoCommand {
     #[arg(long, value_name = "M", default_value_t = 8)]
     num_vectors: usize,
     /// Updates of the team, and as many of the team that writes text
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value_t = 250)]
     max_steps: usize,
     /// Questions that everything is measured on; their facts are in no line of the training data
     #[arg(long, value_name = "N", default_value_t = 640)]
@@ -200,9 +200,10 @@ impl Folder<'_> {
         if !self.dir.join("model").exists() {
             write_tiny_model(&self.dir.join("model"))?;
         }
-        // What a holder should write ends where a message does.
+        // What a holder should write ends where a message does. Few facts come first: a team that has begun to talk goes on to more.
         let words = demo.text_team().message_tokens;
-        let problems = task.problems(Split::Train, demo.seed, demo.max_steps * BATCH);
+        let easier = TaskConfig { facts: Facts { min: 1, max: demo.facts }, ..task };
+        let problems = easier.problems(Split::Train, demo.seed, demo.max_steps * BATCH);
         let lines: Vec<_> = problems.map(|p| p.fields_with_trajectories(words)).collect();
         output::write_jsonl(&self.dir.join("train.jsonl"), &lines)?;
         let lines: Vec<_> =
@@ -262,11 +263,13 @@ impl Folder<'_> {
             data: Some(self.dir.join("train.jsonl")),
             output: Some(dir.clone()),
             max_steps: Some(self.demo.max_steps),
-            learning_rate: Some(3e-3),
-            warmup_steps: Some(20),
+            learning_rate: Some(2e-3),
+            warmup_steps: Some(30),
             lr_scheduler_type: Some(LrSchedulerType::Linear),
+            curriculum: Some(Curriculum::Field("difficulty".into())),
+            initial_competence: Some(0.25),
             lora_r: Some(16),
-            lora_alpha: Some(32.0),
+            lora_alpha: Some(16.0),
             trajectory_weight: text.then_some(1.0),
             save_total_limit: Some(1),
             tensorboard: Some(false),
