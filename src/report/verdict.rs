@@ -193,7 +193,7 @@ impl Evidence<'_> {
             let (name, best) = (best.name, measure.numbers(best));
             return said(
                 format!(
-                    "The message carries the answer: {loss}{against} on {of} with the real message, {bound} {best} with a \
+                    "The message matters: {loss}{against} on {of} with the real message, {bound} {best} with a \
                      control ({name}){guessing}."
                 ),
                 false,
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_beats_every_control_carries_the_answer_whatever_leaving_one_sender_out_does() {
+    fn a_message_that_beats_every_control_matters_whatever_leaving_one_sender_out_does() {
         let rows = [
             ("trained trace", Part::Trained, 0.97),
             ("control none", Part::Control, 0.24),
@@ -300,7 +300,7 @@ mod tests {
         is(
             Verdict::of_comparison(&comparison(&rows)),
             false,
-            "The message carries the answer: 97.0 % [93.0, 101.0] on 600 questions with the real message, at most 26.0 % [22.0, 30.0] \
+            "The message matters: 97.0 % [93.0, 101.0] on 600 questions with the real message, at most 26.0 % [22.0, 30.0] \
              with a control (shuffled); guessing gives 25.0 %.",
         );
         assert_eq!(Verdict::of_comparison(&comparison(&rows[3..])), None);
@@ -320,7 +320,7 @@ mod tests {
         is(
             Verdict::of_evaluations(&all),
             false,
-            "The message carries the answer: loss 1.0000 [0.9000, 1.1000] on 9 samples with the real message, at least 3.0000 \
+            "The message matters: loss 1.0000 [0.9000, 1.1000] on 9 samples with the real message, at least 3.0000 \
              [2.9000, 3.1000] with a control (none).",
         );
         let near = [evaluation("real", 1.0, None), evaluation("shuffled", 1.15, None)];
