@@ -192,7 +192,7 @@ fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Va
         let more = |_, _| ControlFlow::Continue(());
         let answers = decode(team.answering(), &batch.prompts[3], &reading, &options, &[0], more);
         let wrote: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
-        let latent: usize = (0..3).map(|j| team.config.steps(j)).sum();
+        let latent = team.config.total_steps();
         positions = batch.tokens() + latent + wrote + answers[0].token_ids.len();
         clock.elapsed().as_secs_f64()
     });

@@ -238,13 +238,10 @@ fn card(
     scores: &[(TaskConfig, Accuracy)],
 ) -> String {
     let row = |(config, a): &(TaskConfig, Accuracy)| {
-        let [low, high] = a.interval.map(|x| 100.0 * x);
+        let accuracy = a.in_percent(2, " %");
         format!(
-            "| {}, {} holders with {} facts each | {:.2} % [{low:.2}, {high:.2}] |\n",
-            config.family,
-            config.holders,
-            config.facts,
-            100.0 * a.accuracy
+            "| {}, {} holders with {} facts each | {accuracy} |\n",
+            config.family, config.holders, config.facts
         )
     };
     format!(

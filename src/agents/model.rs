@@ -241,7 +241,7 @@ impl<B: ModelBackend> Team<B> {
             .collect()
     }
 
-    /// Stage I of all upstream agents: what the final agent finds.
+    /// Stage I of all upstream agents that send something: what the final agent finds.
     pub fn think_all(&self, batch: &TeamBatch) -> Trace<B> {
         self.think_watched(batch, |_, _| ())
     }
@@ -256,10 +256,15 @@ impl<B: ModelBackend> Team<B> {
         let plan = self.plan(batch);
         let mut sent: Vec<Option<Message<B>>> = vec![None; plan.agents.len()];
         let last = plan.agents.len() - 1;
-        for stage in plan.stages.iter().filter(|stage| stage.agents[..] != [last]) {
-            let traces: Vec<_> = stage.agents.iter().map(|&j| self.find(j, &sent, &plan)).collect();
+        for stage in &plan.stages {
+            let sends = |&j: &usize| !plan.agents[j].message.is_empty();
+            let agents: Vec<usize> = stage.agents.iter().copied().filter(sends).collect();
+            if agents.is_empty() {
+                continue;
+            }
+            let traces: Vec<_> = agents.iter().map(|&j| self.find(j, &sent, &plan)).collect();
             let readings: Vec<_> = traces.iter().map(|trace| self.read(trace)).collect();
-            let thoughts = self.think(&stage.agents, batch, &plan, &readings);
+            let thoughts = self.think(&agents, batch, &plan, &readings);
             for (thought, trace) in thoughts.iter().zip(&traces) {
                 watch(thought, trace);
                 sent[thought.sender] = Some(self.send(thought, trace));

@@ -231,6 +231,11 @@ impl TeamConfig {
         self.upstream().get(j).map_or(0, |agent| agent.latent_steps.unwrap_or(self.latent_steps))
     }
 
+    /// Latent steps of all agents together.
+    pub fn total_steps(&self) -> usize {
+        (0..self.agents.len()).map(|j| self.steps(j)).sum()
+    }
+
     /// Most tokens that agent `j` writes: its own setting or the team's.
     pub fn message_tokens(&self, j: usize) -> usize {
         self.agents.get(j).and_then(|agent| agent.message_tokens).unwrap_or(self.message_tokens)

@@ -7,8 +7,7 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, FeedKind, TeamConfig, Transmit};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::write_atomic;
-use diffmas::evaluation::{Checking, Comparison, Control, Inspection, Part, Scoring, Way, evaluate};
-use diffmas::inference::DecodeOptions;
+use diffmas::evaluation::{Comparison, Control, Inspection, Part, Scoring, Way, evaluate};
 use diffmas::report::Report;
 use diffmas::tasks::{Facts, Family, Split, TaskConfig, write_tiny_model};
 use diffmas::text::{Answers, TokenizedSample, read_toml};
@@ -179,12 +178,11 @@ impl Demo {
     }
 }
 
-/// One way of answering, before it is measured.
+/// A team, and the ways in which it answers: their names, and what its solver reads.
 struct Plan {
-    name: String,
-    part: Part,
     session: Session,
-    control: Control,
+    samples: Vec<TokenizedSample>,
+    ways: Vec<(String, Part, Control)>,
 }
 
 /// A demo in its folder.
@@ -212,18 +210,15 @@ impl Folder<'_> {
         self.learn(demo.team(), "trained", &format!("a team that thinks, channel {}", demo.channel))?;
         self.learn(demo.text_team(), "text", "the same team, writing text")?;
         let plans = self.plans()?;
-        let samples =
-            |plan: &Plan| plan.session.data(&self.dir.join("test.jsonl"), Answers::Required, ANSWER_TOKENS);
-        let samples = plans.iter().map(samples).collect::<Result<Vec<_>>>()?;
         let backend = plans[0].session.options.backend()?;
-        let measure = Measure { plans: &plans, samples: &samples, seed: demo.seed };
+        let measure = Measure { plans: &plans, seed: demo.seed };
         let (rows, inspection) = backend.run(None, measure).map_err(Error::invalid)??;
         let comparison = Comparison {
             title: format!(
                 "{}, {HOLDERS} holders with {} facts each, {} questions",
                 demo.task, demo.facts, demo.questions
             ),
-            guessing: guessing(&samples[0]),
+            guessing: guessing(&plans[0].samples),
             rows,
         };
         output::write_json(&self.dir.join("comparison.json"), &comparison)?;
@@ -251,12 +246,9 @@ impl Folder<'_> {
         }
     }
 
-    /// Trains `team` into the folder `name`, or goes on with it.
+    /// Trains `team` into the folder `name`, or goes on with it; where it is complete, there is nothing left to do.
     fn learn(&self, team: TeamConfig, name: &str, what: &str) -> Result<()> {
         let dir = self.dir.join(name);
-        if dir.join("adapter").exists() {
-            return Ok(());
-        }
         verbosity::note(format_args!("training {what}"));
         let text = team.channel == ChannelKind::Text;
         let options = Options {
@@ -283,38 +275,31 @@ impl Folder<'_> {
     /// All ways of answering, in the order of the table.
     fn plans(&self) -> Result<Vec<Plan>> {
         let (demo, task) = (&self.demo, self.demo.task_config());
-        let plan = |name: String, part, team, adapter: Option<&str>, control| -> Result<Plan> {
+        let plan = |team, adapter: Option<&str>, ways| -> Result<Plan> {
             let adapter = adapter.map(|name| self.dir.join(name).join("adapter"));
             let session = Session::open(Options { adapter, ..self.options(team) })?;
-            Ok(Plan { name, part, session, control })
+            let samples = session.data(&self.dir.join("test.jsonl"), Answers::Required, ANSWER_TOKENS)?;
+            Ok(Plan { session, samples, ways })
         };
+        let one = |name: &str, part| vec![(name.to_string(), part, Control::Real)];
         let latent = TeamConfig { latent_steps: demo.latent_steps, feed: FeedKind::Realign, ..task.team() };
-        let mut plans = vec![
-            plan(
-                "all evidence in one context".into(),
-                Part::Bound,
-                task.all_evidence(),
-                None,
-                Control::Real,
-            )?,
-            plan("solver alone".into(), Part::Bound, task.alone(), None, Control::Real)?,
-            plan("text, prompted".into(), Part::Baseline, demo.text_team(), None, Control::Real)?,
-            plan("text, trained".into(), Part::Baseline, demo.text_team(), Some("text"), Control::Real)?,
-            plan("latent, untrained".into(), Part::Baseline, latent, None, Control::Real)?,
-        ];
-        let trained = |name, part, control| plan(name, part, demo.team(), Some("trained"), control);
-        plans.push(trained(format!("{}, trained", demo.channel), Part::Trained, Control::Real)?);
-        for control in [Control::None, Control::Zero, Control::Shuffled, Control::Random] {
-            plans.push(trained(format!("control {control}"), Part::Control, control)?);
-        }
-        Ok(plans)
+        let mut trained = one(&format!("{}, trained", demo.channel), Part::Trained);
+        let controls = [Control::None, Control::Zero, Control::Shuffled, Control::Random];
+        trained.extend(controls.map(|control| (format!("control {control}"), Part::Control, control)));
+        Ok(vec![
+            plan(task.all_evidence(), None, one("all evidence in one context", Part::Bound))?,
+            plan(task.alone(), None, one("solver alone", Part::Bound))?,
+            plan(demo.text_team(), None, one("text, prompted", Part::Baseline))?,
+            plan(demo.text_team(), Some("text"), one("text, trained", Part::Baseline))?,
+            plan(latent, None, one("latent, untrained", Part::Baseline))?,
+            plan(demo.team(), Some("trained"), trained)?,
+        ])
     }
 }
 
 /// Measures all ways on their questions, and looks into the trained team.
 struct Measure<'a> {
     plans: &'a [Plan],
-    samples: &'a [Vec<TokenizedSample>],
     seed: u64,
 }
 
@@ -322,45 +307,35 @@ impl Job for Measure<'_> {
     type Output = Result<(Vec<Way>, Inspection)>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let total = self.samples.iter().map(Vec::len).sum();
+        let total = self.plans.iter().map(|plan| plan.samples.len() * plan.ways.len()).sum();
         let mut progress = Progress::new("answered", 0, total);
         let (mut done, mut rows, mut inspection) = (0, Vec::new(), None);
-        for (plan, samples) in self.plans.iter().zip(self.samples) {
-            let session = &plan.session;
-            let options = DecodeOptions {
-                max_new_tokens: ANSWER_TOKENS,
-                stop_tokens: session.stop_tokens(),
-                ..DecodeOptions::default()
-            };
-            let checking = Checking { options, tokenizer: session.model.tokenizer.clone() };
-            let writing = session.greedy_writing();
+        for Plan { session, samples, ways } in self.plans {
+            let (writing, checking) = (session.greedy_writing(), session.checking(ANSWER_TOKENS));
             let team = session.trained_team::<B>(&device)?;
-            let scoring = Scoring {
-                batch_size: session.batch_size(),
-                control: &plan.control,
-                seed: self.seed,
-                writing: Some(&writing),
-                checking: Some(&checking),
-            };
-            let score = evaluate(&team, samples, &scoring, |batch| {
-                done += batch.len();
-                match interrupt::requested() {
-                    true => Err(Error::Interrupted("interrupted".into())),
-                    false => Ok(()),
+            for (name, part, control) in ways {
+                let scoring = Scoring {
+                    batch_size: session.batch_size(),
+                    control,
+                    seed: self.seed,
+                    writing: Some(&writing),
+                    checking: Some(&checking),
+                };
+                let score = evaluate(&team, samples, &scoring, |batch| {
+                    done += batch.len();
+                    match interrupt::requested() {
+                        true => Err(Error::Interrupted("interrupted".into())),
+                        false => Ok(()),
+                    }
+                })?;
+                let accuracy = score.accuracy.expect("answers of the tasks are short");
+                let cost = score.cost.expect("answers were checked");
+                progress.set(done, &format!("{name}: {:.1} %", 100.0 * accuracy.accuracy));
+                let (name, message_bytes) = (name.clone(), score.message_bytes as f64);
+                rows.push(Way { name, part: *part, accuracy, message_bytes, cost });
+                if *part == Part::Trained {
+                    inspection = inspection::of(session, &team, samples, ANSWER_TOKENS)?;
                 }
-            })?;
-            let accuracy = score.accuracy.expect("answers of the tasks are short");
-            let cost = score.cost.expect("answers were checked");
-            progress.set(done, &format!("{}: {:.1} %", plan.name, 100.0 * accuracy.accuracy));
-            rows.push(Way {
-                name: plan.name.clone(),
-                part: plan.part,
-                accuracy,
-                message_bytes: score.message_bytes as f64,
-                cost,
-            });
-            if plan.part == Part::Trained {
-                inspection = inspection::of(session, &team, samples, ANSWER_TOKENS)?;
             }
         }
         progress.finish();
@@ -388,11 +363,13 @@ fn table(comparison: &Comparison) -> String {
         ),
     ];
     for way in &comparison.rows {
-        let [low, high] = way.accuracy.interval.map(|x| 100.0 * x);
-        let accuracy = format!("{:.1} [{low:.1}, {high:.1}]", 100.0 * way.accuracy.accuracy);
         lines.push(format!(
-            "{:<28} {accuracy:>24} {:>14.0} {:>10.4} {:>19.0}",
-            way.name, way.message_bytes, way.cost.seconds, way.cost.forward_positions
+            "{:<28} {:>24} {:>14.0} {:>10.4} {:>19.0}",
+            way.name,
+            way.accuracy.in_percent(1, ""),
+            way.message_bytes,
+            way.cost.seconds,
+            way.cost.forward_positions
         ));
     }
     lines.push(format!("the best constant answer: {:.1} %", 100.0 * comparison.guessing));

@@ -6,7 +6,6 @@ use clap::Args;
 use diffmas::agents::Team;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::evaluation::{Checking, Control, Evaluation, Inspection, SampleScore, Scoring, evaluate};
-use diffmas::inference::DecodeOptions;
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::HumanBytes;
@@ -114,12 +113,7 @@ impl EvalCommand {
 
     /// How answers are checked, where that is asked for.
     fn checking(&self, session: &Session, samples: &[TokenizedSample]) -> Result<Option<Checking>> {
-        let options = DecodeOptions {
-            max_new_tokens: self.max_new_tokens,
-            stop_tokens: session.stop_tokens(),
-            ..DecodeOptions::default()
-        };
-        let checking = Checking { options, tokenizer: session.model.tokenizer.clone() };
+        let checking = session.checking(self.max_new_tokens);
         let applies = checking.applies(samples);
         if self.accuracy && !applies {
             return Err(Error::file(
@@ -141,10 +135,9 @@ struct ScoredLine {
 
 /// A result for people.
 fn describe(e: &Evaluation) -> String {
-    let accuracy = e.accuracy.map_or(String::new(), |a| {
-        let [low, high] = a.interval.map(|x| 100.0 * x);
-        format!(", accuracy {:.1} % [{low:.1}, {high:.1}] of {}", 100.0 * a.accuracy, a.checked)
-    });
+    let accuracy = e
+        .accuracy
+        .map_or(String::new(), |a| format!(", accuracy {} of {}", a.in_percent(1, " %"), a.checked));
     format!(
         "trace {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({} samples, {} target tokens, {} per message)",
         e.trace,
@@ -164,12 +157,9 @@ fn table(all: &[Evaluation]) -> String {
         "trace", "loss [95 %]", "accuracy % [95 %]", "bytes/message"
     )];
     for e in all {
-        let interval = |x: f64, [low, high]: [f64; 2], digits: usize| {
-            format!("{x:.digits$} [{low:.digits$}, {high:.digits$}]")
-        };
-        let loss = e.loss_interval.map_or(format!("{:.4}", e.loss), |i| interval(e.loss, i, 4));
-        let accuracy =
-            e.accuracy.map_or("-".into(), |a| interval(100.0 * a.accuracy, a.interval.map(|x| 100.0 * x), 1));
+        let interval = e.loss_interval.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]"));
+        let loss = format!("{:.4}{interval}", e.loss);
+        let accuracy = e.accuracy.map_or("-".into(), |a| a.in_percent(1, ""));
         lines.push(format!("{:<16} {loss:>26} {accuracy:>26} {:>14}", e.trace, e.message_bytes));
     }
     lines.push(format!("{} samples, {} target tokens", all[0].samples, all[0].target_tokens));

@@ -5,8 +5,7 @@ use std::path::Path;
 use diffmas::Result;
 use diffmas::agents::Team;
 use diffmas::backends::ModelBackend;
-use diffmas::evaluation::{Checking, Inspection, inspect};
-use diffmas::inference::DecodeOptions;
+use diffmas::evaluation::{Inspection, inspect};
 use diffmas::text::TokenizedSample;
 
 use super::output;
@@ -23,11 +22,9 @@ pub fn of<B: ModelBackend>(
     max_new_tokens: usize,
 ) -> Result<Option<Inspection>> {
     let Some(tokenizer) = &session.model.tokenizer else { return Ok(None) };
-    let options =
-        DecodeOptions { max_new_tokens, stop_tokens: session.stop_tokens(), ..DecodeOptions::default() };
-    let checking = Checking { options, tokenizer: Some(tokenizer.clone()) };
     let few = &samples[..samples.len().min(FEW)];
-    inspect(team, few, &session.greedy_writing(), &checking, tokenizer).map(Some)
+    let (writing, checking) = (session.greedy_writing(), session.checking(max_new_tokens));
+    inspect(team, few, &writing, &checking, tokenizer).map(Some)
 }
 
 /// Writes what was seen to the output folder `dir`.

@@ -157,7 +157,7 @@ impl RunCommand {
                 output::check_file(path, flag, self.overwrite)?;
             }
         }
-        let traced = self.save_trace.is_some() || self.load_trace.is_some();
+        let traced = self.traced();
         if traced && samples > batch_size {
             return Err(Error::invalid(format!(
                 "a trace file holds one batch, but there are {samples} questions; give --batch-size {samples}"
@@ -172,6 +172,11 @@ impl RunCommand {
             ));
         }
         Ok(())
+    }
+
+    /// Whether messages come out of a trace file or go into one.
+    fn traced(&self) -> bool {
+        self.save_trace.is_some() || self.load_trace.is_some()
     }
 
     /// How right answers are told for --save-trajectories; refused where there can be none, or nobody writes.
@@ -227,9 +232,8 @@ impl Job for AnswerAll<'_> {
         let team = self.answering.session.trained_team::<B>(&device)?;
         let n = self.samples.len();
         // A trace file holds the samples' own messages.
-        let traced = self.command.save_trace.is_some() || self.command.load_trace.is_some();
         let seed = self.command.generation.seed;
-        let others = self.command.trace.senders(n, seed).filter(|_| !traced);
+        let others = self.command.trace.senders(n, seed).filter(|_| !self.command.traced());
         let mut progress = (n > 1).then(|| Progress::new("answered", 0, n));
         let mut all = Vec::with_capacity(n);
         let indices: Vec<usize> = (0..n).collect();
@@ -332,8 +336,7 @@ impl AnswerAll<'_> {
         streams: &[u64],
         device: &B::Device,
     ) -> Result<Left<B>> {
-        let (save, load) = (&self.command.save_trace, &self.command.load_trace);
-        if save.is_none() && load.is_none() {
+        if !self.command.traced() {
             return self.answering.think(team, samples, streams);
         }
         let agents: Vec<&str> = team.config.agents.iter().map(|a| a.name.as_str()).collect();
@@ -347,13 +350,13 @@ impl AnswerAll<'_> {
                 .vectors(team.answering().layers.len())
                 .map(|v| [v.num_vectors, v.vector_dim]),
         };
-        if let Some(path) = load {
+        if let Some(path) = &self.command.load_trace {
             let trace = Trace::read(path, owner, device)?;
             self.check_loaded(path, &trace.start, samples)?;
             return Ok(Left { trace, written: Vec::new(), samples: samples.to_vec() });
         }
         let left = self.answering.think(team, samples, streams)?;
-        if let Some(path) = save {
+        if let Some(path) = &self.command.save_trace {
             left.trace.write(path, owner)?;
         }
         Ok(left)

@@ -7,6 +7,7 @@ use std::time::Instant;
 use diffmas::agents::{AdapterSet, TeamConfig, TeamModel, check_context};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::ModelBackend;
+use diffmas::evaluation::Checking;
 use diffmas::inference::{DecodeOptions, Writing};
 use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
 use diffmas::training::read_communication;
@@ -99,6 +100,13 @@ impl Session {
     /// The same, always with the best token.
     pub fn greedy_writing(&self) -> Writing {
         self.writing(DecodeOptions { stop_tokens: self.stop_tokens(), ..DecodeOptions::default() })
+    }
+
+    /// How greedy answers of at most `max_new_tokens` are checked.
+    pub fn checking(&self, max_new_tokens: usize) -> Checking {
+        let stop_tokens = self.stop_tokens();
+        let options = DecodeOptions { max_new_tokens, stop_tokens, ..DecodeOptions::default() };
+        Checking { options, tokenizer: self.model.tokenizer.clone() }
     }
 
     /// The adapters of `--adapter`, and into `model` the communication modules beside them; or none. A folder with communication

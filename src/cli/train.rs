@@ -91,28 +91,27 @@ pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
     let settings = toml::to_string(&resolved).map_err(Error::invalid)?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let claim = match begin {
-        Begin::New { overwrite } => Claim::new_run(&dir, overwrite, hint)?,
-        Begin::Resume => Claim::resumed(&dir)?,
-    };
-    let start = match begin {
         Begin::New { overwrite } => {
+            let claim = Claim::new_run(&dir, overwrite, hint)?;
             if overwrite {
                 claim.keep_inputs(session.options.inputs())?;
             }
-            Start::New { claim: &claim, settings }
+            claim
         }
-        Begin::Resume => Start::Resume,
+        Begin::Resume => Claim::resumed(&dir)?,
     };
-    let job = Train { session: &session, config, samples, held_out, dir: &dir, start, ending };
+    let job = Train {
+        session: &session,
+        config,
+        samples,
+        held_out,
+        dir: &dir,
+        claim: &claim,
+        settings,
+        begin,
+        ending,
+    };
     backend.run(session.options.device_index, job).map_err(Error::invalid)?
-}
-
-/// How a run begins.
-enum Start<'a> {
-    /// In a folder that is emptied for it and gets these settings.
-    New { claim: &'a Claim, settings: String },
-    /// At the newest checkpoint.
-    Resume,
 }
 
 struct Train<'a> {
@@ -121,7 +120,10 @@ struct Train<'a> {
     samples: Vec<TokenizedSample>,
     held_out: Option<Vec<TokenizedSample>>,
     dir: &'a Path,
-    start: Start<'a>,
+    claim: &'a Claim,
+    /// The run's `config.toml`.
+    settings: String,
+    begin: Begin,
     ending: Ending,
 }
 
@@ -134,12 +136,13 @@ impl Job for Train<'_> {
         let total = c.total_steps(sampler.updates_per_epoch());
         let mut trainer = self.setup::<B>(&device)?;
         let mut done = 0;
-        match &self.start {
-            Start::New { claim, settings } => {
-                claim.clear()?;
-                write_atomic(&self.dir.join("config.toml"), settings.as_bytes())?;
+        match self.begin {
+            // A folder that is emptied for it gets its settings.
+            Begin::New { .. } => {
+                self.claim.clear()?;
+                write_atomic(&self.dir.join("config.toml"), self.settings.as_bytes())?;
             }
-            Start::Resume => {
+            Begin::Resume => {
                 remove_leftovers(self.dir)?;
                 done = trainer.resume(self.dir, &self.samples)?.unwrap_or(0);
                 verbosity::note(format_args!("going on after update {done} of {total}"));
@@ -149,7 +152,7 @@ impl Job for Train<'_> {
         verbosity::note(format_args!(
             "{} agents, {} latent steps, {} samples, {} trainable numbers, {total} updates",
             team.agents.len(),
-            (0..team.agents.len()).map(|j| team.steps(j)).sum::<usize>(),
+            team.total_steps(),
             self.samples.len(),
             trainer.parameters().num_elements()
         ));

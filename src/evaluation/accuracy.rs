@@ -29,8 +29,7 @@ impl Checking {
         let Some(source) = &sample.source else { return Ok(None) };
         if source.ids.is_some() {
             let target = sample.target.as_deref().unwrap_or_default();
-            let end = target.last().is_some_and(|id| self.options.stop_tokens.contains(id));
-            return Ok(Some(&target[..target.len() - usize::from(end)] == token_ids));
+            return Ok(Some(self.options.without_end(target) == token_ids));
         }
         let (Some(gold), Some(tokenizer)) = (gold(sample), &self.tokenizer) else { return Ok(None) };
         Ok(Some(matches(&gold, &tokenizer.decode(token_ids)?)))

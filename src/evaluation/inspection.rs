@@ -45,7 +45,7 @@ pub struct Attention {
     pub layers: Vec<usize>,
     /// Weight by layer and sender, a mean over heads, positions of the prompt and samples; what is missing to 1 stays with the reader's own
     /// positions (keys and values) or is on nobody (vectors).
-    #[serde(deserialize_with = "super::null::rows")]
+    #[serde(deserialize_with = "crate::null::rows")]
     pub weights: Vec<Vec<f64>>,
 }
 
@@ -64,7 +64,7 @@ pub struct LensToken {
     /// Its text.
     pub token: String,
     /// Its probability under the head.
-    #[serde(deserialize_with = "super::null::number")]
+    #[serde(deserialize_with = "crate::null::number")]
     pub probability: f64,
 }
 
@@ -90,7 +90,7 @@ pub struct Example {
     pub right: Option<bool>,
 }
 
-/// Lets `team` answer `samples`, the first of which is traced, and tells what happened inside. `writing` makes the upstream agents' texts
+/// Lets `team` read `samples` and answer the first of them, which is traced, and tells what happened inside. `writing` makes the upstream agents' texts
 /// on the channel `text`.
 ///
 /// # Errors
@@ -128,16 +128,15 @@ pub fn inspect<B: ModelBackend>(
     let latents = lens.map(|thought| latents(team, thought, tokenizer)).collect::<Result<_>>()?;
     let options = &checking.options;
     let (prompt, reading) = (&batch.prompts[last], team.read(&trace));
-    let answers =
-        decode(team.answering(), prompt, &reading, options, &streams, |_, _| ControlFlow::Continue(()));
+    // Only the traced sample's answer is shown; the others need not be written to their ends.
+    let traced = |row, _| if row == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    let answers = decode(team.answering(), prompt, &reading, options, &streams, traced);
     let first = &samples[0];
     let message_bytes = match text_bytes.is_empty() {
         true => trace.messages.iter().map(|m| m.bytes() / samples.len()).collect(),
         false => text_bytes,
     };
-    let target = first.target.as_deref().unwrap_or_default();
-    let end = target.last().is_some_and(|id| options.stop_tokens.contains(id));
-    let target = &target[..target.len() - usize::from(end)];
+    let target = options.without_end(first.target.as_deref().unwrap_or_default());
     let example = Example {
         line: first.line,
         prompts: first.prompts.iter().map(|ids| tokenizer.decode(ids)).collect::<Result<_>>()?,

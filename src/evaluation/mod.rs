@@ -4,7 +4,6 @@ mod accuracy;
 mod comparison;
 mod controls;
 mod inspection;
-mod null;
 mod score;
 
 pub use accuracy::Checking;

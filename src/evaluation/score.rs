@@ -41,19 +41,27 @@ pub struct Accuracy {
     pub checked: usize,
 }
 
+impl Accuracy {
+    /// The accuracy in percent with its interval, `98.6 % [97.3, 99.4]`; `unit` stands after the number.
+    pub fn in_percent(&self, digits: usize, unit: &str) -> String {
+        let [low, high] = self.interval.map(|x| 100.0 * x);
+        format!("{:.digits$}{unit} [{low:.digits$}, {high:.digits$}]", 100.0 * self.accuracy)
+    }
+}
+
 /// The score of a set of samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// What the final agent read.
     pub trace: String,
     /// Mean NLL over all target tokens, in nats.
-    #[serde(deserialize_with = "super::null::number")]
+    #[serde(deserialize_with = "crate::null::number")]
     pub loss: f64,
     /// Its 95 % interval over samples; none for fewer than two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_interval: Option<[f64; 2]>,
     /// `exp(loss)`.
-    #[serde(deserialize_with = "super::null::number")]
+    #[serde(deserialize_with = "crate::null::number")]
     pub perplexity: f64,
     /// Right answers, where they were checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,8 +209,8 @@ fn score_batch<B: ModelBackend>(
         spent.positions = tokens;
     }
     let batch = TeamBatch::new(&own.iter().collect::<Vec<_>>());
-    let steps: usize = (0..batch.prompts.len()).map(|j| team.config.steps(j)).sum();
-    spent.positions += batch.prompts.iter().map(PaddedIds::count).sum::<usize>() + rows.len() * steps;
+    let prompts: usize = batch.prompts.iter().map(PaddedIds::count).sum();
+    spent.positions += prompts + rows.len() * team.config.total_steps();
     let prompt = batch.prompts.last().expect("a team has an agent");
     let trace = team.think_all(upstream.as_ref().unwrap_or(&batch));
     let trace = scoring.control.apply(trace, &team.config, scoring.seed, &streams);

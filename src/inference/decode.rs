@@ -45,6 +45,16 @@ impl Default for DecodeOptions {
     }
 }
 
+impl DecodeOptions {
+    /// `ids` without the token that ends them, where they end with one.
+    pub fn without_end<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
+        match ids.split_last() {
+            Some((last, rest)) if self.stop_tokens.contains(last) => rest,
+            _ => ids,
+        }
+    }
+}
+
 /// What the final agent wrote for one row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {

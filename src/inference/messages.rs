@@ -85,13 +85,7 @@ pub fn write_messages<B: ModelBackend>(
         let mut sampled = sampled.into_iter();
         for (given, written) in given.into_iter().zip(&mut written) {
             let token_ids = match given {
-                Some(mut ids) => {
-                    ids.truncate(
-                        ids.len()
-                            - usize::from(ids.last().is_some_and(|id| options.stop_tokens.contains(id))),
-                    );
-                    ids
-                }
+                Some(ids) => options.without_end(&ids).to_vec(),
                 None => sampled.next().expect("every other row was written").token_ids,
             };
             written.push(WrittenMessage { sender: j, token_ids });

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::folder::malformed;
 use crate::error::{Error, Result};
+use crate::training::EvalMetrics;
 
 /// Updates and values, in the order of the updates; only finite values.
 pub type Points = Vec<(f64, f64)>;
@@ -28,13 +29,6 @@ struct UpdateLine {
     step_seconds: Option<f64>,
     #[serde(default)]
     skipped: bool,
-}
-
-/// What is read of a line of `eval_metrics.jsonl`.
-#[derive(Deserialize)]
-struct ScoreLine {
-    step: usize,
-    eval_loss: Option<f64>,
 }
 
 /// The curves of a training run.
@@ -71,7 +65,7 @@ impl Curves {
     pub fn read(metrics: &Path, eval_metrics: &Path) -> Result<Self> {
         let mut curves = Self::default();
         read_lines(metrics, |line: UpdateLine| curves.update(line))?;
-        read_lines(eval_metrics, |line: ScoreLine| curves.score(&line))?;
+        read_lines(eval_metrics, |line: EvalMetrics| curves.score(&line))?;
         Ok(curves)
     }
 
@@ -102,7 +96,7 @@ impl Curves {
         }
     }
 
-    fn score(&mut self, line: &ScoreLine) {
+    fn score(&mut self, line: &EvalMetrics) {
         match line.step {
             0 => self.held_out_ends[0] = line.eval_loss,
             _ => self.held_out_ends[1] = line.eval_loss,

@@ -31,18 +31,22 @@ struct Row {
     positions: String,
 }
 
-/// A value with its interval.
-fn with_interval(x: f64, interval: Option<[f64; 2]>, digits: usize, unit: &str) -> String {
-    let number = |x: f64| finite(x).map_or("not finite".to_string(), |x| format!("{x:.digits$}"));
+/// A loss with its interval.
+fn with_interval(x: f64, interval: Option<[f64; 2]>) -> String {
+    let number = |x: f64| finite(x).map_or("not finite".to_string(), |x| format!("{x:.4}"));
     let interval = interval.map_or(String::new(), |i| {
         let [low, high] = i.map(number);
         format!(" [{low}, {high}]")
     });
-    format!("{}{unit}{interval}", number(x))
+    format!("{}{interval}", number(x))
 }
 
 fn accuracy(a: &Accuracy) -> String {
-    with_interval(100.0 * a.accuracy, Some(a.interval.map(|x| 100.0 * x)), 1, " %")
+    a.in_percent(1, " %")
+}
+
+fn accuracy_caption(questions: usize) -> String {
+    format!("Right answers in percent, with 95 % intervals; {questions} questions")
 }
 
 fn accuracy_whisker(name: &str, a: &Accuracy, part: Part) -> Whisker {
@@ -90,7 +94,7 @@ pub fn compared(comparison: &Comparison) -> Result<Results> {
     let questions = comparison.rows.iter().map(|way| way.accuracy.checked).max().unwrap_or(0);
     let parts: Vec<Part> = comparison.rows.iter().map(|way| way.part).collect();
     let guessing = 100.0 * comparison.guessing;
-    let caption = format!("Right answers in percent, with 95 % intervals; {questions} questions");
+    let caption = accuracy_caption(questions);
     let mut key = key_of(&parts);
     key.push(entry(Ink::Guess, &format!("guessing: {} %", plain(guessing))));
     let rows = comparison.rows.iter().map(|way| Row {
@@ -116,14 +120,12 @@ pub fn compared(comparison: &Comparison) -> Result<Results> {
 /// Scores with the real message and with controls.
 pub fn scored(all: &[Evaluation]) -> Result<Results> {
     let part = |e: &Evaluation| if e.trace == "real" { Part::Trained } else { Part::Control };
-    let loss = |e: &Evaluation| with_interval(e.loss, e.loss_interval, 4, "");
+    let loss = |e: &Evaluation| with_interval(e.loss, e.loss_interval);
     let checked: Option<Vec<(&Evaluation, Accuracy)>> = all.iter().map(|e| Some((e, e.accuracy?))).collect();
     let (caption, whiskers, end) = match checked {
         Some(checked) => {
             let whiskers = checked.iter().map(|(e, a)| accuracy_whisker(&e.trace, a, part(e))).collect();
-            let questions = checked[0].1.checked;
-            let caption = format!("Right answers in percent, with 95 % intervals; {questions} questions");
-            (caption, whiskers, 100.0)
+            (accuracy_caption(checked[0].1.checked), whiskers, 100.0)
         }
         None => {
             let whisker = |e: &Evaluation| Whisker {

@@ -1,6 +1,6 @@
 //! Does the message matter? One sentence.
 
-use crate::evaluation::{Comparison, Evaluation, Part};
+use crate::evaluation::{Comparison, Evaluation, Part, Way};
 
 /// What a report says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,18 +44,16 @@ impl Verdict {
     /// A control is as good as the real message where their 95 % intervals touch: its better end reaches the message's worse end.
     /// Leaving a single sender out (`drop:ROLE`) is no such control, since the others' messages are still there.
     pub fn of_comparison(comparison: &Comparison) -> Option<Self> {
-        let score = |part| {
-            comparison.rows.iter().filter(move |way| way.part == part).map(|way| Score {
-                name: way.name.strip_prefix("control ").unwrap_or(&way.name),
-                value: way.accuracy.accuracy,
-                interval: Some(way.accuracy.interval),
-            })
-        };
+        fn score(way: &Way) -> Score<'_> {
+            let name = way.name.strip_prefix("control ").unwrap_or(&way.name);
+            Score { name, value: way.accuracy.accuracy, interval: Some(way.accuracy.interval) }
+        }
         let trained = comparison.rows.iter().find(|way| way.part == Part::Trained)?;
+        let controls = comparison.rows.iter().filter(|way| way.part == Part::Control).map(score);
         let evidence = Evidence {
             measure: Measure::Accuracy,
-            real: score(Part::Trained).next()?,
-            controls: score(Part::Control).filter(|s| !s.name.contains("drop:")).collect(),
+            real: score(trained),
+            controls: controls.filter(|s| !s.name.contains("drop:")).collect(),
             of: count(trained.accuracy.checked, "question"),
             guessing: Some(comparison.guessing),
         };
@@ -68,14 +66,7 @@ impl Verdict {
         let first = all.first()?;
         let measure =
             if all.iter().all(|e| e.accuracy.is_some()) { Measure::Accuracy } else { Measure::Loss };
-        let score = |e: &'_ Evaluation| match (measure, e.accuracy) {
-            (Measure::Accuracy, Some(a)) => (a.accuracy, Some(a.interval)),
-            _ => (e.loss, e.loss_interval),
-        };
-        let score = |e| {
-            let (value, interval) = score(e);
-            Score { name: &e.trace, value, interval }
-        };
+        let score = |e| measure.score(e);
         let of = match first.accuracy.filter(|_| measure == Measure::Accuracy) {
             Some(a) => count(a.checked, "question"),
             None => count(first.samples, "sample"),
@@ -125,6 +116,15 @@ impl Verdict {
 }
 
 impl Measure {
+    /// What it says of a score; the loss where accuracy was not checked.
+    fn score(self, e: &Evaluation) -> Score<'_> {
+        let (value, interval) = match (self, e.accuracy) {
+            (Self::Accuracy, Some(a)) => (a.accuracy, Some(a.interval)),
+            _ => (e.loss, e.loss_interval),
+        };
+        Score { name: &e.trace, value, interval }
+    }
+
     /// A score as text, with its interval.
     fn numbers(self, score: &Score<'_>) -> String {
         let (factor, digits, unit) = match self {
@@ -223,7 +223,7 @@ fn count(n: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluation::{Accuracy, Cost, Way};
+    use crate::evaluation::{Accuracy, Cost};
 
     fn accuracy(value: f64, half: f64) -> Accuracy {
         Accuracy { accuracy: value, interval: [value - half, value + half], checked: 600 }

@@ -10,4 +10,3 @@ pub use backbone::write_tiny_model;
 pub use generator::{Facts, Family, TaskConfig};
 pub use language::{Fact, ITEMS, NAMES, PLACES, Relation, Split, WORDS};
 pub use problem::Problem;
-pub use team::SOLVER;

@@ -4,9 +4,6 @@ use super::{Problem, TaskConfig};
 use crate::agents::{AgentConfig, TeamConfig, Topology};
 use crate::communication::Transmit;
 
-/// The solver's name.
-pub const SOLVER: &str = "solver";
-
 impl TaskConfig {
     /// Holders that see their own facts and never the question, and a solver that sees the question and nothing of the facts. Holders think
     /// side by side, and pass on their latent positions alone.
@@ -20,8 +17,7 @@ impl TaskConfig {
         };
         let mut agents: Vec<AgentConfig> = (0..self.holders).map(holder).collect();
         let inbox = "{% for message in inbox %}{{ message.text }} {% endfor %}";
-        let user = Some(format!("{inbox}{{{{ question }}}}"));
-        agents.push(AgentConfig { user, ..AgentConfig::named(SOLVER) });
+        agents.push(solver(format!("{inbox}{{{{ question }}}}")));
         TeamConfig {
             topology: Topology::Hierarchical,
             latent_steps: 8,
@@ -35,19 +31,17 @@ impl TaskConfig {
     pub fn all_evidence(&self) -> TeamConfig {
         let facts: String =
             (0..self.holders).map(|i| format!("{{{{ evidence.{} }}}} ", Problem::holder(i))).collect();
-        let user = Some(format!("{facts}{{{{ question }}}}"));
-        TeamConfig {
-            agents: vec![AgentConfig { user, ..AgentConfig::named(SOLVER) }],
-            ..TeamConfig::default()
-        }
+        let agents = vec![solver(format!("{facts}{{{{ question }}}}"))];
+        TeamConfig { agents, ..TeamConfig::default() }
     }
 
     /// The solver alone, without a team to tell it anything.
     pub fn alone(&self) -> TeamConfig {
-        let user = Some("{{ question }}".to_string());
-        TeamConfig {
-            agents: vec![AgentConfig { user, ..AgentConfig::named(SOLVER) }],
-            ..TeamConfig::default()
-        }
+        TeamConfig { agents: vec![solver("{{ question }}".into())], ..TeamConfig::default() }
     }
+}
+
+/// The agent that answers, with its prompt.
+fn solver(user: String) -> AgentConfig {
+    AgentConfig { user: Some(user), ..AgentConfig::named("solver") }
 }

@@ -21,7 +21,9 @@ pub struct StepMetrics {
     pub learning_rate: f64,
     /// Global norm of the gradient before clipping; null when it is not finite.
     pub grad_norm: Option<f64>,
-    /// What the gradient was multiplied by to clip its norm; 1 where it was not.
+    /// What the gradient was multiplied by to clip its norm; 1 where it was not. NaN is null in the file, here as in
+    /// [`StepMetrics::trace_grad_norm`].
+    #[serde(deserialize_with = "crate::null::number")]
     pub clip_factor: f64,
     /// How difficult samples were allowed to be, with a curriculum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +35,7 @@ pub struct StepMetrics {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped_positions: Option<usize>,
     /// Norm of ∂loss/∂segment by upstream role, through all later agents that the gradient reaches.
+    #[serde(deserialize_with = "crate::null::by_name")]
     pub trace_grad_norm: BTreeMap<String, f64>,
     /// Prompt, latent and target positions computed forward per second.
     pub tokens_per_second: f64,
@@ -59,4 +62,21 @@ pub fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_with_an_infinite_gradient_is_read_back() {
+        let line = r#"{"step":3,"loss":1.5,"learning_rate":0.1,"grad_norm":null,"clip_factor":null,
+            "trace_grad_norm":{"planner":null,"critic":0.25},"tokens_per_second":1665.1937436541787,"step_seconds":0.5,
+            "peak_memory_bytes":null,"skipped":true}"#;
+        let read: StepMetrics = serde_json::from_str(line).unwrap();
+        assert!(read.skipped && read.clip_factor.is_nan() && read.trace_grad_norm["planner"].is_nan());
+        assert_eq!((read.trace_grad_norm["critic"], read.tokens_per_second), (0.25, 1665.1937436541787));
+        let written: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), written);
+    }
 }

@@ -265,7 +265,7 @@ impl<B: ModelBackend> Trainer<B> {
             self.skipped_in_a_row += 1;
         }
         let seconds = start.elapsed().as_secs_f64();
-        let latent: usize = (0..self.model.config.agents.len()).map(|j| self.model.config.steps(j)).sum();
+        let latent = self.model.config.total_steps();
         let tokens: usize = batches.iter().map(|b| b.tokens() + latent * b.rows()).sum();
         let drops = self.config.sender_dropout > 0.0 || self.config.position_dropout > 0.0;
         StepMetrics {
