@@ -180,8 +180,9 @@ fn learned<B: ModelBackend>(
     let device = backbone.device();
     let mut draws = Draws::new(seed, &device);
     let hidden = backbone.config.hidden_size;
-    encoder::init(config, hidden, &mut draws);
-    cross_attention::init(config, hidden, &mut draws);
+    let projection = draws.projection(hidden, config.vector_dim);
+    encoder::init(config, &projection, hidden, &mut draws);
+    cross_attention::init(config, &projection, &mut draws);
     more(&mut draws);
     draws.finish()
 }

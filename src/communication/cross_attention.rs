@@ -6,12 +6,14 @@ use burn::prelude::*;
 use burn::tensor::{TensorData, activation};
 use diffmas_backends::ModelBackend;
 
-use super::init::Draws;
+use super::init::{Draws, Projection};
 use super::{Trace, VectorsConfig};
 use crate::backbone::{Parameters, ResidualHook};
 
 /// Added to the mean square before its root.
 const EPS: f64 = 1e-6;
+/// A score that hides its key: its exponential is 0, and half precision holds it.
+pub(super) const HIDDEN: f32 = -3e4;
 
 /// `x ← x + tanh(g_l) · Attn(norm(x), [E_1 … E_{j-1}])` in the layers that read. Attention may put weight on nothing.
 #[derive(Debug)]
@@ -35,17 +37,18 @@ struct Layer<B: Backend> {
     value: Tensor<B, 4>,
 }
 
-/// Fresh weights for hidden states of width `hidden`; gates are 0, so that an untrained channel changes nothing.
-pub(super) fn init<B: Backend>(config: &VectorsConfig, hidden: usize, draws: &mut Draws<B>) {
+/// Fresh weights: a reader looks for vectors like its own state and adds them to it, both in the space in which they were written. Gates
+/// are 0, so that an untrained channel changes nothing.
+pub(super) fn init<B: Backend>(config: &VectorsConfig, projection: &Projection, draws: &mut Draws<B>) {
     let c = config.vector_dim;
     for name in config.senders() {
         draws.normal(format!("cross_attention.sender.{name}"), [1, c], 0.5);
     }
     for layer in &config.cross_attention_layers {
-        draws.linear(format!("cross_attention.{layer}.q_proj"), [hidden, c]);
-        draws.linear(format!("cross_attention.{layer}.k_proj"), [c, c]);
-        draws.linear(format!("cross_attention.{layer}.v_proj"), [c, c]);
-        draws.linear(format!("cross_attention.{layer}.o_proj"), [c, hidden]);
+        draws.onto(format!("cross_attention.{layer}.q_proj"), projection);
+        draws.identity(format!("cross_attention.{layer}.k_proj"), c);
+        draws.identity(format!("cross_attention.{layer}.v_proj"), c);
+        draws.back(format!("cross_attention.{layer}.o_proj"), projection);
         draws.full(format!("cross_attention.{layer}.gate"), [1, 1], 0.0);
     }
 }
@@ -125,13 +128,12 @@ pub(super) fn heads<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: usize) -> 
 /// What is added to the scores of `n` keys a row so that those of which `valid` (`[B, n]` row-major) is false get no weight, `[B, 1, 1, n]`;
 /// `None` where all are true.
 pub(super) fn mask<B: Backend>(valid: &[bool], batch: usize, device: &B::Device) -> Option<Tensor<B, 4>> {
-    // Large enough that its exponential is 0, small enough for half precision.
-    let away = || valid.iter().map(|&v| if v { 0.0f32 } else { -3e4 }).collect();
+    let scores = || valid.iter().map(|&v| if v { 0.0 } else { HIDDEN }).collect();
     let shape = [batch, 1, 1, valid.len() / batch];
-    valid.contains(&false).then(|| Tensor::from_data(TensorData::new(away(), shape), device))
+    valid.contains(&false).then(|| Tensor::from_data(TensorData::new(scores(), shape), device))
 }
 
-/// Multi-head attention on all keys that `mask` does not hide. A `quiet` query may put weight on nothing: its softmax has one more score,
+/// Multi-head attention; `mask` is added to the scores. A `quiet` query may put weight on nothing: its softmax has one more score,
 /// 0, without a value.
 ///
 /// # Shapes

@@ -1,15 +1,19 @@
 //! The communication encoder: an agent's hidden states, however many, as `M` vectors of width `c`.
 
 use burn::prelude::*;
+use burn::tensor::TensorData;
 use burn::tensor::activation::silu;
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
-use super::cross_attention::{attend, heads, mask, normalise};
-use super::init::Draws;
+use super::cross_attention::{HIDDEN, attend, heads, normalise};
+use super::init::{Draws, Projection};
 use super::{Thought, Vectors};
 use crate::backbone::Parameters;
 use crate::error::{Error, Result};
+
+/// How much the score of a state falls with each part of the thought between it and a query's own.
+const SLOPE: f32 = 2.0;
 
 /// Sizes of the learned channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,16 +84,40 @@ impl VectorsConfig {
     }
 }
 
-/// Fresh weights of the encoder for hidden states of width `hidden`.
-pub(super) fn init<B: Backend>(config: &VectorsConfig, hidden: usize, draws: &mut Draws<B>) {
+/// Fresh weights for hidden states of width `hidden`: a vector begins as the mean of its part of the thought.
+pub(super) fn init<B: Backend>(
+    config: &VectorsConfig,
+    projection: &Projection,
+    hidden: usize,
+    draws: &mut Draws<B>,
+) {
     let c = config.vector_dim;
     for name in config.senders() {
-        draws.normal(format!("encoder.queries.{name}"), [config.num_vectors, c], 1.0);
+        draws.normal(format!("encoder.queries.{name}"), [config.num_vectors, c], 0.02);
     }
     draws.linear("encoder.k_proj", [hidden, c]);
-    draws.linear("encoder.v_proj", [hidden, c]);
+    draws.onto("encoder.v_proj", projection);
     draws.linear("encoder.up_proj", [c, 2 * c]);
-    draws.linear("encoder.down_proj", [2 * c, c]);
+    draws.full("encoder.down_proj", [2 * c, c], 0.0);
+}
+
+/// What is added to the scores of `m` queries, `[B, m, n]` row-major: each prefers its own of `m` equal parts of the thought, which is where
+/// `valid` (`[B, n]` row-major) is true; the rest is hidden. Hidden states carry no position, and what is gathered from all of them at once
+/// does not tell what stood beside what.
+fn places(valid: &[bool], batch: usize, m: usize) -> Vec<f32> {
+    let mut scores = Vec::with_capacity(m * valid.len());
+    for valid in valid.chunks_exact(valid.len() / batch) {
+        let width = m as f32 / valid.iter().filter(|&&v| v).count() as f32;
+        for query in 0..m {
+            let mut seen = 0.0;
+            scores.extend(valid.iter().map(|&v| {
+                let between = (seen + 0.5) * width - (query as f32 + 0.5);
+                seen += f32::from(v);
+                if v { -SLOPE * between.abs() } else { HIDDEN }
+            }));
+        }
+    }
+    scores
 }
 
 /// The sender's queries attend over its normalised hidden states; what they gather goes through a small MLP with a residual.
@@ -101,7 +129,8 @@ pub(super) fn encode<B: ModelBackend>(
     let (m, c) = (config.num_vectors, config.vector_dim);
     let (states, valid) = thought.hidden_states();
     let [batch, n, d] = states.dims();
-    let mask = mask(&valid, batch, &states.device());
+    let places = TensorData::new(places(&valid, batch, m), [batch, 1, m, n]);
+    let places = Tensor::from_data(places, &states.device());
     let states = normalise(states.reshape([batch * n, d]));
     let project = |name: &str| {
         let y = states.clone().matmul(parameters.get(&format!("encoder.{name}")).clone());
@@ -109,9 +138,30 @@ pub(super) fn encode<B: ModelBackend>(
     };
     let queries = parameters.get(&format!("encoder.queries.{}", config.agents[thought.sender])).clone();
     let queries = heads(queries.repeat_dim(0, batch), batch, config.vector_heads);
-    let (gathered, _) = attend(queries, project("k_proj"), project("v_proj"), mask, false);
+    let (gathered, _) = attend(queries, project("k_proj"), project("v_proj"), Some(places), false);
     let gathered = gathered.reshape([batch * m, c]);
     let up = normalise(gathered.clone()).matmul(parameters.get("encoder.up_proj").clone());
     let values = gathered + silu(up).matmul(parameters.get("encoder.down_proj").clone());
     Vectors { values: values.reshape([batch, m, c]), valid: config.shown(batch) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_prefer_their_own_parts_of_what_is_there() {
+        let (h, s) = (HIDDEN, SLOPE);
+        let left_padded = [false, true, true, true, true];
+        let whole = [true; 5];
+        let scores = places(&[left_padded, whole].concat(), 2, 2);
+        // Four states in two parts: a query stands in the middle of its two.
+        assert_eq!(scores[..5], [h, -0.25 * s, -0.25 * s, -0.75 * s, -1.25 * s]);
+        assert_eq!(scores[5..10], [h, -1.25 * s, -0.75 * s, -0.25 * s, -0.25 * s]);
+        assert!(scores.len() == 20 && scores[10..].iter().all(|&x| x > h));
+        // As many queries as states: one each.
+        let own = places(&[true; 3], 1, 3);
+        assert_eq!([own[0], own[4], own[8]], [0.0; 3]);
+        assert!([own[1], own[3], own[5], own[7]].iter().all(|x| (x + s).abs() < 1e-6), "{own:?}");
+    }
 }

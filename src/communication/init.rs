@@ -2,6 +2,7 @@
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use nalgebra::DMatrix;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
@@ -14,6 +15,9 @@ pub(super) struct Draws<'a, B: Backend> {
     device: &'a B::Device,
     drawn: Parameters<B>,
 }
+
+/// Orthonormal directions, which encoder and readers share at first.
+pub(super) struct Projection(DMatrix<f64>);
 
 impl<'a, B: Backend> Draws<'a, B> {
     pub fn new(seed: u64, device: &'a B::Device) -> Self {
@@ -30,6 +34,36 @@ impl<'a, B: Backend> Draws<'a, B> {
     /// A matrix `[in, out]` that keeps the size of what it is applied to.
     pub fn linear(&mut self, name: impl Into<String>, shape: [usize; 2]) {
         self.normal(name.into(), shape, (shape[0] as f64).powf(-0.5));
+    }
+
+    /// A projection from `hidden` to `c` dimensions: `min(hidden, c)` orthonormal directions, drawn evenly.
+    pub fn projection(&mut self, hidden: usize, c: usize) -> Projection {
+        let normal = Normal::new(0.0, 1.0).expect("a finite deviation");
+        let (long, short) = (hidden.max(c), hidden.min(c));
+        let drawn = DMatrix::from_fn(long, short, |_, _| normal.sample(&mut self.rng));
+        let directions = drawn.qr().q();
+        Projection(if hidden >= c { directions } else { directions.transpose() })
+    }
+
+    /// The matrix `[hidden, c]` of a projection.
+    pub fn onto(&mut self, name: impl Into<String>, projection: &Projection) {
+        self.host(name.into(), &projection.0);
+    }
+
+    /// The matrix `[c, hidden]` that brings back what a projection kept.
+    pub fn back(&mut self, name: impl Into<String>, projection: &Projection) {
+        self.host(name.into(), &projection.0.transpose());
+    }
+
+    /// The identity of width `c`.
+    pub fn identity(&mut self, name: impl Into<String>, c: usize) {
+        self.drawn.insert(name.into(), Tensor::eye(c, self.device));
+    }
+
+    fn host(&mut self, name: String, matrix: &DMatrix<f64>) {
+        let data: Vec<f32> = matrix.transpose().iter().map(|&x| x as f32).collect();
+        let shape = [matrix.nrows(), matrix.ncols()];
+        self.drawn.insert(name, Tensor::from_data(TensorData::new(data, shape), self.device));
     }
 
     /// A matrix of one value.
