@@ -27,12 +27,13 @@ fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-const WAYS: [&str; 10] = [
+const WAYS: [&str; 11] = [
     "all evidence in one context",
     "solver alone",
     "text, prompted",
     "text, trained",
     "latent, untrained",
+    "untrained",
     "trained",
     "control none",
     "control zero",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::agents::{ChannelKind, FeedKind, TeamConfig, Transmit};
+use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::write_atomic;
 use diffmas::evaluation::{Comparison, Control, Inspection, Part, Scoring, Way, evaluate};
@@ -156,18 +156,22 @@ impl Demo {
         TaskConfig { family: self.task, holders: HOLDERS, facts: Facts::exactly(self.facts) }
     }
 
-    /// The team that learns. Where vectors are all that passes, they are made of the holders' prompts, too; the solver sees the vectors alone.
+    /// The team that learns.
     fn team(&self) -> TeamConfig {
-        let transmit = if self.channel == ChannelKind::Vectors { Transmit::All } else { Transmit::Latent };
         TeamConfig {
             channel: self.channel,
-            transmit,
             latent_steps: self.latent_steps,
             num_vectors: self.num_vectors,
             vector_dim: 128,
-            cross_attention_layers: Some(vec![2]),
+            cross_attention_layers: Some(vec![1, 2, 3]),
             ..self.task_config().team()
         }
+    }
+
+    /// Vectors and their readers begin with next to nothing, and take larger steps than a model that only has to attend to its own kind of
+    /// keys and values.
+    fn learning_rate(&self) -> f64 {
+        if self.channel == ChannelKind::Vectors { 2e-3 } else { 1e-3 }
     }
 
     /// The same team with messages of text, of as many tokens as the other's have positions.
@@ -198,10 +202,13 @@ impl Folder<'_> {
         if !self.dir.join("model").exists() {
             write_tiny_model(&self.dir.join("model"))?;
         }
-        // What a holder should write ends where a message does. Few facts come first: a team that has begun to talk goes on to more.
+        // What a holder should write ends where a message does. Few facts come first, since a team that has begun to talk goes on to more; as
+        // many problems are as large as those that are asked.
         let words = demo.text_team().message_tokens;
         let easier = TaskConfig { facts: Facts { min: 1, max: demo.facts }, ..task };
-        let problems = easier.problems(Split::Train, demo.seed, demo.max_steps * BATCH);
+        let drawn = demo.max_steps * BATCH;
+        let problems = easier.problems(Split::Train, demo.seed, drawn);
+        let problems = problems.chain(task.problems(Split::Train, demo.seed.wrapping_add(1), drawn));
         let lines: Vec<_> = problems.map(|p| p.fields_with_trajectories(words)).collect();
         output::write_jsonl(&self.dir.join("train.jsonl"), &lines)?;
         let lines: Vec<_> =
@@ -255,7 +262,7 @@ impl Folder<'_> {
             data: Some(self.dir.join("train.jsonl")),
             output: Some(dir.clone()),
             max_steps: Some(self.demo.max_steps),
-            learning_rate: Some(2e-3),
+            learning_rate: Some(self.demo.learning_rate()),
             warmup_steps: Some(30),
             lr_scheduler_type: Some(LrSchedulerType::Linear),
             curriculum: Some(Curriculum::Field("difficulty".into())),
@@ -292,6 +299,7 @@ impl Folder<'_> {
             plan(demo.text_team(), None, one("text, prompted", Part::Baseline))?,
             plan(demo.text_team(), Some("text"), one("text, trained", Part::Baseline))?,
             plan(latent, None, one("latent, untrained", Part::Baseline))?,
+            plan(demo.team(), None, one(&format!("{}, untrained", demo.channel), Part::Baseline))?,
             plan(demo.team(), Some("trained"), trained)?,
         ])
     }

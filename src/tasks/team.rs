@@ -1,12 +1,13 @@
 //! The teams that solve the tasks.
 
 use super::{Problem, TaskConfig};
-use crate::agents::{AgentConfig, TeamConfig, Topology};
+use crate::agents::{AgentConfig, FeedKind, TeamConfig, Topology};
 use crate::communication::Transmit;
 
 impl TaskConfig {
     /// Holders that see their own facts and never the question, and a solver that sees the question and nothing of the facts. Holders think
-    /// side by side, and pass on their latent positions alone.
+    /// side by side, and pass on their latent positions alone. What a holder thinks next is a mixture of words: hidden states as they are
+    /// lie far from the words that a tiny model knows, and gradients through several of them explode.
     pub fn team(&self) -> TeamConfig {
         let holder = |i: usize| {
             let name = Problem::holder(i);
@@ -22,6 +23,7 @@ impl TaskConfig {
             topology: Topology::Hierarchical,
             latent_steps: 8,
             transmit: Transmit::Latent,
+            feed: FeedKind::Soft,
             agents,
             ..TeamConfig::default()
         }
