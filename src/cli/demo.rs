@@ -49,7 +49,7 @@ pub struct DemoCommand {
     #[arg(long, value_name = "M", default_value_t = 8)]
     num_vectors: usize,
     /// Updates of the team, and as many of the team that writes text
-    #[arg(long, value_name = "N", default_value_t = 250)]
+    #[arg(long, value_name = "N", default_value_t = 200)]
     max_steps: usize,
     /// Questions that everything is measured on; their facts are in no line of the training data
     #[arg(long, value_name = "N", default_value_t = 640)]
@@ -168,10 +168,10 @@ impl Demo {
         }
     }
 
-    /// Vectors and their readers begin with next to nothing, and take larger steps than a model that only has to attend to its own kind of
-    /// keys and values.
+    /// Vectors and their readers begin with next to nothing. A team that passes on its keys and values begins with most of what it needs,
+    /// and forgets it again in larger steps than these.
     fn learning_rate(&self) -> f64 {
-        if self.channel == ChannelKind::Vectors { 2e-3 } else { 1e-3 }
+        if self.channel == ChannelKind::Vectors { 2e-3 } else { 3e-4 }
     }
 
     /// The same team with messages of text, of as many tokens as the other's have positions.
