@@ -240,7 +240,7 @@ pub fn lines(label: String, series: &[Line<'_>], starts: &[f64], logarithmic: bo
             .margin_top(8)
             .margin_right(16)
             .x_label_area_size(28)
-            .y_label_area_size(52)
+            .y_label_area_size(64)
             .build_cartesian_2d(
                 Axis { range: from..to, marks: updates },
                 Axis { range: low..high, marks: levels },
@@ -275,7 +275,7 @@ pub fn heat(
     full: f64,
 ) -> Result<Chart> {
     const ROW: u32 = 24;
-    const LEFT: u32 = 92;
+    const LEFT: u32 = 136;
     let cell = ((WIDTH - LEFT) / columns.len().max(1) as u32).clamp(58, 110);
     // As wide as other charts, so that its text is of the same size.
     let size = ((LEFT + cell * columns.len() as u32).max(WIDTH), ROW * (rows.len() as u32 + 1));
