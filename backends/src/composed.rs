@@ -174,7 +174,8 @@ fn allowed_rows<B: Backend>(mask: &AttentionMask<B>, rep: usize, device: &B::Dev
         (Some(allowed), _) => allowed.clone(),
         (None, _) => AttentionMask::on_device((*mask.host).clone(), device).allowed?,
     };
-    Some(allowed.repeat_dim(2, rep))
+    let [b, h, t, n] = allowed.dims();
+    Some(allowed.unsqueeze_dim::<5>(2).expand([b, h, rep, t, n]).reshape([b, h, rep * t, n]))
 }
 
 /// Attention over blocks joined before the softmax, and the log-sum-exp of every query's scores `[B, G, rep·t, 1]`.

@@ -114,8 +114,8 @@ impl<B: ModelBackend> AdapterSet<B> {
     ) -> Result<Self> {
         let adapters = Self::names(scope, team)
             .into_iter()
-            .zip(seed..)
-            .map(|(name, seed)| Ok((name, Adapter::init(config.clone(), backbone, seed)?)))
+            .enumerate()
+            .map(|(role, name)| Ok((name, Adapter::init(config.clone(), backbone, seed, role)?)))
             .collect::<Result<_>>()?;
         Ok(Self { scope, adapters })
     }

@@ -228,6 +228,7 @@ impl<B: ModelBackend> Team<B> {
                 Thought {
                     sender: j,
                     transmit: self.config.transmit(j),
+                    dropped: plan.agents[j].dropped.clone(),
                     prompt: written.rows(from, rows).slice(skip, prompt.len),
                     latent: tail.as_ref().filter(|_| n > 0).map(|t| t.rows(from, rows).slice(0, n)),
                     hidden: if agents.len() == 1 {

@@ -31,6 +31,8 @@ pub struct AgentPlan {
     pub message: MessageLayout,
     /// Latent steps that are computed: none where nobody would read them.
     pub steps: usize,
+    /// Rows whose message communication dropout hides from its readers.
+    pub dropped: Vec<bool>,
 }
 
 /// Agents that run as one batch.
@@ -65,7 +67,7 @@ impl TeamPlan {
     /// The plan of a team whose channel makes messages of the form `layout`.
     ///
     /// A segment stands for a reader where it stood for its sender, as long as ids grow in reading order; a segment that was built
-    /// beside those before it moves as a block behind the largest id so far.
+    /// beside those before it moves as a block behind the largest id so far. Which of the two is decided for each row by itself.
     pub fn new(
         config: &TeamConfig,
         batch: &TeamBatch,
@@ -84,42 +86,53 @@ impl TeamPlan {
             let thought = ThoughtLayout { sender: j, prompt, latent, transmit: config.transmit(j) };
             let message = if j < last { layout(&thought) } else { MessageLayout::default() };
             let unread = config.transmit(j) == Transmit::Prompt && !batch.has_expert(j);
-            agents.push(AgentPlan { reads, start, end, message, steps: if unread { 0 } else { steps } });
+            let steps = if unread { 0 } else { steps };
+            agents.push(AgentPlan { reads, start, end, message, steps, dropped: vec![false; batch.rows()] });
         }
         let stages = stages(&agents, |j| batch.has_expert(j));
         Self { agents, stages }
     }
 
-    /// Hides messages and positions from their readers as `dropout` says. `streams` numbers the draws of each row.
-    pub fn drop_messages(&mut self, dropout: Dropout, seed: u64, streams: &[u64]) -> Vec<Dropped> {
+    /// Hides messages and positions from their readers as `dropout` says; `streams` numbers the draws of each row. `hide` is what
+    /// [`Channel::hide`](crate::communication::Channel::hide) says of whole messages.
+    pub fn drop_messages(
+        &mut self,
+        dropout: Dropout,
+        seed: u64,
+        streams: &[u64],
+        hide: impl Fn(&mut MessageLayout, Option<&MessageLayout>, &[bool]),
+    ) -> Vec<Dropped> {
         let mut dropped = Vec::new();
         for (row, &stream) in streams.iter().enumerate() {
             let mut rng = generator(seed, stream);
             for (agent, plan) in self.agents.iter_mut().enumerate() {
                 let all = rng.random_bool(dropout.senders);
                 let mut positions = 0;
-                let mut hide = |valid: &mut [bool]| {
+                let mut hide_some = |valid: &mut [bool]| {
                     for v in valid {
                         let single = rng.random_bool(dropout.positions);
                         positions += usize::from(*v && single && !all);
-                        *v &= !(all || single);
+                        *v &= !single;
                     }
                 };
                 if let Some(s) = &mut plan.message.segment {
                     let n = s.positions.len;
-                    let own = &mut s.positions.valid[row * n..(row + 1) * n];
-                    let (prompt, latent) = own.split_at_mut(s.prompt_len);
-                    prompt.iter_mut().for_each(|v| *v &= !all);
-                    hide(latent);
+                    hide_some(&mut s.positions.valid[row * n + s.prompt_len..(row + 1) * n]);
                 }
                 if let Some(valid) = &mut plan.message.vectors {
                     let m = valid.len() / streams.len();
-                    hide(&mut valid[row * m..(row + 1) * m]);
+                    hide_some(&mut valid[row * m..(row + 1) * m]);
                 }
+                plan.dropped[row] = all;
                 if !plan.message.is_empty() && (all || positions > 0) {
                     dropped.push(Dropped { agent, all, positions });
                 }
             }
+        }
+        for agent in 0..self.agents.len() {
+            let (earlier, rest) = self.agents.split_at_mut(agent);
+            let AgentPlan { reads, message, dropped, .. } = &mut rest[0];
+            hide(message, reads.last().map(|read| &earlier[read.agent].message), dropped);
         }
         dropped
     }
@@ -141,37 +154,35 @@ pub struct Dropped {
     pub positions: usize,
 }
 
-/// Where the segments of `heard` stand for a reader, and its own first id.
+/// Where the segments of `heard` stand for a reader, and its own first id. Rows do not look at each other.
 fn place(agents: &[AgentPlan], heard: &[usize], rows: usize) -> (Vec<Read>, Vec<u32>) {
     let mut reads: Vec<Read> = Vec::with_capacity(heard.len());
     let mut free = vec![0u32; rows];
     for &agent in heard {
         let plan = &agents[agent];
-        if plan.message.segment.is_none() {
-            reads.push(Read { agent, offsets: vec![0; rows] });
-            continue;
-        }
-        let together = if reads.is_empty() { Some(vec![0; rows]) } else { beside(&reads, plan) };
-        let grows = |o: &Vec<u32>| plan.start.iter().zip(o).zip(&free).all(|((s, o), free)| s + o >= *free);
-        let offsets = together.filter(grows).unwrap_or_else(|| free.clone());
-        for ((free, end), offset) in free.iter_mut().zip(&plan.end).zip(&offsets) {
-            *free = end + offset;
+        let mut offsets = vec![0; rows];
+        if plan.message.segment.is_some() {
+            for (row, (offset, free)) in offsets.iter_mut().zip(&mut free).enumerate() {
+                let together = if reads.is_empty() { Some(0) } else { beside(&reads, plan, row) };
+                let grows = |together: &u32| plan.start[row] + together >= *free;
+                *offset = together.filter(grows).unwrap_or(*free);
+                *free = plan.end[row] + *offset;
+            }
         }
         reads.push(Read { agent, offsets });
     }
     (reads, free)
 }
 
-/// The offsets under which a segment keeps its distance to everything in `reads` that its sender read; `None` where it read nothing of
-/// it, or no offsets do.
-fn beside(reads: &[Read], sender: &AgentPlan) -> Option<Vec<u32>> {
-    let theirs: BTreeMap<usize, &[u32]> = sender.reads.iter().map(|r| (r.agent, &r.offsets[..])).collect();
+/// The offset under which a segment keeps its distance, in row `row`, to everything in `reads` that its sender read; `None` where it read
+/// nothing of it, or no offset does.
+fn beside(reads: &[Read], sender: &AgentPlan, row: usize) -> Option<u32> {
     let mut distances = reads.iter().filter_map(|here| {
-        let there = theirs.get(&here.agent)?;
-        Some(here.offsets.iter().zip(*there).map(|(h, t)| h.checked_sub(*t)).collect::<Option<Vec<u32>>>())
+        let there = sender.reads.iter().find(|there| there.agent == here.agent)?;
+        Some(here.offsets[row].checked_sub(there.offsets[row]))
     });
     let first = distances.next()??;
-    distances.all(|d| d.as_ref() == Some(&first)).then_some(first)
+    distances.all(|distance| distance == Some(first)).then_some(first)
 }
 
 /// Agents by the length of the longest chain of messages to them; the final agent stands alone.
@@ -269,7 +280,7 @@ mod tests {
         let fresh = plan(&[("a", &[]), ("b", &["a"])]);
         let drop = |dropout| {
             let mut p = fresh.clone();
-            let dropped = p.drop_messages(dropout, 3, &[7, 8]);
+            let dropped = p.drop_messages(dropout, 3, &[7, 8], |message, _, dropped| message.hide(dropped));
             (p.agents[0].message.clone().segment.unwrap().positions.valid, dropped.len())
         };
         let all = fresh.agents[0].message.clone().segment.unwrap().positions.valid;

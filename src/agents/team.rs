@@ -59,6 +59,8 @@ pub struct TeamConfig {
     /// Layers in which a reader attends to vectors; every fourth, from the first on, where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cross_attention_layers: Option<Vec<usize>>,
+    /// Whether query `m` of the communication encoder prefers the `m`-th part of the thought.
+    pub encoder_position_prior: bool,
     /// How an agent replaces the state of `overwrite`.
     pub overwrite_update: OverwriteUpdate,
     /// Most tokens that an upstream agent writes on the channel `text`, where it does not set its own.
@@ -125,6 +127,7 @@ impl Default for TeamConfig {
             vector_dim: 256,
             vector_heads: 4,
             cross_attention_layers: None,
+            encoder_position_prior: true,
             overwrite_update: OverwriteUpdate::default(),
             message_tokens: 128,
             agents: Vec::new(),
@@ -214,6 +217,7 @@ impl TeamConfig {
                 .cross_attention_layers
                 .clone()
                 .unwrap_or_else(|| (0..layers).step_by(4).collect()),
+            encoder_position_prior: self.encoder_position_prior,
             agents: self.agents.iter().map(|a| a.name.clone()).collect(),
         })
     }

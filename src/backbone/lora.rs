@@ -6,13 +6,12 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::{LoraRef, ModelBackend};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Uniform};
 
 use super::{Backbone, Linear};
 use crate::checkpoint::{AdapterConfig, AdapterFile};
 use crate::error::{Error, Result};
+use crate::random::generator;
 
 /// The factors of one linear layer (arXiv 2106.09685).
 #[derive(Clone, Debug)]
@@ -144,13 +143,14 @@ impl<B: ModelBackend> Backbone<B> {
 
 impl<B: ModelBackend> Adapter<B> {
     /// A fresh adapter: `A` uniform in `±1/sqrt(in)` as PEFT draws it (Kaiming with `a = √5`), `B` zero, so that it changes nothing yet.
+    /// Each role draws from a stream of its own under `seed`.
     ///
     /// # Errors
     /// If `config` makes no sense or targets no layer of `backbone`.
-    pub fn init(config: AdapterConfig, backbone: &Backbone<B>, seed: u64) -> Result<Self> {
+    pub fn init(config: AdapterConfig, backbone: &Backbone<B>, seed: u64, role: usize) -> Result<Self> {
         config.check()?;
         let device = backbone.device();
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = generator(seed, role as u64);
         let mut targeted = Vec::new();
         for (path, shape) in backbone.linears() {
             if config.targets(&path)? {

@@ -6,7 +6,9 @@ use clap::Args;
 use diffmas::agents::{AdapterScope, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
 use diffmas::backends::BackendKind;
 use diffmas::text::{Thinking, read_toml};
-use diffmas::training::{Curriculum, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig};
+use diffmas::training::{
+    Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig,
+};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -49,6 +51,9 @@ pub struct TeamArgs {
     /// Layers in which a reader attends to vectors, comma-separated [every fourth]
     #[arg(long, value_delimiter = ',', value_name = "LAYERS")]
     cross_attention_layers: Option<Vec<usize>>,
+    /// Whether each query of the communication encoder prefers its own part of the sender's thought [true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    encoder_position_prior: Option<bool>,
     /// How an agent replaces the state of `overwrite` [tanh, gated]
     #[arg(long)]
     overwrite_update: Option<OverwriteUpdate>,
@@ -117,6 +122,10 @@ pub struct TrainArgs {
     /// Decoupled weight decay [0]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
     weight_decay: Option<f64>,
+    /// What weight decay pulls on: everything; or as in transformers' Trainer, which spares biases and norms, and with them gates,
+    /// embeddings and queries, and pulls the learned feed towards the identity [all, hf]
+    #[arg(long)]
+    decay: Option<Decay>,
     /// Seed of data order and fresh adapters [42]
     #[arg(long)]
     seed: Option<u64>,
@@ -187,6 +196,7 @@ pub struct Options {
     pub vector_dim: Option<usize>,
     pub vector_heads: Option<usize>,
     pub cross_attention_layers: Option<Vec<usize>>,
+    pub encoder_position_prior: Option<bool>,
     pub overwrite_update: Option<OverwriteUpdate>,
     pub message_tokens: Option<usize>,
     pub latent_steps: Option<usize>,
@@ -212,6 +222,7 @@ pub struct Options {
     pub max_grad_norm: Option<f64>,
     #[serde(deserialize_with = "finite")]
     pub weight_decay: Option<f64>,
+    pub decay: Option<Decay>,
     pub seed: Option<u64>,
     pub save_steps: Option<usize>,
     pub save_total_limit: Option<usize>,
@@ -303,6 +314,7 @@ impl Options {
         team.vector_dim = self.vector_dim.unwrap_or(team.vector_dim);
         team.vector_heads = self.vector_heads.unwrap_or(team.vector_heads);
         team.cross_attention_layers = self.cross_attention_layers.clone().or(team.cross_attention_layers);
+        team.encoder_position_prior = self.encoder_position_prior.unwrap_or(team.encoder_position_prior);
         team.overwrite_update = self.overwrite_update.unwrap_or(team.overwrite_update);
         team.message_tokens = self.message_tokens.unwrap_or(team.message_tokens);
         team.ordered()
@@ -332,6 +344,7 @@ impl Options {
             lr_scheduler_type: self.lr_scheduler_type.unwrap_or(d.lr_scheduler_type),
             max_grad_norm: self.max_grad_norm.unwrap_or(d.max_grad_norm),
             weight_decay: self.weight_decay.unwrap_or(d.weight_decay),
+            decay: self.decay.unwrap_or(d.decay),
             seed: self.seed.unwrap_or(d.seed),
             save_steps: self.save_steps.unwrap_or(d.save_steps),
             save_total_limit: self.save_total_limit,
@@ -364,6 +377,7 @@ impl Options {
         self.vector_dim = None;
         self.vector_heads = None;
         self.cross_attention_layers = None;
+        self.encoder_position_prior = None;
         self.overwrite_update = None;
         self.message_tokens = None;
         self.system = None;

@@ -24,6 +24,13 @@ pub trait Channel<B: ModelBackend>: Debug + Send + Sync {
         MessageLayout { segment: Some(thought.segment()), vectors: None }
     }
 
+    /// Hides from its readers the rows of a message that communication dropout has `dropped`; `before` is the form of the last message that
+    /// the sender read. A channel that passes on what its sender read says here that it stays, and heeds [`Thought::dropped`] in
+    /// [`Channel::send`].
+    fn hide(&self, message: &mut MessageLayout, _before: Option<&MessageLayout>, dropped: &[bool]) {
+        message.hide(dropped);
+    }
+
     /// The message that `thought` becomes; `trace` is what its sender read.
     fn send(&self, _parameters: &Parameters<B>, thought: &Thought<B>, _trace: &Trace<B>) -> Message<B> {
         Message { sender: thought.sender, segment: Some(thought.segment()), vectors: None }

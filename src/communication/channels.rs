@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use burn::prelude::*;
+use burn::tensor::TensorData;
 use burn::tensor::activation::sigmoid;
 use diffmas_backends::ModelBackend;
 
@@ -152,17 +153,34 @@ impl<B: ModelBackend> Channel<B> for OverwriteChannel {
         MessageLayout { segment: None, vectors: Some(self.config.shown(thought.batch())) }
     }
 
+    /// Readers see the state of the agents before, if any of them has spoken.
+    fn hide(&self, message: &mut MessageLayout, before: Option<&MessageLayout>, dropped: &[bool]) {
+        let Some((own, before)) =
+            message.vectors.as_mut().zip(before.and_then(|before| before.vectors.as_ref()))
+        else {
+            return message.hide(dropped);
+        };
+        let m = self.config.num_vectors;
+        for (row, _) in dropped.iter().enumerate().filter(|(_, dropped)| **dropped) {
+            own[row * m..(row + 1) * m].copy_from_slice(&before[row * m..(row + 1) * m]);
+        }
+    }
+
     fn send(&self, parameters: &Parameters<B>, thought: &Thought<B>, trace: &Trace<B>) -> Message<B> {
         let Vectors { values, valid } = encode(&self.config, parameters, thought);
-        let before = trace.messages.last().and_then(|m| m.vectors.as_ref());
+        let [batch, m, c] = values.dims();
+        let before = trace.messages.last().and_then(|message| message.vectors.as_ref());
         let state = match before {
             Some(before) => before.values.clone(),
-            None => {
-                parameters.get("overwrite.initial").clone().unsqueeze_dim(0).repeat_dim(0, values.dims()[0])
-            }
+            None => parameters.get("overwrite.initial").clone().expand([batch, m, c]),
         };
-        let values = self.replace(parameters, state, values);
-        Message { sender: thought.sender, segment: None, vectors: Some(Vectors { values, valid }) }
+        let mut next = self.replace(parameters, state.clone(), values);
+        if thought.dropped.contains(&true) {
+            let dropped = TensorData::new(thought.dropped.clone(), [batch, 1, 1]);
+            let dropped: Tensor<B, 3, Bool> = Tensor::from_data(dropped, &next.device());
+            next = next.mask_where(dropped.expand([batch, m, c]), state);
+        }
+        Message { sender: thought.sender, segment: None, vectors: Some(Vectors { values: next, valid }) }
     }
 
     fn read(&self, parameters: &Parameters<B>, trace: &Trace<B>) -> Reading<B> {
@@ -179,9 +197,8 @@ fn learned<B: ModelBackend>(
 ) -> Parameters<B> {
     let device = backbone.device();
     let mut draws = Draws::new(seed, &device);
-    let hidden = backbone.config.hidden_size;
-    let projection = draws.projection(hidden, config.vector_dim);
-    encoder::init(config, &projection, hidden, &mut draws);
+    let projection = draws.projection(backbone.config.hidden_size, config.vector_dim);
+    encoder::init(config, &projection, &mut draws);
     cross_attention::init(config, &projection, &mut draws);
     more(&mut draws);
     draws.finish()

@@ -39,16 +39,16 @@ struct Layer<B: Backend> {
 
 /// Fresh weights: a reader looks for vectors like its own state and adds them to it, both in the space in which they were written. Gates
 /// are 0, so that an untrained channel changes nothing.
-pub(super) fn init<B: Backend>(config: &VectorsConfig, projection: &Projection, draws: &mut Draws<B>) {
+pub(super) fn init<B: Backend>(config: &VectorsConfig, projection: &Projection<B>, draws: &mut Draws<B>) {
     let c = config.vector_dim;
     for name in config.senders() {
         draws.normal(format!("cross_attention.sender.{name}"), [1, c], 0.5);
     }
     for layer in &config.cross_attention_layers {
-        draws.onto(format!("cross_attention.{layer}.q_proj"), projection);
+        draws.copy(format!("cross_attention.{layer}.q_proj"), &projection.onto);
         draws.identity(format!("cross_attention.{layer}.k_proj"), c);
         draws.identity(format!("cross_attention.{layer}.v_proj"), c);
-        draws.back(format!("cross_attention.{layer}.o_proj"), projection);
+        draws.copy(format!("cross_attention.{layer}.o_proj"), &projection.back);
         draws.full(format!("cross_attention.{layer}.gate"), [1, 1], 0.0);
     }
 }
@@ -127,7 +127,7 @@ pub(super) fn heads<B: Backend>(x: Tensor<B, 2>, batch: usize, heads: usize) -> 
 
 /// What is added to the scores of `n` keys a row so that those of which `valid` (`[B, n]` row-major) is false get no weight, `[B, 1, 1, n]`;
 /// `None` where all are true.
-pub(super) fn mask<B: Backend>(valid: &[bool], batch: usize, device: &B::Device) -> Option<Tensor<B, 4>> {
+fn mask<B: Backend>(valid: &[bool], batch: usize, device: &B::Device) -> Option<Tensor<B, 4>> {
     let scores = || valid.iter().map(|&v| if v { 0.0 } else { HIDDEN }).collect();
     let shape = [batch, 1, 1, valid.len() / batch];
     valid.contains(&false).then(|| Tensor::from_data(TensorData::new(scores(), shape), device))

@@ -15,6 +15,10 @@ use crate::error::{Error, Result};
 /// How much the score of a state falls with each part of the thought between it and a query's own.
 const SLOPE: f32 = 2.0;
 
+fn yes() -> bool {
+    true
+}
+
 /// Sizes of the learned channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VectorsConfig {
@@ -26,6 +30,10 @@ pub struct VectorsConfig {
     pub vector_heads: usize,
     /// Layers of the receiver that read vectors.
     pub cross_attention_layers: Vec<usize>,
+    /// Whether query `m` of the encoder prefers the `m`-th part of the thought. On where a file does not say: it was before it could be
+    /// set.
+    #[serde(default = "yes")]
+    pub encoder_position_prior: bool,
     /// The agents' names in order; each sender has queries and an embedding of its own.
     pub agents: Vec<String>,
 }
@@ -84,27 +92,22 @@ impl VectorsConfig {
     }
 }
 
-/// Fresh weights for hidden states of width `hidden`: a vector begins as the mean of its part of the thought.
-pub(super) fn init<B: Backend>(
-    config: &VectorsConfig,
-    projection: &Projection,
-    hidden: usize,
-    draws: &mut Draws<B>,
-) {
+/// Fresh weights: a vector begins as a mean around its part of the thought.
+pub(super) fn init<B: Backend>(config: &VectorsConfig, projection: &Projection<B>, draws: &mut Draws<B>) {
     let c = config.vector_dim;
     for name in config.senders() {
         draws.normal(format!("encoder.queries.{name}"), [config.num_vectors, c], 0.02);
     }
-    draws.linear("encoder.k_proj", [hidden, c]);
-    draws.onto("encoder.v_proj", projection);
+    draws.linear("encoder.k_proj", projection.onto.dims());
+    draws.copy("encoder.v_proj", &projection.onto);
     draws.linear("encoder.up_proj", [c, 2 * c]);
     draws.full("encoder.down_proj", [2 * c, c], 0.0);
 }
 
 /// What is added to the scores of `m` queries, `[B, m, n]` row-major: each prefers its own of `m` equal parts of the thought, which is where
-/// `valid` (`[B, n]` row-major) is true; the rest is hidden. Hidden states carry no position, and what is gathered from all of them at once
-/// does not tell what stood beside what.
-fn places(valid: &[bool], batch: usize, m: usize) -> Vec<f32> {
+/// `valid` (`[B, n]` row-major) is true, by `slope` for each part between them; the rest is hidden. Hidden states carry no position, and what
+/// is gathered from all of them at once does not tell what stood beside what.
+fn places(valid: &[bool], batch: usize, m: usize, slope: f32) -> Vec<f32> {
     let mut scores = Vec::with_capacity(m * valid.len());
     for valid in valid.chunks_exact(valid.len() / batch) {
         let width = m as f32 / valid.iter().filter(|&&v| v).count() as f32;
@@ -113,7 +116,7 @@ fn places(valid: &[bool], batch: usize, m: usize) -> Vec<f32> {
             scores.extend(valid.iter().map(|&v| {
                 let between = (seen + 0.5) * width - (query as f32 + 0.5);
                 seen += f32::from(v);
-                if v { -SLOPE * between.abs() } else { HIDDEN }
+                if v { -slope * between.abs() } else { HIDDEN }
             }));
         }
     }
@@ -126,18 +129,19 @@ pub(super) fn encode<B: ModelBackend>(
     parameters: &Parameters<B>,
     thought: &Thought<B>,
 ) -> Vectors<B> {
-    let (m, c) = (config.num_vectors, config.vector_dim);
+    let (m, c, h) = (config.num_vectors, config.vector_dim, config.vector_heads);
     let (states, valid) = thought.hidden_states();
     let [batch, n, d] = states.dims();
-    let places = TensorData::new(places(&valid, batch, m), [batch, 1, m, n]);
+    let slope = if config.encoder_position_prior { SLOPE } else { 0.0 };
+    let places = TensorData::new(places(&valid, batch, m, slope), [batch, 1, m, n]);
     let places = Tensor::from_data(places, &states.device());
     let states = normalise(states.reshape([batch * n, d]));
     let project = |name: &str| {
         let y = states.clone().matmul(parameters.get(&format!("encoder.{name}")).clone());
-        heads(y, batch, config.vector_heads)
+        heads(y, batch, h)
     };
     let queries = parameters.get(&format!("encoder.queries.{}", config.agents[thought.sender])).clone();
-    let queries = heads(queries.repeat_dim(0, batch), batch, config.vector_heads);
+    let queries = heads(queries, 1, h).expand([batch, h, m, c / h]);
     let (gathered, _) = attend(queries, project("k_proj"), project("v_proj"), Some(places), false);
     let gathered = gathered.reshape([batch * m, c]);
     let up = normalise(gathered.clone()).matmul(parameters.get("encoder.up_proj").clone());
@@ -154,14 +158,16 @@ mod tests {
         let (h, s) = (HIDDEN, SLOPE);
         let left_padded = [false, true, true, true, true];
         let whole = [true; 5];
-        let scores = places(&[left_padded, whole].concat(), 2, 2);
+        let scores = places(&[left_padded, whole].concat(), 2, 2, s);
         // Four states in two parts: a query stands in the middle of its two.
         assert_eq!(scores[..5], [h, -0.25 * s, -0.25 * s, -0.75 * s, -1.25 * s]);
         assert_eq!(scores[5..10], [h, -1.25 * s, -0.75 * s, -0.25 * s, -0.25 * s]);
         assert!(scores.len() == 20 && scores[10..].iter().all(|&x| x > h));
         // As many queries as states: one each.
-        let own = places(&[true; 3], 1, 3);
+        let own = places(&[true; 3], 1, 3, s);
         assert_eq!([own[0], own[4], own[8]], [0.0; 3]);
         assert!([own[1], own[3], own[5], own[7]].iter().all(|x| (x + s).abs() < 1e-6), "{own:?}");
+        // Without the prior all that is there counts the same, and padding is hidden all the same.
+        assert_eq!(places(&left_padded, 1, 1, 0.0), [h, 0.0, 0.0, 0.0, 0.0]);
     }
 }

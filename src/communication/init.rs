@@ -3,11 +3,11 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use nalgebra::DMatrix;
-use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use crate::backbone::Parameters;
+use crate::random::{CHANNEL, generator};
 
 /// Draws parameters one after another from one seeded generator.
 pub(super) struct Draws<'a, B: Backend> {
@@ -17,11 +17,16 @@ pub(super) struct Draws<'a, B: Backend> {
 }
 
 /// Orthonormal directions, which encoder and readers share at first.
-pub(super) struct Projection(DMatrix<f64>);
+pub(super) struct Projection<B: Backend> {
+    /// `[hidden, c]`
+    pub onto: Tensor<B, 2>,
+    /// `[c, hidden]`, which brings back what the projection kept.
+    pub back: Tensor<B, 2>,
+}
 
 impl<'a, B: Backend> Draws<'a, B> {
     pub fn new(seed: u64, device: &'a B::Device) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), device, drawn: Parameters::default() }
+        Self { rng: generator(seed, CHANNEL), device, drawn: Parameters::default() }
     }
 
     /// A Gaussian matrix.
@@ -37,33 +42,31 @@ impl<'a, B: Backend> Draws<'a, B> {
     }
 
     /// A projection from `hidden` to `c` dimensions: `min(hidden, c)` orthonormal directions, drawn evenly.
-    pub fn projection(&mut self, hidden: usize, c: usize) -> Projection {
+    pub fn projection(&mut self, hidden: usize, c: usize) -> Projection<B> {
         let normal = Normal::new(0.0, 1.0).expect("a finite deviation");
         let (long, short) = (hidden.max(c), hidden.min(c));
         let drawn = DMatrix::from_fn(long, short, |_, _| normal.sample(&mut self.rng));
         let directions = drawn.qr().q();
-        Projection(if hidden >= c { directions } else { directions.transpose() })
+        let directions = if hidden >= c { directions } else { directions.transpose() };
+        // A matrix by columns is its transpose by rows.
+        let by_rows = |transpose: &DMatrix<f64>, shape: [usize; 2]| {
+            let data: Vec<f32> = transpose.iter().map(|&x| x as f32).collect();
+            Tensor::from_data(TensorData::new(data, shape), self.device)
+        };
+        Projection {
+            onto: by_rows(&directions.transpose(), [hidden, c]),
+            back: by_rows(&directions, [c, hidden]),
+        }
     }
 
-    /// The matrix `[hidden, c]` of a projection.
-    pub fn onto(&mut self, name: impl Into<String>, projection: &Projection) {
-        self.host(name.into(), &projection.0);
-    }
-
-    /// The matrix `[c, hidden]` that brings back what a projection kept.
-    pub fn back(&mut self, name: impl Into<String>, projection: &Projection) {
-        self.host(name.into(), &projection.0.transpose());
+    /// A copy of `matrix`.
+    pub fn copy(&mut self, name: impl Into<String>, matrix: &Tensor<B, 2>) {
+        self.drawn.insert(name.into(), matrix.clone());
     }
 
     /// The identity of width `c`.
     pub fn identity(&mut self, name: impl Into<String>, c: usize) {
         self.drawn.insert(name.into(), Tensor::eye(c, self.device));
-    }
-
-    fn host(&mut self, name: String, matrix: &DMatrix<f64>) {
-        let data: Vec<f32> = matrix.transpose().iter().map(|&x| x as f32).collect();
-        let shape = [matrix.nrows(), matrix.ncols()];
-        self.drawn.insert(name, Tensor::from_data(TensorData::new(data, shape), self.device));
     }
 
     /// A matrix of one value.

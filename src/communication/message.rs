@@ -40,6 +40,17 @@ impl MessageLayout {
         self.segment.is_none() && self.vectors.is_none()
     }
 
+    /// Hides the rows that are `dropped` from readers; positions stay.
+    pub fn hide(&mut self, dropped: &[bool]) {
+        let segment = self.segment.iter_mut().map(|s| &mut s.positions.valid);
+        for valid in segment.chain(&mut self.vectors) {
+            let n = valid.len() / dropped.len();
+            for (row, _) in dropped.iter().enumerate().filter(|(_, dropped)| **dropped) {
+                valid[row * n..(row + 1) * n].fill(false);
+            }
+        }
+    }
+
     /// How many tensors such a message is, in a model of `layers` layers.
     pub fn num_tensors(&self, layers: usize) -> usize {
         2 * layers * usize::from(self.segment.is_some()) + usize::from(self.vectors.is_some())

@@ -56,6 +56,8 @@ pub struct Thought<B: Backend> {
     pub sender: usize,
     /// Which positions it passes on.
     pub transmit: Transmit,
+    /// Rows whose message communication dropout hides from its readers; in training only.
+    pub dropped: Vec<bool>,
     /// Keys and values of its prompt.
     pub prompt: KeyValues<B>,
     /// Keys and values of its latent steps, if it made any.

@@ -90,8 +90,8 @@ pub struct Example {
     pub right: Option<bool>,
 }
 
-/// Lets `team` read `samples` and answer the first of them, which is traced, and tells what happened inside. `writing` makes the upstream agents' texts
-/// on the channel `text`.
+/// Lets `team` read `samples` and answer the first of them, which is traced, and tells what happened inside. `writing` makes the upstream
+/// agents' texts on the channel `text`.
 ///
 /// # Errors
 /// If tokens are no text, or a prompt cannot be made of what was written.

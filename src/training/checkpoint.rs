@@ -125,7 +125,10 @@ pub fn read_communication<B: ModelBackend>(
         return Ok(None);
     }
     let text = fs::read_to_string(&settings).map_err(|e| Error::file(&settings, e))?;
-    let theirs: Map<String, Value> = serde_json::from_str(&text).map_err(|e| Error::file(&settings, e))?;
+    let mut theirs: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|e| Error::file(&settings, e))?;
+    // Modules that were written before it could be set have it.
+    theirs.entry("encoder_position_prior").or_insert(Value::Bool(true));
     let ours = serde_json::to_value(CommunicationConfig::of(model)).map_err(|e| Error::file(&settings, e))?;
     for (field, ours) in ours.as_object().into_iter().flatten() {
         let theirs = theirs.get(field).unwrap_or(&Value::Null);

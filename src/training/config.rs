@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Curriculum, LrSchedulerType, PhaseConfig, PhasePreset};
+use super::{Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset};
 use crate::error::{Error, Result};
 
 /// How far back the gradient goes.
@@ -88,6 +88,8 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// What weight decay pulls on, and where to.
+    pub decay: Decay,
     /// Seed of the order of samples and of fresh adapters.
     pub seed: u64,
     /// Updates between checkpoints.
@@ -128,6 +130,7 @@ impl Default for TrainConfig {
             lr_scheduler_type: LrSchedulerType::Linear,
             max_grad_norm: 1.0,
             weight_decay: 0.0,
+            decay: Decay::All,
             seed: 42,
             save_steps: 500,
             save_total_limit: None,

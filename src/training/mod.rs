@@ -3,6 +3,7 @@
 mod checkpoint;
 mod config;
 mod curriculum;
+mod decay;
 mod driver;
 mod metrics;
 mod optimizer;
@@ -17,6 +18,7 @@ pub use checkpoint::{
 };
 pub use config::{TraceGradient, TrainConfig};
 pub use curriculum::{Curriculum, competence};
+pub use decay::Decay;
 pub use driver::{Outcome, end_to_end, frobenius, recompute};
 pub use metrics::{EvalMetrics, StepMetrics, peak_memory_bytes};
 pub use optimizer::{Optimizer, clip};

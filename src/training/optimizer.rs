@@ -6,6 +6,7 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, SimpleO
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
+use super::decay::{Decay, Pull};
 use crate::backbone::Parameters;
 use crate::error::{Error, Result};
 
@@ -15,19 +16,25 @@ pub type HostTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 /// AdamW (arXiv 1711.05101) with betas 0.9/0.999 and eps 1e-8, decoupled weight decay as in torch.
 pub struct Optimizer<B: Backend> {
     rule: AdamW,
+    /// The same without weight decay.
+    sparing: AdamW,
+    weight_decay: f64,
+    decay: Decay,
     state: BTreeMap<String, AdamWState<B, 2>>,
 }
 
 impl<B: Backend> Optimizer<B> {
     /// An optimiser that has seen no gradient yet.
-    pub fn new(weight_decay: f64) -> Self {
-        let rule = AdamWConfig::new()
-            .with_beta_1(0.9)
-            .with_beta_2(0.999)
-            .with_epsilon(1e-8)
-            .with_weight_decay(weight_decay as f32)
-            .build();
-        Self { rule, state: BTreeMap::new() }
+    pub fn new(weight_decay: f64, decay: Decay) -> Self {
+        let rule = |weight_decay: f64| {
+            AdamWConfig::new()
+                .with_beta_1(0.9)
+                .with_beta_2(0.999)
+                .with_epsilon(1e-8)
+                .with_weight_decay(weight_decay as f32)
+                .build()
+        };
+        Self { rule: rule(weight_decay), sparing: rule(0.0), weight_decay, decay, state: BTreeMap::new() }
     }
 
     /// One update; a parameter without a gradient stays as it is.
@@ -36,7 +43,14 @@ impl<B: Backend> Optimizer<B> {
             .iter()
             .map(|(name, value)| {
                 let Some(grad) = gradients.find(name).cloned() else { return (name.clone(), value.clone()) };
-                let (value, state) = self.rule.step(lr, value.clone(), grad, self.state.remove(name));
+                let pull = self.decay.pull(name);
+                let rule = if pull == Pull::Nowhere { &self.sparing } else { &self.rule };
+                let (mut value, state) = rule.step(lr, value.clone(), grad, self.state.remove(name));
+                if pull == Pull::Identity && self.weight_decay > 0.0 {
+                    let [width, _] = value.dims();
+                    value = value.clone()
+                        + Tensor::eye(width, &value.device()).mul_scalar(lr * self.weight_decay);
+                }
                 if let Some(state) = state {
                     self.state.insert(name.clone(), state);
                 }

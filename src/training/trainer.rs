@@ -112,7 +112,7 @@ impl<B: ModelBackend> Trainer<B> {
             phase,
             writing: None,
             silent,
-            optimizer: Optimizer::new(config.weight_decay),
+            optimizer: Optimizer::new(config.weight_decay, config.decay),
             config,
             model,
             adapters,
@@ -205,7 +205,10 @@ impl<B: ModelBackend> Trainer<B> {
             if dropout != Dropout::default() {
                 let streams: Vec<u64> =
                     (rows..).take(batch.rows()).map(|row| (self.step as u64) << 32 | row).collect();
-                for dropped in plan.drop_messages(dropout, self.config.seed ^ DROPOUT, &streams) {
+                let hide = |message: &mut _, before: Option<&_>, dropped: &_| {
+                    model.channel.inner.hide(message, before, dropped)
+                };
+                for dropped in plan.drop_messages(dropout, self.config.seed ^ DROPOUT, &streams, hide) {
                     all.dropped[0] += usize::from(dropped.all);
                     all.dropped[1] += dropped.positions;
                 }

@@ -405,7 +405,10 @@ impl Job for Drops {
             // With everything hidden from the final agent, it is alone, at the positions it had.
             let team = g.model.bind(&g.adapters, &opened(&g));
             let mut plan = team.plan(&b[0]);
-            plan.drop_messages(Dropout { senders: 1.0, positions: 0.0 }, 0, &[0, 1, 2]);
+            let all = Dropout { senders: 1.0, positions: 0.0 };
+            plan.drop_messages(all, 0, &[0, 1, 2], |m, before, dropped| {
+                team.channel.inner.hide(m, before, dropped)
+            });
             for agent in &plan.agents[..3] {
                 let masked = |valid: &[bool]| valid.iter().all(|v| !v);
                 assert!(agent.message.segment.as_ref().is_none_or(|s| masked(&s.positions.valid)));
