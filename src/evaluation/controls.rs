@@ -23,7 +23,8 @@ pub enum Control {
     Real,
     /// Nothing; its positions start at 0.
     None,
-    /// Keys, values and vectors of zero, at the same positions.
+    /// Keys, values and vectors of zero, with the same positions and masks: zeros still take part in the softmax, and vectors of zeros still
+    /// carry their sender's embedding.
     Zero,
     /// What they left for another sample.
     Shuffled,

@@ -120,6 +120,17 @@ fn communication_modules_of_another_team_are_refused() {
         command
     };
     eval(&["--latent-steps", "2"]).assert().success();
+    let prior = ["--encoder-position-prior", "false"];
+    says(&failure(eval(&prior)), &["communication_config.json", "`encoder_position_prior` is true", "false"]);
+    // Modules that were written before the prior could be set have it.
+    let settings = run.join("communication_config.json");
+    let whole = fs::read_to_string(&settings).unwrap();
+    let lines: Vec<&str> = whole.lines().filter(|line| !line.contains("encoder_position_prior")).collect();
+    assert_eq!(lines.len() + 1, whole.lines().count());
+    fs::write(&settings, lines.join("\n")).unwrap();
+    eval(&["--latent-steps", "2"]).assert().success();
+    says(&failure(eval(&prior)), &["`encoder_position_prior` is true"]);
+    fs::write(&settings, whole).unwrap();
     says(&failure(eval(&["--num-vectors", "3"])), &["communication_config.json", "num_vectors", "2", "3"]);
     says(&failure(eval(&["--channel", "hybrid"])), &["communication_config.json", "`channel`"]);
     let agents = "[[agents]]\nname = \"planner\"\n[[agents]]\nname = \"solver\"\n";

@@ -21,20 +21,20 @@ const LATENT: [ChannelKind; 4] =
 
 /// What a test changes of the reference's team.
 #[derive(Clone)]
-struct Setting {
-    channel: ChannelKind,
+pub struct Setting {
+    pub channel: ChannelKind,
     topology: Topology,
     scope: AdapterScope,
     update: OverwriteUpdate,
     /// Latent steps of each upstream agent.
-    steps: [usize; 3],
+    pub steps: [usize; 3],
     /// What each of the four agents reads, in a graph.
-    reads: [&'static [usize]; 4],
+    pub reads: [&'static [usize]; 4],
     experts: bool,
 }
 
 impl Setting {
-    fn new(channel: ChannelKind, topology: Topology) -> Self {
+    pub fn new(channel: ChannelKind, topology: Topology) -> Self {
         Self {
             channel,
             topology,
@@ -47,7 +47,7 @@ impl Setting {
         }
     }
 
-    fn all() -> Vec<Self> {
+    pub fn all() -> Vec<Self> {
         use {ChannelKind as C, Topology as T};
         let mut all = Vec::new();
         for channel in LATENT {
@@ -64,7 +64,7 @@ impl Setting {
         all
     }
 
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         format!(
             "{} {} {:?} {} experts={}",
             self.channel, self.topology, self.scope, self.update, self.experts
@@ -84,8 +84,21 @@ impl Setting {
         }
     }
 
-    fn load<B: ModelBackend>(&self, device: &B::Device) -> Golden<B> {
-        let mut g = Golden::<B>::load(MODEL, self.scope, |c| self.change(c), device);
+    pub fn load<B: ModelBackend>(&self, device: &B::Device) -> Golden<B> {
+        self.load_with(|_| (), device)
+    }
+
+    /// The team with more of it changed.
+    pub fn load_with<B: ModelBackend>(
+        &self,
+        more: impl FnOnce(&mut TeamConfig),
+        device: &B::Device,
+    ) -> Golden<B> {
+        let change = |c: &mut TeamConfig| {
+            self.change(c);
+            more(c);
+        };
+        let mut g = Golden::<B>::load(MODEL, self.scope, change, device);
         if self.experts {
             for (i, sample) in g.samples.iter_mut().enumerate() {
                 // The first agent has a text in every row, the third in the first row only.
@@ -98,7 +111,7 @@ impl Setting {
 }
 
 /// What a team learns, with all gates at 0.5.
-fn opened<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
+pub fn opened<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
     let p = g.model.parameters(&g.adapters);
     let open = |(name, t): (&String, &Tensor<B, 2>)| {
         let t = if name.ends_with(".gate") && name.starts_with("cross_attention") {

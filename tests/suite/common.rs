@@ -144,8 +144,12 @@ impl<B: ModelBackend> Case<'_, B> {
 
     /// Loss and gradients by recomputation.
     pub fn recomputed(&self, p: &Parameters<B>) -> Outcome<B> {
+        self.recomputed_on(&self.plan(), p)
+    }
+
+    /// The same on a plan of its own.
+    pub fn recomputed_on(&self, plan: &TeamPlan, p: &Parameters<B>) -> Outcome<B> {
         let outer = self.model.to_autodiff();
-        let plan = &self.plan();
         let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
         let (model, adapters, batch, through) = (self.model, self.adapters, self.batch, self.through);
         let inner = TeamStages { model, adapters, batch, plan, weights, through };

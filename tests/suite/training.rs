@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::*;
 use burn::tensor::Tensor;
-use diffmas::agents::{AdapterScope, FeedKind};
+use diffmas::agents::{AdapterScope, AdapterSet, FeedKind};
+use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
+use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{Event, StopReason, TrainConfig, Trainer};
+use diffmas::training::{Decay, Event, Optimizer, StopReason, TrainConfig, Trainer};
 
 fn config() -> TrainConfig {
     TrainConfig {
@@ -175,4 +177,64 @@ impl Job for FirstStep {
 #[test]
 fn the_first_step_after_an_update_takes_at_most_twice_the_second() {
     on_backend(FirstStep);
+}
+
+struct Decays;
+
+impl Job for Decays {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let names = ["cross_attention.0.gate", "encoder.k_proj", "feed.learned"];
+        let value = || Tensor::<B, 2>::from_data([[0.5, -2.0], [3.0, 0.25]], &device);
+        let parameters: Parameters<B> = names.iter().map(|n| (n.to_string(), value())).collect();
+        let still: Parameters<B> = names.iter().map(|n| (n.to_string(), value().zeros_like())).collect();
+        // Without a gradient what is left of an update is the decay: a tenth of the way to where it pulls.
+        let after = |decay| {
+            let after = Optimizer::new(0.5, decay).step(0.2, &parameters, &still);
+            names.map(|name| {
+                values(after.get(name)).iter().map(|x| (x * 1e6).round() / 1e6).collect::<Vec<_>>()
+            })
+        };
+        let (whole, shrunk) = (vec![0.5, -2.0, 3.0, 0.25], vec![0.45, -1.8, 2.7, 0.225]);
+        assert_eq!(after(Decay::All), [shrunk.clone(), shrunk.clone(), shrunk.clone()]);
+        assert_eq!(after(Decay::Hf), [whole, shrunk, vec![0.55, -1.8, 2.7, 0.325]]);
+    }
+}
+
+#[test]
+fn weight_decay_pulls_where_it_says() {
+    on_backend(Decays);
+}
+
+struct Streams;
+
+impl Job for Streams {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let g = golden::<B>(&device);
+        let lora = AdapterConfig::new(2, 4.0, TargetModules::List(vec!["q_proj".into()]));
+        let draw = |scope, seed| {
+            let (team, backbone) = (&g.model.config, &g.model.backbone);
+            AdapterSet::init(scope, &lora, team, backbone, seed).unwrap().parameters()
+        };
+        let roles: Vec<String> = g.model.config.agents.iter().map(|a| a.name.clone()).collect();
+        let a = |p: &Parameters<B>, name: &str| {
+            values(p.get(&format!("adapter.{name}.model.layers.0.self_attn.q_proj.lora_A")))
+        };
+        let mut drawn: Vec<Vec<f64>> = (42..46)
+            .map(|seed| draw(AdapterScope::PerRole, seed))
+            .flat_map(|p| roles.iter().map(|role| a(&p, role)).collect::<Vec<_>>())
+            .collect();
+        // The one adapter of all roles is the first role's.
+        assert_eq!(a(&draw(AdapterScope::Shared, 42), "default"), drawn[0]);
+        drawn.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        assert!(drawn.windows(2).all(|pair| pair[0] != pair[1]), "two roles or seeds draw the same adapter");
+    }
+}
+
+#[test]
+fn every_role_and_seed_draws_an_adapter_of_its_own() {
+    on_backend(Streams);
 }
