@@ -22,7 +22,7 @@ use diffmas::evaluation::{Accuracy, Checking, Control, Scoring, evaluate};
 use diffmas::inference::DecodeOptions;
 use diffmas::tasks::{Facts, Family, ITEMS, NAMES, PLACES, Split, TaskConfig, WORDS};
 use diffmas::text::PromptBuilder;
-use diffmas::training::{Optimizer, clip};
+use diffmas::training::{Decay, Optimizer, clip};
 use diffmas::{Error, Result};
 use documents::{Document, Documents};
 use model::Sizes;
@@ -63,7 +63,7 @@ impl Job for Pretrain {
         B::seed(&device, SEED);
         let mut weights: Parameters<B> = sizes.fresh(&device);
         eprintln!("{} parameters", weights.num_elements());
-        let mut optimizer = Optimizer::new(0.05);
+        let mut optimizer = Optimizer::new(0.05, Decay::All);
         let mut documents: Option<(usize, Documents)> = None;
         let clock = Instant::now();
         let mut read = 0;
