@@ -3,14 +3,14 @@
 use crate::common::*;
 use burn::prelude::*;
 use diffmas::agents::{
-    AdapterScope, ChannelKind, Dropout, FeedKind, OverwriteUpdate, Team, TeamConfig, Topology, Transmit,
+    AdapterScope, ChannelKind, Dropout, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
 };
 use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Message;
-use diffmas::evaluation::{Control, evaluate};
+use diffmas::evaluation::Control;
 use diffmas::inference::{Author, DecodeOptions, Writing, write_messages};
-use diffmas::text::{PromptBuilder, TokenizedSample};
+use diffmas::text::PromptBuilder;
 use diffmas::training::{Curriculum, PhaseConfig, TrainConfig, Trainable};
 
 const MODEL: &str = "tiny-qwen3";
@@ -152,22 +152,6 @@ impl Job for Gradients {
 #[test]
 fn every_channel_and_topology_has_the_gradient_of_plain_autodiff_and_the_slope_of_the_loss() {
     on_backend(Gradients);
-}
-
-/// The loss of each row, in batches of `size`.
-fn losses<B: ModelBackend>(
-    team: &Team<B>,
-    samples: &[TokenizedSample],
-    size: usize,
-    control: &Control,
-) -> Vec<f64> {
-    let mut all = Vec::new();
-    evaluate(team, samples, &scoring(size, control, 3), |scores| {
-        all.extend(scores.iter().map(|s| s.loss));
-        Ok(())
-    })
-    .unwrap();
-    all
 }
 
 struct Batches;

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas::agents::{
-    AdapterScope, AdapterSet, AgentConfig, LossWeights, TeamBatch, TeamConfig, TeamModel, TeamPlan,
+    AdapterScope, AdapterSet, AgentConfig, LossWeights, Team, TeamBatch, TeamConfig, TeamModel, TeamPlan,
     TeamStages,
 };
 use diffmas::backbone::{ModelFiles, Parameters};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
-use diffmas::evaluation::{Control, Scoring};
+use diffmas::evaluation::{Control, Scoring, evaluate};
 use diffmas::text::TokenizedSample;
 use diffmas::training::{Outcome, TrainConfig, Trainer, end_to_end, recompute};
 use serde_json::Value;
@@ -124,6 +124,22 @@ impl<B: ModelBackend> Golden<B> {
 /// Scoring of loss alone.
 pub fn scoring(batch_size: usize, control: &Control, seed: u64) -> Scoring<'_> {
     Scoring { batch_size, control, seed, writing: None, checking: None }
+}
+
+/// The loss of each row, in batches of `size`.
+pub fn losses<B: ModelBackend>(
+    team: &Team<B>,
+    samples: &[TokenizedSample],
+    size: usize,
+    control: &Control,
+) -> Vec<f64> {
+    let mut all = Vec::new();
+    evaluate(team, samples, &scoring(size, control, 3), |scores| {
+        all.extend(scores.iter().map(|s| s.loss));
+        Ok(())
+    })
+    .unwrap();
+    all
 }
 
 /// One team on one batch, to be differentiated.
@@ -292,11 +308,17 @@ pub fn norm(values: &[f64]) -> f64 {
 /// Asserts `got ≈ want` relative to `scale`.
 #[track_caller]
 pub fn close(got: f64, want: f64, scale: f64, tolerance: f64, what: &str) {
-    assert!(
-        (got - want).abs() <= tolerance * scale,
-        "{what}: {got} instead of {want} (off by {:.2e} of {scale})",
-        (got - want).abs() / scale
-    );
+    if let Some(deviation) = deviation(got, want, scale, tolerance, what) {
+        panic!("{deviation}");
+    }
+}
+
+/// How `got` deviates from `want`, unless it is within `tolerance` of `scale`.
+pub fn deviation(got: f64, want: f64, scale: f64, tolerance: f64, what: &str) -> Option<String> {
+    let off = (got - want).abs();
+    // Not a number is not close.
+    let close = off <= tolerance * scale;
+    (!close).then(|| format!("{what}: {got} instead of {want} (off by {:.2e} of {scale})", off / scale))
 }
 
 /// Asserts that `tensor` has the reference's norm and first values: `[norm, values…]`, within `tolerance` of the norm.

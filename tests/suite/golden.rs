@@ -294,8 +294,8 @@ impl Check for Batched {
         // Loss per row: three rows of different length together, and each alone.
         let g = Golden::<B>::load(model, AdapterScope::Shared, |_| (), device);
         let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
-        let together = rows(&team, &g, 3);
-        let alone = rows(&team, &g, 1);
+        let together = losses(&team, &g.samples, 3, &Control::Real);
+        let alone = losses(&team, &g.samples, 1, &Control::Real);
         let want = numbers(&g.expected["batch"]["row_loss_unbatched"]);
         for (row, want) in want.iter().enumerate() {
             close(together[row], alone[row], alone[row], 1e-5, &format!("{model} row {row} batched"));
@@ -334,21 +334,11 @@ impl Check for Batched {
         let plan = team.plan(&batch(&g.samples));
         let next: Vec<f64> = plan.answering().start.iter().map(|&p| f64::from(p)).collect();
         assert_eq!(next, numbers(&e["next_pos"]), "{model} next positions");
-        for (row, (got, want)) in rows(&team, &g, 3).iter().zip(numbers(&e["row_loss"])).enumerate() {
+        let padded = losses(&team, &g.samples, 3, &Control::Real);
+        for (row, (got, want)) in padded.iter().zip(numbers(&e["row_loss"])).enumerate() {
             close(*got, want, want, 1e-5, &format!("{model} padded row {row}"));
         }
     }
-}
-
-/// The loss of each sample, in batches of `size`.
-fn rows<B: ModelBackend>(team: &diffmas::agents::Team<B>, g: &Golden<B>, size: usize) -> Vec<f64> {
-    let mut rows = Vec::new();
-    evaluate(team, &g.samples, &scoring(size, &Control::Real, 0), |scores| {
-        rows.extend(scores.iter().map(|s| s.loss));
-        Ok(())
-    })
-    .unwrap();
-    rows
 }
 
 #[test]

@@ -7,5 +7,6 @@ mod golden;
 mod gradients;
 mod merge;
 mod properties;
+mod references;
 mod smollm2;
 mod training;
