@@ -59,6 +59,9 @@ struct Args {
     batch: usize,
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Whole updates that `train` times after its micro-batches.
+    #[arg(long, default_value_t = 2)]
+    updates: usize,
     #[arg(long, default_value = "trace")]
     channel: ChannelKind,
     #[arg(long, default_value = "sequential")]
@@ -152,9 +155,11 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
     let step = timed(args.runs, || {
         let clock = Instant::now();
         loss = trainer.gradients(&batch).loss;
-        clock.elapsed().as_secs_f64()
+        let seconds = clock.elapsed().as_secs_f64();
+        eprintln!("micro-batch {seconds:.3} s"); // what is left of a run that is cut short
+        seconds
     });
-    let updates: Vec<f64> = (0..2).map(|_| trainer.update(&batch, 5e-5).step_seconds).collect();
+    let updates: Vec<f64> = (0..args.updates).map(|_| trainer.update(&batch, 5e-5).step_seconds).collect();
     json!({"bench": "train", "T": args.latent_steps, "batch": args.batch, "channel": args.channel.name(),
            "topology": args.topology.name(), "runs": args.runs, "step": step, "updates": updates, "loss": loss})
 }

@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# What an NVIDIA GPU tells about the CUDA backend in seven minutes: does it start, are its numbers right, do they repeat, how fast is it
+# beside PyTorch. Needs a driver, CUDA's headers and NVRTC (a toolkit or pip's), and python3 with torch, transformers and peft; no Rust, no
+# network.
+#
+#     bash scripts/gpu_pack.sh       # where Rust is; then copy the checkout with .gpu/
+#     bash .gpu/gpu_suite.sh         # in that copy
+#
+# BUDGET is the time for all in seconds, OUT the folder for logs. Steps are cut off at limits of their own, and one that fails stops no other.
+# What failed, and a table of all steps, come last.
+# shellcheck disable=SC2317 # steps are functions, run by name
+set -u
+ROOT=$PWD
+WORK=$(mktemp -d "${TMPDIR:-/tmp}/diffmas-gpu.XXXXXX")
+OUT=${OUT:-$WORK/out}
+BUDGET=$((SECONDS + ${BUDGET:-420}))
+mkdir -p "$OUT" "$WORK"/{bin,lib,rows,logs,run}
+tar -C "$WORK/bin" -xJf .gpu/programs.tar.xz 2>/dev/null ||
+    python3 -c 'import sys, tarfile; tarfile.open(".gpu/programs.tar.xz").extractall(sys.argv[1])' "$WORK/bin" || exit 1
+
+# Tests find their fixtures at the path where they were built.
+built_at=$(<.gpu/built_at)
+[ -e "$built_at" ] || { mkdir -p "$(dirname "$built_at")" && ln -s "$ROOT" "$built_at"; }
+
+# CubeCL includes headers from CUDA_PATH/include, those of tensor cores too, which need crt/; cudarc loads libnvrtc.so, a name that pip's package
+# does not have.
+pip=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])' 2>/dev/null)
+nvcc=$(readlink -f "$(command -v nvcc || echo /none/bin/nvcc)")
+toolkit=${nvcc%/bin/nvcc}
+for dir in "${CUDA_PATH:-/none}" "$toolkit" "$toolkit/targets/x86_64-linux" /usr/local/cuda /usr/local/cuda-* "$pip"/cu*; do
+    [ -e "$dir/include/crt/mma.h" ] && export CUDA_PATH=$dir && break
+done
+for lib in {"${CUDA_PATH:-/none}","$toolkit"}/{lib64,lib,targets/x86_64-linux/lib}/libnvrtc.so* "$pip"/*/lib/libnvrtc.so*; do
+    [ -e "$lib" ] && lib=$(readlink -f "$lib") && ln -s "$lib" "$WORK/lib/libnvrtc.so" && break
+done
+# For our programs alone: PyTorch brings libraries of its own.
+LIBRARIES=$WORK/lib:$(dirname "$lib"):/usr/local/nvidia/lib64:${LD_LIBRARY_PATH:-}
+export ROOT WORK LIBRARIES NO_COLOR=1 PYTHONUNBUFFERED=1
+
+# Recipes name files by paths in the checkout. CubeCL reads cubecl.toml in the folder where a program starts; processes may share what it keeps
+# of compiled kernels.
+cd "$WORK/run" || exit 1
+ln -s "$ROOT/tests" "$ROOT/runs" .
+printf '[compilation]\ncache = { file = "%s" }\n' "$WORK/kernels" >cubecl.toml
+
+# What steps run. The last line that begins with "= " becomes the note in the table.
+ours() { LD_LIBRARY_PATH=$LIBRARIES "$WORK/bin/$1" "${@:2}"; }
+peer() { python3 "$ROOT/.gpu/gpu_peer.py" "$@"; }
+environment() {
+    nvidia-smi
+    ldd "$WORK/bin/diffmas"
+    ls "$CUDA_PATH"/include/{cuda_runtime.h,mma.h,crt,cccl}
+    nproc
+    python3 -c 'import torch, transformers, peft
+print("= torch", torch.__version__, "transformers", transformers.__version__, "peft", peft.__version__, torch.cuda.get_device_name())'
+}
+devices() {
+    ours diffmas devices | sed 's/^cuda */= /' | tee devices
+    ! grep '^= not usable' devices
+}
+smoke() {
+    ours diffmas train --config runs/smoke.toml --backend cuda --overwrite --output "$1" | tee "$1.txt" || return
+    echo "= $(grep 'updates in' "$1.txt"), $(cat "$WORK"/kernels/*/*/*/toc* | wc -l) kernels kept"
+}
+suite() {
+    DIFFMAS_TEST_BACKEND=cuda ours suite "$1::" --test-threads 1 --nocapture 2>&1 | sed -u 's/^test result: /= /'
+}
+train() {
+    ours diffmas train --model tests/fixtures/golden/tiny-qwen3/model --data tests/fixtures/smoke/train.jsonl --latent-steps 3 \
+        --batch-size 2 --max-steps 20 --learning-rate 1e-2 --save-steps 100 --overwrite --quiet --backend "$1" --output "$2"
+}
+curve() {
+    train flex flex && train cuda cuda && train cuda again && python3 "$ROOT/.gpu/gpu_curve.py" cuda again flex
+}
+models() {
+    peer make smollm2 135M && peer make qwen3-0.6b 600M
+}
+# The bench's line of JSON without what all have in common; until it comes, the micro-batches that are done.
+bench() {
+    ours smollm2 "$@" --runs 1 --backend cuda 2>&1 | sed -uE '
+        s/^micro-batch/= &/
+        /^\{/ { s/"(bench|channel|topology|runs|T|batch)":[^,]*,//g; s/[{}"]//g; s/(\.[0-9]{3})[0-9]+/\1/g; s/^/= / }'
+}
+demo() {
+    ours diffmas demo --backend cuda --max-steps 20 --questions 64 --output demo --overwrite && echo '= ran'
+}
+export -f ours peer environment devices smoke suite train curve models bench demo
+
+nvidia-smi --query-gpu=timestamp,memory.used,utilization.gpu --format=csv,noheader,nounits -lms 250 >"$OUT/gpu.csv" 2>/dev/null &
+monitor=$!
+steps=0
+# start NAME LIMIT COMMAND...: runs one of the above beside others, for at most LIMIT seconds.
+start() {
+    steps=$((steps + 1))
+    measure "$(printf %02d "$steps")-${1// /-}" "$@" &
+}
+# The same, alone.
+step() {
+    start "$@"
+    wait $!
+}
+measure() {
+    local id=$1 name=$2 limit=$3 left=$((BUDGET - SECONDS)) from=$EPOCHREALTIME status note
+    if [ "$left" -lt 10 ]; then
+        printf '%s\tskipped\t0\t0\t\n' "$name" >"$WORK/rows/$id"
+        return 1
+    fi
+    # shellcheck disable=SC2016 # for the shell that timeout can run; ours knows the functions
+    timeout -k 5 "$((limit < left ? limit : left))" bash -o pipefail -c '"$@"' - "${@:4}" >"$WORK/logs/$id.log" 2>&1
+    status=$?
+    note=$(grep -a '^= ' "$WORK/logs/$id.log" | tail -1 | cut -c3-)
+    printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$status" "$from" "$EPOCHREALTIME" "$note" >"$WORK/rows/$id"
+    printf '%4d s  %s: %s\n' "$SECONDS" "$name" "$status"
+    return "$status"
+}
+modules=(golden gradients channels references properties)
+finish() {
+    kill "$monitor"
+    for module in "${modules[@]}"; do
+        head -c 4000000 "$WORK"/logs/*-"$module".log >"$OUT/$module.log" 2>/dev/null
+    done
+    # A kernel that does not compile is logged with its source.
+    for log in "$WORK"/logs/*.log; do
+        echo "== ${log##*/}"
+        head -c 600000 "$log"
+    done >"$OUT/log.txt"
+    python3 "$ROOT/.gpu/gpu_report.py" "$WORK/rows" "$OUT/gpu.csv" "$WORK/logs" "${modules[@]}" | tee "$OUT/report.txt"
+    exit
+}
+
+echo "diffmas $(<"$ROOT/.gpu/commit") on $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader)"
+echo "driver: $(nvidia-smi | grep -o 'CUDA Version: [0-9.]*'); nvcc: $(nvcc --version 2>/dev/null | grep -o 'release [0-9.]*'); headers in ${CUDA_PATH:-?}; $lib"
+
+step env 30 environment
+step devices 30 devices || finish
+# Does it start: kernels are compiled in the first run, and read in the second.
+step smoke-cold 90 smoke cold
+step smoke-warm 45 smoke warm
+
+# Are the numbers right, and do they repeat: most of it compiles and launches on the host, so side by side. The weights for what follows are
+# made meanwhile.
+beside=()
+for module in "${modules[@]}"; do
+    start "$module" 130 suite "$module"
+    beside+=($!)
+done
+start curve 130 curve
+beside+=($!)
+start models 90 models
+wait "${beside[@]}" $!
+
+# How fast: each alone.
+step 'ours 135M b1' 75 bench train 135M --latent-steps 10 --batch 1 --updates 0
+step 'ours 135M b16' 75 bench train 135M --latent-steps 10 --batch 16 --updates 0
+step 'torch 135M' 60 peer time 135M train:10:1 train:10:16 infer --dtypes f32 bf16 --runs 1
+step 'ours infer' 45 bench infer 135M
+step 'ours 600M b1' 75 bench train 600M --latent-steps 10 --batch 1 --updates 0
+step 'torch 600M' 40 peer time 600M train:10:1 --dtypes f32 bf16 --runs 1
+step demo 75 demo
+finish
