@@ -113,7 +113,7 @@ measure() {
     printf '%4d s  %s: %s\n' "$SECONDS" "$name" "$status"
     return "$status"
 }
-modules=(golden gradients channels references properties)
+modules=(golden gradients batches channels references properties)
 finish() {
     kill "$monitor"
     for module in "${modules[@]}"; do

@@ -58,6 +58,25 @@ where
     tracked
 }
 
+/// State: each operand, where the other one's gradient needs it.
+#[derive(Debug)]
+struct Matmul<const D: usize>;
+
+impl<B: ModelBackend, const D: usize> Backward<B, 2> for Matmul<D> {
+    type State = (Option<Tensor<B, D>>, Option<Tensor<B, D>>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float::<B, D>(grads.consume::<B>(&ops.node));
+        let ((a, b), [a_node, b_node]) = (ops.state, ops.parents);
+        if let (Some(n), Some(b)) = (a_node, b) {
+            grads.register::<B>(n.id, to_float(B::matmul(dy.clone(), b.transpose())));
+        }
+        if let (Some(n), Some(a)) = (b_node, a) {
+            grads.register::<B>(n.id, to_float(B::matmul(a.transpose(), dy)));
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct LinearState<B: Backend> {
     x: Option<Tensor<B, 2>>,
@@ -205,6 +224,15 @@ fn record_attention<B: ModelBackend, C: CheckpointStrategy, const N: usize>(
 impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
         B::attention_mask(mask, device).map(untracked)
+    }
+
+    fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
+        assert_eq!(a.dims()[..D - 2], b.dims()[..D - 2], "the leading dimensions of a matrix product");
+        let parents = [node(&a), node(&b)];
+        let [wants_a, wants_b] = parents.each_ref().map(|p| p.is_tracked());
+        let (a, b) = (a.inner(), b.inner());
+        let y = B::matmul(a.clone(), b.clone());
+        record(Matmul::<D>, parents, y, || (wants_b.then_some(a), wants_a.then_some(b)))
     }
 
     fn frozen_linear(

@@ -6,7 +6,7 @@
 use burn::prelude::*;
 use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 
-use crate::{AttentionGrads, AttentionMask, KeyValueBlock, LoraRef};
+use crate::{AttentionGrads, AttentionMask, KeyValueBlock, LoraRef, ModelBackend};
 
 /// Scores of unseen keys; finite, and within half precision's range.
 const UNSEEN: f64 = -3.0e4;
@@ -20,43 +20,43 @@ fn wide<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
 }
 
 /// `x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`; see [`ModelBackend::frozen_linear`](crate::ModelBackend::frozen_linear).
-pub fn frozen_linear<B: Backend>(
+pub fn frozen_linear<B: ModelBackend>(
     x: Tensor<B, 2>,
     weight: &Tensor<B, 2>,
     bias: Option<&Tensor<B, 1>>,
     lora: Option<LoraRef<'_, B>>,
 ) -> Tensor<B, 2> {
-    let mut y = x.clone().matmul(weight.clone().transpose());
+    let mut y = B::matmul(x.clone(), weight.clone().transpose());
     if let Some(bias) = bias {
         y = y + bias.clone().unsqueeze();
     }
     match lora {
         None => y,
         Some(l) => {
-            let xa = x.matmul(l.a.clone().transpose()).mul_scalar(l.scaling);
-            y + xa.matmul(l.b.clone().transpose())
+            let xa = B::matmul(x, l.a.clone().transpose()).mul_scalar(l.scaling);
+            y + B::matmul(xa, l.b.clone().transpose())
         }
     }
 }
 
 /// The gradients of [`frozen_linear`]: `(dx, Some((dA, dB)))`.
 #[allow(clippy::type_complexity)]
-pub fn frozen_linear_backward<B: Backend>(
+pub fn frozen_linear_backward<B: ModelBackend>(
     dy: Tensor<B, 2>,
     x: Option<Tensor<B, 2>>,
     weight: &Tensor<B, 2>,
     lora: Option<LoraRef<'_, B>>,
     wants_dx: bool,
 ) -> (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B, 2>)>) {
-    let mut dx = wants_dx.then(|| dy.clone().matmul(weight.clone()));
+    let mut dx = wants_dx.then(|| B::matmul(dy.clone(), weight.clone()));
     let grads = lora.map(|l| {
         let x = x.expect("LoRA's backward pass needs the input");
-        let g = dy.clone().matmul(l.b.clone()).mul_scalar(l.scaling);
+        let g = B::matmul(dy.clone(), l.b.clone()).mul_scalar(l.scaling);
         if let Some(d) = dx.take() {
-            dx = Some(d + g.clone().matmul(l.a.clone()));
+            dx = Some(d + B::matmul(g.clone(), l.a.clone()));
         }
-        let xa = x.clone().matmul(l.a.clone().transpose()).mul_scalar(l.scaling);
-        (g.transpose().matmul(x), dy.transpose().matmul(xa))
+        let xa = B::matmul(x.clone(), l.a.clone().transpose()).mul_scalar(l.scaling);
+        (B::matmul(g.transpose(), x), B::matmul(dy.transpose(), xa))
     });
     (dx, grads)
 }
@@ -145,13 +145,13 @@ fn target_index<B: Backend>(targets: &[u32], device: &B::Device) -> Tensor<B, 2,
 }
 
 /// Scaled scores of all blocks, `[B, G, rep·t, n]`, and the queries they came from.
-fn scores<B: Backend>(
+fn scores<B: ModelBackend>(
     q: Tensor<B, 4>,
     blocks: &[KeyValueBlock<B>],
     scale: f64,
 ) -> (Tensor<B, 4>, Tensor<B, 4>) {
     let q = fold_queries(q, blocks[0].key.dims()[1]).mul_scalar(scale);
-    let s = blocks.iter().map(|b| q.clone().matmul(b.key.clone().swap_dims(2, 3))).collect();
+    let s = blocks.iter().map(|b| B::matmul(q.clone(), b.key.clone().swap_dims(2, 3))).collect();
     (wide(Tensor::cat(s, 3)), q)
 }
 
@@ -181,7 +181,7 @@ fn allowed_rows<B: Backend>(mask: &AttentionMask<B>, rep: usize, device: &B::Dev
 /// Attention over blocks joined before the softmax, and the log-sum-exp of every query's scores `[B, G, rep·t, 1]`.
 ///
 /// A query that sees no key at all gives zeros.
-pub fn block_attention<B: Backend>(
+pub fn block_attention<B: ModelBackend>(
     q: Tensor<B, 4>,
     blocks: &[KeyValueBlock<B>],
     mask: &AttentionMask<B>,
@@ -206,12 +206,12 @@ pub fn block_attention<B: Backend>(
     (unfold_queries(weighted_values(p, blocks), t), lse)
 }
 
-fn weighted_values<B: Backend>(p: Tensor<B, 4>, blocks: &[KeyValueBlock<B>]) -> Tensor<B, 4> {
+fn weighted_values<B: ModelBackend>(p: Tensor<B, 4>, blocks: &[KeyValueBlock<B>]) -> Tensor<B, 4> {
     let mut start = 0;
     let mut out: Option<Tensor<B, 4>> = None;
     for b in blocks {
         let n = b.value.dims()[2];
-        let o = p.clone().narrow(3, start, n).matmul(b.value.clone());
+        let o = B::matmul(p.clone().narrow(3, start, n), b.value.clone());
         out = Some(match out {
             Some(sum) => sum + o,
             None => o,
@@ -223,7 +223,7 @@ fn weighted_values<B: Backend>(p: Tensor<B, 4>, blocks: &[KeyValueBlock<B>]) -> 
 
 /// The gradients of [`block_attention`]: of the queries, and of the keys and values of each block that `wants` names.
 #[allow(clippy::too_many_arguments)]
-pub fn block_attention_backward<B: Backend>(
+pub fn block_attention_backward<B: ModelBackend>(
     d_out: Tensor<B, 4>,
     q: Tensor<B, 4>,
     blocks: &[KeyValueBlock<B>],
@@ -254,16 +254,16 @@ pub fn block_attention_backward<B: Backend>(
     for (block, &wanted) in blocks.iter().zip(wants) {
         let n = block.key.dims()[2];
         let p_b = p.clone().narrow(3, start, n);
-        let d_p = wide(d_out.clone().matmul(block.value.clone().swap_dims(2, 3)));
+        let d_p = wide(B::matmul(d_out.clone(), block.value.clone().swap_dims(2, 3)));
         let d_s = (p_b.clone() * (d_p - delta.clone())).cast(dtype);
-        let dq = d_s.clone().matmul(block.key.clone());
+        let dq = B::matmul(d_s.clone(), block.key.clone());
         d_q = Some(match d_q {
             Some(sum) => sum + dq,
             None => dq,
         });
         d_blocks.push(wanted.then(|| {
-            let d_key = d_s.swap_dims(2, 3).matmul(q.clone());
-            let d_value = p_b.cast(dtype).swap_dims(2, 3).matmul(d_out.clone());
+            let d_key = B::matmul(d_s.swap_dims(2, 3), q.clone());
+            let d_value = B::matmul(p_b.cast(dtype).swap_dims(2, 3), d_out.clone());
             (d_key, d_value)
         }));
         start += n;

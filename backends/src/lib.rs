@@ -15,6 +15,8 @@ use burn::prelude::*;
 
 pub mod autodiff;
 pub mod composed;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod device;
@@ -82,6 +84,14 @@ pub trait ModelBackend: Backend {
     /// Makes the form of `mask` that this backend's attention reads.
     fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
         AttentionMask::on_device(mask, device)
+    }
+
+    /// `a·b` over the last two dimensions. Sums of f32 are f32 on every backend, which Burn's own product does not promise.
+    ///
+    /// # Shapes
+    /// `[.., m, k]`, `[.., k, n]` of the same leading dimensions → `[.., m, n]`
+    fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
+        a.matmul(b)
     }
 
     /// `y = x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`, LoRA kept factored (Hu et al., arXiv 2106.09685).

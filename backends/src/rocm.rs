@@ -1,3 +1,9 @@
 //! AMD GPUs through ROCm's HIP.
 
-impl crate::ModelBackend for burn::backend::Rocm {}
+use burn::prelude::*;
+
+impl crate::ModelBackend for burn::backend::Rocm {
+    fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
+        crate::cube::matmul(a, b)
+    }
+}

@@ -3,10 +3,15 @@
 use std::sync::Mutex;
 
 use burn::backend::wgpu::{WgpuDevice, graphics, init_setup};
+use burn::prelude::*;
 
 use crate::BackendKind;
 
-impl crate::ModelBackend for burn::backend::Wgpu {}
+impl crate::ModelBackend for burn::backend::Wgpu {
+    fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
+        crate::cube::matmul(a, b)
+    }
+}
 
 /// Starts the graphics API that `kind` names on the device with `index` (GPU of that number; the best one when absent).
 pub(crate) fn device(kind: BackendKind, index: Option<usize>) -> WgpuDevice {

@@ -52,10 +52,12 @@ impl<B: ModelBackend> FeedModule<B> {
     pub fn forward(&self, kind: FeedKind, h: Tensor<B, 2>, backbone: &Backbone<B>) -> Tensor<B, 2> {
         let z = match kind {
             FeedKind::Identity => h,
-            FeedKind::Realign => h.matmul(self.realign.clone().expect("made with the realignment matrix")),
-            FeedKind::Learned => h.matmul(self.learned.clone().expect("made with the trainable matrix")),
+            FeedKind::Realign => {
+                B::matmul(h, self.realign.clone().expect("made with the realignment matrix"))
+            }
+            FeedKind::Learned => B::matmul(h, self.learned.clone().expect("made with the trainable matrix")),
             FeedKind::Soft => {
-                activation::softmax(backbone.logits(h), 1).matmul(backbone.embed_tokens.clone())
+                B::matmul(activation::softmax(backbone.logits(h), 1), backbone.embed_tokens.clone())
             }
         };
         let norm = z.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-6);

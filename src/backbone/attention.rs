@@ -93,7 +93,7 @@ impl<B: ModelBackend> Attention<B> {
         let h = config.num_attention_heads;
         let keys = keys.unsqueeze_dim::<5>(2).expand([b, g, h / g, n, d]).reshape([b, h, n, d]);
         let q = self.queries(x, config, context).swap_dims(1, 2);
-        let mut scores = q.matmul(keys.swap_dims(2, 3)).mul_scalar((d as f64).powf(-0.5));
+        let mut scores = B::matmul(q, keys.swap_dims(2, 3)).mul_scalar((d as f64).powf(-0.5));
         if let Some(allowed) = &context.mask.allowed {
             let hidden = allowed.clone().equal_elem(0).expand([b, h, context.len, n]);
             scores = scores.mask_fill(hidden, -1e30);

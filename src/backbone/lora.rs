@@ -49,7 +49,7 @@ pub struct LoraStack<B: Backend> {
     b: Tensor<B, 3>,
 }
 
-impl<B: Backend> LoraStack<B> {
+impl<B: ModelBackend> LoraStack<B> {
     /// The factors of a layer `[out, in]` for each role in turn; `None` where no role has any.
     fn new(roles: &[Option<&Lora<B>>], [out, cols]: [usize; 2]) -> Option<Self> {
         let device = roles.iter().flatten().next()?.a.device();
@@ -78,7 +78,8 @@ impl<B: Backend> LoraStack<B> {
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let [n, cols] = x.dims();
         let [roles, _, out] = self.b.dims();
-        x.reshape([roles, n / roles, cols]).matmul(self.a.clone()).matmul(self.b.clone()).reshape([n, out])
+        let x = x.reshape([roles, n / roles, cols]);
+        B::matmul(B::matmul(x, self.a.clone()), self.b.clone()).reshape([n, out])
     }
 }
 

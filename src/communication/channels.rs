@@ -121,12 +121,13 @@ impl OverwriteChannel {
         let [b, m, c] = encoded.dims();
         let get = |name: &str| parameters.get(&format!("overwrite.{name}")).clone();
         let (state, encoded) = (state.reshape([b * m, c]), encoded.reshape([b * m, c]));
-        let input = encoded.clone().matmul(get("input"));
+        let input = B::matmul(encoded.clone(), get("input"));
         let next = match self.update {
-            OverwriteUpdate::Tanh => (state.matmul(get("state")) + input + get("bias")).tanh(),
+            OverwriteUpdate::Tanh => (B::matmul(state, get("state")) + input + get("bias")).tanh(),
             OverwriteUpdate::Gated => {
-                let z =
-                    sigmoid(state.clone().matmul(get("state")) + encoded.matmul(get("gate")) + get("bias"));
+                let z = sigmoid(
+                    B::matmul(state.clone(), get("state")) + B::matmul(encoded, get("gate")) + get("bias"),
+                );
                 let kept = z.clone() * state;
                 kept + (z.neg() + 1.0) * input.tanh()
             }

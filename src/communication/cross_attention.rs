@@ -71,7 +71,8 @@ impl<B: ModelBackend> CrossAttention<B> {
             .collect();
         let layer = |&l: &usize| {
             let get = |part: &str| parameters.get(&format!("cross_attention.{l}.{part}")).clone();
-            let project = |part: &str| heads(memory.clone().matmul(get(part)), batch, config.vector_heads);
+            let project =
+                |part: &str| heads(B::matmul(memory.clone(), get(part)), batch, config.vector_heads);
             let layer = Layer {
                 q_proj: get("q_proj"),
                 o_proj: get("o_proj"),
@@ -91,7 +92,7 @@ impl<B: ModelBackend> CrossAttention<B> {
 
     /// Output `[B, t, c]` and weights `[B, heads, t, n]` of layer `l`.
     fn attend(&self, l: &Layer<B>, x: Tensor<B, 2>, batch: usize) -> (Tensor<B, 3>, Tensor<B, 4>) {
-        let q = heads(normalise(x).matmul(l.q_proj.clone()), batch, self.heads);
+        let q = heads(B::matmul(normalise(x), l.q_proj.clone()), batch, self.heads);
         attend(q, l.key.clone(), l.value.clone(), self.mask.clone(), true)
     }
 }
@@ -101,7 +102,7 @@ impl<B: ModelBackend> ResidualHook<B> for CrossAttention<B> {
         let Some(l) = self.layers.get(&layer) else { return x };
         let (read, _) = self.attend(l, x.clone(), batch);
         let [b, t, c] = read.dims();
-        x + read.reshape([b * t, c]).matmul(l.o_proj.clone()) * l.gate.clone()
+        x + B::matmul(read.reshape([b * t, c]), l.o_proj.clone()) * l.gate.clone()
     }
 
     fn weights(&self, layer: usize, x: Tensor<B, 2>, batch: usize) -> Option<Tensor<B, 2>> {
@@ -138,7 +139,7 @@ fn mask<B: Backend>(valid: &[bool], batch: usize, device: &B::Device) -> Option<
 ///
 /// # Shapes
 /// `q [B, H, t, w]`, `k`, `v` `[B, H, n, w]` → output `[B, t, H·w]`, weights `[B, H, t, n]`
-pub(super) fn attend<B: Backend>(
+pub(super) fn attend<B: ModelBackend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
@@ -148,7 +149,7 @@ pub(super) fn attend<B: Backend>(
     let [b, h, t, w] = q.dims();
     let n = k.dims()[2];
     let device = q.device();
-    let mut scores = q.matmul(k.swap_dims(2, 3)).mul_scalar((w as f64).powf(-0.5));
+    let mut scores = B::matmul(q, k.swap_dims(2, 3)).mul_scalar((w as f64).powf(-0.5));
     if let Some(mask) = mask {
         scores = scores + mask;
     }
@@ -158,6 +159,6 @@ pub(super) fn attend<B: Backend>(
     } else {
         activation::softmax(scores, 3)
     };
-    let out = weights.clone().matmul(v).swap_dims(1, 2).reshape([b, t, h * w]);
+    let out = B::matmul(weights.clone(), v).swap_dims(1, 2).reshape([b, t, h * w]);
     (out, weights)
 }

@@ -137,15 +137,15 @@ pub(super) fn encode<B: ModelBackend>(
     let places = Tensor::from_data(places, &states.device());
     let states = normalise(states.reshape([batch * n, d]));
     let project = |name: &str| {
-        let y = states.clone().matmul(parameters.get(&format!("encoder.{name}")).clone());
+        let y = B::matmul(states.clone(), parameters.get(&format!("encoder.{name}")).clone());
         heads(y, batch, h)
     };
     let queries = parameters.get(&format!("encoder.queries.{}", config.agents[thought.sender])).clone();
     let queries = heads(queries, 1, h).expand([batch, h, m, c / h]);
     let (gathered, _) = attend(queries, project("k_proj"), project("v_proj"), Some(places), false);
     let gathered = gathered.reshape([batch * m, c]);
-    let up = normalise(gathered.clone()).matmul(parameters.get("encoder.up_proj").clone());
-    let values = gathered + silu(up).matmul(parameters.get("encoder.down_proj").clone());
+    let up = B::matmul(normalise(gathered.clone()), parameters.get("encoder.up_proj").clone());
+    let values = gathered + B::matmul(silu(up), parameters.get("encoder.down_proj").clone());
     Vectors { values: values.reshape([batch, m, c]), valid: config.shown(batch) }
 }
 

@@ -1,0 +1,41 @@
+//! What backends have in common whose kernels CubeCL compiles.
+
+use burn::prelude::*;
+use burn::tensor::{DType, TensorPrimitive};
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::kernel::matmul::init_matmul_output;
+use burn_cubecl::tensor::CubeTensor;
+use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
+use cubek::matmul::launch::{Strategy, launch_ref};
+use cubek::std::InputBinding;
+
+/// `a·b`. Products of f32 are f32: the automatic strategy would give them to tensor cores, which round to TF32 without a word.
+///
+/// # Shapes
+/// `[.., m, k]`, `[.., k, n]` of the same leading dimensions → `[.., m, n]`
+pub(crate) fn matmul<B, R, const D: usize>(a: Tensor<B, D>, b: Tensor<B, D>) -> Tensor<B, D>
+where
+    R: CubeRuntime,
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>>,
+{
+    if [a.dtype(), b.dtype()] != [DType::F32; 2] {
+        return a.matmul(b);
+    }
+    assert_eq!(a.dims()[D - 1], b.dims()[D - 2], "the inner dimensions of a matrix product");
+    let rows = a.dims()[D - 2];
+    let [a, b] = [a, b].map(|x| x.into_primitive().tensor());
+    let out = init_matmul_output(&a, &b, DType::F32);
+    let launch = |strategy: &Strategy| {
+        let [a, b] = [&a, &b].map(|x| InputBinding::new(x.clone().binding(), DType::F32.into()));
+        let f32 = DType::F32.into();
+        let mut dtypes = MatmulElems::from_globals(&MatmulGlobalElems { lhs: f32, rhs: f32, out: f32 });
+        launch_ref(strategy, &out.client, a, b, out.clone().binding(), &mut dtypes)
+    };
+    // One row reads each weight once: a plane sums along it. It needs rows of weights that a plane divides, and refuses others.
+    let by_planes = D == 2 && rows == 1 && launch(&Strategy::GemvPlaneParallel(Default::default())).is_ok();
+    if !by_planes {
+        launch(&Strategy::SimpleUnit(Default::default()))
+            .expect("a product on plain cores fits every device");
+    }
+    Tensor::from_primitive(TensorPrimitive::Float(out))
+}
