@@ -77,6 +77,21 @@ impl<B: ModelBackend, const D: usize> Backward<B, 2> for Matmul<D> {
     }
 }
 
+/// State: the shape of what was summed.
+#[derive(Debug)]
+struct Sum<const D: usize>;
+
+impl<B: ModelBackend, const D: usize> Backward<B, 1> for Sum<D> {
+    type State = [usize; D];
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float::<B, 1>(grads.consume::<B>(&ops.node));
+        if let [Some(n)] = ops.parents {
+            grads.register::<B>(n.id, to_float(dy.reshape([1; D]).expand(ops.state)));
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct LinearState<B: Backend> {
     x: Option<Tensor<B, 2>>,
@@ -233,6 +248,11 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         let (a, b) = (a.inner(), b.inner());
         let y = B::matmul(a.clone(), b.clone());
         record(Matmul::<D>, parents, y, || (wants_b.then_some(a), wants_a.then_some(b)))
+    }
+
+    fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
+        let (parent, shape) = (node(&x), x.dims());
+        record(Sum::<D>, [parent], B::sum(x.inner()), || shape)
     }
 
     fn frozen_linear(

@@ -9,6 +9,13 @@ use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::std::InputBinding;
 
+/// The sum of all elements: columns first, then their sums. Burn's own adds with atomics, in whichever order threads come.
+pub(crate) fn sum<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1> {
+    let columns = x.dims()[D - 1].max(1);
+    let rows = x.shape().num_elements() / columns;
+    x.reshape([rows, columns]).sum_dim(0).sum_dim(1).reshape([1])
+}
+
 /// `a·b`. Products of f32 are f32: the automatic strategy would give them to tensor cores, which round to TF32 without a word.
 ///
 /// # Shapes

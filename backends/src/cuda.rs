@@ -6,4 +6,8 @@ impl crate::ModelBackend for burn::backend::Cuda {
     fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
         crate::cube::matmul(a, b)
     }
+
+    fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
+        crate::cube::sum(x)
+    }
 }

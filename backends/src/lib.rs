@@ -94,6 +94,11 @@ pub trait ModelBackend: Backend {
         a.matmul(b)
     }
 
+    /// The sum of all elements, `[1]`; the same bits for the same elements every time, which Burn's own sum does not promise.
+    fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
+        x.sum()
+    }
+
     /// `y = x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`, LoRA kept factored (Hu et al., arXiv 2106.09685).
     ///
     /// # Shapes

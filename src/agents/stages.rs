@@ -126,7 +126,7 @@ impl<B: ModelBackend, C: Backend> StageGraph<B> for TeamStages<'_, B, C> {
         if agents[..] == [self.plan.agents.len() - 1] {
             let target = self.batch.target.as_ref().expect("training samples have targets");
             let nll = team.target_nll(&self.batch.prompts[agents[0]], target, &readings[0]);
-            let loss = Some(nll.sum().mul_scalar(self.weights.target));
+            let loss = Some(B::sum(nll).mul_scalar(self.weights.target));
             return StageOutput { message: Vec::new(), loss };
         }
         let thoughts = team.think(agents, self.batch, self.plan, &readings);
@@ -136,7 +136,7 @@ impl<B: ModelBackend, C: Backend> StageGraph<B> for TeamStages<'_, B, C> {
         {
             if let Some(expert) = self.batch.expert(j) {
                 let nll = team.expert_nll(&thought, expert, reading, &self.plan.agents[j].end);
-                let own = nll.sum().mul_scalar(self.weights.experts[j]);
+                let own = B::sum(nll).mul_scalar(self.weights.experts[j]);
                 loss = Some(loss.map_or(own.clone(), |sum| sum + own));
             }
             let tensors = team.send(&thought, trace).into_tensors().into_iter();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::prelude::*;
-use diffmas_backends::{Autodiff, autodiff};
+use diffmas_backends::{Autodiff, ModelBackend, autodiff};
 
 /// Named trainable matrices, or their gradients.
 #[derive(Clone, Debug)]
@@ -80,15 +80,6 @@ impl<B: Backend> Parameters<B> {
         Self(self.0.into_iter().map(|(n, t)| (n, t.mul_scalar(factor))).collect())
     }
 
-    /// The Frobenius norm over all parameters, summed in name order in f64.
-    pub fn norm(&self) -> f64 {
-        let squares: Vec<_> = self.0.values().map(|t| t.clone().powi_scalar(2).sum()).collect();
-        if squares.is_empty() {
-            return 0.0;
-        }
-        Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
-    }
-
     /// The parameters for an autodiff graph: those that `learns` names as leaves, the others without gradient.
     pub fn leaves(&self, learns: impl Fn(&str) -> bool) -> Parameters<Autodiff<B>> {
         let (learning, frozen): (Vec<_>, Vec<_>) = self.0.iter().partition(|(name, _)| learns(name));
@@ -97,6 +88,17 @@ impl<B: Backend> Parameters<B> {
         let frozen =
             frozen.into_iter().map(|(name, value)| (name.clone(), Tensor::from_inner(value.clone())));
         Parameters(leaves.chain(frozen).collect())
+    }
+}
+
+impl<B: ModelBackend> Parameters<B> {
+    /// The Frobenius norm over all parameters, summed in name order in f64.
+    pub fn norm(&self) -> f64 {
+        let squares: Vec<_> = self.0.values().map(|t| B::sum(t.clone().powi_scalar(2))).collect();
+        if squares.is_empty() {
+            return 0.0;
+        }
+        Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
     }
 }
 

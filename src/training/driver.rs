@@ -133,7 +133,7 @@ fn accumulate<B: Backend>(
 }
 
 /// The Frobenius norm over several tensors.
-pub fn frobenius<B: Backend>(tensors: &[Tensor<B, 4>]) -> f64 {
-    let squares = tensors.iter().map(|t| t.clone().powi_scalar(2).sum()).collect();
+pub fn frobenius<B: ModelBackend>(tensors: &[Tensor<B, 4>]) -> f64 {
+    let squares = tensors.iter().map(|t| B::sum(t.clone().powi_scalar(2))).collect();
     Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
 }

@@ -260,17 +260,17 @@ fn a_dropped_sender_does_not_change_a_state_that_is_overwritten() {
     on_backend(Dropped);
 }
 
-/// An operation that moves numbers without changing them, so that it is linear.
-type Move<B> = fn(Tensor<Autodiff<B>, 3>) -> Tensor<Autodiff<B>, 3>;
+/// A linear operation: it moves numbers, or adds multiples of them.
+type Linear<B> = fn(Tensor<Autodiff<B>, 3>) -> Tensor<Autodiff<B>, 3>;
 
-struct Moves;
+struct LinearOperations;
 
-impl Job for Moves {
+impl Job for LinearOperations {
     type Output = ();
 
     /// The gradient of `⟨w, f(x)⟩` for a linear `f` is `⟨w, f(e_i)⟩` in every place `i`: exact, whatever the numbers.
     fn run<B: ModelBackend>(self, device: B::Device) {
-        let moves: [(&str, Move<B>); 10] = [
+        let operations: [(&str, Linear<B>); 13] = [
             ("expand a batch of one", |x| x.narrow(0, 0, 1).expand([3, 4, 6])),
             ("expand from fewer dimensions", |x| {
                 let [_, m, c] = x.dims();
@@ -306,8 +306,17 @@ impl Job for Moves {
                     (0..2).map(|b| x.clone().narrow(0, b, 1).squeeze_dim(0)).collect();
                 Tensor::stack::<3>(rows, 0).narrow(1, 1, 2)
             }),
+            ("a product with what stands on the right", |x| {
+                let right = TensorData::new(det_fill("right", 36, 1.0), [2, 6, 3]);
+                Autodiff::<B>::matmul(x.clone(), Tensor::from_data(right, &x.device()))
+            }),
+            ("a product with what stands on the left", |x| {
+                let left = TensorData::new(det_fill("left", 40, 1.0), [2, 5, 4]);
+                Autodiff::<B>::matmul(Tensor::from_data(left, &x.device()), x)
+            }),
+            ("a sum", |x| Autodiff::<B>::sum(x).reshape([1, 1, 1])),
         ];
-        for (what, f) in moves {
+        for (what, f) in operations {
             assert_eq!(wrong_places::<B>(f, &device), 0, "{what}");
         }
         // Why a rule of the lints forbids it: a copy of a dimension longer than 1 has the gradient of something else. Where this fails, Burn
@@ -319,7 +328,7 @@ impl Job for Moves {
 }
 
 /// In how many places the gradient of `f` at a tensor `[2, 4, 6]` is not its slope.
-fn wrong_places<B: ModelBackend>(f: Move<B>, device: &B::Device) -> usize {
+fn wrong_places<B: ModelBackend>(f: Linear<B>, device: &B::Device) -> usize {
     let (shape, n) = ([2, 4, 6], 48);
     let tensor = |data: Vec<f32>| Tensor::<Autodiff<B>, 3>::from_data(TensorData::new(data, shape), device);
     let out = f(tensor(vec![0.0; n])).dims();
@@ -337,6 +346,6 @@ fn wrong_places<B: ModelBackend>(f: Move<B>, device: &B::Device) -> usize {
 }
 
 #[test]
-fn operations_that_only_move_numbers_have_their_gradients() {
-    on_backend(Moves);
+fn linear_operations_have_their_gradients() {
+    on_backend(LinearOperations);
 }

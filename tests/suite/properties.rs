@@ -152,7 +152,8 @@ impl Job for WeightsMakeTheOutput {
             let [b, h, t, n] = weights.dims();
             let (groups, d) = (c.num_key_value_heads, c.head_dim);
             let v = all.layers[0].value.clone().unsqueeze_dim::<5>(2).expand([b, groups, h / groups, n, d]);
-            let out = weights.clone().matmul(v.reshape([b, h, n, d])).swap_dims(1, 2).reshape([b * t, h * d]);
+            let out =
+                B::matmul(weights.clone(), v.reshape([b, h, n, d])).swap_dims(1, 2).reshape([b * t, h * d]);
             let x = x + layer.self_attn.o_proj.forward(out);
             let y = layer.mlp.forward(layer.post_attention_layernorm.forward(x.clone()));
             let got = values(&backbone.norm.forward(x + y));
