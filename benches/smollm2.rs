@@ -195,7 +195,7 @@ fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Va
         let batch = TeamBatch::new(&[&samples[0]]);
         let reading = team.read(&team.think_all(&batch));
         let more = |_, _| ControlFlow::Continue(());
-        let answers = decode(team.answering(), &batch.prompts[3], &reading, &options, &[0], more);
+        let answers = decode(team.answering(), &batch.prompts[3], &reading, &options, &[0], more).unwrap();
         let wrote: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
         let latent = team.config.total_steps();
         positions = batch.tokens() + latent + wrote + answers[0].token_ids.len();

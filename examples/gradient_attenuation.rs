@@ -3,9 +3,10 @@
 //!
 //! The task needs the first message: the first agent alone sees which of eight tokens the last one must name. For chains of 2 to 8
 //! agents, before training (gates at 0.5) and after it, this measures the norm of ∂loss/∂(message of agent j), the ratio of the first to
-//! the last upstream agent, and, for states that are overwritten, the largest singular value of ∂c_{j+1}/∂c_j. Writes
+//! the last upstream agent, and, for states that are overwritten, the largest singular value of ∂c_{j+1}/∂c_j; for three seeds. Writes
 //! `gradient_attenuation.csv` and `gradient_attenuation.svg`.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ const WIDTH: usize = 16;
 /// One row of the table.
 pub struct Row {
     pub carrier: &'static str,
+    /// Seed of the adapter and of what the channel learns.
+    pub seed: u64,
     pub trained: bool,
     /// Agents of the chain, the final one counted.
     pub agents: usize,
@@ -59,6 +62,7 @@ pub struct Measure {
     pub model: PathBuf,
     /// Lengths of the chains.
     pub agents: Vec<usize>,
+    pub seeds: Vec<u64>,
     /// Updates of training.
     pub updates: usize,
 }
@@ -70,8 +74,10 @@ impl Job for Measure {
         let backbone = ModelFiles::open(&self.model)?.load::<B>(&device)?;
         let mut rows = Vec::new();
         for (carrier, channel, update) in CARRIERS {
-            for &agents in &self.agents {
-                let mut trainer = chain(&backbone, agents, channel, update)?;
+            let chains =
+                self.agents.iter().flat_map(|&agents| self.seeds.iter().map(move |&seed| (agents, seed)));
+            for (agents, seed) in chains {
+                let mut trainer = chain(&backbone, agents, channel, update, seed)?;
                 for trained in [false, true] {
                     if trained {
                         for step in 0..self.updates {
@@ -89,10 +95,10 @@ impl Job for Measure {
                         }
                         _ => Vec::new(),
                     };
-                    let row =
-                        Row { carrier, trained, agents, loss: got.loss, norms: norms.collect(), jacobians };
+                    let (loss, norms) = (got.loss, norms.collect());
+                    let row = Row { carrier, seed, trained, agents, loss, norms, jacobians };
                     eprintln!(
-                        "{carrier}, {agents} agents, trained {trained}: loss {:.3}, ratio {:.2e}",
+                        "{carrier}, {agents} agents, seed {seed}, trained {trained}: loss {:.3}, ratio {:.2e}",
                         row.loss,
                         row.ratio()
                     );
@@ -110,6 +116,7 @@ fn chain<B: ModelBackend>(
     agents: usize,
     channel: ChannelKind,
     update: OverwriteUpdate,
+    seed: u64,
 ) -> diffmas::Result<Trainer<B>> {
     let config = TeamConfig {
         channel,
@@ -125,8 +132,8 @@ fn chain<B: ModelBackend>(
     config.validate()?;
     let targets = ["q_proj", "v_proj", "o_proj", "down_proj"].map(String::from).to_vec();
     let lora = AdapterConfig::new(4, 8.0, TargetModules::List(targets));
-    let adapters = AdapterSet::init(AdapterScope::Shared, &lora, &config, backbone, 1)?;
-    let model = TeamModel::new(config, backbone.clone(), 1);
+    let adapters = AdapterSet::init(AdapterScope::Shared, &lora, &config, backbone, seed)?;
+    let model = TeamModel::new(config, backbone.clone(), seed);
     let open = |(name, value): (&String, &Tensor<B, 2>)| {
         let gate = name.ends_with(".gate") && name.starts_with("cross_attention");
         (name.clone(), if gate { value.clone() + 0.5 } else { value.clone() })
@@ -208,14 +215,15 @@ fn jacobians<B: ModelBackend>(
 
 /// The table as CSV: one line a message.
 pub fn csv(rows: &[Row]) -> String {
-    let mut text =
-        "carrier,trained,agents,loss,agent,gradient_norm,ratio_first_to_last,jacobian_norm\n".to_string();
+    let mut text = "carrier,seed,trained,agents,loss,agent,gradient_norm,ratio_first_to_last,jacobian_norm\n"
+        .to_string();
     for row in rows {
         for (j, norm) in row.norms.iter().enumerate() {
             let jacobian = row.jacobians.get(j).map_or(String::new(), |x| format!("{x:.6e}"));
             text += &format!(
-                "\"{}\",{},{},{:.6},{},{norm:.6e},{:.6e},{jacobian}\n",
+                "\"{}\",{},{},{},{:.6},{},{norm:.6e},{:.6e},{jacobian}\n",
                 row.carrier,
+                row.seed,
                 row.trained,
                 row.agents,
                 row.loss,
@@ -227,7 +235,7 @@ pub fn csv(rows: &[Row]) -> String {
     text
 }
 
-/// The ratio against the length of the chain, before and after training.
+/// The ratio against the length of the chain, before and after training: a point for each seed, a line through their medians.
 pub fn plot(rows: &[Row], path: &Path) -> Result<(), Box<dyn StdError>> {
     let area = SVGBackend::new(path, (960, 420)).into_drawing_area();
     area.fill(&WHITE)?;
@@ -253,12 +261,20 @@ pub fn plot(rows: &[Row], path: &Path) -> Result<(), Box<dyn StdError>> {
             .draw()?;
         for (i, (carrier, ..)) in CARRIERS.iter().enumerate() {
             let color = Palette99::pick(i).to_rgba();
-            let points =
-                rows.iter().filter(|r| r.carrier == *carrier && r.trained == trained && r.ratio() > 0.0);
-            let points: Vec<(f64, f64)> = points.map(|r| (r.agents as f64, r.ratio())).collect();
-            let series = LineSeries::new(points, color.stroke_width(2)).point_size(3);
+            let mut seeds: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+            for row in
+                rows.iter().filter(|r| r.carrier == *carrier && r.trained == trained && r.ratio() > 0.0)
+            {
+                seeds.entry(row.agents).or_default().push(row.ratio());
+            }
+            let points = seeds.iter().flat_map(|(&k, ratios)| ratios.iter().map(move |&r| (k as f64, r)));
+            chart.draw_series(points.map(|at| Circle::new(at, 3, color.filled())))?;
+            let medians = seeds.iter_mut().map(|(&k, ratios)| {
+                ratios.sort_by(f64::total_cmp);
+                (k as f64, ratios[ratios.len() / 2])
+            });
             chart
-                .draw_series(series)?
+                .draw_series(LineSeries::new(medians, color.stroke_width(2)))?
                 .label(*carrier)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color));
         }
@@ -277,7 +293,7 @@ fn main() -> Result<(), Box<dyn StdError>> {
     let [_, model, output] = &args[..] else {
         return Err("usage: gradient_attenuation MODEL_FOLDER OUTPUT_FOLDER".into());
     };
-    let job = Measure { model: model.into(), agents: (2..=8).collect(), updates: 300 };
+    let job = Measure { model: model.into(), agents: (2..=8).collect(), seeds: vec![1, 2, 3], updates: 300 };
     let rows = BackendKind::default_kind()?.run(None, job)??;
     let output = Path::new(output);
     std::fs::create_dir_all(output)?;

@@ -57,7 +57,7 @@ impl Job for Ask<'_> {
         let stop_tokens = vec![tokenizer.end_of_turn()];
         let options = DecodeOptions { max_new_tokens: 64, stop_tokens, ..DecodeOptions::default() };
         let more = |_, _| ControlFlow::Continue(());
-        let answers = decode(team.answering(), &batch.prompts[1], &team.read(&trace), &options, &[0], more);
+        let answers = decode(team.answering(), &batch.prompts[1], &team.read(&trace), &options, &[0], more)?;
         tokenizer.decode(&answers[0].token_ids)
     }
 }

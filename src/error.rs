@@ -45,6 +45,11 @@ impl Error {
         Self::Line { path: path.as_ref().to_path_buf(), line, message: message.to_string() }
     }
 
+    /// The same error, with the agent in whose passes it arose.
+    pub fn of_agent(self, name: &str) -> Self {
+        Self::invalid(format!("agent `{name}`: {self}"))
+    }
+
     /// An error about a setting or a combination of settings.
     pub fn invalid(message: impl ToString) -> Self {
         Self::Invalid(message.to_string())

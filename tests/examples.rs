@@ -171,6 +171,7 @@ fn gradients_of_chains_are_measured_and_drawn() {
     let job = gradient_attenuation::Measure {
         model: folder("tiny-qwen3").join("model"),
         agents: vec![2, 3],
+        seeds: vec![1],
         updates: 1,
     };
     let rows = BackendKind::default_kind().unwrap().run(None, job).unwrap().unwrap();

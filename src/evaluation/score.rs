@@ -221,7 +221,8 @@ fn score_batch<B: ModelBackend>(
     if let Some(checking) = scoring.checking {
         let answers = decode(team.answering(), prompt, &reading, &checking.options, &streams, |_, _| {
             std::ops::ControlFlow::Continue(())
-        });
+        })
+        .map_err(|e| e.of_agent(team.config.final_name()))?;
         spent.seconds = clock.elapsed().as_secs_f64();
         for ((right, sample), answer) in right.iter_mut().zip(&own).zip(answers) {
             spent.positions += answer.token_ids.len();
@@ -234,10 +235,19 @@ fn score_batch<B: ModelBackend>(
     let mut scores = Vec::with_capacity(own.len());
     for (row, (sample, right)) in own.iter().zip(right).enumerate() {
         let n = sample.target.as_ref().map_or(0, Vec::len);
-        let total: f64 = nll.by_ref().take(n).sum();
+        let tokens: Vec<f64> = nll.by_ref().take(n).collect();
+        if let Some(token) = tokens.iter().position(|nll| !nll.is_finite()) {
+            let position = trace.start[row] as usize + sample.prompts.last().map_or(0, Vec::len) + token;
+            return Err(Error::invalid(format!(
+                "line {}: agent `{}`: the loss of the token at position {position} is not finite: a weight of the model or the \
+                 adapter, or a message, is damaged or too large",
+                sample.line,
+                team.config.final_name()
+            )));
+        }
         scores.push(SampleScore {
             line: sample.line,
-            loss: total / n.max(1) as f64,
+            loss: tokens.iter().sum::<f64>() / n.max(1) as f64,
             target_tokens: n,
             trace_positions: trace.positions(row),
             right,

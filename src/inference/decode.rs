@@ -11,6 +11,7 @@ use super::sampling::penalise;
 use crate::agents::PaddedIds;
 use crate::backbone::{Backbone, KeyValues, Positions};
 use crate::communication::Reading;
+use crate::error::{Error, Result};
 use crate::random::generator;
 
 /// Generated positions after which the growing block is joined to what no longer grows: growth then copies few positions a token.
@@ -68,6 +69,9 @@ pub struct Answer {
 /// ends the row's answer with `Break`.
 ///
 /// A row's answer depends neither on the other rows nor on padding.
+///
+/// # Errors
+/// If a score is not finite, naming the position: no token could be chosen, only made up.
 pub fn decode<B: ModelBackend>(
     backbone: &Backbone<B>,
     prompt: &PaddedIds,
@@ -75,12 +79,12 @@ pub fn decode<B: ModelBackend>(
     options: &DecodeOptions,
     streams: &[u64],
     mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
-) -> Vec<Answer> {
+) -> Result<Vec<Answer>> {
     let rows = prompt.batch;
     let mut rngs: Vec<ChaCha8Rng> = streams.iter().map(|&stream| generator(options.seed, stream)).collect();
     let mut answers = vec![Answer::default(); rows];
     if options.max_new_tokens == 0 {
-        return answers;
+        return Ok(answers);
     }
     let penalty = options.repetition_penalty;
     let mut seen: Vec<BTreeSet<u32>> = if penalty == 1.0 { Vec::new() } else { distinct(prompt) };
@@ -96,6 +100,13 @@ pub fn decode<B: ModelBackend>(
             let answer = &mut answers[row];
             if answer.stopped {
                 continue;
+            }
+            if scores.iter().any(|score| !score.is_finite()) {
+                return Err(Error::invalid(format!(
+                    "the scores of the token after position {} are not finite: a weight of the model or the adapter, or a message, is \
+                     damaged or too large",
+                    next[row] - 1
+                )));
             }
             if let Some(seen) = seen.get(row) {
                 penalise(scores, seen, penalty);
@@ -113,7 +124,7 @@ pub fn decode<B: ModelBackend>(
             }
         }
         if answers.iter().all(|a| a.stopped || a.token_ids.len() >= options.max_new_tokens) {
-            return answers;
+            return Ok(answers);
         }
         if growing.as_ref().is_some_and(|g| g.len() >= CHUNK) {
             still =

@@ -80,7 +80,8 @@ pub fn write_messages<B: ModelBackend>(
             let options = DecodeOptions { max_new_tokens: team.config.message_tokens(j), ..options.clone() };
             let reading = Reading::empty(rows.len());
             sampled =
-                decode(&team.roles[j], &prompt, &reading, &options, &own, |_, _| ControlFlow::Continue(()));
+                decode(&team.roles[j], &prompt, &reading, &options, &own, |_, _| ControlFlow::Continue(()))
+                    .map_err(|e| e.of_agent(&team.config.agents[j].name))?;
         }
         let mut sampled = sampled.into_iter();
         for (given, written) in given.into_iter().zip(&mut written) {

@@ -114,3 +114,23 @@ fn an_adapter_set_that_lacks_a_role_names_its_folder() {
     }
     says(&failure(place.eval(&[&"--adapter", &place.path("set")])), &["set/solver", "adapter_config.json"]);
 }
+
+#[test]
+fn weights_that_overflow_are_an_error_and_no_answer() {
+    let place = Place::new();
+    let adapter = place.copy(&golden("tiny-llama").join("adapter"), "adapter");
+    let path = adapter.join("adapter_model.safetensors");
+    let mut tensors = read_safetensors(&path).unwrap();
+    tensors.values_mut().for_each(|(_, values)| values.iter_mut().for_each(|x| *x *= 1e25));
+    write_safetensors(&path, &tensors, None).unwrap();
+    let parts = ["agent `solver`", "position ", "not finite"];
+    says(&failure(place.eval(&[&"--adapter", &adapter])), &[&parts[..], &["line 1"]].concat());
+    let model = golden("tiny-llama").join("model");
+    let data = place.path("data.jsonl");
+    let output = place.path("answers.jsonl");
+    let mut run =
+        crate::shared::diffmas(&[&"run", &"--model", &model, &"--data", &data, &"--adapter", &adapter]);
+    run.args(["--greedy", "--output"]).arg(&output);
+    says(&failure(run), &parts);
+    assert!(!output.exists());
+}

@@ -413,6 +413,7 @@ impl Check for Greedy {
             decode(answering.answering(), &b.prompts[3], &reading, &options, &streams, |_, _| {
                 ControlFlow::Continue(())
             })
+            .unwrap()
         };
         for (key, thinking, answering) in [
             ("trace_on_decode_on", &on, &on),

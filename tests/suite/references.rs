@@ -287,6 +287,7 @@ fn answers<B: ModelBackend>(team: &Team<B>, g: &Golden<B>, size: usize, want: &[
         let streams: Vec<u64> = (0..rows.len() as u64).collect();
         let prompt = b.prompts.last().unwrap();
         decode(team.answering(), prompt, &reading, &options, &streams, |_, _| ControlFlow::Continue(()))
+            .unwrap()
     };
     let got = g.samples.chunks(size).flat_map(answer);
     let row = |(i, (got, want)): (usize, (Answer, &Greedy))| {

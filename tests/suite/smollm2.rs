@@ -111,7 +111,8 @@ impl Job for Paris {
         let answers =
             decode(team.answering(), &batch.prompts[0], &Reading::empty(1), &options, &[0], |_, _| {
                 ControlFlow::Continue(())
-            });
+            })
+            .unwrap();
         let text = tokenizer.decode(&answers[0].token_ids).unwrap();
         assert!(text.contains("Paris") && answers[0].stopped, "{text}");
     }

