@@ -46,11 +46,11 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles `source`; the template sees the special tokens as `bos_token` and `eos_token`.
+    /// Compiles `source`; the template sees each of the special `tokens` under its name in `tokenizer_config.json` (`bos_token`, …).
     ///
     /// # Errors
     /// When `source` is not a template.
-    pub fn new(source: &str, bos_token: Option<&str>, eos_token: Option<&str>) -> Result<Self> {
+    pub fn new(source: &str, tokens: &[(&'static str, &str)]) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
@@ -67,10 +67,8 @@ impl ChatTemplate {
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        for (name, token) in [("bos_token", bos_token), ("eos_token", eos_token)] {
-            if let Some(token) = token {
-                environment.add_global(name, token);
-            }
+        for &(name, token) in tokens {
+            environment.add_global(name, token);
         }
         environment
             .add_template_owned(NAME, prepare(source))
@@ -189,7 +187,11 @@ mod tests {
     }
 
     fn render(source: &str, turns: &[(&str, &str)]) -> Result<String> {
-        ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(&chat(turns), true, Thinking::Auto)
+        ChatTemplate::new(source, &[("bos_token", "<s>"), ("eos_token", "</s>")])?.render(
+            &chat(turns),
+            true,
+            Thinking::Auto,
+        )
     }
 
     // The expected texts of this module are what transformers 5 renders.
@@ -199,7 +201,7 @@ mod tests {
             {{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' \
             + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
             {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-        let template = ChatTemplate::new(source, None, None).unwrap();
+        let template = ChatTemplate::new(source, &[]).unwrap();
         let start = "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n<b>&\n <|im_end|>\n";
         assert_eq!(template.render(&chat(&[("user", "<b>&\n ")]), false, Thinking::Auto).unwrap(), start);
         let opened = template.render(&chat(&[("user", "<b>&\n ")]), true, Thinking::Auto).unwrap();

@@ -10,13 +10,15 @@
 //! Beside these, `trajectories` (`trajectory_ids` in the last form) may hold, by role, what upstream agents should write if they wrote
 //! text.
 //!
-//! Turns of `messages` before the last user turn are what the agents see as the conversation so far.
+//! Turns of `messages` before the last user turn, whoever speaks in them, are what the agents see as the conversation so far. After it
+//! stands the answer alone.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::toml_file::nearest;
 use super::unique_json::UniqueJson;
 use crate::error::{Error, Result};
 
@@ -159,6 +161,9 @@ fn answer_text(
     if lacking && answers == Answers::Optional { Ok(None) } else { text(fields, name).map(Some) }
 }
 
+/// Who may speak in `messages`; a chat template decides whom of them it knows.
+const ROLES: [&str; 7] = ["system", "developer", "user", "assistant", "tool", "function", "ipython"];
+
 /// Question and answer of a conversation: the last user turn, and the last assistant turn if it comes after
 /// that.
 fn turns(
@@ -180,11 +185,28 @@ fn turns(
                 Err(format!("field `messages[{index}].{name}` must be a string, found {}", kind_of(other)))
             }
         };
-        turns.push((part("role")?, part("content")?));
+        let role = part("role")?;
+        if !ROLES.contains(&role) {
+            let hint =
+                nearest(role, &ROLES).map_or(String::new(), |right| format!("; did you mean `{right}`?"));
+            let known = ROLES.join(", ");
+            return Err(format!("field `messages[{index}].role` is `{role}`{hint} (known: {known})"));
+        }
+        turns.push((role, part("content")?));
     }
     let last = |role: &str| turns.iter().rposition(|&(r, content)| r == role && !content.trim().is_empty());
     let user = last("user").ok_or("field `messages` has no user turn with content")?;
-    let answer = last("assistant").filter(|&index| index > user).map(|index| turns[index].1.to_string());
+    let answer = last("assistant").filter(|&index| index > user);
+    // What else stands after the question would be read by nobody.
+    let unread = (user + 1..turns.len()).find(|&i| Some(i) != answer && !turns[i].1.trim().is_empty());
+    if let Some(index) = unread {
+        return Err(format!(
+            "field `messages[{index}]`: a turn of `{}` after the last user turn is neither question nor answer; end the line with one \
+             assistant turn, or make a line of each question",
+            turns[index].0
+        ));
+    }
+    let answer = answer.map(|index| turns[index].1.to_string());
     if answer.is_none() && answers == Answers::Required {
         return Err("field `messages` has no assistant turn with content after the last user turn".into());
     }
@@ -347,6 +369,24 @@ mod tests {
                 "field `messages[0].content` must be a string, found nothing",
             ),
             (r#"{"messages": []}"#, "field `messages` has no user turn"),
+            (
+                r#"{"messages": [{"role": "usr", "content": "q"}]}"#,
+                "field `messages[0].role` is `usr`; did you mean `user`?",
+            ),
+            (
+                concat!(
+                    r#"{"messages": [{"role": "user", "content": "q"}, {"role": "tool", "content": "t"},"#,
+                    r#" {"role": "assistant", "content": "a"}]}"#
+                ),
+                "field `messages[1]`: a turn of `tool` after the last user turn",
+            ),
+            (
+                concat!(
+                    r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},"#,
+                    r#" {"role": "system", "content": "s"}]}"#
+                ),
+                "field `messages[2]`: a turn of `system` after the last user turn",
+            ),
             (
                 r#"{"prompt_ids": {"a": [1, -2]}, "target_ids": [1]}"#,
                 "field `prompt_ids.a[1]` must be a token id",

@@ -15,6 +15,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 use crate::checkpoint::gguf::whole;
@@ -36,6 +37,8 @@ const UNUSED: u32 = 5;
 struct Rules {
     pre_tokenizer: PreTokenizerWrapper,
     nfc: bool,
+    /// Whether a text begins with the token that begins texts, where the file does not say.
+    begins: bool,
     /// Whether a word that is in the vocabulary is taken whole without merging.
     ignore_merges: bool,
 }
@@ -51,13 +54,15 @@ fn rules(name: &str) -> Result<Rules> {
     Ok(match name {
         "smollm" => {
             let pre_tokenizer = Sequence::new(vec![Digits::new(true).into(), gpt2.into()]).into();
-            Rules { pre_tokenizer, nfc: false, ignore_merges: false }
+            Rules { pre_tokenizer, nfc: false, begins: false, ignore_merges: false }
         }
-        "qwen2" => Rules { pre_tokenizer: split("")?, nfc: true, ignore_merges: false },
+        "qwen2" => Rules { pre_tokenizer: split("")?, nfc: true, begins: false, ignore_merges: false },
         "llama-bpe" | "llama3" | "llama-v3" => {
-            Rules { pre_tokenizer: split("{1,3}")?, nfc: false, ignore_merges: true }
+            Rules { pre_tokenizer: split("{1,3}")?, nfc: false, begins: true, ignore_merges: true }
         }
-        "gpt-2" | "gpt2" => Rules { pre_tokenizer: gpt2.into(), nfc: false, ignore_merges: false },
+        "gpt-2" | "gpt2" => {
+            Rules { pre_tokenizer: gpt2.into(), nfc: false, begins: false, ignore_merges: false }
+        }
         _ => {
             return Err(format!(
                 "field `tokenizer.ggml.pre`: the pre-tokenizer `{name}` is not supported (supported: \
@@ -76,7 +81,17 @@ pub fn build(content: &Content) -> Result<Tokenizer> {
              (`gpt2`); use the model's Hugging Face folder"
         ));
     }
-    let rules = rules(string(content, "tokenizer.ggml.pre").unwrap_or("gpt-2"))?;
+    let pre = match content.metadata.get("tokenizer.ggml.pre") {
+        Some(_) => string(content, "tokenizer.ggml.pre")?,
+        None => {
+            tracing::warn!(
+                "the file does not say how text is cut into words (`tokenizer.ggml.pre`); it is cut as GPT-2 does, and ids are wrong if \
+                 the model was trained otherwise: convert it anew, or use the model's Hugging Face folder"
+            );
+            "gpt-2"
+        }
+    };
+    let rules = rules(pre)?;
     let tokens = strings(content, "tokenizer.ggml.tokens")?;
     let types = match content.metadata.get("tokenizer.ggml.token_type") {
         None => Vec::new(),
@@ -122,6 +137,21 @@ pub fn build(content: &Content) -> Result<Tokenizer> {
                 if special { tokenizer.add_special_tokens([added]) } else { tokenizer.add_tokens([added]) };
             count.map_err(|e| format!("field `tokenizer.ggml.tokens[{index}]`: {e}"))?;
         }
+    }
+    let begins = match content.metadata.get("tokenizer.ggml.add_bos_token") {
+        None => rules.begins,
+        Some(Value::Bool(begins)) => *begins,
+        Some(_) => return Err("field `tokenizer.ggml.add_bos_token` must be true or false".into()),
+    };
+    if let Some(bos) = token_id(content, "tokenizer.ggml.bos_token_id").filter(|_| begins) {
+        let text = tokenizer.id_to_token(bos).ok_or("field `tokenizer.ggml.bos_token_id` names no token")?;
+        let processor = TemplateProcessing::builder()
+            .try_single(vec![text.as_str(), "$A"])
+            .map_err(|e| format!("field `tokenizer.ggml.bos_token_id`: {e}"))?
+            .special_tokens(vec![(text.clone(), bos)])
+            .build()
+            .map_err(|e| format!("field `tokenizer.ggml.bos_token_id`: {e}"))?;
+        tokenizer.with_post_processor(Some(processor));
     }
     Ok(tokenizer)
 }

@@ -141,8 +141,8 @@ impl PromptBuilder {
     /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
     /// conversation that the sample is the end of, and its user prompt.
     ///
-    /// The earlier turns are what user and assistant said in the field `messages` before the last user turn. An agent whose
-    /// own prompts speak of `messages` writes them as it likes; nothing is put in then.
+    /// The earlier turns are those of the field `messages` before the last user turn, whoever speaks in them. An agent whose own prompts
+    /// speak of `messages` writes them as it likes; nothing is put in then.
     ///
     /// # Errors
     /// Names file, line, agent and the variable that the line does not have; or that the agent has no `user`.
@@ -297,11 +297,11 @@ impl PromptBuilder {
 
     /// The chat template over `messages`, with the generation prompt.
     fn encode_prompt(&self, tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<Vec<u32>> {
-        let text = match tokenizer.chat_template() {
-            Some(template) => template.render(messages, true, self.thinking)?,
-            None => plain(messages),
-        };
-        tokenizer.encode(&text)
+        match tokenizer.chat_template() {
+            // It writes the special tokens itself.
+            Some(template) => tokenizer.encode(&template.render(messages, true, self.thinking)?),
+            None => tokenizer.encode_plain(&plain(messages)),
+        }
     }
 
     fn tokenise(&self, path: &Path, sample: &Sample) -> Result<Tokens> {
@@ -349,15 +349,14 @@ fn speaks_of(templates: &Environment<'_>, index: usize, variable: &str) -> bool 
         .any(|template| template.undeclared_variables(false).contains(variable))
 }
 
-/// What user and assistant said in the field `messages` before the last user turn; nothing without that field.
+/// The turns of the field `messages` before the last user turn; nothing without that field.
 fn earlier_turns(fields: &Map<String, Value>) -> Vec<ChatMessage> {
     let turns = fields.get("messages").and_then(Value::as_array).into_iter().flatten();
     let said = turns.filter_map(|turn| {
         let part = |name: &str| turn.get(name).and_then(Value::as_str);
         Some(ChatMessage::new(part("role")?, part("content")?))
     });
-    let mut said: Vec<ChatMessage> =
-        said.filter(|turn| matches!(turn.role.as_str(), "user" | "assistant")).collect();
+    let mut said: Vec<ChatMessage> = said.collect();
     let last = |turn: &ChatMessage| turn.role == "user" && !turn.content.trim().is_empty();
     said.truncate(said.iter().rposition(last).unwrap_or(0));
     said
@@ -447,14 +446,27 @@ mod tests {
         ]);
         let builder = PromptBuilder::new(&team, None).unwrap();
         let turn = |role: &str, content: &str| json!({"role": role, "content": content});
-        let messages = [turn("system", "no"), turn("user", "1?"), turn("assistant", "1"), turn("user", "2?")];
+        let messages = [
+            turn("system", "no"),
+            turn("user", "1?"),
+            turn("tool", "t"),
+            turn("assistant", "1"),
+            turn("user", "2?"),
+        ];
         let fields = json!({"question": "2?", "messages": messages});
         let sample = text_sample(fields, None);
         let said = |index| -> Vec<(String, String)> {
             let messages = builder.messages(PATH.as_ref(), &sample, index).unwrap();
             messages.into_iter().map(|m| (m.role, m.content)).collect()
         };
-        let expected = [("system", "S"), ("user", "1?"), ("assistant", "1"), ("user", "Q 2?")];
+        let expected = [
+            ("system", "S"),
+            ("system", "no"),
+            ("user", "1?"),
+            ("tool", "t"),
+            ("assistant", "1"),
+            ("user", "Q 2?"),
+        ];
         assert_eq!(said(0), expected.map(|(r, c)| (r.to_string(), c.to_string())));
         assert_eq!(said(1), [("user".to_string(), "no".to_string())], "it writes `messages` itself");
     }

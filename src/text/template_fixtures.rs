@@ -17,9 +17,10 @@ fn fixtures() -> PathBuf {
 /// The template of a model, and its conversations.
 fn load(model: &str) -> (ChatTemplate, Vec<Value>) {
     let config = json(&fixtures().join(model).join("tokenizer_config.json"));
-    let token = |name: &str| config[name].as_str();
+    let tokens = ["bos_token", "eos_token"].map(|name| Some((name, config[name].as_str()?)));
+    let tokens: Vec<(&str, &str)> = tokens.into_iter().flatten().collect();
     let source = config["chat_template"].as_str().unwrap();
-    let template = ChatTemplate::new(source, token("bos_token"), token("eos_token")).unwrap();
+    let template = ChatTemplate::new(source, &tokens).unwrap();
     let cases = json(&fixtures().join(format!("{model}.json")))["cases"].as_array().unwrap().clone();
     (template, cases)
 }

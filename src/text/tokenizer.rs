@@ -4,12 +4,24 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Content;
 use serde_json::Value;
+use tokenizers::PostProcessor;
 
 use super::chat::ChatTemplate;
 use super::gguf_tokenizer;
 use super::stream::TextStream;
 use super::words::Words;
 use crate::error::{Error, Result};
+
+/// Special tokens that a chat template may name: their names in `tokenizer_config.json`, and those of their ids in GGUF files.
+const SPECIAL_TOKENS: [(&str, &str); 7] = [
+    ("bos_token", "bos"),
+    ("eos_token", "eos"),
+    ("unk_token", "unknown"),
+    ("sep_token", "seperator"),
+    ("pad_token", "padding"),
+    ("cls_token", "cls"),
+    ("mask_token", "mask"),
+];
 
 /// Text to token ids and back.
 pub struct Tokenizer {
@@ -68,8 +80,13 @@ impl Tokenizer {
                 (config_path, source)
             }
         };
+        let tokens = SPECIAL_TOKENS.iter().filter_map(|&(name, _)| match name {
+            "eos_token" => Some((name, eos_text.as_str())),
+            _ => Some((name, named_token(name)?)),
+        });
+        let tokens: Vec<(&str, &str)> = tokens.collect();
         let chat_template = source
-            .map(|source| ChatTemplate::new(&source, named_token("bos_token"), Some(&eos_text)))
+            .map(|source| ChatTemplate::new(&source, &tokens))
             .transpose()
             .map_err(|e| Error::file(template_path, e))?;
         Self::new(inner, chat_template, end_of_turn).map(Some)
@@ -85,20 +102,21 @@ impl Tokenizer {
             let id = gguf_tokenizer::token_id(content, &format!("tokenizer.ggml.{name}_token_id"))?;
             Some((id, inner.id_to_token(id)?))
         };
-        let Some((end_of_turn, eos_text)) = token("eos") else {
+        let Some((end_of_turn, _)) = token("eos") else {
             return Err(Error::file(
                 path,
                 "field `tokenizer.ggml.eos_token_id` is missing or names no token",
             ));
         };
-        let bos = token("bos");
-        let bos_text = bos.as_ref().map(|(_, text)| text.as_str());
+        let tokens = SPECIAL_TOKENS.map(|(name, stored)| Some((name, token(stored)?.1)));
+        let tokens: Vec<(&str, &str)> =
+            tokens.iter().flatten().map(|(name, text)| (*name, text.as_str())).collect();
         let chat_template = match content.metadata.contains_key("tokenizer.chat_template") {
             false => None,
             true => Some(
                 gguf_tokenizer::string(content, "tokenizer.chat_template")
                     .map_err(Error::invalid)
-                    .and_then(|source| ChatTemplate::new(source, bos_text, Some(&eos_text)))
+                    .and_then(|source| ChatTemplate::new(source, &tokens))
                     .map_err(|e| Error::file(path, e))?,
             ),
         };
@@ -126,6 +144,20 @@ impl Tokenizer {
         by_words
             .unwrap_or_else(whole)
             .map_err(|e| Error::invalid(format!("the text cannot be tokenised: {e}")))
+    }
+
+    /// The token ids of a prompt that no chat template made: with the special tokens that the tokenizer puts around a text, such as the one
+    /// that begins it.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot represent the text.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+        if self.inner.get_post_processor().is_none_or(|p| p.added_tokens(false) == 0) {
+            return self.encode(text);
+        }
+        let encoding = self.inner.encode_fast(text, true);
+        let encoding = encoding.map_err(|e| Error::invalid(format!("the text cannot be tokenised: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of `ids`, without special tokens.
@@ -227,7 +259,8 @@ pub(super) mod tests {
     /// A byte-level tokenizer whose turns end with `<end>`.
     pub fn tiny(chat_template: Option<&str>) -> Tokenizer {
         let inner = gguf_tokenizer::build(&content("smollm", &["a b"], &[("<end>", 3), ("<s>", 3)])).unwrap();
-        let chat_template = chat_template.map(|t| ChatTemplate::new(t, Some("<s>"), Some("<end>")).unwrap());
+        let tokens = [("bos_token", "<s>"), ("eos_token", "<end>")];
+        let chat_template = chat_template.map(|t| ChatTemplate::new(t, &tokens).unwrap());
         Tokenizer::new(inner, chat_template, 257).unwrap()
     }
 
@@ -262,15 +295,30 @@ pub(super) mod tests {
     #[test]
     fn a_folder_gives_ids_end_of_turn_and_chat_template() {
         let config = json!({"eos_token": {"content": "<end>"}, "bos_token": "<s>",
-            "chat_template": [{"name": "tools", "template": "t"},
-                {"name": "default", "template": "{{ bos_token }}{{ eos_token }}"}]});
+            "pad_token": "<pad>", "unk_token": {"content": "<unk>"}, "chat_template": [{"name": "tools", "template": "t"},
+                {"name": "default", "template": "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ unk_token }}{{ mask_token }}"}]});
         let tokenizer = open(&[("tokenizer_config.json", config.clone())]).unwrap();
         assert_eq!((tokenizer.end_of_turn(), tokenizer.vocab_size()), (257, 259));
         let ids = tokenizer.encode("abé<end>").unwrap();
         assert_eq!((ids.len(), ids[3], tokenizer.decode(&ids).unwrap().as_str()), (4, 257, "abé"));
-        assert_eq!(opening(&tokenizer), "<s><end>");
+        assert_eq!(opening(&tokenizer), "<s><end><pad><unk>");
         let files = [("tokenizer_config.json", config), ("chat_template.jinja", json!("from a file"))];
         assert_eq!(opening(&open(&files).unwrap()), "from a file");
+    }
+
+    #[test]
+    fn plain_prompts_begin_as_the_tokenizer_begins_texts() {
+        let dir = folder(&[("tokenizer_config.json", json!({"eos_token": "<end>"}))]);
+        let path = dir.path().join("tokenizer.json");
+        let mut file: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        file["post_processor"] = json!({"type": "TemplateProcessing", "pair": [],
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [258], "tokens": ["<s>"]}}});
+        std::fs::write(&path, file.to_string()).unwrap();
+        let tokenizer = Tokenizer::from_folder(dir.path()).unwrap().unwrap();
+        let ids = tokenizer.encode("ab").unwrap();
+        assert_eq!(tokenizer.encode_plain("ab").unwrap(), [&[258], &ids[..]].concat());
+        assert_eq!(tiny(None).encode_plain("ab").unwrap(), ids);
     }
 
     #[test]
@@ -313,6 +361,13 @@ pub(super) mod tests {
         content.metadata.insert("tokenizer.chat_template".into(), template);
         let tokenizer = Tokenizer::from_gguf("m.gguf".as_ref(), &content).unwrap();
         assert_eq!((tokenizer.end_of_turn(), opening(&tokenizer).as_str()), (256, "|<end>"));
+        // `content` names no other special token, so that it begins no text with one unless told to.
+        assert_eq!(tokenizer.encode_plain("a").unwrap(), tokenizer.encode("a").unwrap());
+        content.metadata.insert("tokenizer.ggml.bos_token_id".into(), Value::U32(256));
+        content.metadata.insert("tokenizer.ggml.add_bos_token".into(), Value::Bool(true));
+        let tokenizer = Tokenizer::from_gguf("m.gguf".as_ref(), &content).unwrap();
+        assert_eq!(opening(&tokenizer), "<end>|<end>");
+        assert_eq!(tokenizer.encode_plain("a").unwrap()[0], 256);
         content.metadata.remove("tokenizer.ggml.eos_token_id");
         let error = Tokenizer::from_gguf("m.gguf".as_ref(), &content).unwrap_err().to_string();
         assert!(error.starts_with("m.gguf: field `tokenizer.ggml.eos_token_id`"), "{error}");
