@@ -5,6 +5,7 @@ pub mod atomic;
 mod candle_error;
 pub mod fields;
 pub mod gguf;
+pub(crate) mod hash;
 pub mod hub;
 pub mod peft;
 mod positioned;

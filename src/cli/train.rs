@@ -145,6 +145,10 @@ impl Job for Train<'_> {
             Begin::Resume => {
                 remove_leftovers(self.dir)?;
                 done = trainer.resume(self.dir, &self.samples)?.unwrap_or(0);
+                for change in trainer.changed() {
+                    verbosity::note(format_args!("{change}"));
+                }
+                write_atomic(&self.dir.join("config.toml"), self.settings.as_bytes())?;
                 verbosity::note(format_args!("going on after update {done} of {total}"));
             }
         }

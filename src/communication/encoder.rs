@@ -19,6 +19,9 @@ fn yes() -> bool {
     true
 }
 
+/// The largest size that makes sense, far above that of any model.
+const MOST: usize = 1 << 14;
+
 /// Sizes of the learned channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VectorsConfig {
@@ -53,6 +56,17 @@ impl VectorsConfig {
             if size == 0 {
                 return wrong(format!("{name} must be at least 1"));
             }
+            if size > MOST {
+                return wrong(format!("{name} = {size} is too large: at most {MOST}"));
+            }
+        }
+        if self.num_vectors * self.vector_dim > MOST << 10 {
+            return wrong(format!(
+                "num_vectors = {} times vector_dim = {} is too large: at most {} numbers a message",
+                self.num_vectors,
+                self.vector_dim,
+                MOST << 10
+            ));
         }
         if !self.vector_dim.is_multiple_of(self.vector_heads) {
             return wrong(format!(

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::Optimizer;
+use super::{Optimizer, RunSettings};
 use crate::agents::{AdapterSet, TeamModel};
 use crate::backbone::Parameters;
+use crate::checkpoint::hash::sha256_of;
 use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
 use crate::communication::{ChannelKind, OverwriteUpdate, VectorsConfig};
 use crate::error::{Error, Result};
@@ -23,17 +24,20 @@ use crate::text::TokenizedSample;
 const WEIGHTS: &str = "communication.safetensors";
 const SETTINGS: &str = "communication_config.json";
 
+/// The SHA-256 of every other file of a checkpoint.
+const MANIFEST: &str = "manifest.json";
+
 /// What a run needs, beside tensors, to go on as if it had not stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointState {
     /// Updates done; with the seed, the place in the data.
     pub step: usize,
-    /// Seed of the order of samples.
-    pub seed: u64,
     /// The training data, to notice that it changed.
     pub data: DataMark,
     /// Updates skipped in a row.
     pub skipped_in_a_row: usize,
+    /// What it is trained with.
+    pub settings: RunSettings,
 }
 
 /// What a checkpoint remembers of the training data.
@@ -50,11 +54,11 @@ impl DataMark {
     pub fn new(samples: &[TokenizedSample]) -> Self {
         let mut hash = Sha256::new();
         for sample in samples {
-            let experts = sample.experts.iter().flatten();
-            for ids in sample.prompts.iter().chain(&sample.target).chain(experts) {
-                // With the length before them, ids cannot move from one list to the next unseen.
-                hash.update((ids.len() as u64).to_le_bytes());
-                hash.update(ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+            let lists = sample.prompts.iter().map(Some).chain([sample.target.as_ref()]);
+            for ids in lists.chain(sample.experts.iter().map(Option::as_ref)) {
+                // With its length before it, and a mark for one that is not there, no list can become another's unseen.
+                hash.update(ids.map_or(u64::MAX, |ids| ids.len() as u64).to_le_bytes());
+                hash.update(ids.into_iter().flatten().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
             }
         }
         Self { samples: samples.len(), sha256: format!("{:x}", hash.finalize()) }
@@ -181,7 +185,10 @@ pub fn write_checkpoint<B: ModelBackend>(
         write_communication(dir, model, parameters)?;
         write_safetensors(&dir.join("optimizer.safetensors"), &optimizer.to_host(), None)?;
         let text = serde_json::to_string_pretty(state).map_err(|e| Error::file(dir, e))?;
-        write_atomic(&dir.join("state.json"), text.as_bytes())
+        write_atomic(&dir.join("state.json"), text.as_bytes())?;
+        let manifest = manifest(dir).map_err(|e| Error::file(dir, e))?;
+        let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::file(dir, e))?;
+        write_atomic(&dir.join(MANIFEST), text.as_bytes())
     })?;
     if let Some(keep) = keep {
         for (_, old) in checkpoints(output).into_iter().skip(keep) {
@@ -189,6 +196,43 @@ pub fn write_checkpoint<B: ModelBackend>(
         }
     }
     Ok(dir)
+}
+
+/// The SHA-256 of every file below `dir`, by its path there.
+fn manifest(dir: &Path) -> std::io::Result<BTreeMap<String, String>> {
+    let (mut all, mut folders) = (BTreeMap::new(), vec![dir.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(dir).expect("it is below").to_string_lossy().replace('\\', "/");
+            if name != MANIFEST {
+                all.insert(name, sha256_of(&path)?);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Refuses a checkpoint in which a file is not as it was written.
+fn check_manifest(dir: &Path) -> Result<()> {
+    let path = dir.join(MANIFEST);
+    let text = fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+    let written: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
+    let found = manifest(dir).map_err(|e| Error::file(dir, e))?;
+    for name in written.keys().chain(found.keys()) {
+        let what = match (written.get(name), found.get(name)) {
+            (Some(written), Some(found)) if written == found => continue,
+            (Some(_), Some(_)) => "the file is damaged: its SHA-256 is not the one in manifest.json",
+            (Some(_), None) => "the file is missing",
+            (None, _) => "the file is not one of this checkpoint's: manifest.json does not name it",
+        };
+        return Err(Error::file(dir.join(name), what));
+    }
+    Ok(())
 }
 
 /// The checkpoints below `output`, newest first.
@@ -207,16 +251,22 @@ fn checkpoints(output: &Path) -> Vec<(usize, PathBuf)> {
 /// with a warning. `None` where there is no checkpoint.
 ///
 /// # Errors
-/// If there are checkpoints and none can be read: what is wrong with the newest.
+/// What `accept` says of the newest whole one's state; or, if there are checkpoints and none can be read, what is wrong with the newest.
 pub fn read_checkpoint<B: ModelBackend>(
     output: &Path,
     model: &TeamModel<B>,
     adapters: &AdapterSet<B>,
     optimizer: &mut Optimizer<B>,
+    accept: impl Fn(&CheckpointState) -> Result<()>,
 ) -> Result<Option<(Parameters<B>, CheckpointState)>> {
     let mut first_error = None;
     for (_, dir) in checkpoints(output) {
-        match read_one(&dir, model, adapters, optimizer) {
+        let state = read_state(&dir);
+        if let Ok(state) = &state {
+            accept(state)?;
+        }
+        let read = state.and_then(|state| Ok((read_parameters(&dir, model, adapters, optimizer)?, state)));
+        match read {
             Ok(read) => {
                 if first_error.is_some() {
                     tracing::warn!("going on from the earlier checkpoint {}", dir.display());
@@ -232,15 +282,19 @@ pub fn read_checkpoint<B: ModelBackend>(
     first_error.map_or(Ok(None), Err)
 }
 
-fn read_one<B: ModelBackend>(
+fn read_state(dir: &Path) -> Result<CheckpointState> {
+    check_manifest(dir)?;
+    let path = dir.join("state.json");
+    let text = fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+    serde_json::from_str(&text).map_err(|e| Error::file(&path, e))
+}
+
+fn read_parameters<B: ModelBackend>(
     dir: &Path,
     model: &TeamModel<B>,
     adapters: &AdapterSet<B>,
     optimizer: &mut Optimizer<B>,
-) -> Result<(Parameters<B>, CheckpointState)> {
-    let path = dir.join("state.json");
-    let text = fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
-    let state: CheckpointState = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
+) -> Result<Parameters<B>> {
     let stored =
         AdapterSet::read(&dir.join("adapter"), Some(adapters.scope), &model.config, &model.backbone)?;
     let mut parameters = stored.parameters();
@@ -251,5 +305,5 @@ fn read_one<B: ModelBackend>(
     }
     let path = dir.join("optimizer.safetensors");
     optimizer.load(read_safetensors(&path)?, &parameters).map_err(|e| Error::file(&path, e))?;
-    Ok((parameters, state))
+    Ok(parameters)
 }

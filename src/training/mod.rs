@@ -10,6 +10,7 @@ mod optimizer;
 mod phases;
 mod sampler;
 mod schedule;
+mod settings;
 mod tensorboard;
 mod trainer;
 
@@ -25,5 +26,6 @@ pub use optimizer::{Optimizer, clip};
 pub use phases::{Phase, PhaseConfig, PhasePreset, Trainable};
 pub use sampler::Sampler;
 pub use schedule::{LrSchedulerType, learning_rate};
+pub use settings::RunSettings;
 pub use tensorboard::EventFile;
 pub use trainer::{Event, StopReason, Trainer, UpdateGradient};

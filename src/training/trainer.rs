@@ -8,8 +8,8 @@ use std::time::Instant;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{
-    CheckpointState, DataMark, Optimizer, Phase, Sampler, StepMetrics, TrainConfig, Trainable, clip,
-    competence, frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute,
+    CheckpointState, DataMark, Optimizer, Phase, RunSettings, Sampler, StepMetrics, TrainConfig, Trainable,
+    clip, competence, frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute,
     write_checkpoint,
 };
 use crate::agents::{
@@ -77,6 +77,8 @@ pub struct Trainer<B: ModelBackend> {
     optimizer: Optimizer<B>,
     step: usize,
     skipped_in_a_row: usize,
+    /// Settings that a resumed run changed, a sentence each.
+    changed: Vec<String>,
 }
 
 impl<B: ModelBackend> Trainer<B> {
@@ -119,7 +121,18 @@ impl<B: ModelBackend> Trainer<B> {
             parameters,
             step: 0,
             skipped_in_a_row: 0,
+            changed: Vec::new(),
         })
+    }
+
+    /// What the run is trained with.
+    fn settings(&self) -> RunSettings {
+        RunSettings::new(&self.config, &self.model.config, &self.adapters)
+    }
+
+    /// Settings that a resumed run has changed, a sentence each.
+    pub fn changed(&self) -> &[String] {
+        &self.changed
     }
 
     /// The same run with upstream agents that write, which the channel `text` needs.
@@ -130,29 +143,40 @@ impl<B: ModelBackend> Trainer<B> {
     /// Takes up the newest whole checkpoint below `output`; returns the updates it has done, or none where there is no checkpoint.
     ///
     /// # Errors
-    /// If no checkpoint can be read, or it is of other data or another seed.
+    /// If no checkpoint can be read, or it is of other data or settings than those that may change while a run goes on.
     pub fn resume(&mut self, output: &Path, samples: &[TokenizedSample]) -> Result<Option<usize>> {
-        let Some((parameters, state)) =
-            read_checkpoint(output, &self.model, &self.adapters, &mut self.optimizer)?
-        else {
-            return Ok(None);
-        };
-        let data = DataMark::new(samples);
-        if state.seed != self.config.seed || state.data != data {
-            let describe = |seed: u64, data: &DataMark| {
-                format!("seed {seed} and {} samples (SHA-256 {:.12}…)", data.samples, data.sha256)
-            };
-            let (theirs, ours) = (describe(state.seed, &state.data), describe(self.config.seed, &data));
-            return Err(Error::file(
+        let (settings, data) = (self.settings(), DataMark::new(samples));
+        let accept = |state: &CheckpointState| {
+            let [refused, _] = state.settings.changes(&settings);
+            if !refused.is_empty() {
+                return Err(Error::file(
+                    output,
+                    format!(
+                        "the run was trained with other settings: {}; go on with its own (leave the flags out), or begin another run",
+                        refused.join(", ")
+                    ),
+                ));
+            }
+            if state.data == data {
+                return Ok(());
+            }
+            let describe =
+                |data: &DataMark| format!("{} samples (SHA-256 {:.12}…)", data.samples, data.sha256);
+            Err(Error::file(
                 output,
                 format!(
-                    "the checkpoint is of {theirs}, but this run has {ours}; a resumed run needs the same data, \
-                     prompts and settings"
+                    "the checkpoint is of {}, but this run has {}; a resumed run needs the same data",
+                    describe(&state.data),
+                    describe(&data)
                 ),
-            ));
-        }
+            ))
+        };
+        let read = read_checkpoint(output, &self.model, &self.adapters, &mut self.optimizer, accept)?;
+        let Some((parameters, state)) = read else { return Ok(None) };
+        let [_, applied] = state.settings.changes(&settings);
         self.leaves = parameters.leaves(|name| self.phase.trains(name));
         self.parameters = parameters;
+        self.changed = applied;
         self.step = state.step;
         self.skipped_in_a_row = state.skipped_in_a_row;
         Ok(Some(state.step))
@@ -400,9 +424,9 @@ impl<B: ModelBackend> Trainer<B> {
         let Some(output) = output else { return Ok(()) };
         let state = CheckpointState {
             step: self.step,
-            seed: self.config.seed,
             data: data.clone(),
             skipped_in_a_row: self.skipped_in_a_row,
+            settings: self.settings(),
         };
         let keep = self.config.save_total_limit;
         let dir: PathBuf = write_checkpoint(

@@ -22,6 +22,15 @@ fn sizes_of_the_learned_channel_name_the_setting() {
     for (flag, name) in [("--num-vectors", "num_vectors"), ("--vector-dim", "vector_dim")] {
         says(&train(&place, &["--channel", "vectors", flag, "0"]), &[name, "at least 1"]);
     }
+    for (flag, name) in
+        [("--num-vectors", "num_vectors"), ("--vector-dim", "vector_dim"), ("--vector-heads", "vector_heads")]
+    {
+        for size in ["16385", "4611686018427387904", "18446744073709551615"] {
+            says(&train(&place, &["--channel", "vectors", flag, size]), &[name, size, "at most 16384"]);
+        }
+    }
+    let large = ["--channel", "vectors", "--num-vectors", "16384", "--vector-dim", "2048"];
+    says(&train(&place, &large), &["num_vectors = 16384", "vector_dim = 2048", "too large"]);
     says(
         &train(&place, &["--channel", "hybrid", "--vector-dim", "6"]),
         &["vector_dim = 6", "vector_heads = 4"],

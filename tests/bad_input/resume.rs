@@ -58,7 +58,7 @@ fn a_run_whose_checkpoints_are_all_damaged_names_the_newest() {
     for step in ["step-2", "step-4"] {
         halve(out.join("checkpoints").join(step).join("optimizer.safetensors"));
     }
-    says(&failure(resume(&out)), &["step-4/optimizer.safetensors", "no complete safetensors file"]);
+    says(&failure(resume(&out)), &["step-4/optimizer.safetensors", "damaged", "SHA-256"]);
 }
 
 #[test]
@@ -85,4 +85,54 @@ fn other_data_or_another_model_under_a_checkpoint_is_refused() {
     says(&failure(resume(&out)), &["3 samples (SHA-256 ", "same data"]);
     place.write("data.jsonl", first.lines().next().unwrap());
     says(&failure(resume(&out)), &["3 samples", "1 samples", "same data"]);
+}
+
+#[test]
+fn other_settings_under_a_checkpoint_are_refused_one_by_one() {
+    let place = Place::new();
+    let out = place.path("out");
+    place.train(&out, &["--max-steps", "2"]).assert().success();
+    let settings = fs::read(out.join("config.toml")).unwrap();
+    for (flag, value, name) in [
+        ("--latent-steps", "5", "latent_steps"),
+        ("--transmit", "latent", "transmit"),
+        ("--feed", "soft", "feed"),
+        ("--channel", "vectors", "channel"),
+        ("--batch-size", "3", "batch_size"),
+        ("--learning-rate", "0.5", "learning_rate"),
+        ("--seed", "9", "seed"),
+        ("--weight-decay", "0.5", "weight_decay"),
+        ("--lora-r", "7", "adapter[default].lora_r"),
+        ("--lora-alpha", "64", "adapter[default].lora_alpha"),
+        ("--target-modules", "q_proj", "adapter[default].target_modules"),
+        ("--adapter-scope", "per_role", "adapter_scope"),
+        ("--phase-preset", "individual-then-joint", "phase_preset"),
+    ] {
+        let mut other = resume(&out);
+        other.args([flag, value]);
+        let message = failure(other);
+        // Phases need data of their own, and say so first.
+        let name = if flag == "--phase-preset" { "trajectories".into() } else { format!("`{name}` was ") };
+        says(&message, &[&name]);
+        assert_eq!(fs::read(out.join("config.toml")).unwrap(), settings, "{flag}");
+    }
+}
+
+#[test]
+fn how_long_a_run_goes_on_may_change_and_is_recorded() {
+    let place = Place::new();
+    let out = place.path("out");
+    place.train(&out, &["--max-steps", "2"]).assert().success();
+    let mut longer = resume(&out);
+    longer.args(["--max-steps", "3", "--save-steps", "3"]);
+    let result = longer.output().unwrap();
+    let text = String::from_utf8(result.stderr).unwrap();
+    assert!(result.status.success(), "{text}");
+    says(
+        &text,
+        &["`max_steps` was 2 and is now 3", "`save_steps` was 2 and is now 3", "after update 2 of 3"],
+    );
+    let settings = fs::read_to_string(out.join("config.toml")).unwrap();
+    says(&settings, &["max_steps = 3", "save_steps = 3"]);
+    assert!(out.join("checkpoints/step-3").exists());
 }

@@ -10,7 +10,7 @@ use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{Decay, Event, Optimizer, StopReason, TrainConfig, Trainer};
+use diffmas::training::{DataMark, Decay, Event, Optimizer, StopReason, TrainConfig, Trainer};
 
 fn config() -> TrainConfig {
     TrainConfig {
@@ -90,6 +90,35 @@ impl Job for Resume<'_> {
         third.train(&g.samples, None, &never, |_| Ok(())).unwrap();
         assert_eq!(bits(&third), bits(&whole), "parameters after resuming from the earlier checkpoint");
 
+        // One bit that flips anywhere in a checkpoint, or a file more or less, is noticed.
+        let step = self.0.join("checkpoints/step-6");
+        std::fs::write(&newest, &bytes).unwrap();
+        let files = [
+            "state.json",
+            "optimizer.safetensors",
+            "communication.safetensors",
+            "communication_config.json",
+            "adapter/adapter_config.json",
+            "adapter/adapter_model.safetensors",
+            "manifest.json",
+        ];
+        let resumed = || g.trainer(config()).resume(self.0, &g.samples).unwrap();
+        assert_eq!(resumed(), Some(6));
+        for (file, place) in files.iter().cycle().zip(det_uniform("bits", 56)) {
+            let path = step.join(file);
+            let whole = std::fs::read(&path).unwrap();
+            let mut flipped = whole.clone();
+            let bit = (place * 8.0 * whole.len() as f64) as usize;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &flipped).unwrap();
+            assert_eq!(resumed(), Some(4), "bit {bit} of {file}");
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(resumed(), Some(4), "without {file}");
+            std::fs::write(&path, whole).unwrap();
+        }
+        std::fs::write(step.join("more"), "x").unwrap();
+        assert_eq!(resumed(), Some(4));
+
         // Other data is refused.
         let refusal = |samples: &[TokenizedSample]| {
             g.trainer(config()).resume(self.0, samples).unwrap_err().to_string()
@@ -100,6 +129,16 @@ impl Job for Resume<'_> {
         other[1].prompts[0][0] += 1;
         let e = refusal(&other);
         assert!(e.matches("3 samples").count() == 2 && e.contains("same data"), "{e}");
+        let told = |experts: [Option<Vec<u32>>; 3]| {
+            let sample = TokenizedSample { experts: experts.to_vec(), ..g.samples[0].clone() };
+            DataMark::new(&[sample])
+        };
+        assert_ne!(
+            told([Some(vec![5]), None, None]),
+            told([None, Some(vec![5]), None]),
+            "a text of another agent"
+        );
+        assert_ne!(told([Some(vec![]), None, None]), told([None, None, None]));
     }
 }
 

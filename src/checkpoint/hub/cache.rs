@@ -1,10 +1,10 @@
 //! What lies on this machine already: this program's cache and that of the hub's tools.
 
-use super::hash::sha256_of;
 use super::known::{KNOWN_MODELS, KnownModel};
 use super::name::HubName;
 use super::select::{Wanted, ggufs, shards};
 use super::wheel::Wheel;
+use crate::checkpoint::hash::sha256_of;
 use crate::checkpoint::peft;
 use crate::checkpoint::safetensors::{INDEX, SINGLE};
 use crate::error::{Error, Result};

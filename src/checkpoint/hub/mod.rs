@@ -2,7 +2,6 @@
 
 mod cache;
 mod fetch;
-mod hash;
 mod known;
 mod name;
 mod remote;

