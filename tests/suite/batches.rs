@@ -24,6 +24,10 @@ fn open_team<B: ModelBackend>(setting: &Setting, feed: FeedKind, device: &B::Dev
     g
 }
 
+/// How far a tensor's gradient may be off, relative to its norm: as far as from the reference (`references.rs`). Rounding depends on the rows
+/// beside, and soft feeds amplify it to 2e-4 on some backends; what is wrong is off by its own size.
+const TENSOR: f64 = 1e-3;
+
 const FEEDS: [FeedKind; 4] = [FeedKind::Identity, FeedKind::Realign, FeedKind::Soft, FeedKind::Learned];
 
 struct SumOfRows;
@@ -43,8 +47,8 @@ impl Job for SumOfRows {
                 let rows: Vec<TeamBatch> = g.samples.iter().map(|s| TeamBatch::new(&[s])).collect();
                 let apart = trainer.gradients(&rows);
                 close(together.loss, apart.loss, apart.loss, 1e-5, &what);
-                same_gradients(&together.gradients, &apart.gradients, 2e-4, &what);
-                same_gradients(&apart.gradients, &together.gradients, 2e-4, &what);
+                same_gradients(&together.gradients, &apart.gradients, TENSOR, &what);
+                same_gradients(&apart.gradients, &together.gradients, TENSOR, &what);
             }
         }
     }
