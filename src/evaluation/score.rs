@@ -156,7 +156,8 @@ fn loss_interval(scores: &[SampleScore], loss: f64, tokens: usize) -> Option<[f6
     let n = values.len() as f64;
     let quantile = StudentsT::new(0.0, 1.0, n - 1.0).ok()?.inverse_cdf(0.975);
     let half = quantile * values.std_dev() / n.sqrt();
-    half.is_finite().then_some([loss - half, loss + half])
+    // No loss is below 0, whatever the deviation of few samples makes of it.
+    half.is_finite().then_some([(loss - half).max(0.0), loss + half])
 }
 
 fn accuracy(checked: &[bool]) -> Option<Accuracy> {
@@ -285,7 +286,9 @@ mod tests {
         let scores = [1.0, 2.0, 4.0].map(score);
         let [low, high] = loss_interval(&scores, 7.0 / 3.0, 9).unwrap();
         // scipy.stats.t.interval(0.95, 2, 7 / 3, scipy.stats.sem([1, 2, 4]))
-        assert!((low + 1.461_250_2).abs() < 1e-6 && (high - 6.127_916_9).abs() < 1e-6, "{low} {high}");
+        assert!(low == 0.0 && (high - 6.127_916_9).abs() < 1e-6, "{low} {high}");
+        let [low, high] = loss_interval(&[7.0, 8.0, 10.0].map(score), 25.0 / 3.0, 9).unwrap();
+        assert!((low - 4.538_749_8).abs() < 1e-6 && (high - 12.127_916_9).abs() < 1e-6, "{low} {high}");
         assert!(loss_interval(&scores[..1], 1.0, 3).is_none());
     }
 }

@@ -199,6 +199,24 @@ impl Evidence<'_> {
                 false,
             );
         }
+        let all = |value: f64| {
+            measure == Measure::Accuracy
+                && self.controls.iter().chain([real]).all(|score| score.value == value)
+        };
+        let same = if all(0.0) {
+            Some(
+                "no answer is right, with the real message or with a control, so that there is nothing to lose",
+            )
+        } else if all(1.0) {
+            Some(
+                "every answer is right, with the real message or with a control, so that no message is needed",
+            )
+        } else {
+            None
+        };
+        if let Some(why) = same {
+            return said(format!("{of} cannot tell whether the message matters: {why}."), true);
+        }
         let as_good: Vec<&Score<'_>> =
             self.controls.iter().filter(|c| measure.clearly_better(real, c) != Some(true)).collect();
         let (who, verb) = if as_good.len() == 1 { ("A control", "works") } else { ("Controls", "work") };
@@ -342,6 +360,19 @@ mod tests {
         let one = Evaluation { loss_interval: None, samples: 1, ..real.clone() };
         let unsure = said(&[one, none.clone()]);
         assert!(unsure.warning && unsure.sentence.starts_with("1 sample cannot tell"), "{unsure:?}");
+        // Where every way does the same, none of them shows what the message does.
+        let same = |value: f64| {
+            let rows = [("trained", Part::Trained, value), ("control none", Part::Control, value)];
+            Verdict::of_comparison(&comparison(&rows)).unwrap()
+        };
+        let (nothing, everything) = (same(0.0), same(1.0));
+        assert!(nothing.warning && nothing.sentence.starts_with("600 questions cannot tell"), "{nothing:?}");
+        assert!(nothing.sentence.contains("no answer is right"), "{nothing:?}");
+        assert!(
+            everything.warning && everything.sentence.contains("every answer is right"),
+            "{everything:?}"
+        );
+        assert!(same(0.5).sentence.contains("does not communicate"));
         // A loss that is not a number beats nothing.
         let broken = said(&[evaluation("real", f64::NAN, None), none]);
         assert!(broken.warning && broken.sentence.contains("not finite"), "{broken:?}");

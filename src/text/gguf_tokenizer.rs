@@ -81,16 +81,12 @@ pub fn build(content: &Content) -> Result<Tokenizer> {
              (`gpt2`); use the model's Hugging Face folder"
         ));
     }
-    let pre = match content.metadata.get("tokenizer.ggml.pre") {
-        Some(_) => string(content, "tokenizer.ggml.pre")?,
-        None => {
-            tracing::warn!(
-                "the file does not say how text is cut into words (`tokenizer.ggml.pre`); it is cut as GPT-2 does, and ids are wrong if \
-                 the model was trained otherwise: convert it anew, or use the model's Hugging Face folder"
-            );
-            "gpt-2"
-        }
-    };
+    let pre = string(content, "tokenizer.ggml.pre").map_err(|e| {
+        format!(
+            "{e}: nothing says how text is cut into words, and wrong ids would go unnoticed; convert the file anew, or use the model's \
+             Hugging Face folder"
+        )
+    })?;
     let rules = rules(pre)?;
     let tokens = strings(content, "tokenizer.ggml.tokens")?;
     let types = match content.metadata.get("tokenizer.ggml.token_type") {
@@ -265,7 +261,9 @@ pub mod tests {
     fn unknown_kinds_and_missing_fields_are_refused_by_name() {
         let error = build(&content("bloom", &[], &[])).unwrap_err();
         assert!(error.contains("pre-tokenizer `bloom` is not supported"), "{error}");
-        for key in ["tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
+        for key in
+            ["tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.pre"]
+        {
             let mut content = content("qwen2", &[], &[]);
             content.metadata.remove(key);
             assert!(build(&content).unwrap_err().starts_with(&format!("field `{key}` is missing")));
