@@ -1,4 +1,4 @@
-//! Every operation of [`ModelBackend`](crate::ModelBackend) in plain Burn operations: what a backend computes unless it
+//! Every operation of [`ModelBackend`] in plain Burn operations: what a backend computes unless it
 //! has something better, and what better kernels are compared with in tests.
 //!
 //! Reductions and exponentials run in at least f32.
@@ -19,7 +19,7 @@ fn wide<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     }
 }
 
-/// `x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`; see [`ModelBackend::frozen_linear`](crate::ModelBackend::frozen_linear).
+/// `x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`; see [`ModelBackend::frozen_linear`].
 pub fn frozen_linear<B: ModelBackend>(
     x: Tensor<B, 2>,
     weight: &Tensor<B, 2>,
