@@ -1,16 +1,36 @@
-//! What backends have in common whose kernels CubeCL compiles.
+//! The backends whose kernels CubeCL compiles: CUDA, ROCm, and any graphics API through wgpu.
 
 use burn::prelude::*;
+use burn::tensor::backend::DeviceOps;
 use burn::tensor::{DType, TensorPrimitive};
-use burn_cubecl::CubeRuntime;
+use burn_cubecl::cubecl::server::ComputeServer;
 use burn_cubecl::kernel::matmul::init_matmul_output;
 use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::std::InputBinding;
 
+impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
+where
+    R: CubeRuntime,
+    R::Server: ComputeServer,
+    R::Device: DeviceOps,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
+        matmul(a, b)
+    }
+
+    fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
+        sum(x)
+    }
+}
+
 /// The sum of all elements: columns first, then their sums. Burn's own adds with atomics, in whichever order threads come.
-pub(crate) fn sum<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1> {
+fn sum<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1> {
     let columns = x.dims()[D - 1].max(1);
     let rows = x.shape().num_elements() / columns;
     x.reshape([rows, columns]).sum_dim(0).sum_dim(1).reshape([1])
@@ -20,7 +40,7 @@ pub(crate) fn sum<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1> {
 ///
 /// # Shapes
 /// `[.., m, k]`, `[.., k, n]` of the same leading dimensions → `[.., m, n]`
-pub(crate) fn matmul<B, R, const D: usize>(a: Tensor<B, D>, b: Tensor<B, D>) -> Tensor<B, D>
+fn matmul<B, R, const D: usize>(a: Tensor<B, D>, b: Tensor<B, D>) -> Tensor<B, D>
 where
     R: CubeRuntime,
     B: Backend<FloatTensorPrimitive = CubeTensor<R>>,

@@ -5,8 +5,8 @@
 //! plain Burn operations ([`composed`]) and a hand-written gradient, so that `Autodiff<B>` records one node an operation
 //! ([`mod@autodiff`]) whatever `B` is.
 //!
-//! Each backend type lives in one file behind a Cargo feature (`flex`, `ndarray`, `wgpu` with its settings `vulkan` and
-//! `metal`, `cuda`, `rocm`). [`BackendKind`] names those compiled in, and [`BackendKind::run`] is the one point that turns a name
+//! Each backend type lives in one file behind a Cargo feature (`flex`, `ndarray`; `cube.rs` for all whose kernels CubeCL compiles: `wgpu`
+//! with its settings `vulkan` and `metal`, `cuda`, `rocm`). [`BackendKind`] names those compiled in, and [`BackendKind::run`] is the one point that turns a name
 //! into a type.
 
 #![warn(missing_docs)]
@@ -17,16 +17,12 @@ pub mod autodiff;
 pub mod composed;
 #[cfg(feature = "cube")]
 mod cube;
-#[cfg(feature = "cuda")]
-mod cuda;
 mod device;
 #[cfg(feature = "flex")]
 mod flex;
 mod mask;
 #[cfg(feature = "ndarray")]
 mod ndarray;
-#[cfg(feature = "rocm")]
-mod rocm;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 

@@ -3,19 +3,8 @@
 use std::sync::Mutex;
 
 use burn::backend::wgpu::{WgpuDevice, graphics, init_setup};
-use burn::prelude::*;
 
 use crate::BackendKind;
-
-impl crate::ModelBackend for burn::backend::Wgpu {
-    fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
-        crate::cube::matmul(a, b)
-    }
-
-    fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
-        crate::cube::sum(x)
-    }
-}
 
 /// Starts the graphics API that `kind` names on the device with `index` (GPU of that number; the best one when absent).
 pub(crate) fn device(kind: BackendKind, index: Option<usize>) -> WgpuDevice {

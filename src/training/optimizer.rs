@@ -48,8 +48,8 @@ impl<B: Backend> Optimizer<B> {
                 let (mut value, state) = rule.step(lr, value.clone(), grad, self.state.remove(name));
                 if pull == Pull::Identity && self.weight_decay > 0.0 {
                     let [width, _] = value.dims();
-                    value = value.clone()
-                        + Tensor::eye(width, &value.device()).mul_scalar(lr * self.weight_decay);
+                    let identity = Tensor::eye(width, &value.device());
+                    value = value + identity.mul_scalar(lr * self.weight_decay);
                 }
                 if let Some(state) = state {
                     self.state.insert(name.clone(), state);

@@ -1,6 +1,6 @@
 //! What a run is trained with, so that it goes on with the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ impl RunSettings {
                 "alpha_pattern": c.alpha_pattern,
                 "use_rslora": c.use_rslora,
             });
-            flatten(&format!("adapter[{name}]."), adapter, &mut all);
+            flatten(&format!("adapter[{name}]"), adapter, &mut all);
         }
         Self(all)
     }
@@ -49,7 +49,7 @@ impl RunSettings {
     /// What is other in `now`, a sentence each: what a run that goes on may not change, and what it may.
     pub fn changes(&self, now: &Self) -> [Vec<String>; 2] {
         let mut changes = [Vec::new(), Vec::new()];
-        let names: std::collections::BTreeSet<&String> = self.0.keys().chain(now.0.keys()).collect();
+        let names: BTreeSet<&String> = self.0.keys().chain(now.0.keys()).collect();
         for name in names {
             let (before, after) = (self.0.get(name), now.0.get(name));
             if before != after {
@@ -61,28 +61,25 @@ impl RunSettings {
     }
 }
 
-/// Takes `value` apart into `all`: fields by their names behind `prefix`, tables of a list by theirs.
-fn flatten(prefix: &str, value: Value, all: &mut BTreeMap<String, Value>) {
+/// Takes `value`, which stands at `path`, apart into `all`: fields by their names, tables of a list by theirs.
+fn flatten(path: &str, value: Value, all: &mut BTreeMap<String, Value>) {
     match value {
         Value::Null => {}
         Value::Object(fields) => {
-            for (name, value) in fields {
-                match value {
-                    Value::Array(items) if items.iter().any(Value::is_object) => {
-                        for (i, item) in items.into_iter().enumerate() {
-                            let own = item.get("name").and_then(Value::as_str).map(str::to_string);
-                            let own = own.unwrap_or_else(|| i.to_string());
-                            // The order of agents and phases is a setting, too.
-                            all.insert(format!("{prefix}{name}[{own}]"), Value::from(i));
-                            flatten(&format!("{prefix}{name}[{own}]."), item, all);
-                        }
-                    }
-                    value => flatten(&format!("{prefix}{name}"), value, all),
-                }
+            let dot = if path.is_empty() { "" } else { "." };
+            fields.into_iter().for_each(|(name, value)| flatten(&format!("{path}{dot}{name}"), value, all));
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            for (i, item) in items.into_iter().enumerate() {
+                let name = item.get("name").and_then(Value::as_str);
+                let path = format!("{path}[{}]", name.map_or_else(|| i.to_string(), str::to_string));
+                // The order of agents and phases is a setting, too.
+                all.insert(path.clone(), Value::from(i));
+                flatten(&path, item, all);
             }
         }
         value => {
-            all.insert(prefix.trim_end_matches('.').to_string(), value);
+            all.insert(path.to_string(), value);
         }
     }
 }
@@ -110,6 +107,7 @@ mod tests {
         };
         let before = settings(json!({"learning_rate": 0.1, "max_steps": 4, "seed": null,
             "agents": [{"name": "a", "latent_steps": 2}, {"name": "b", "reads": ["a"]}]}));
+        assert_eq!(settings(json!({"a": {"b": {"c": 1}}})).0.into_keys().collect::<Vec<_>>(), ["a.b.c"]);
         assert_eq!(before.changes(&before), [Vec::<String>::new(), Vec::new()]);
         let now = settings(json!({"learning_rate": 0.2, "max_steps": null,
             "agents": [{"name": "a", "latent_steps": 3}, {"name": "b", "reads": ["a"], "user": "x".repeat(99)}]}));

@@ -1,6 +1,6 @@
 //! Gradients of a batch against those of its rows, tensor by tensor: a norm over everything hides a wrong small tensor.
 
-use crate::channels::{Setting, opened};
+use crate::channels::{Setting, with_open_gates};
 use crate::common::*;
 use burn::prelude::*;
 use burn::tensor::{Int, TensorData};
@@ -15,13 +15,7 @@ use proptest::prelude::*;
 
 /// The team of `setting` with its gates open and one feed for all agents.
 fn open_team<B: ModelBackend>(setting: &Setting, feed: FeedKind, device: &B::Device) -> Golden<B> {
-    let mut g = setting.load_with::<B>(|c| c.feed = feed, device);
-    let p = opened(&g);
-    let modules = g.model.modules();
-    let open = p.iter().filter(|(name, _)| modules.find(name).is_some());
-    let open = open.map(|(name, t)| (name.clone(), t.clone())).collect();
-    g.model = g.model.with_modules(open);
-    g
+    with_open_gates(setting.load_with(|c| c.feed = feed, device))
 }
 
 /// How far a tensor's gradient may be off, relative to its norm: as far as from the reference (`references.rs`). Rounding depends on the rows
@@ -91,8 +85,7 @@ impl Job for Slopes {
                     moved.insert(name.clone(), value.clone() + v.clone().mul_scalar(h));
                     case.loss(&moved)
                 };
-                let h = 1e-2;
-                let measured = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+                let measured = five_point(at, 1e-2);
                 // Rounding of the two losses, which are sums of f32, over the distance between them.
                 let noise = 2e-4 * at(0.0).abs();
                 let what = format!("{}, {name}, whose gradient has norm {a:.1e}", setting.name());

@@ -111,7 +111,7 @@ impl Setting {
 }
 
 /// What a team learns, with all gates at 0.5.
-pub fn opened<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
+fn opened<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
     let p = g.model.parameters(&g.adapters);
     let open = |(name, t): (&String, &Tensor<B, 2>)| {
         let t = if name.ends_with(".gate") && name.starts_with("cross_attention") {
@@ -122,6 +122,16 @@ pub fn opened<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
         (name.clone(), t)
     };
     p.iter().map(open).collect()
+}
+
+/// `g` with all gates of its team at 0.5.
+pub fn with_open_gates<B: ModelBackend>(mut g: Golden<B>) -> Golden<B> {
+    let modules = g.model.modules();
+    let open = opened(&g);
+    let open = open.iter().filter(|(name, _)| modules.find(name).is_some());
+    let open = open.map(|(name, t)| (name.clone(), t.clone())).collect();
+    g.model = g.model.with_modules(open);
+    g
 }
 
 struct Gradients;
@@ -380,14 +390,7 @@ impl Job for Drops {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         for channel in LATENT {
-            let mut g = Setting::new(channel, Topology::Sequential).load::<B>(&device);
-            let names = g.model.modules();
-            let open = opened(&g)
-                .iter()
-                .filter(|(n, _)| names.find(n).is_some())
-                .map(|(n, t)| (n.clone(), t.clone()))
-                .collect();
-            g.model = g.model.with_modules(open);
+            let g = with_open_gates(Setting::new(channel, Topology::Sequential).load::<B>(&device));
             let config = TrainConfig { sender_dropout: 0.5, position_dropout: 0.5, ..TrainConfig::default() };
             let b = [batch(&g.samples)];
             let mut trainer = g.trainer(config);

@@ -226,6 +226,11 @@ pub fn same_gradients<B: Backend>(got: &Parameters<B>, want: &Parameters<B>, tol
     }
 }
 
+/// The slope of `f` at 0 by five-point central differences of width `h`.
+pub fn five_point(f: impl Fn(f64) -> f64, h: f64) -> f64 {
+    (8.0 * (f(h) - f(-h)) - (f(2.0 * h) - f(-2.0 * h))) / (12.0 * h)
+}
+
 /// Asserts that `gradients` are the slope of `loss` at `p`: five-point central differences along unit directions, the gradient's own and a
 /// pseudo-random one, against `⟨∇f, v⟩`.
 #[track_caller]
@@ -251,7 +256,7 @@ pub fn slopes<B: ModelBackend>(
             moved.add(v.clone().scaled(h));
             loss(&moved)
         };
-        let measured = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+        let measured = five_point(at, h);
         let slope: f64 = gradients
             .iter()
             .map(|(name, t)| values(t).iter().zip(values(v.get(name))).map(|(a, b)| a * b).sum::<f64>())
