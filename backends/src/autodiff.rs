@@ -9,6 +9,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::prelude::*;
 use burn::tensor::TensorPrimitive;
 use burn::tensor::backend::AutodiffBackend;
+use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use crate::{AttentionMask, HostMask, KeyValueBlock, LoraRef, ModelBackend};
 
@@ -49,13 +50,10 @@ where
         return untracked(output);
     }
     let nodes = parents.each_ref().map(|p| p.node.clone());
-    let tracked = match op.prepare::<C>(nodes).compute_bound().stateful() {
+    match op.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prep) => from_float(prep.finish(state(), to_float(output))),
         OpsKind::UnTracked(prep) => from_float(prep.finish(to_float(output))),
-    };
-    // Until the new node is registered, the parents' handles keep another thread's clean-up from taking them for unused.
-    drop(parents);
-    tracked
+    }
 }
 
 /// State: each operand, where the other one's gradient needs it.
@@ -351,6 +349,17 @@ impl<B: Backend, const D: usize> Backward<B, 2> for Join<D> {
     }
 }
 
+static PASS: ReentrantMutex<()> = ReentrantMutex::new(());
+
+/// Keeps the other threads of this process from differentiating until it is dropped.
+///
+/// A backward pass of burn-autodiff 0.21 removes what it takes for unused from *every* graph of the process, also from one that another
+/// thread has not finished building: that thread's gradients then lack a term, and nothing says so. Whoever differentiates holds this
+/// from the first operation on a tracked tensor to the end of the backward pass. A thread may take it again while it holds it.
+pub fn one_pass() -> ReentrantMutexGuard<'static, ()> {
+    PASS.lock()
+}
+
 /// Makes leaves that burn-autodiff handles in linear time.
 ///
 /// Each leaf starts a graph of its own, and every operation that meets a second graph merges the two, moving either, again and
@@ -360,6 +369,7 @@ impl<B: Backend, const D: usize> Backward<B, 2> for Join<D> {
 /// # Shapes
 /// Any, with at least one element each.
 pub fn leaves<B: Backend, const D: usize>(values: Vec<Tensor<B, D>>) -> Vec<Tensor<Autodiff<B>, D>> {
+    let _pass = one_pass();
     let leaves: Vec<Tensor<Autodiff<B>, D>> =
         values.into_iter().map(|t| Tensor::from_inner(t).require_grad()).collect();
     let first = |t: &Tensor<Autodiff<B>, D>| t.clone().slice([const { 0..1 }; D]).sum();

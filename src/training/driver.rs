@@ -57,6 +57,7 @@ pub fn recompute<B: ModelBackend>(
         if read[stage] && !through[stage] {
             continue;
         }
+        let _pass = autodiff::one_pass();
         let reads = outer.reads(stage);
         let sizes: Vec<usize> = reads.iter().map(|&r| messages[r].len()).collect();
         let inputs = autodiff::leaves(reads.iter().flat_map(|&r| messages[r].iter().cloned()).collect());
@@ -97,6 +98,7 @@ pub fn end_to_end<B: ModelBackend>(
     leaves: &Parameters<Autodiff<B>>,
     through: &[bool],
 ) -> (f64, Parameters<B>) {
+    let _pass = autodiff::one_pass();
     let mut messages: Vec<Vec<Tensor<Autodiff<B>, 4>>> = Vec::new();
     let mut losses = Vec::new();
     for (stage, &through) in through.iter().enumerate() {

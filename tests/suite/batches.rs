@@ -7,7 +7,7 @@ use burn::tensor::{Int, TensorData};
 use diffmas::agents::{
     AdapterScope, AgentConfig, ChannelKind, FeedKind, TeamBatch, TeamConfig, TeamPlan, Topology,
 };
-use diffmas::backends::{Autodiff, Job, ModelBackend};
+use diffmas::backends::{Autodiff, Job, ModelBackend, autodiff};
 use diffmas::communication::MessageLayout;
 use diffmas::text::TokenizedSample;
 use diffmas::training::TrainConfig;
@@ -326,6 +326,7 @@ impl Job for LinearOperations {
 
 /// In how many places the gradient of `f` at a tensor `[2, 4, 6]` is not its slope.
 fn wrong_places<B: ModelBackend>(f: Linear<B>, device: &B::Device) -> usize {
+    let _pass = autodiff::one_pass();
     let (shape, n) = ([2, 4, 6], 48);
     let tensor = |data: Vec<f32>| Tensor::<Autodiff<B>, 3>::from_data(TensorData::new(data, shape), device);
     let out = f(tensor(vec![0.0; n])).dims();

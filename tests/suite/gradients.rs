@@ -42,6 +42,36 @@ fn recomputation_equals_plain_autodiff() {
     on_backend(Oracle);
 }
 
+struct ManyThreads;
+
+impl Job for ManyThreads {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let change = |c: &mut diffmas::agents::TeamConfig| c.latent_steps = 1;
+        let g = Golden::<B>::load("tiny-qwen3", AdapterScope::Shared, change, &device);
+        let p = g.model.parameters(&g.adapters);
+        let batch = &batch(&g.samples);
+        let case = Case { model: &g.model, adapters: &g.adapters, batch, through: &[true; 4], lambda: 0.0 };
+        let gradients = || case.recomputed(&p).gradients;
+        let want = gradients();
+        std::thread::scope(|s| {
+            for _ in 0..6 {
+                s.spawn(|| {
+                    for _ in 0..20 {
+                        same_gradients(&gradients(), &want, 1e-9, "beside other threads");
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn gradients_are_the_same_beside_other_threads() {
+    on_backend(ManyThreads);
+}
+
 struct FiniteDifferences {
     cases: [(Transmit, FeedKind); 2],
     step: f64,
