@@ -60,6 +60,7 @@ pub mod inference;
 mod null;
 mod random;
 pub mod report;
+pub mod settings;
 pub mod tasks;
 pub mod text;
 pub mod training;

@@ -1,23 +1,15 @@
-//! Which weights a team runs on, as two hashes.
+//! What a team has learned, as a hash.
 
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 use sha2::{Digest, Sha256};
 
 use super::Team;
-use crate::communication::Fingerprint;
 
 impl<B: ModelBackend> Team<B> {
-    /// The hashes of the team's weights, as f32: of a part of every layer of the frozen model (its first norm, and one row each of the
-    /// first and the last projection), and of everything learned.
-    pub fn fingerprint(&self) -> Fingerprint {
-        let (mut model, mut adapter) = (Sha256::new(), Sha256::new());
-        for layer in &self.answering().layers {
-            add(&mut model, layer.input_layernorm.weight.clone());
-            for linear in [&layer.self_attn.q_proj, &layer.mlp.down_proj] {
-                add(&mut model, linear.weight.clone().narrow(0, 0, 1));
-            }
-        }
+    /// SHA-256 of everything learned, as f32: adapters with their scales, and the communication modules.
+    pub fn learned_sha256(&self) -> String {
+        let mut adapter = Sha256::new();
         adapter.update(format!("{:?} {}", self.adapters.scope, self.config.channel));
         for (name, one) in &self.adapters.adapters {
             let scalings: Vec<f64> = one.factors.values().map(|lora| lora.scaling).collect();
@@ -27,8 +19,7 @@ impl<B: ModelBackend> Team<B> {
             adapter.update(name);
             add(&mut adapter, value.clone());
         }
-        let hex = |hash: Sha256| format!("{:x}", hash.finalize());
-        Fingerprint { model: hex(model), adapter: hex(adapter) }
+        format!("{:x}", adapter.finalize())
     }
 }
 

@@ -9,7 +9,7 @@ use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
 use super::{Attention, Backbone, BackboneConfig, Block, Linear, Mlp, RmsNorm, RotaryEmbedding};
-use crate::checkpoint::{GgufWeights, SafetensorsWeights, WeightTable, Weights};
+use crate::checkpoint::{GgufWeights, SafetensorsWeights, WeightTable, Weights, sha256_of_weights};
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
 
@@ -56,6 +56,15 @@ impl ModelFiles {
             ));
         }
         Ok(Self { path: path.to_path_buf(), config, tokenizer: tokenizer.map(Arc::new), weights })
+    }
+
+    /// SHA-256 of the tensors that the model consists of, independent of file format and of the device that they are loaded onto.
+    ///
+    /// # Errors
+    /// If a tensor is missing or cannot be read.
+    pub fn sha256(&self) -> Result<String> {
+        let names: Vec<String> = expected(&self.config).into_iter().map(|(name, _)| name).collect();
+        sha256_of_weights(self.weights.as_ref(), &names)
     }
 
     /// Reads the weights onto `device`, each in one pass to f32 and in Hugging Face's `[out, in]` layout.

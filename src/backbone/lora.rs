@@ -9,7 +9,8 @@ use diffmas_backends::{LoraRef, ModelBackend};
 use rand_distr::{Distribution, Uniform};
 
 use super::{Backbone, Linear};
-use crate::checkpoint::{AdapterConfig, AdapterFile};
+use crate::checkpoint::target_modules::{PROJECTIONS, ends_with_module};
+use crate::checkpoint::{AdapterConfig, AdapterFile, TargetModules};
 use crate::error::{Error, Result};
 use crate::random::generator;
 
@@ -163,6 +164,15 @@ impl<B: ModelBackend> Adapter<B> {
                     )));
                 }
                 targeted.push((path, shape));
+            }
+        }
+        if let TargetModules::List(names) = &config.target_modules {
+            let alone = |name: &&String| !targeted.iter().any(|(path, _)| ends_with_module(path, name));
+            if let Some(name) = names.iter().find(alone) {
+                return Err(Error::invalid(format!(
+                    "target_modules: `{name}` is no module that LoRA can change here; those are {}, and `all-linear` means all of them",
+                    PROJECTIONS.map(|path| path.rsplit_once('.').map_or(path, |(_, name)| name)).join(", ")
+                )));
             }
         }
         if targeted.is_empty() {

@@ -86,7 +86,7 @@ impl AdapterFile {
     /// configuration targets has its factors, every factor its module.
     ///
     /// # Errors
-    /// When nothing is targeted, factors are missing or left over, or a shape differs; names all of them.
+    /// When nothing is targeted, factors are missing or left over, or a shape differs; names the first and counts the others.
     pub fn check_modules<N: AsRef<str>>(&self, dir: &Path, modules: &[(N, [usize; 2])]) -> Result<()> {
         let mut left: BTreeSet<&str> = self.tensors.keys().map(String::as_str).collect();
         let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
@@ -111,13 +111,21 @@ impl AdapterFile {
             }
         }
         let left: Vec<String> = left.into_iter().map(String::from).collect();
+        let base = self.config.base_model_name_or_path.as_deref();
+        let base = base.map_or("another model".to_string(), |base| format!("`{base}`"));
         let problems = [
-            (missing, "the adapter lacks tensors for modules that `target_modules` names"),
-            (misshapen, "the adapter was made for another model"),
-            (left, "the adapter has tensors for modules that the model lacks"),
+            (misshapen, format!("the adapter was made for {base}, whose sizes are others")),
+            (missing, "the adapter lacks tensors for modules that `target_modules` names".into()),
+            (left, format!("the adapter, made for {base}, has tensors for modules that this model lacks")),
         ];
         match problems.iter().find(|(names, _)| !names.is_empty()) {
-            Some((names, what)) => Err(Error::file(dir, format!("{what}: {}", names.join(", ")))),
+            Some((names, what)) => {
+                let more = match names.len() {
+                    1 => String::new(),
+                    n => format!(" and {} more", n - 1),
+                };
+                Err(Error::file(dir, format!("{what}: {}{more}", names[0])))
+            }
             None if self.tensors.is_empty() => {
                 Err(Error::file(dir, "the field `target_modules` names no module of the model"))
             }
@@ -245,7 +253,7 @@ mod tests {
             check(&[(Q, [4, 3]), (next, [4, 3])]).unwrap_err().contains(&format!("{next}.lora_A.weight"))
         );
         assert!(check(&[(Q, [4, 5])]).unwrap_err().contains("[2, 3], but the model needs [2, 5]"));
-        assert!(check(&[(v, [4, 3])]).unwrap_err().contains("that the model lacks"));
+        assert!(check(&[(v, [4, 3])]).unwrap_err().contains("that this model lacks"));
     }
 
     #[test]

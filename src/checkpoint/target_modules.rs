@@ -14,7 +14,7 @@ pub enum TargetModules {
 }
 
 /// The projections of one layer, which are all that an adapter here can change.
-const PROJECTIONS: [&str; 7] = [
+pub(crate) const PROJECTIONS: [&str; 7] = [
     "self_attn.q_proj",
     "self_attn.k_proj",
     "self_attn.v_proj",
@@ -62,7 +62,8 @@ pub(super) fn is_projection(module: &str) -> bool {
     !layer.is_empty() && layer.bytes().all(|b| b.is_ascii_digit()) && PROJECTIONS.contains(&rest)
 }
 
-fn ends_with_module(module: &str, name: &str) -> bool {
+/// Whether `module` is `name` or ends with a dot and `name`.
+pub(crate) fn ends_with_module(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 

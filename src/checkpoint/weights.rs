@@ -23,6 +23,11 @@ pub trait Weights {
     /// The file or folder, for messages.
     fn path(&self) -> &Path;
 
+    /// Every file that holds tensors.
+    fn files(&self) -> Vec<&Path> {
+        vec![self.path()]
+    }
+
     /// The file that holds the tensor, for messages.
     fn file(&self, _name: &str) -> &Path {
         self.path()

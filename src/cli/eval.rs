@@ -1,6 +1,6 @@
 //! `diffmas eval`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use diffmas::agents::Team;
@@ -11,20 +11,23 @@ use diffmas::{Error, Result};
 use indicatif::HumanBytes;
 
 use super::claim::Claim;
-use super::options::{Options, TeamArgs, flags};
+use super::options::{Options, TeamArgs};
 use super::progress::Progress;
-use super::session::Session;
+use super::session::{Conditions, Session};
 use super::{inspection, interrupt, output};
 
 /// Flags of `eval`.
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct EvalCommand {
+    /// Folder of a finished run, or its `adapter`: the trained team, with its model and its settings
+    #[arg(value_name = "RUN", conflicts_with_all = ["adapter", "config"])]
+    run: Option<PathBuf>,
     #[command(flatten)]
     team: TeamArgs,
-    /// Data with answers, JSONL
+    /// Data with answers, JSONL [the held-out data of RUN]
     #[arg(long, value_name = "FILE.jsonl")]
-    data: PathBuf,
+    data: Option<PathBuf>,
     /// What the final agent reads: real, none, zero, shuffled, random, drop:ROLE
     #[arg(long, default_value = "real")]
     trace: Control,
@@ -52,9 +55,11 @@ pub struct EvalCommand {
 impl EvalCommand {
     /// Scores the data and prints the result.
     pub fn execute(self) -> Result<()> {
-        let session = Session::open(Options::read(self.team.config.as_deref(), &[flags(&self.team)?])?)?;
+        let session = Session::open(Options::of_team(&self.team, self.run.as_deref())?)?;
+        let data = self.data.clone().or(session.options.eval_data.clone());
+        let data = Options::required(&data, "data")?;
         let room = if self.accuracy { self.max_new_tokens } else { 0 };
-        let samples = session.data(&self.data, Answers::Required, room)?;
+        let samples = session.data(data, Answers::Required, room)?;
         let controls = self.controls(&session, samples.len());
         for control in &controls {
             control.validate(&session.team, samples.len())?;
@@ -63,9 +68,9 @@ impl EvalCommand {
             |dir: &PathBuf| Claim::new_run(dir, self.overwrite, "give another --output, or --overwrite");
         let claim = self.output.as_ref().map(claim).transpose()?;
         if let Some(claim) = claim.as_ref().filter(|_| self.overwrite) {
-            claim.keep_inputs(session.options.inputs().chain([self.data.as_path()]))?;
+            claim.keep_inputs(session.options.inputs().chain([data.as_path()]))?;
         }
-        let checking = self.checking(&session, &samples)?;
+        let checking = self.checking(&session, data, &samples)?;
         let kind = session.options.backend()?;
         let inspected = claim.as_ref().map(|_| self.max_new_tokens);
         let job = Score {
@@ -89,7 +94,10 @@ impl EvalCommand {
                 .collect();
             output::write_jsonl(&dir.join("samples.jsonl"), &lines)?;
             inspection.map_or(Ok(()), |inspection| inspection::write(dir, &inspection))?;
-            match &results[..] {
+            let conditions = session.conditions()?;
+            let all: Vec<Measured> =
+                results.iter().map(|result| Measured { result, conditions: &conditions }).collect();
+            match &all[..] {
                 [one] if !self.all_controls => output::write_json(&dir.join("results.json"), one)?,
                 all => output::write_json(&dir.join("results.json"), &all)?,
             }
@@ -112,12 +120,17 @@ impl EvalCommand {
     }
 
     /// How answers are checked, where that is asked for.
-    fn checking(&self, session: &Session, samples: &[TokenizedSample]) -> Result<Option<Checking>> {
+    fn checking(
+        &self,
+        session: &Session,
+        data: &Path,
+        samples: &[TokenizedSample],
+    ) -> Result<Option<Checking>> {
         let checking = session.checking(self.max_new_tokens);
         let applies = checking.applies(samples);
         if self.accuracy && !applies {
             return Err(Error::file(
-                &self.data,
+                data,
                 "--accuracy: no answer of this data can be checked; give lines a short field `gold`",
             ));
         }
@@ -131,6 +144,15 @@ struct ScoredLine {
     trace: String,
     #[serde(flatten)]
     score: SampleScore,
+}
+
+/// A result as `results.json` holds it.
+#[derive(Debug, serde::Serialize)]
+struct Measured<'a> {
+    #[serde(flatten)]
+    result: &'a Evaluation,
+    #[serde(flatten)]
+    conditions: &'a Conditions,
 }
 
 /// A result for people.

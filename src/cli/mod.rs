@@ -59,7 +59,7 @@ enum Command {
     #[command(after_help = run::AFTER_HELP)]
     Run(Box<run::RunCommand>),
     /// Loss and perplexity of a team on a file, with real messages or with a control.
-    #[command(after_help = "Example: diffmas eval --model MODEL_DIR --data test.jsonl --trace shuffled")]
+    #[command(after_help = "Example: diffmas eval runs/first --data test.jsonl --trace shuffled")]
     Eval(Box<eval::EvalCommand>),
     /// Write questions whose evidence is spread over a team, and that team.
     #[command(
@@ -76,9 +76,7 @@ enum Command {
     #[command(after_help = "Example: diffmas models")]
     Models,
     /// Write model and adapter as one ordinary Hugging Face folder.
-    #[command(
-        after_help = "Example: diffmas merge --model MODEL_DIR --adapter runs/first/adapter --output merged"
-    )]
+    #[command(after_help = "Example: diffmas merge runs/first --output merged")]
     Merge(merge::MergeCommand),
     /// List the backends in this binary and whether they work here.
     #[command(after_help = "Example: diffmas devices")]

@@ -7,7 +7,7 @@ use diffmas::agents::{AdapterScope, ChannelKind, FeedKind, OverwriteUpdate, Team
 use diffmas::backends::BackendKind;
 use diffmas::text::{Thinking, read_toml};
 use diffmas::training::{
-    Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig,
+    ADAPTER, Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig,
 };
 use diffmas::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -27,12 +27,15 @@ pub struct TeamArgs {
     /// Fetch nothing: model and adapter must be here or cached
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     offline: Option<bool>,
-    /// PEFT adapter to start from: a folder, or ORG/NAME[@REVISION] on the Hugging Face hub
+    /// What a team learned: the folder `adapter` of a run, any PEFT adapter, or ORG/NAME[@REVISION] on the Hugging Face hub
     #[arg(long)]
     adapter: Option<PathBuf>,
-    /// Team file; without one, the planner, critic, refiner and solver of the DiffMAS paper
+    /// Team file; without one, the team that --adapter learned in, else the planner, critic, refiner and solver of the DiffMAS paper
     #[arg(long, value_name = "FILE.toml")]
     system: Option<PathBuf>,
+    /// Run --adapter in the team of --system or --config, although it learned in another
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    override_team: Option<bool>,
     /// What agents pass on [trace, vectors, hybrid, overwrite, text]
     #[arg(long)]
     channel: Option<ChannelKind>,
@@ -168,7 +171,7 @@ pub struct TrainArgs {
     /// Scale of a fresh adapter: the product is multiplied by lora_alpha / r [16]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
     lora_alpha: Option<f64>,
-    /// Modules of a fresh adapter, comma-separated [all seven projections]
+    /// Modules of a fresh adapter, comma-separated, or all-linear [all seven projections]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     target_modules: Option<Vec<String>>,
     /// Scale by lora_alpha / sqrt(r) instead
@@ -190,6 +193,7 @@ pub struct Options {
     pub offline: Option<bool>,
     pub adapter: Option<PathBuf>,
     pub system: Option<PathBuf>,
+    pub override_team: Option<bool>,
     pub channel: Option<ChannelKind>,
     pub topology: Option<Topology>,
     pub num_vectors: Option<usize>,
@@ -287,16 +291,66 @@ impl Options {
         self.model.as_deref().map(Path::new).into_iter().chain(files.map(PathBuf::as_path))
     }
 
-    /// The team with all overrides.
+    /// The settings of `args`, and where a trained team is named, its own.
     ///
     /// # Errors
-    /// If the team file or the combination makes no sense.
-    pub fn team(&self) -> Result<TeamConfig> {
-        let mut team = match (&self.system, &self.team) {
-            (Some(path), _) => TeamConfig::read(path)?,
-            (None, Some(team)) => team.clone(),
-            (None, None) => TeamConfig::preset(),
-        };
+    /// As for [`Self::read`] and [`Self::of_run`].
+    pub fn of_team(args: &TeamArgs, run: Option<&Path>) -> Result<Self> {
+        let options = Self::read(args.config.as_deref(), &[flags(args)?])?;
+        match run {
+            Some(dir) => options.of_run(dir),
+            None => Ok(options),
+        }
+    }
+
+    /// What a trained team says of itself, where these settings do not: the model that `dir`, the folder of a run or an adapter's,
+    /// was trained on, its held-out data, how it thinks aloud, and its adapter.
+    ///
+    /// # Errors
+    /// If the folder holds no trained team.
+    pub fn of_run(mut self, dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            let what = if dir.exists() { "this is a file" } else { "there is no such folder" };
+            return Err(Error::file(
+                dir,
+                format!("{what}; give the output folder of `train`, or its `adapter`"),
+            ));
+        }
+        let adapter = learned(dir);
+        if !is_learned(&adapter) {
+            let why = match dir.join("checkpoints").is_dir() {
+                true => {
+                    "the run has not ended: it has no `adapter` yet; go on with train --resume, or give one of its checkpoints"
+                }
+                false => "there is no trained team here: neither a folder `adapter` nor an adapter",
+            };
+            return Err(Error::file(dir, why));
+        }
+        if let Some((_, run)) = run_of(&adapter) {
+            self.model = self.model.or(run.model);
+            self.eval_data = self.eval_data.or(run.eval_data);
+            self.think = self.think.or(run.think);
+        }
+        self.adapter = Some(adapter);
+        Ok(self)
+    }
+
+    /// The team that these settings name, if they do.
+    ///
+    /// # Errors
+    /// If the team file makes no sense.
+    pub fn stated_team(&self) -> Result<Option<TeamConfig>> {
+        match (&self.system, &self.team) {
+            (Some(path), _) => TeamConfig::read(path).map(Some),
+            (None, team) => Ok(team.clone()),
+        }
+    }
+
+    /// `team` with the flags that change one setting each.
+    ///
+    /// # Errors
+    /// If the combination makes no sense.
+    pub fn overridden(&self, mut team: TeamConfig) -> Result<TeamConfig> {
         // A flag speaks for the whole team, also for agents that the file gives a value of their own.
         for agent in &mut team.agents {
             agent.latent_steps = agent.latent_steps.filter(|_| self.latent_steps.is_none());
@@ -398,6 +452,27 @@ impl Options {
     }
 }
 
+/// What lies in the folder of a run or checkpoint is in its `adapter`.
+pub fn learned(dir: &Path) -> PathBuf {
+    let inner = dir.join(ADAPTER);
+    if inner.is_dir() && !is_learned(dir) { inner } else { dir.to_path_buf() }
+}
+
+/// Whether something that a team learned lies in this folder.
+fn is_learned(dir: &Path) -> bool {
+    ["team.toml", "adapter_config.json"].iter().any(|name| dir.join(name).exists())
+}
+
+/// The settings of the run that wrote the adapter: beside it, or above it for a checkpoint's. A `config.toml` that is none of ours says
+/// nothing about it.
+pub fn run_of(adapter: &Path) -> Option<(PathBuf, Options)> {
+    let adapter = std::fs::canonicalize(adapter).ok()?;
+    let config =
+        adapter.ancestors().skip(1).take(3).map(|dir| dir.join("config.toml")).find(|path| path.exists())?;
+    let options = Options::read(Some(&config), &[]).ok()?;
+    Some((config, options))
+}
+
 /// TOML has `nan` and `inf`, which would pass for an absent setting when flags are laid over the file.
 fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<f64>, D::Error> {
     match Option::<f64>::deserialize(deserializer)? {
@@ -452,7 +527,7 @@ mod tests {
         for entry in std::fs::read_dir(root.join("runs")).unwrap() {
             let path = entry.unwrap().path();
             let options = Options::read(Some(&path), &[]).unwrap();
-            options.team().unwrap();
+            options.overridden(options.stated_team().unwrap().unwrap_or_else(TeamConfig::preset)).unwrap();
             options.train_config().unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
             let (first, name) = (text.lines().next().unwrap(), path.file_name().unwrap().to_str().unwrap());
@@ -466,13 +541,14 @@ mod tests {
     #[test]
     fn resolved_settings_read_back_as_the_same_run() {
         let mut o = Options { model: Some("m".into()), latent_steps: Some(3), ..Options::default() };
-        let (team, config) = (o.team().unwrap(), o.train_config().unwrap());
+        let team = o.overridden(TeamConfig::preset()).unwrap();
+        let config = o.train_config().unwrap();
         o = o.resolved(&team, &config, BackendKind::default_kind().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         std::fs::write(&path, toml::to_string(&o).unwrap()).unwrap();
         let again = Options::read(Some(&path), &[]).unwrap();
         assert_eq!(again, o);
-        assert_eq!((again.team().unwrap(), again.train_config().unwrap()), (team, config));
+        assert_eq!((again.stated_team().unwrap(), again.train_config().unwrap()), (Some(team), config));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Args;
 use diffmas::agents::{ChannelKind, Listening, Team};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::communication::{Trace, TraceOwner};
+use diffmas::communication::{Fingerprint, Trace, TraceOwner};
 use diffmas::evaluation::{Checking, Control};
 use diffmas::inference::{Answer, WrittenMessage};
 use diffmas::text::{Answers, Sample, TokenizedSample};
@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use super::answer::{Answering, Left};
 use super::generation::GenerationArgs;
-use super::options::{Options, TeamArgs, flags};
+use super::options::{Options, TeamArgs};
 use super::progress::Progress;
 use super::session::Session;
 use super::{chat, interrupt, output, verbosity};
@@ -26,6 +26,9 @@ use super::{chat, interrupt, output, verbosity};
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct RunCommand {
+    /// Folder of a finished run, or its `adapter`: the trained team, with its model and its settings
+    #[arg(value_name = "RUN", conflicts_with_all = ["adapter", "config"])]
+    run: Option<PathBuf>,
     #[command(flatten)]
     team: TeamArgs,
     /// One question; without it and without --data, a chat
@@ -67,7 +70,7 @@ the agents' prompts is the turn, and every agent sees the earlier turns, as they
 prompts use {{ messages }} writes the conversation itself. When the conversation no longer fits the model, its oldest turns are left \
 out. Lines typed on a terminal are kept in $XDG_STATE_HOME/diffmas/history; one that starts with a space is not.
 
-Example: diffmas run --model MODEL_DIR --adapter runs/first/adapter --question \"2 + 3?\" --greedy";
+Example: diffmas run runs/first --question \"2 + 3?\" --greedy";
 
 /// One answer as it is written.
 #[derive(Debug, Serialize)]
@@ -99,7 +102,7 @@ struct Details {
 impl RunCommand {
     /// Answers and prints or writes.
     pub fn execute(self) -> Result<()> {
-        let session = Session::open(Options::read(self.team.config.as_deref(), &[flags(&self.team)?])?)?;
+        let session = Session::open(Options::of_team(&self.team, self.run.as_deref())?)?;
         let options = self.generation.options(&session)?;
         let stop = &self.generation.stop;
         let answering = Answering { session: &session, options: &options, stop, control: &self.trace };
@@ -340,7 +343,8 @@ impl AnswerAll<'_> {
             return self.answering.think(team, samples, streams);
         }
         let agents: Vec<&str> = team.config.agents.iter().map(|a| a.name.as_str()).collect();
-        let fingerprint = team.fingerprint();
+        let fingerprint =
+            Fingerprint { model: self.answering.session.model.sha256()?, adapter: team.learned_sha256() };
         let owner = TraceOwner {
             model: &self.answering.session.model.config,
             fingerprint: &fingerprint,

@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use diffmas::agents::{AdapterSet, TeamConfig, TeamModel, check_context};
+use diffmas::agents::{AdapterScope, AdapterSet, Base, Origin, TeamConfig, TeamModel, check_context};
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::ModelBackend;
+use diffmas::checkpoint::hub::published_name;
 use diffmas::evaluation::Checking;
 use diffmas::inference::{DecodeOptions, Writing};
 use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
 use diffmas::training::read_communication;
 use diffmas::{Error, Result};
 use rayon::prelude::*;
+use serde::Serialize;
 
-use super::fetch;
-use super::options::Options;
+use super::options::{Options, learned, run_of};
+use super::{fetch, verbosity};
 
 /// Model and team, not yet on a device.
 pub struct Session {
@@ -24,21 +26,32 @@ pub struct Session {
     pub model: ModelFiles,
     /// The folder that `--adapter` means.
     adapter: Option<PathBuf>,
+    /// The team and the weights that the adapter learned with, where it says so.
+    origin: Option<Origin>,
+    /// Settings of the team that are not those which the adapter learned with, a sentence each.
+    changed: Vec<String>,
     prompts: Arc<PromptBuilder>,
 }
 
 impl Session {
     /// Reads what `options` name.
     pub fn open(options: Options) -> Result<Self> {
-        let name = Options::required(&options.model, "model")?;
-        let team = options.team()?;
+        let offline = options.offline.unwrap_or(false);
+        let adapter = options.adapter.as_deref().map(|a| fetch::adapter(a, offline)).transpose()?;
+        let adapter = adapter.map(|dir| learned(&dir));
+        let origin = adapter.as_deref().map(Origin::read).transpose()?.flatten();
+        let (team, changed) = team(&options, adapter.as_deref(), origin.as_ref())?;
+        let known = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.clone());
+        let model = options.model.clone().or(known);
+        let name = Options::required(&model, "model")?;
         options.backend()?;
         if options.batch_size == Some(0) {
             return Err(Error::invalid("batch_size must be at least 1"));
         }
-        let offline = options.offline.unwrap_or(false);
         let model = ModelFiles::open(&fetch::model(name, offline)?)?;
-        let adapter = options.adapter.as_deref().map(|a| fetch::adapter(a, offline)).transpose()?;
+        if let (Some(dir), Some(origin)) = (&adapter, &origin) {
+            compare_base(dir, &origin.base, &model)?;
+        }
         let thinking = options.think.unwrap_or_default();
         let template = model.tokenizer.as_ref().and_then(|t| t.chat_template());
         if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {
@@ -51,7 +64,36 @@ impl Session {
         if let Some(vectors) = team.vectors(c.num_hidden_layers) {
             vectors.check(c.num_hidden_layers)?;
         }
-        Ok(Self { options, team, model, adapter, prompts: Arc::new(prompts) })
+        Ok(Self { options, team, model, adapter, origin, changed, prompts: Arc::new(prompts) })
+    }
+
+    /// What the results of this session were measured with.
+    ///
+    /// # Errors
+    /// If the model's weights cannot be read.
+    pub fn conditions(&self) -> Result<Conditions> {
+        Ok(Conditions {
+            model: self.model.path.display().to_string(),
+            model_sha256: self.model.sha256()?,
+            adapter: self.adapter.as_ref().map(|dir| dir.display().to_string()),
+            adapter_base_sha256: self.origin.as_ref().map(|origin| origin.base.base_model_sha256.clone()),
+            changed: self.changed.clone(),
+        })
+    }
+
+    /// The weights that an adapter trained here learns on, and the roles that it is active in.
+    ///
+    /// # Errors
+    /// If the model's weights cannot be read.
+    pub fn base(&self, scope: AdapterScope) -> Result<Base> {
+        Ok(Base::new(self.base_name(), self.model.sha256()?, &self.model.config, scope))
+    }
+
+    /// The model's published name, or its path.
+    pub fn base_name(&self) -> String {
+        let published = self.options.model.as_deref().and_then(published_name);
+        let path = || std::path::absolute(&self.model.path).unwrap_or_else(|_| self.model.path.clone());
+        published.unwrap_or_else(|| path().display().to_string())
     }
 
     /// Reads and tokenises a data file; `answer` tokens are left room for where a line has no target.
@@ -135,16 +177,20 @@ impl Session {
         if alone {
             return Ok(AdapterSet::none());
         }
-        let adapters = AdapterSet::read(dir, self.options.adapter_scope, &self.team, &model.backbone)?;
-        for adapter in adapters.adapters.values() {
-            self.compare_base(dir, adapter.config.base_model_name_or_path.as_deref());
+        let theirs = self.origin.as_ref().map(|origin| origin.base.adapter_scope);
+        let scope = self.options.adapter_scope.or(theirs);
+        let adapters = AdapterSet::read(dir, scope, &self.team, &model.backbone)?;
+        if self.origin.is_none() {
+            for adapter in adapters.adapters.values() {
+                self.compare_name(dir, adapter.config.base_model_name_or_path.as_deref());
+            }
         }
         Ok(adapters)
     }
 
     /// Warns where an adapter says that it was trained on a model of another name. Its shapes fit, and folders are renamed and copied,
     /// so that this need not be a mistake.
-    fn compare_base(&self, adapter: &Path, base: Option<&str>) {
+    fn compare_name(&self, adapter: &Path, base: Option<&str>) {
         let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().to_lowercase());
         let model = self.model.path.to_string_lossy().to_lowercase();
         let (Some(base), Some(name)) = (base, base.and_then(|base| last(Path::new(base)))) else { return };
@@ -167,4 +213,93 @@ impl Session {
         }
         Ok(model.bind(&adapters, &model.parameters(&adapters)))
     }
+}
+
+/// What results were measured with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Conditions {
+    model: String,
+    model_sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<String>,
+    /// SHA-256 of the weights that the adapter learned on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter_base_sha256: Option<String>,
+    /// Settings that are not those which the adapter learned with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changed: Vec<String>,
+}
+
+/// The team that is run, and in what it is not the one that the adapter learned in. That is said; another team file is refused.
+fn team(
+    options: &Options,
+    adapter: Option<&Path>,
+    origin: Option<&Origin>,
+) -> Result<(TeamConfig, Vec<String>)> {
+    let stated = options.stated_team()?;
+    let Some((dir, origin)) = adapter.zip(origin) else {
+        let team = match (stated, adapter) {
+            (Some(team), _) => team,
+            (None, Some(dir)) => unnamed_team(dir),
+            (None, None) => TeamConfig::preset(),
+        };
+        return Ok((options.overridden(team)?, Vec::new()));
+    };
+    let by_flags = origin.differences(&options.overridden(origin.team.clone())?);
+    let other = stated.is_some();
+    let team = options.overridden(stated.unwrap_or_else(|| origin.team.clone()))?;
+    let mut changed = origin.differences(&team);
+    if other && options.override_team != Some(true) {
+        let by_file = changed.iter().filter(|(name, _)| !by_flags.iter().any(|(flag, _)| flag == name));
+        let by_file: Vec<&str> = by_file.map(|(_, sentence)| sentence.as_str()).collect();
+        if !by_file.is_empty() {
+            let why = format!(
+                "the adapter learned in another team: {}; leave --system out to run its own team, or give --override-team",
+                by_file.join("; ")
+            );
+            return Err(Error::file(dir, why));
+        }
+    }
+    let theirs = origin.base.adapter_scope;
+    if let Some(scope) = options.adapter_scope.filter(|scope| *scope != theirs) {
+        let said = format!("`adapter_scope` is {scope:?}, but the adapter learned with {theirs:?}");
+        changed.push(("adapter_scope".into(), said));
+    }
+    let changed: Vec<String> = changed.into_iter().map(|(_, sentence)| sentence).collect();
+    changed.iter().for_each(verbosity::note);
+    Ok((team, changed))
+}
+
+/// The team of an adapter that does not name it: that of the run it lies in, else the paper's.
+fn unnamed_team(dir: &Path) -> TeamConfig {
+    if let Some((config, Some(team))) = run_of(dir).map(|(config, run)| (config, run.team)) {
+        let (dir, config) = (dir.display(), config.display());
+        tracing::warn!("{dir}: the adapter does not say in which team it learned; that of {config} is run");
+        return team;
+    }
+    tracing::warn!(
+        "{}: the adapter does not say in which team it learned; the planner, critic, refiner and solver of the DiffMAS paper are \
+         run (--system FILE.toml gives another team)",
+        dir.display()
+    );
+    TeamConfig::preset()
+}
+
+/// Refuses an adapter that learned on a model of other sizes, and warns where the weights are others: a model in another format is a
+/// normal case.
+pub fn compare_base(dir: &Path, base: &Base, model: &ModelFiles) -> Result<()> {
+    if let Some(why) = base.misfit(&model.config) {
+        return Err(Error::file(dir, why));
+    }
+    let (theirs, ours) = (&base.base_model_sha256, model.sha256()?);
+    if *theirs != ours {
+        tracing::warn!(
+            "{}: the adapter learned on other weights (`{}`, SHA-256 {theirs:.12}…) than those of {} ({ours:.12}…); where these are \
+             not the same model in another format, answers may make no sense",
+            dir.display(),
+            base.base_model_name_or_path,
+            model.path.display()
+        );
+    }
+    Ok(())
 }

@@ -5,11 +5,10 @@ use std::path::Path;
 use clap::Args;
 use diffmas::agents::{AdapterSet, Team};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::checkpoint::hub::published_name;
 use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_atomic};
 use diffmas::evaluation::Control;
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer, write_communication};
+use diffmas::training::{ADAPTER, Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
 use diffmas::{Error, Result};
 
 use super::claim::Claim;
@@ -171,11 +170,7 @@ impl Job for Train<'_> {
                 self.dir.display()
             )));
         }
-        let adapter = self.dir.join("adapter");
-        if !trainer.adapters().adapters.is_empty() {
-            trainer.adapters().write(&adapter)?;
-        }
-        write_communication(self.dir, trainer.model(), trainer.parameters())?;
+        trainer.write(&self.dir.join(ADAPTER))?;
         self.score(&trainer, &mut log, total)?;
         if self.ending == Ending::Silent {
             return Ok(());
@@ -199,7 +194,8 @@ impl Train<'_> {
                 self.config.seed,
             )?,
         };
-        let trainer = Trainer::new(self.config.clone(), model, adapters)?;
+        let base = self.session.base(adapters.scope)?;
+        let trainer = Trainer::new(self.config.clone(), model, adapters)?.with_base(base);
         Ok(trainer.with_writing(self.session.greedy_writing()))
     }
 
@@ -207,16 +203,16 @@ impl Train<'_> {
     fn fresh_adapter(&self) -> AdapterConfig {
         let o = &self.session.options;
         let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        let targets = o.target_modules.clone().unwrap_or_else(|| all.map(String::from).to_vec());
+        // As in PEFT, which writes what the word stands for.
+        let named = o.target_modules.clone().filter(|names| *names != ["all-linear"]);
+        let targets = named.unwrap_or_else(|| all.map(String::from).to_vec());
         let mut config = AdapterConfig::new(
             o.lora_r.unwrap_or(8),
             o.lora_alpha.unwrap_or(16.0),
             TargetModules::List(targets),
         );
         config.use_rslora = o.use_rslora.unwrap_or(false);
-        let published = o.model.as_deref().and_then(published_name);
-        let path = || self.session.model.path.display().to_string();
-        config.base_model_name_or_path = Some(published.unwrap_or_else(path));
+        config.base_model_name_or_path = Some(self.session.base_name());
         config
     }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::{Optimizer, RunSettings};
-use crate::agents::{AdapterSet, TeamModel};
+use crate::agents::{AdapterSet, Base, Origin, TeamModel};
 use crate::backbone::Parameters;
 use crate::checkpoint::hash::sha256_of;
 use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
@@ -23,6 +23,9 @@ use crate::text::TokenizedSample;
 /// The communication modules' weights and settings, beside the adapter.
 const WEIGHTS: &str = "communication.safetensors";
 const SETTINGS: &str = "communication_config.json";
+
+/// The folder of a run or a checkpoint that holds what was learned.
+pub const ADAPTER: &str = "adapter";
 
 /// The SHA-256 of every other file of a checkpoint.
 const MANIFEST: &str = "manifest.json";
@@ -166,23 +169,40 @@ pub fn read_communication<B: ModelBackend>(
     }
 }
 
-/// Writes `checkpoints/step-N` below `output`, and deletes the oldest beyond `keep`.
+/// Writes all that a team has learned into `dir`: `adapters` as PEFT stores them, the communication modules of `parameters`, and where
+/// both come from.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write_learned<B: ModelBackend>(
+    dir: &Path,
+    model: &TeamModel<B>,
+    adapters: &AdapterSet<B>,
+    parameters: &Parameters<B>,
+    base: Option<&Base>,
+) -> Result<()> {
+    adapters.write(dir)?;
+    write_communication(dir, model, parameters)?;
+    match base {
+        Some(base) => Origin { team: model.config.clone(), base: base.clone() }.write(dir),
+        None => Ok(()),
+    }
+}
+
+/// Writes `checkpoints/step-N` below `output`, what was learned in its `adapter` by `write_learned`, and deletes the oldest beyond `keep`.
 ///
 /// # Errors
 /// If a file cannot be written; an earlier checkpoint is then still whole.
 pub fn write_checkpoint<B: ModelBackend>(
     output: &Path,
-    model: &TeamModel<B>,
-    adapters: &AdapterSet<B>,
-    parameters: &Parameters<B>,
+    write_learned: impl Fn(&Path) -> Result<()>,
     optimizer: &Optimizer<B>,
     state: &CheckpointState,
     keep: Option<usize>,
 ) -> Result<PathBuf> {
     let dir = output.join("checkpoints").join(format!("step-{}", state.step));
     write_folder_atomic(&dir, |dir| {
-        adapters.bind(parameters).write(&dir.join("adapter"))?;
-        write_communication(dir, model, parameters)?;
+        write_learned(&dir.join(ADAPTER))?;
         write_safetensors(&dir.join("optimizer.safetensors"), &optimizer.to_host(), None)?;
         let text = serde_json::to_string_pretty(state).map_err(|e| Error::file(dir, e))?;
         write_atomic(&dir.join("state.json"), text.as_bytes())?;
@@ -295,12 +315,12 @@ fn read_parameters<B: ModelBackend>(
     adapters: &AdapterSet<B>,
     optimizer: &mut Optimizer<B>,
 ) -> Result<Parameters<B>> {
-    let stored =
-        AdapterSet::read(&dir.join("adapter"), Some(adapters.scope), &model.config, &model.backbone)?;
+    let adapter = dir.join(ADAPTER);
+    let stored = AdapterSet::read(&adapter, Some(adapters.scope), &model.config, &model.backbone)?;
     let mut parameters = stored.parameters();
     if !model.modules().is_empty() {
-        let modules = read_communication(dir, model)?
-            .ok_or_else(|| Error::file(dir, format!("there is no {WEIGHTS}")))?;
+        let modules = read_communication(&adapter, model)?
+            .ok_or_else(|| Error::file(&adapter, format!("there is no {WEIGHTS}")))?;
         parameters.extend(modules);
     }
     let path = dir.join("optimizer.safetensors");

@@ -15,7 +15,7 @@ mod tensorboard;
 mod trainer;
 
 pub use checkpoint::{
-    CheckpointState, DataMark, read_checkpoint, read_communication, write_checkpoint, write_communication,
+    ADAPTER, CheckpointState, DataMark, read_checkpoint, read_communication, write_checkpoint, write_learned,
 };
 pub use config::{TraceGradient, TrainConfig};
 pub use curriculum::{Curriculum, competence};

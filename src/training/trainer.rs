@@ -10,10 +10,10 @@ use diffmas_backends::{Autodiff, ModelBackend};
 use super::{
     CheckpointState, DataMark, Optimizer, Phase, RunSettings, Sampler, StepMetrics, TrainConfig, Trainable,
     clip, competence, frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute,
-    write_checkpoint,
+    write_checkpoint, write_learned,
 };
 use crate::agents::{
-    AdapterScope, AdapterSet, ChannelKind, Dropout, LossWeights, Team, TeamBatch, TeamModel, TeamPlan,
+    AdapterScope, AdapterSet, Base, ChannelKind, Dropout, LossWeights, Team, TeamBatch, TeamModel, TeamPlan,
     TeamStages,
 };
 use crate::backbone::Parameters;
@@ -72,6 +72,8 @@ pub struct Trainer<B: ModelBackend> {
     /// The same two with the channel off, where a phase has it off.
     silent: Option<(TeamModel<B>, TeamModel<Autodiff<B>>)>,
     adapters: AdapterSet<B>,
+    /// What stands beside the adapters of a checkpoint.
+    base: Option<Base>,
     parameters: Parameters<B>,
     leaves: Parameters<Autodiff<B>>,
     optimizer: Optimizer<B>,
@@ -118,6 +120,7 @@ impl<B: ModelBackend> Trainer<B> {
             config,
             model,
             adapters,
+            base: None,
             parameters,
             step: 0,
             skipped_in_a_row: 0,
@@ -127,12 +130,32 @@ impl<B: ModelBackend> Trainer<B> {
 
     /// What the run is trained with.
     fn settings(&self) -> RunSettings {
-        RunSettings::new(&self.config, &self.model.config, &self.adapters)
+        let sha256 = self.base.as_ref().map(|base| base.base_model_sha256.as_str());
+        RunSettings::new(&self.config, &self.model.config, &self.adapters, sha256)
     }
 
     /// Settings that a resumed run has changed, a sentence each.
     pub fn changed(&self) -> &[String] {
         &self.changed
+    }
+
+    /// The same run on weights that are known by name and hash: what it writes says so, and it resumes on no others.
+    pub fn with_base(self, base: Base) -> Self {
+        Self { base: Some(base), ..self }
+    }
+
+    /// Writes all that was learned into `dir`: adapters, communication modules, and where they come from.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        write_learned(
+            dir,
+            &self.model,
+            &self.adapters.bind(&self.parameters),
+            &self.parameters,
+            self.base.as_ref(),
+        )
     }
 
     /// The same run with upstream agents that write, which the channel `text` needs.
@@ -429,15 +452,7 @@ impl<B: ModelBackend> Trainer<B> {
             settings: self.settings(),
         };
         let keep = self.config.save_total_limit;
-        let dir: PathBuf = write_checkpoint(
-            output,
-            &self.model,
-            &self.adapters,
-            &self.parameters,
-            &self.optimizer,
-            &state,
-            keep,
-        )?;
+        let dir: PathBuf = write_checkpoint(output, |dir| self.write(dir), &self.optimizer, &state, keep)?;
         on_event(Event::Checkpoint(&dir))
     }
 }

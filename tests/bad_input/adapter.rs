@@ -77,8 +77,9 @@ fn an_adapter_trained_on_a_model_of_another_name_is_warned_about() {
         text
     };
     says(&stderr(json!("some/Other-1B")), &["WARN", "some/Other-1B", "answers may make no sense"]);
+    says(&stderr(json!(null)), &["WARN", "does not say in which team it learned", "--system"]);
     for same in [json!(null), json!("../model"), json!("someone/tiny-llama")] {
-        assert!(!stderr(same.clone()).contains("WARN"), "{same}");
+        assert!(!stderr(same.clone()).contains("answers may make no sense"), "{same}");
     }
 }
 

@@ -132,7 +132,7 @@ fn communication_modules_of_another_team_are_refused() {
     let prior = ["--encoder-position-prior", "false"];
     says(&failure(eval(&prior)), &["communication_config.json", "`encoder_position_prior` is true", "false"]);
     // Modules that were written before the prior could be set have it.
-    let settings = run.join("communication_config.json");
+    let settings = adapter.join("communication_config.json");
     let whole = fs::read_to_string(&settings).unwrap();
     let lines: Vec<&str> = whole.lines().filter(|line| !line.contains("encoder_position_prior")).collect();
     assert_eq!(lines.len() + 1, whole.lines().count());
@@ -147,17 +147,23 @@ fn communication_modules_of_another_team_are_refused() {
     let two = json!({"prompt_ids": {"planner": [5], "solver": [6]}, "target_ids": [7]}).to_string();
     let two = place.write("two.jsonl", two);
     let (team, two) = (team.to_str().unwrap(), two.to_str().unwrap());
-    says(&failure(eval(&["--system", team, "--data", two])), &["communication_config.json", "`agents`"]);
-    let theirs = fs::read_to_string(run.join("communication_config.json")).unwrap();
+    let other = ["--system", team, "--data", two];
+    says(
+        &failure(eval(&other)),
+        &["adapter", "learned in another team", "`agents[critic]`", "--override-team"],
+    );
+    let other = [&other[..], &["--override-team"]].concat();
+    says(&failure(eval(&other)), &["communication_config.json", "`agents`"]);
+    let theirs = fs::read_to_string(adapter.join("communication_config.json")).unwrap();
     fs::write(
-        run.join("communication_config.json"),
+        adapter.join("communication_config.json"),
         theirs.replace("\"hidden_size\": ", "\"hidden_size\": 9"),
     )
     .unwrap();
     says(&failure(eval(&[])), &["communication_config.json", "`hidden_size`"]);
-    fs::remove_file(run.join("communication_config.json")).unwrap();
+    fs::remove_file(adapter.join("communication_config.json")).unwrap();
     says(&failure(eval(&[])), &["communication_config.json"]);
-    fs::remove_file(run.join("communication.safetensors")).unwrap();
+    fs::remove_file(adapter.join("communication.safetensors")).unwrap();
     says(&failure(eval(&[])), &["communication.safetensors"]);
 }
 

@@ -8,6 +8,7 @@ mod channels;
 mod data;
 mod model;
 mod network;
+mod origin;
 mod output;
 mod report;
 mod resume;

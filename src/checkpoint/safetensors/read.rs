@@ -104,6 +104,10 @@ impl Weights for SafetensorsWeights {
         &self.path
     }
 
+    fn files(&self) -> Vec<&Path> {
+        self.shards.iter().map(|shard| shard.file.path()).collect()
+    }
+
     fn file(&self, name: &str) -> &Path {
         self.shard(name).map_or(&self.path, |shard| shard.file.path())
     }

@@ -1,0 +1,78 @@
+//! Which weights a model has, whatever kind of file holds them: one hash over all its tensors.
+
+use std::fs;
+use std::path::Path;
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::Weights;
+use super::atomic::write_atomic;
+use super::hash::is_sha256;
+use super::hub::cache_root;
+use crate::error::{Error, Result};
+
+/// SHA-256 over names, shapes and values (as little-endian f32) of the tensors `names`, in the order given; files of other precision that
+/// hold the same numbers have the same hash.
+///
+/// The hash is kept in the cache under the files' paths, sizes and times, and read there as long as those are the same.
+///
+/// # Errors
+/// If a tensor is missing or cannot be read.
+pub fn sha256_of_weights(weights: &(dyn Weights + Sync), names: &[String]) -> Result<String> {
+    let known = cache_root().ok().zip(key(weights)).map(|(root, key)| root.join("fingerprints").join(key));
+    let kept = known.as_ref().and_then(|path| fs::read_to_string(path).ok());
+    if let Some(hash) = kept.filter(|hash| is_sha256(hash)) {
+        return Ok(hash);
+    }
+    let each: Vec<Vec<u8>> = names.par_iter().map(|name| one(weights, name)).collect::<Result<_>>()?;
+    let mut all = Sha256::new();
+    each.iter().for_each(|hash| all.update(hash));
+    let hash = format!("{:x}", all.finalize());
+    if let Some(path) = known {
+        // A cache that cannot be written costs time, nothing else.
+        let _ = write_atomic(&path, hash.as_bytes());
+    }
+    Ok(hash)
+}
+
+/// The hash of one tensor.
+fn one(weights: &(dyn Weights + Sync), name: &str) -> Result<Vec<u8>> {
+    let shape = weights
+        .shape(name)
+        .ok_or_else(|| Error::file(weights.path(), format!("the tensor `{name}` is missing")))?;
+    let mut hash = Sha256::new();
+    hash.update(format!("{name} {shape:?} "));
+    let mut bytes = Vec::new();
+    for values in weights.read_f32(name)?.chunks(1 << 14) {
+        bytes.clear();
+        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        hash.update(&bytes);
+    }
+    Ok(hash.finalize().to_vec())
+}
+
+/// A name for the files as they are now; none where the system does not tell.
+fn key(weights: &(dyn Weights + Sync)) -> Option<String> {
+    let mut hash = Sha256::new();
+    for path in weights.files() {
+        let path = fs::canonicalize(path).ok()?;
+        hash.update(format!("{} {}\n", path.display(), state(&path)?));
+    }
+    Some(format!("{:x}", hash.finalize()))
+}
+
+/// Size and times of a file. The time of its last change of any kind cannot be set back, as that of its content can.
+#[cfg(unix)]
+fn state(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let m = fs::metadata(path).ok()?;
+    let (changed, modified) = ((m.ctime(), m.ctime_nsec()), (m.mtime(), m.mtime_nsec()));
+    Some(format!("{} {} {changed:?} {modified:?}", m.len(), m.ino()))
+}
+
+#[cfg(not(unix))]
+fn state(path: &Path) -> Option<String> {
+    let m = fs::metadata(path).ok()?;
+    Some(format!("{} {:?}", m.len(), m.modified().ok()?))
+}
