@@ -35,7 +35,8 @@ pub struct EvalCommand {
     #[arg(long, conflicts_with = "trace")]
     all_controls: bool,
     /// Let the final agent answer, too, and count right answers: those that say the line's `gold`, what follows `####` in its answer, or
-    /// an answer of a few words
+    /// an answer of a few words. Numbers and fractions are compared as values, choices by letter or text, and of an answer that marks its
+    /// result (`####`, `\boxed{}`, "the answer is") only that counts
     #[arg(long)]
     accuracy: bool,
     /// Most tokens of an answer that is checked

@@ -4,6 +4,7 @@ mod accuracy;
 mod comparison;
 mod controls;
 mod inspection;
+mod judge;
 mod score;
 
 pub use accuracy::Checking;
