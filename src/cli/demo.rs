@@ -7,7 +7,9 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::write_atomic;
-use diffmas::evaluation::{Comparison, Control, Inspection, Part, Scoring, Way, evaluate};
+use diffmas::evaluation::{
+    Comparison, Control, Inspection, Paired, Part, SampleScore, Scoring, Way, evaluate,
+};
 use diffmas::report::Report;
 use diffmas::tasks::{Facts, Family, Split, TaskConfig, write_tiny_model};
 use diffmas::text::{Answers, TokenizedSample, read_toml};
@@ -318,6 +320,7 @@ impl Job for Measure<'_> {
         let total = self.plans.iter().map(|plan| plan.samples.len() * plan.ways.len()).sum();
         let mut progress = Progress::new("answered", 0, total);
         let (mut done, mut rows, mut inspection) = (0, Vec::new(), None);
+        let mut real: Vec<SampleScore> = Vec::new();
         for Plan { session, samples, ways } in self.plans {
             let (writing, checking) = (session.greedy_writing(), session.checking(ANSWER_TOKENS));
             let team = session.trained_team::<B>(&device)?;
@@ -329,8 +332,10 @@ impl Job for Measure<'_> {
                     writing: Some(&writing),
                     checking: Some(&checking),
                 };
+                let mut scores = Vec::with_capacity(samples.len());
                 let score = evaluate(&team, samples, &scoring, |batch| {
                     done += batch.len();
+                    scores.extend_from_slice(batch);
                     match interrupt::requested() {
                         true => Err(Error::Interrupted("interrupted".into())),
                         false => Ok(()),
@@ -340,8 +345,10 @@ impl Job for Measure<'_> {
                 let cost = score.cost.expect("answers were checked");
                 progress.set(done, &format!("{name}: {:.1} %", 100.0 * accuracy.accuracy));
                 let (name, message_bytes) = (name.clone(), score.message_bytes as f64);
-                rows.push(Way { name, part: *part, accuracy, message_bytes, cost });
+                let against_real = (*part == Part::Control).then(|| Paired::new(&real, &scores));
+                rows.push(Way { name, part: *part, accuracy, message_bytes, cost, against_real });
                 if *part == Part::Trained {
+                    real = scores;
                     inspection = inspection::of(session, &team, samples, ANSWER_TOKENS)?;
                 }
             }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffmas::agents::Team;
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::evaluation::{Checking, Control, Evaluation, Inspection, SampleScore, Scoring, evaluate};
+use diffmas::evaluation::{
+    Checking, Control, Evaluation, Inspection, Paired, SampleScore, Scoring, evaluate,
+};
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::HumanBytes;
@@ -83,7 +85,12 @@ impl EvalCommand {
             inspected,
         };
         let (scored, inspection) = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
-        let (results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
+        let (mut results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
+        if let Some(real) = controls.iter().position(|control| *control == Control::Real) {
+            for (i, result) in results.iter_mut().enumerate().filter(|(i, _)| *i != real) {
+                result.against_real = Some(Paired::new(&scores[real], &scores[i]));
+            }
+        }
         if let (Some(dir), Some(claim)) = (&self.output, &claim) {
             claim.clear()?;
             let lines: Vec<ScoredLine> = results

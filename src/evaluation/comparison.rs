@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Accuracy, Cost};
+use super::{Accuracy, Cost, Paired};
 
 /// Ways of answering the same questions; `comparison.json` in an output folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,4 +43,7 @@ pub struct Way {
     /// What a question costs.
     #[serde(flatten)]
     pub cost: Cost,
+    /// How a control does on each question against the trained team's real message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against_real: Option<Paired>,
 }

@@ -5,10 +5,12 @@ mod comparison;
 mod controls;
 mod inspection;
 mod judge;
+mod paired;
 mod score;
 
 pub use accuracy::Checking;
 pub use comparison::{Comparison, Part, Way};
 pub use controls::Control;
 pub use inspection::{Attention, Example, Inspection, Latents, LensToken, inspect};
+pub use paired::Paired;
 pub use score::{Accuracy, Cost, Evaluation, SampleScore, Scoring, evaluate};

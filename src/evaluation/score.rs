@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use statrs::statistics::Statistics;
 
-use super::{Checking, Control};
+use super::{Checking, Control, Paired};
 use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
 use crate::error::{Error, Result};
 use crate::inference::{Author, Writing, decode, write_messages};
@@ -75,6 +75,9 @@ pub struct Evaluation {
     /// What answering cost, where answers were checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
+    /// How it does on each question against the real message, where both were scored together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against_real: Option<Paired>,
 }
 
 /// What it costs to answer a question, as a mean over questions that ran in batches.
@@ -145,6 +148,7 @@ pub fn evaluate<B: ModelBackend>(
             seconds: total.seconds / samples.len().max(1) as f64,
             forward_positions: total.positions as f64 / samples.len().max(1) as f64,
         }),
+        against_real: None,
     })
 }
 
@@ -162,13 +166,17 @@ fn loss_interval(scores: &[SampleScore], loss: f64, tokens: usize) -> Option<[f6
 
 fn accuracy(checked: &[bool]) -> Option<Accuracy> {
     let (n, right) = (checked.len(), checked.iter().filter(|&&r| r).count());
+    let interval = proportion_interval(right, n);
+    (n > 0).then(|| Accuracy { accuracy: right as f64 / n as f64, interval, checked: n })
+}
+
+/// The 95 % interval of a proportion (Clopper and Pearson).
+pub(super) fn proportion_interval(right: usize, n: usize) -> [f64; 2] {
     let wrong = n - right;
     let bound =
         |a: usize, b: usize, p: f64| Beta::new(a as f64, b as f64).ok().map(|beta| beta.inverse_cdf(p));
     // A bound that no beta distribution gives is the end of the range: none right, or none wrong.
-    let interval =
-        [bound(right, wrong + 1, 0.025).unwrap_or(0.0), bound(right + 1, wrong, 0.975).unwrap_or(1.0)];
-    (n > 0).then(|| Accuracy { accuracy: right as f64 / n as f64, interval, checked: n })
+    [bound(right, wrong + 1, 0.025).unwrap_or(0.0), bound(right + 1, wrong, 0.975).unwrap_or(1.0)]
 }
 
 /// What upstream agents sent to the final one, and what that and its answers cost.

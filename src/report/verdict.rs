@@ -1,6 +1,8 @@
 //! Does the message matter? One sentence.
 
-use crate::evaluation::{Comparison, Evaluation, Part, Way};
+use std::cmp::Ordering;
+
+use crate::evaluation::{Comparison, Evaluation, Paired, Part, Way};
 
 /// What a report says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ struct Score<'a> {
     name: &'a str,
     value: f64,
     interval: Option<[f64; 2]>,
+    /// Question by question against the real message.
+    paired: Option<Paired>,
 }
 
 /// Evidence for one verdict: the same questions, answered with the real message and with controls in its place.
@@ -41,12 +45,14 @@ struct Evidence<'a> {
 impl Verdict {
     /// Whether the trained team of a comparison beats its controls; none where the comparison has no trained team.
     ///
-    /// A control is as good as the real message where their 95 % intervals touch: its better end reaches the message's worse end.
+    /// A control is as good as the real message where the 95 % interval of what the message gains question by question reaches no gain; where
+    /// only sums are known, where their intervals touch.
     /// Leaving a single sender out (`drop:ROLE`) is no such control, since the others' messages are still there.
     pub fn of_comparison(comparison: &Comparison) -> Option<Self> {
         fn score(way: &Way) -> Score<'_> {
             let name = way.name.strip_prefix("control ").unwrap_or(&way.name);
-            Score { name, value: way.accuracy.accuracy, interval: Some(way.accuracy.interval) }
+            let interval = Some(way.accuracy.interval);
+            Score { name, value: way.accuracy.accuracy, interval, paired: way.against_real }
         }
         let trained = comparison.rows.iter().find(|way| way.part == Part::Trained)?;
         let controls = comparison.rows.iter().filter(|way| way.part == Part::Control).map(score);
@@ -122,7 +128,7 @@ impl Measure {
             (Self::Accuracy, Some(a)) => (a.accuracy, Some(a.interval)),
             _ => (e.loss, e.loss_interval),
         };
-        Score { name: &e.trace, value, interval }
+        Score { name: &e.trace, value, interval, paired: e.against_real }
     }
 
     /// A score as text, with its interval.
@@ -154,9 +160,26 @@ impl Measure {
         if self == Self::Accuracy { [low, high] } else { [high, low] }
     }
 
-    /// Whether all of the interval of `a` is better than all of that of `b`; none where one has no interval.
-    fn clearly_better(self, a: &Score<'_>, b: &Score<'_>) -> Option<bool> {
-        Some(self.better(self.ends(a.interval?)[0], self.ends(b.interval?)[1]))
+    /// Whether the real message is better than a control ([`Ordering::Greater`]), worse, or neither: question by question where the
+    /// control was so compared, else by intervals that do not touch; none where there is no interval.
+    fn against(self, real: &Score<'_>, control: &Score<'_>) -> Option<Ordering> {
+        // An interval of the real message's advantage, and the value that means none.
+        let pairs = control.paired.and_then(|p| match self {
+            Self::Accuracy => Some((p.share_interval?, 0.5)),
+            Self::Loss => Some((p.loss_interval?, 0.0)),
+        });
+        if let Some(([low, high], none)) = pairs {
+            return Some(if low > none {
+                Ordering::Greater
+            } else if high < none {
+                Ordering::Less
+            } else {
+                Ordering::Equal
+            });
+        }
+        let clearly = |a: [f64; 2], b: [f64; 2]| self.better(self.ends(a)[0], self.ends(b)[1]);
+        let (real, control) = (real.interval?, control.interval?);
+        Some(clearly(real, control).cmp(&clearly(control, real)))
     }
 }
 
@@ -173,14 +196,14 @@ impl Evidence<'_> {
             let why = "no control was scored, so this does not tell whether the message matters";
             return said(format!("{real} on {of}; {why}."), false);
         }
-        let wins: Option<Vec<bool>> = self.controls.iter().map(|c| measure.clearly_better(real, c)).collect();
+        let wins: Option<Vec<Ordering>> = self.controls.iter().map(|c| measure.against(real, c)).collect();
         let Some(wins) = wins else {
             return said(
                 format!("{of} cannot tell whether the message matters: a score has no interval."),
                 true,
             );
         };
-        let wins = wins.into_iter().all(|win| win);
+        let wins = wins.into_iter().all(Ordering::is_gt);
         let against = measure.numbers(real);
         if wins {
             let best = &self.controls[0];
@@ -190,11 +213,19 @@ impl Evidence<'_> {
             };
             let guessing =
                 self.guessing.map_or(String::new(), |g| format!("; guessing gives {:.1} %", 100.0 * g));
+            let pairs = match best.paired.and_then(|p| p.only_right) {
+                Some([message, control]) if measure == Measure::Accuracy => {
+                    format!(
+                        "; question by question, only the message is right {message} times, only the control {control}"
+                    )
+                }
+                _ => String::new(),
+            };
             let (name, best) = (best.name, measure.numbers(best));
             return said(
                 format!(
                     "The message matters: {loss}{against} on {of} with the real message, {bound} {best} with a \
-                     control ({name}){guessing}."
+                     control ({name}){pairs}{guessing}."
                 ),
                 false,
             );
@@ -218,9 +249,9 @@ impl Evidence<'_> {
             return said(format!("{of} cannot tell whether the message matters: {why}."), true);
         }
         let as_good: Vec<&Score<'_>> =
-            self.controls.iter().filter(|c| measure.clearly_better(real, c) != Some(true)).collect();
+            self.controls.iter().filter(|c| measure.against(real, c) != Some(Ordering::Greater)).collect();
         let (who, verb) = if as_good.len() == 1 { ("A control", "works") } else { ("Controls", "work") };
-        let clearly = as_good.iter().all(|c| measure.clearly_better(c, real) == Some(true));
+        let clearly = as_good.iter().all(|c| measure.against(real, c) == Some(Ordering::Less));
         let how = if clearly { "better than" } else { "as well as" };
         let names: Vec<String> = as_good.iter().map(|c| measure.describe(c)).collect();
         said(
@@ -254,6 +285,7 @@ mod tests {
             accuracy: accuracy(value, 0.04),
             message_bytes: 0.0,
             cost: Cost { seconds: 0.0, forward_positions: 0.0 },
+            against_real: None,
         };
         Comparison { title: String::new(), guessing: 0.25, rows: rows.iter().map(way).collect() }
     }
@@ -271,6 +303,7 @@ mod tests {
             target_tokens: 9,
             message_bytes: 1,
             cost: None,
+            against_real: None,
         }
     }
 
@@ -348,6 +381,26 @@ mod tests {
             "A control works as well as the real message: shuffled loss 1.1500 [1.0500, 1.2500] against 1.0000 [0.9000, 1.1000] on 9 \
              samples; this team does not communicate.",
         );
+    }
+
+    #[test]
+    fn the_same_questions_are_compared_in_pairs() {
+        let paired = |share: [f64; 2]| Paired {
+            loss_difference: 0.2,
+            loss_interval: Some([0.1, 0.3]),
+            only_right: Some([40, 12]),
+            share_interval: Some(share),
+        };
+        // The intervals of the sums touch; those of the pairs say more.
+        let mut all = comparison(&[("trained", Part::Trained, 0.62), ("control none", Part::Control, 0.58)]);
+        all.rows[1].against_real = Some(paired([0.63, 0.87]));
+        let sure = Verdict::of_comparison(&all).unwrap();
+        assert!(!sure.warning && sure.sentence.contains("only the message is right 40 times"), "{sure:?}");
+        all.rows[1].against_real = Some(paired([0.45, 0.7]));
+        assert!(Verdict::of_comparison(&all).unwrap().sentence.contains("as well as"));
+        let mut losses = [evaluation("real", 1.0, None), evaluation("none", 1.1, None)];
+        losses[1].against_real = Some(paired([0.5, 0.5]));
+        assert!(!Verdict::of_evaluations(&losses).unwrap().warning);
     }
 
     #[test]
