@@ -1,5 +1,6 @@
 //! From what `--model` and `--adapter` say to a folder or file on this machine.
 
+use super::answer::Listing;
 use super::cache::{cache_root, cached, cached_wheel, hub_cache, wheel_place};
 use super::known::{KnownModel, known};
 use super::name::HubName;
@@ -21,7 +22,7 @@ pub struct Transfer<'a> {
     pub total: u64,
 }
 
-/// Is told about transfers, at least once a second; its error stops them.
+/// Is told about transfers, a few times a second; its error stops them.
 pub(super) type OnTransfer<'a> = &'a mut dyn FnMut(&Transfer) -> Result<()>;
 
 /// The folder or GGUF file that `--model` means: an existing path, else what [`fetch`] gives.
@@ -168,10 +169,26 @@ fn transfer(
     wanted: Wanted,
     on: OnTransfer,
 ) -> std::result::Result<PathBuf, Failure> {
-    let info = hub.info(name, on)?;
-    let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
-    let mut fetch = |file: &str| hub.file(name, &info.sha, file, on);
-    let folder = hub.snapshot(&name.repo(), &info.sha);
+    let listing = hub.listing(name, on)?;
+    let place = fetch_selected(hub, name, wanted, &listing, on)?;
+    hub.refer(name, &listing.commit)?;
+    Ok(place)
+}
+
+/// Fetches what is selected of the listed files.
+fn fetch_selected(
+    hub: &Hub,
+    name: &HubName,
+    wanted: Wanted,
+    listing: &Listing,
+    on: OnTransfer,
+) -> std::result::Result<PathBuf, Failure> {
+    let files: Vec<String> = listing.files.iter().map(|file| file.name.clone()).collect();
+    let mut fetch = |file: &str| match listing.file(file) {
+        Some(file) => hub.file(name, &listing.commit, file, on),
+        None => Err(Failure::Useless(format!("its index names `{file}`, which it does not have"))),
+    };
+    let folder = hub.snapshot(name, &listing.commit);
     match select(name, wanted, &files).map_err(Failure::Useless)? {
         Selection::Gguf(file) => fetch(&file),
         Selection::Folder(files) => {
@@ -182,9 +199,6 @@ fn transfer(
             beside.iter().try_for_each(|file| fetch(file).map(drop))?;
             let shards = shards(&folder.join(INDEX));
             let shards = shards.map_err(|error| Failure::Useless(error.to_string()))?;
-            if let Some(lacking) = shards.iter().find(|shard| !files.contains(shard)) {
-                return Err(Failure::Useless(format!("its index names `{lacking}`, which it does not have")));
-            }
             shards.iter().try_for_each(|file| fetch(file).map(drop))?;
             Ok(folder)
         }
@@ -196,7 +210,9 @@ impl Why {
     fn into_error(self, name: &HubName, wanted: Wanted) -> Error {
         let (repository, elsewhere) = (&name.repository, wanted.elsewhere());
         let (failure, endpoint) = match self {
-            Self::NoCache(error) | Self::Failed(Failure::Stopped(error), _) => return error,
+            Self::NoCache(error) | Self::Failed(Failure::Stopped(error) | Failure::Local(error), _) => {
+                return error;
+            }
             Self::Offline => {
                 let once = match wanted {
                     Wanted::Model => format!("`diffmas fetch {name}`"),
@@ -226,11 +242,14 @@ impl Why {
                 )
             }
             Failure::Useless(why) => format!("`{name}` cannot be used: {why}"),
-            Failure::Broken(why) => format!(
+            Failure::Odd(does) => format!(
+                "`{name}` was not fetched: the hub at {endpoint} {does}; set HF_ENDPOINT to a hub that you trust, or {elsewhere}"
+            ),
+            Failure::Broken(why) | Failure::Damaged(why) => format!(
                 "`{name}` is not here and could not be fetched from the Hugging Face hub at {endpoint}: {why}; run the same \
                  command again to go on where it stopped, check the network, set HF_ENDPOINT to a mirror, or {elsewhere}"
             ),
-            Failure::Stopped(error) => return error,
+            Failure::Stopped(error) | Failure::Local(error) => return error,
         })
     }
 }
