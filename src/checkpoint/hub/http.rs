@@ -158,7 +158,7 @@ impl Client {
     pub fn too_slow(&self, url: &Url) -> Failure {
         let (who, seconds) = (url.origin().ascii_serialization(), self.patience.as_secs());
         Failure::Broken(format!(
-            "{who} has next to nothing to say in {seconds} seconds (HF_HUB_DOWNLOAD_TIMEOUT)"
+            "{who} said next to nothing for {seconds} seconds (HF_HUB_DOWNLOAD_TIMEOUT can be more)"
         ))
     }
 }
@@ -200,5 +200,66 @@ fn plain(answer: Answer) -> Result<Answer, Failure> {
             Err(Failure::Odd(format!("answers in the encoding {coding:?}, which was not asked for")))
         }
         _ => Ok(answer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(endpoint: &str, token: Option<&str>) -> Result<Client, Failure> {
+        Client::new(endpoint, token, PATIENCE)
+    }
+
+    #[test]
+    fn addresses_are_escaped_and_lie_below_the_endpoint() {
+        for endpoint in ["https://hub.example/mirror", "https://hub.example/mirror/"] {
+            let client = client(endpoint, None).unwrap();
+            assert_eq!(client.endpoint(), "https://hub.example/mirror");
+            let url = client.url(["o", "n", "resolve", "refs/pr/1", "a b?#%.gguf"]);
+            assert_eq!(
+                url.as_str(),
+                "https://hub.example/mirror/o/n/resolve/refs%2Fpr%2F1/a%20b%3F%23%25.gguf"
+            );
+        }
+    }
+
+    #[test]
+    fn only_scheme_host_and_port_of_the_endpoint_are_its_own() {
+        let client = client("https://hub.example/mirror", Some("t")).unwrap();
+        for (url, own) in [
+            ("https://hub.example/else/where", true),
+            ("https://HUB.example:443/", true),
+            ("http://hub.example/", false),
+            ("https://hub.example:444/", false),
+            ("https://cdn.hub.example/", false),
+            ("https://hub.example@evil.example/", false),
+        ] {
+            assert_eq!(client.is_own(&Url::parse(url).unwrap()), own, "{url}");
+        }
+    }
+
+    #[test]
+    fn endpoints_and_tokens_that_are_none_are_refused() {
+        for (endpoint, token) in
+            [("", None), ("hub", None), ("file:///etc", None), ("https://hub.example", Some("a\nb"))]
+        {
+            assert!(matches!(client(endpoint, token), Err(Failure::Local(_))), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn redirects_do_not_leave_encryption() {
+        let redirect = |from: &str, to: &str| {
+            let response = Response::builder().header("location", to).body(Body::builder().data(""));
+            target(&Url::parse(from).unwrap(), &response.unwrap()).map(String::from).ok()
+        };
+        assert_eq!(redirect("https://a/b/c", "../d").as_deref(), Some("https://a/d"));
+        assert_eq!(redirect("http://a/b", "https://c/").as_deref(), Some("https://c/"));
+        for (from, to) in
+            [("https://a/b", "http://a/b"), ("https://a/b", "ftp://a/b"), ("http://a/", "http://")]
+        {
+            assert_eq!(redirect(from, to), None, "{to}");
+        }
     }
 }

@@ -223,3 +223,27 @@ fn watched<T: Send + 'static>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_thread_is_an_error() {
+        let failure = watched::<()>("a.gguf", &mut |_| Ok(()), |_| panic!("on purpose")).unwrap_err();
+        let Failure::Local(error) = failure else { panic!("{failure:?}") };
+        assert!(error.to_string().contains("`a.gguf` failed"), "{error}");
+    }
+
+    #[test]
+    fn a_caller_that_wants_no_more_is_let_go_and_the_thread_ends() {
+        let (ended, end) = mpsc::channel();
+        let work = move |progress: &Progress| {
+            let waited = progress.wait(Duration::from_secs(60));
+            ended.send(waited).map_err(Failure::local)
+        };
+        let failure = watched("a", &mut |_| Err(Error::invalid("enough")), work).unwrap_err();
+        assert!(matches!(failure, Failure::Stopped(_)));
+        assert_eq!(end.recv_timeout(Duration::from_secs(10)), Ok(false));
+    }
+}
