@@ -144,8 +144,9 @@ impl State {
         let files = self.files.lock().unwrap().clone();
         let own = |key: &String| key.starts_with(&format!("{repository}/"));
         if path.starts_with("/api/models/") {
-            let names = files.keys().filter(|key| own(key)).map(|key| &key[repository.len() + 1..]);
-            let siblings: Vec<_> = names.map(|name| json!({"rfilename": name})).collect();
+            let own = files.iter().filter(|(key, _)| own(key));
+            let sibling = |(key, content): (&String, &Vec<u8>)| json!({"rfilename": key[repository.len() + 1..], "size": content.len()});
+            let siblings: Vec<_> = own.map(sibling).collect();
             if siblings.is_empty() || path.ends_with("/revision/v9") {
                 return respond(&stream, "404 Not Found", &[], b"");
             }
@@ -169,8 +170,10 @@ impl State {
             let etag = ("X-Linked-Etag", format!("\"{hash}\""));
             return respond(&stream, "302 Found", &[commit, place, etag], b"");
         }
-        let part = requested(content, &range?)?;
-        let headers = [commit, ("ETag", format!("\"{}\"", git_sha1(content))), part.0];
+        let etag = ("ETag", format!("\"{}\"", git_sha1(content)));
+        let Some(range) = range else { return respond(&stream, "200 OK", &[commit, etag], content) };
+        let part = requested(content, &range)?;
+        let headers = [commit, etag, part.0];
         respond(&stream, "206 Partial Content", &headers, part.1)
     }
 

@@ -71,7 +71,8 @@ impl Download {
     fn attempt(&self, progress: &Progress) -> Result<PathBuf, Failure> {
         let announced = self.announced()?;
         let _lock = self.lock(&announced.etag, progress)?;
-        if !self.repository.blob(&announced.etag).exists() {
+        let blob = self.repository.blob(&announced.etag);
+        if !blob.exists() || !announced.etag.is_of(&blob).map_err(disk(&blob))? {
             self.fill(&announced, progress)?;
             self.keep(&announced)?;
         }
@@ -80,7 +81,9 @@ impl Download {
 
     /// Asks for the first byte, for what comes along with it.
     fn announced(&self) -> Result<Announced, Failure> {
-        let Answer { response, headers, .. } = self.ask("bytes=0-0")?;
+        // An empty file has no first byte.
+        let range = if self.file.bytes == Some(0) { None } else { Some("bytes=0-0") };
+        let Answer { response, headers, .. } = self.ask(range)?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let etag = headers.etag(&self.commit).map_err(Failure::Odd)?;
         let length = if response.status() == 200 { response.body().content_length() } else { None };
@@ -88,9 +91,9 @@ impl Download {
         Ok(Announced { etag, bytes })
     }
 
-    fn ask(&self, range: &str) -> Result<Answer, Failure> {
+    fn ask(&self, range: Option<&str>) -> Result<Answer, Failure> {
         let parts = self.name.repository.split('/').chain(["resolve", &self.commit]);
-        self.client.get(self.client.url(parts.chain(self.file.name.split('/'))), Some(range))
+        self.client.get(self.client.url(parts.chain(self.file.name.split('/'))), range)
     }
 
     /// Waits a little while another program fetches the same.
@@ -120,7 +123,7 @@ impl Download {
         let start = if length > announced.limit() { 0 } else { length };
         progress.begin(start, announced.bytes.unwrap_or(0));
         if announced.bytes != Some(start) {
-            let answer = self.ask(&format!("bytes={start}-"))?;
+            let answer = self.ask(Some(&format!("bytes={start}-")))?;
             let start = begin_of(&answer, start)?;
             file.set_len(start).map_err(failed)?;
             progress.begin(start, announced.bytes.unwrap_or(0));

@@ -35,8 +35,8 @@ pub fn resolve_model(model: &str, offline: bool, on: OnTransfer) -> Result<PathB
 }
 
 /// The folder or GGUF file of a known model or of `ORG/NAME[@REVISION][:FILE.gguf]` on the Hugging Face hub: out of the
-/// caches, else fetched, unless `offline` (or `HF_HUB_OFFLINE`) forbids it. `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` and
-/// `HF_ENDPOINT` count.
+/// caches, else fetched, unless `offline` (or `HF_HUB_OFFLINE`) forbids it. `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT` and
+/// `HF_HUB_DOWNLOAD_TIMEOUT` count.
 ///
 /// # Errors
 /// When the name is neither, or the model cannot be fetched; says what to do. What was fetched is kept, and the next
