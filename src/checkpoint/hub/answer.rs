@@ -208,7 +208,12 @@ pub fn is_file_name(text: &str) -> bool {
     text.len() <= LONGEST[0]
         && is_within(text)
         && text.split('/').all(part)
-        && !text.contains(char::is_control)
+        && !text.contains(|c: char| c.is_control() || is_unseen(c))
+}
+
+/// Whether a terminal shows nothing for `c`, or turns round what follows it.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// `text` in small letters, if it is so many hexadecimal digits.
@@ -263,10 +268,23 @@ mod tests {
             assert_eq!(listing(COMMIT, name).unwrap().file(name).unwrap().bytes, Some(3));
         }
         let long = ["x".repeat(256), "x/".repeat(600) + "x"];
-        for name in
-            ["", "..", "../a", "a/../b", "/a", "a//b", "./a", "a/.", "a/", "a\\b", "a\0b", "\u{1b}[31m.gguf"]
-                .into_iter()
-                .chain(long.iter().map(String::as_str))
+        for name in [
+            "",
+            "..",
+            "../a",
+            "a/../b",
+            "/a",
+            "a//b",
+            "./a",
+            "a/.",
+            "a/",
+            "a\\b",
+            "a\0b",
+            "\u{1b}[31m.gguf",
+            "\u{202e}ffug.gguf",
+        ]
+        .into_iter()
+        .chain(long.iter().map(String::as_str))
         {
             let error = listing(COMMIT, name).unwrap_err();
             assert!(error.starts_with("names a file ") && !error.contains(char::is_control), "{error}");
@@ -315,10 +333,10 @@ mod tests {
     fn the_linked_tag_comes_first_and_the_commit_must_be_the_one_asked_for() {
         let (git, sha256) = ("a1".repeat(20), "b2".repeat(32));
         let both = [("etag", "\"5f3-62\""), ("x-linked-etag", sha256.as_str()), ("x-repo-commit", COMMIT)];
-        let mut headers_ = headers(&both);
-        headers_.add(|name| (name == "etag").then_some(git.as_str()));
-        assert_eq!(headers_.etag(COMMIT), Ok(Etag::Sha256(sha256.clone())));
-        assert!(headers_.etag(&"d".repeat(40)).unwrap_err().contains("for ddd"));
+        let mut two = headers(&both);
+        two.add(|name| (name == "etag").then_some(git.as_str()));
+        assert_eq!(two.etag(COMMIT), Ok(Etag::Sha256(sha256.clone())));
+        assert!(two.etag(&"d".repeat(40)).unwrap_err().contains("for ddd"));
         assert!(headers(&both[..1]).etag(COMMIT).unwrap_err().contains("5f3-62"));
         assert!(headers(&[]).etag(COMMIT).unwrap_err().contains("no ETag"));
         assert!(headers(&[("etag", &git), ("x-repo-commit", "../x")]).etag(COMMIT).is_err());

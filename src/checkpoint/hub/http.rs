@@ -45,11 +45,14 @@ impl Client {
 
     /// A client of the hub at `endpoint`, which alone gets the `token`.
     pub fn new(endpoint: &str, token: Option<&str>, patience: Duration) -> Result<Self, Failure> {
-        let url = Url::parse(endpoint).ok().filter(is_web);
+        let open = |url: &Url| is_web(url) && url.username().is_empty() && url.password().is_none();
+        let url = Url::parse(endpoint).ok().filter(open);
+        // It may hold a password, which no message repeats.
         let url = url.ok_or_else(|| {
-            Failure::local(format!(
-                "HF_ENDPOINT is `{endpoint}`, which is not the address of a hub; set it to one as https://huggingface.co"
-            ))
+            Failure::local(
+                "HF_ENDPOINT is not the address of a hub, as https://huggingface.co is, without a password in it; correct or \
+                 unset it",
+            )
         })?;
         let token = token.map(bearer).transpose()?;
         if token.is_some() && url.scheme() == "http" {
@@ -241,9 +244,13 @@ mod tests {
 
     #[test]
     fn endpoints_and_tokens_that_are_none_are_refused() {
-        for (endpoint, token) in
-            [("", None), ("hub", None), ("file:///etc", None), ("https://hub.example", Some("a\nb"))]
-        {
+        for (endpoint, token) in [
+            ("", None),
+            ("hub", None),
+            ("file:///etc", None),
+            ("http://u:p@hub", None),
+            ("http://hub", Some("a\nb")),
+        ] {
             assert!(matches!(client(endpoint, token), Err(Failure::Local(_))), "{endpoint}");
         }
     }
