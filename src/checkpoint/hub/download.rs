@@ -44,6 +44,14 @@ impl Announced {
     fn limit(&self) -> u64 {
         self.bytes.unwrap_or(UNTOLD)
     }
+
+    /// What a hub does that sends more.
+    fn exceeded(&self) -> String {
+        match self.bytes {
+            Some(bytes) => format!("sends more than the {bytes} bytes that it announces"),
+            None => format!("sends more than {UNTOLD} bytes and announces no size"),
+        }
+    }
 }
 
 impl Download {
@@ -127,20 +135,22 @@ impl Download {
             let start = begin_of(&answer, start)?;
             file.set_len(start).map_err(failed)?;
             progress.begin(start, announced.bytes.unwrap_or(0));
-            self.copy(answer, &mut file, &path, announced.limit() - start, progress)?;
+            self.copy(answer, &mut file, announced, start, progress)?;
         }
         file.sync_all().map_err(failed)
     }
 
-    /// Writes what comes to `file`, of which `path` is the name, as far as there is `room`.
+    /// Adds what comes to `file`, which holds what comes before `start`, and takes no more than was announced.
     fn copy(
         &self,
         answer: Answer,
         file: &mut File,
-        path: &Path,
-        mut room: u64,
+        announced: &Announced,
+        start: u64,
         progress: &Progress,
     ) -> Result<(), Failure> {
+        let path = self.repository.incomplete(&announced.etag);
+        let mut room = announced.limit() - start;
         let mut body = answer.response.into_body().into_reader();
         let mut buffer = vec![0; 1 << 16];
         let (mut since, mut trickle) = (Instant::now(), 0);
@@ -150,10 +160,12 @@ impl Download {
             if count == 0 {
                 return Ok(());
             }
-            room = room.checked_sub(count).ok_or_else(|| {
-                Failure::Odd("sends more bytes than it announces, or than are taken unannounced".into())
-            })?;
-            file.write_all(&buffer[..count as usize]).map_err(disk(path))?;
+            let Some(left) = room.checked_sub(count) else {
+                fs::remove_file(&path).map_err(disk(&path))?; // it is something else
+                return Err(Failure::Odd(announced.exceeded()));
+            };
+            room = left;
+            file.write_all(&buffer[..count as usize]).map_err(disk(&path))?;
             progress.add(count);
             trickle += count;
             if trickle >= TRICKLE {

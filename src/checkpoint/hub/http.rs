@@ -4,6 +4,7 @@ use super::answer::FileHeaders;
 use super::cache::login_token;
 use super::remote::Failure;
 use std::io::Read;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 use ureq::http::{HeaderValue, Response};
 use ureq::{Agent, Body};
@@ -38,8 +39,8 @@ impl Client {
     pub fn from_env() -> Result<Self, Failure> {
         let set = |name| std::env::var(name).ok().map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
-        let seconds = set("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|seconds| seconds.parse().ok());
-        let patience = seconds.filter(|&seconds| seconds > 0).map_or(PATIENCE, Duration::from_secs);
+        let patience =
+            set("HF_HUB_DOWNLOAD_TIMEOUT").map(|text| seconds(&text)).transpose()?.unwrap_or(PATIENCE);
         Self::new(&endpoint, set("HF_TOKEN").or_else(login_token).as_deref(), patience)
     }
 
@@ -166,6 +167,16 @@ impl Client {
     }
 }
 
+/// What `HF_HUB_DOWNLOAD_TIMEOUT` says.
+fn seconds(text: &str) -> Result<Duration, Failure> {
+    let seconds = text.parse::<NonZeroU32>().map_err(|_| {
+        Failure::local(format!(
+            "HF_HUB_DOWNLOAD_TIMEOUT is `{text}`, not a number of seconds from 1; correct or unset it"
+        ))
+    })?;
+    Ok(Duration::from_secs(seconds.get().into()))
+}
+
 /// Whether this is an address of the web.
 fn is_web(url: &Url) -> bool {
     ["http", "https"].contains(&url.scheme()) && url.has_host()
@@ -252,6 +263,14 @@ mod tests {
             ("http://hub", Some("a\nb")),
         ] {
             assert!(matches!(client(endpoint, token), Err(Failure::Local(_))), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_a_number_of_seconds() {
+        assert_eq!(seconds("60").unwrap(), Duration::from_secs(60));
+        for text in ["0", "-1", "1.5", "x", "99999999999"] {
+            assert!(matches!(seconds(text), Err(Failure::Local(_))), "{text}");
         }
     }
 
