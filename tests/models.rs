@@ -1,5 +1,7 @@
 //! Models by name and merged models, as a user meets them: against a small hub on this machine.
 
+#[path = "models/answers.rs"]
+mod answers;
 #[path = "models/hub.rs"]
 mod hub;
 
@@ -199,7 +201,7 @@ fn weights_that_arrive_damaged_are_not_kept() {
     let blobs = place.path("hf/hub/models--org--tiny/blobs");
     fs::create_dir_all(&blobs).unwrap();
     let weights = &model_files()[2].1;
-    fs::write(blobs.join(format!("{}.part", hub::sha256(weights))), vec![7; 1000]).unwrap();
+    fs::write(blobs.join(format!("{}.incomplete", hub::sha256(weights))), vec![7; 1000]).unwrap();
     let error = failure(place.diffmas(&["fetch", "org/tiny"]));
     assert!(error.contains("`model.safetensors` arrived damaged"), "{error}");
     success(place.diffmas(&["fetch", "org/tiny"]));
@@ -234,7 +236,7 @@ fn shards_are_fetched_through_their_index() {
 fn a_revision_or_a_gguf_file_is_asked_for_by_name() {
     let place = Place::with_model();
     place.answer("org/tiny@v1", &[]);
-    assert!(place.hub.log().iter().any(|line| line.starts_with("/org/tiny/resolve/v1/config.json")));
+    assert!(place.hub.log().iter().any(|line| line.starts_with("/api/models/org/tiny/revision/v1")));
     let error = failure(place.diffmas(&["fetch", "org/tiny@v9"]));
     assert!(error.contains("org/tiny@v9") && error.contains("revision"), "{error}");
     place.hub.put("org/gguf", "q4.gguf", "four");

@@ -1,15 +1,16 @@
-//! The readers of everything that a user hands in, each as a function of bytes. They may refuse their input, but not panic, and what
+//! The readers of everything that a user hands in or a hub answers, each as a function of bytes. They may refuse their input, but not panic, and what
 //! they accept must make sense.
 //!
 //! `cargo +nightly fuzz run NAME` runs one guided by coverage, which needs a nightly compiler; a stable one checks that all of them
 //! compile (`cd fuzz && cargo check`). `tests/fuzz` runs them on seeded mutations of valid files in the ordinary tests. A new kind of
 //! file needs a function here, a line in [`TARGETS`], and a file in `fuzz_targets`.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use diffmas::agents::TeamConfig;
 use diffmas::backbone::BackboneConfig;
 use diffmas::backends::Flex;
+use diffmas::checkpoint::hub::answer::{self, ContentRange, Etag, FileHeaders, Listing};
 use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
 use diffmas::communication::{Fingerprint, Trace, TraceOwner};
 use diffmas::text::{Answers, PromptBuilder, Tokenizer, read_jsonl};
@@ -18,7 +19,7 @@ use diffmas::text::{Answers, PromptBuilder, Tokenizer, read_jsonl};
 pub type Target = fn(&[u8]);
 
 /// Every reader by name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("safetensors", safetensors),
     ("gguf", gguf),
     ("peft", peft),
@@ -26,6 +27,7 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("jsonl", jsonl),
     ("team", team),
     ("trace", trace),
+    ("hub_answer", hub_answer),
 ];
 
 /// The weights of a folder: the table of tensors and their values.
@@ -119,6 +121,40 @@ pub fn trace(data: &[u8]) {
         let again = Trace::<Flex>::read(&again, owner, &Default::default()).expect("what is written is read");
         assert_eq!((again.bytes(), again.start), (trace.bytes(), trace.start));
     });
+}
+
+/// What a hub answers: a list of files, or headers about one, a line each.
+pub fn hub_answer(data: &[u8]) {
+    if let Ok(listing) = Listing::parse(data) {
+        assert!(is_hash(&listing.commit, 40), "{listing:?}");
+        for file in &listing.files {
+            let mut parts = Path::new(&file.name).components();
+            assert!(parts.all(|part| matches!(part, Component::Normal(_))), "{file:?}");
+            assert!(!file.name.contains(char::is_control) && file.name.len() <= 1024, "{file:?}");
+            assert_eq!(listing.file(&file.name).map(|found| &found.name), Some(&file.name));
+        }
+    }
+    let text = String::from_utf8_lossy(data);
+    let lines: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(": ")).collect();
+    let header = |name: &str| lines.iter().find(|line| line.0.eq_ignore_ascii_case(name)).map(|line| line.1);
+    let mut headers = FileHeaders::default();
+    headers.add(header);
+    let asked = header("x-repo-commit").and_then(answer::commit).unwrap_or_default();
+    if let Ok(etag) = headers.etag(&asked) {
+        let digits = if matches!(etag, Etag::Git(_)) { 40 } else { 64 };
+        assert!(is_hash(etag.hash(), digits), "{etag:?}");
+    }
+    let range = header("content-range");
+    if let Ok(Some(bytes)) = headers.bytes(None, range, Some(7)) {
+        assert!(bytes <= 500_000_000_000);
+        let from = range.and_then(|range| ContentRange::parse(range).ok()).map_or(0, |range| range.from);
+        assert!(from <= bytes);
+    }
+}
+
+/// Whether `text` is so many hexadecimal digits, none of them a capital letter.
+fn is_hash(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Calls `f` with the owner of the traces that [`trace`] reads: a team of three on a model of one layer.

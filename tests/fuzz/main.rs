@@ -93,6 +93,11 @@ fn trace() {
 }
 
 #[test]
+fn hub_answer() {
+    fuzz("hub_answer");
+}
+
+#[test]
 #[ignore = "writes fuzz/corpus, from which `cargo fuzz` starts"]
 fn the_valid_files_are_written_as_the_corpus_of_cargo_fuzz() {
     for (name, _) in TARGETS {

@@ -24,6 +24,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "model_config" => models(),
         "jsonl" => vec![data()],
         "trace" => vec![two_messages()],
+        "hub_answer" => vec![files_of_a_hub(), headers_of_a_hub()],
         "team" => vec![toml::to_string(&TeamConfig::preset()).unwrap().into(), small_team()],
         _ => panic!("no valid file for the target `{name}`"),
     }
@@ -83,6 +84,23 @@ fn data() -> Vec<u8> {
     ]
     .map(|line| line.to_string())
     .join("\n")
+    .into()
+}
+
+fn files_of_a_hub() -> Vec<u8> {
+    let file = |name: &str, size: u64| json!({"rfilename": name, "size": size, "blobId": "a1".repeat(20)});
+    json!({"id": "org/name", "sha": "c0ffee".repeat(6) + "0000", "tags": ["gguf"],
+        "siblings": [file("config.json", 463), file("onnx/model.onnx", 1 << 33), {"rfilename": "a b.gguf"}]})
+    .to_string()
+    .into()
+}
+
+fn headers_of_a_hub() -> Vec<u8> {
+    let (commit, etag, linked) = ("c0ffee".repeat(6) + "0000", "a1".repeat(20), "b2".repeat(32));
+    format!(
+        "ETag: W/\"{etag}\"\nX-Linked-Etag: \"{linked}\"\nX-Repo-Commit: {commit}\nX-Linked-Size: 10\n\
+         Content-Range: bytes 3-9/10\n"
+    )
     .into()
 }
 

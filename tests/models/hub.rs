@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::json;
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 /// The commit of every repository.
@@ -19,6 +21,36 @@ pub enum Fate {
     Refused(u16),
 }
 
+/// An answer before it is given.
+pub struct Reply {
+    pub status: String,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Vec<u8>,
+    /// What `Content-Length` says.
+    pub length: Option<u64>,
+    /// Sent over and over after the body, until nobody listens.
+    pub endless: Vec<u8>,
+    /// Waited before the body, and before each piece of `endless`.
+    pub pause: Duration,
+}
+
+impl Reply {
+    /// Sets a header.
+    pub fn set(&mut self, name: &'static str, value: impl ToString) {
+        self.headers.retain(|header| header.0 != name);
+        self.headers.push((name, value.to_string()));
+    }
+
+    /// Makes it a redirect.
+    pub fn redirect(&mut self, to: &str) {
+        (self.status, self.body, self.length) = ("302 Found".into(), Vec::new(), Some(0));
+        self.set("Location", to);
+    }
+}
+
+/// Changes the answer to `PATH RANGE`.
+type Tamper = Box<dyn Fn(&str, &mut Reply) + Send>;
+
 #[derive(Default)]
 struct State {
     /// Files by `repository/path`.
@@ -27,6 +59,8 @@ struct State {
     tokens: Mutex<BTreeMap<String, String>>,
     fates: Mutex<VecDeque<Fate>>,
     log: Mutex<Vec<String>>,
+    seen: Mutex<Vec<String>>,
+    tamper: Mutex<Option<Tamper>>,
     port: u16,
 }
 
@@ -66,6 +100,16 @@ impl Hub {
         self.state.fates.lock().unwrap().extend(fates);
     }
 
+    /// Changes every answer from now on.
+    pub fn tamper(&self, how: impl Fn(&str, &mut Reply) + Send + 'static) {
+        *self.state.tamper.lock().unwrap() = Some(Box::new(how));
+    }
+
+    /// Every token that was shown.
+    pub fn tokens_seen(&self) -> Vec<String> {
+        self.state.seen.lock().unwrap().clone()
+    }
+
     /// Every request so far, `PATH RANGE`.
     pub fn log(&self) -> Vec<String> {
         self.state.log.lock().unwrap().clone()
@@ -76,7 +120,7 @@ impl State {
     fn answer(&self, stream: TcpStream) -> Option<()> {
         let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
         let request = lines.next()?.ok()?;
-        let path = request.split(' ').nth(1)?.to_string();
+        let path = request.split(' ').nth(1)?.split('?').next()?.to_string();
         let (mut range, mut token) = (None, None);
         for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
             let (name, value) = line.split_once(": ")?;
@@ -86,7 +130,12 @@ impl State {
                 _ => {}
             }
         }
-        self.log.lock().unwrap().push(format!("{path} {}", range.clone().unwrap_or_default()));
+        let asked = format!("{path} {}", range.clone().unwrap_or_default());
+        self.log.lock().unwrap().push(asked.clone());
+        self.seen.lock().unwrap().extend(token.clone());
+        let respond = |stream: &TcpStream, status: &str, headers: &[(&'static str, String)], body: &[u8]| {
+            self.respond(stream, &asked, status, headers, body)
+        };
         let repository = path.trim_start_matches("/api/models/").trim_start_matches('/');
         let repository: String = repository.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
         if self.tokens.lock().unwrap().get(&repository).is_some_and(|needed| Some(needed) != token.as_ref()) {
@@ -95,8 +144,9 @@ impl State {
         let files = self.files.lock().unwrap().clone();
         let own = |key: &String| key.starts_with(&format!("{repository}/"));
         if path.starts_with("/api/models/") {
-            let names = files.keys().filter(|key| own(key)).map(|key| &key[repository.len() + 1..]);
-            let siblings: Vec<_> = names.map(|name| json!({"rfilename": name})).collect();
+            let own = files.iter().filter(|(key, _)| own(key));
+            let sibling = |(key, content): (&String, &Vec<u8>)| json!({"rfilename": key[repository.len() + 1..], "size": content.len()});
+            let siblings: Vec<_> = own.map(sibling).collect();
             if siblings.is_empty() || path.ends_with("/revision/v9") {
                 return respond(&stream, "404 Not Found", &[], b"");
             }
@@ -105,7 +155,7 @@ impl State {
         }
         if let Some(hash) = path.strip_prefix("/cdn/") {
             let content = files.values().find(|content| sha256(content) == hash)?;
-            return self.deliver(&stream, content, &range?);
+            return self.deliver(&stream, &asked, content, &range?);
         }
         let (_, rest) = path.split_once("/resolve/")?;
         let (_, file) = rest.split_once('/')?;
@@ -120,17 +170,19 @@ impl State {
             let etag = ("X-Linked-Etag", format!("\"{hash}\""));
             return respond(&stream, "302 Found", &[commit, place, etag], b"");
         }
-        let part = requested(content, &range?)?;
-        let headers = [commit, ("ETag", format!("\"{}\"", &hash[..40])), part.0];
+        let etag = ("ETag", format!("\"{}\"", git_sha1(content)));
+        let Some(range) = range else { return respond(&stream, "200 OK", &[commit, etag], content) };
+        let part = requested(content, &range)?;
+        let headers = [commit, etag, part.0];
         respond(&stream, "206 Partial Content", &headers, part.1)
     }
 
-    fn deliver(&self, stream: &TcpStream, content: &[u8], range: &str) -> Option<()> {
+    fn deliver(&self, stream: &TcpStream, asked: &str, content: &[u8], range: &str) -> Option<()> {
         let fate = if range.ends_with('-') { self.fates.lock().unwrap().pop_front() } else { None };
         let (header, part) = requested(content, range)?;
         match fate {
-            None => respond(stream, "206 Partial Content", &[header], part),
-            Some(Fate::Refused(status)) => respond(stream, &format!("{status} No"), &[], b""),
+            None => self.respond(stream, asked, "206 Partial Content", &[header], part),
+            Some(Fate::Refused(status)) => self.respond(stream, asked, &format!("{status} No"), &[], b""),
             Some(Fate::Cut(count)) => {
                 let mut stream = stream;
                 let head = format!("HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\n", part.len());
@@ -138,6 +190,33 @@ impl State {
                 stream.write_all(&part[..count]).ok()
             }
         }
+    }
+
+    fn respond(
+        &self,
+        mut stream: &TcpStream,
+        asked: &str,
+        status: &str,
+        headers: &[(&'static str, String)],
+        body: &[u8],
+    ) -> Option<()> {
+        let (status, headers, body) = (status.to_string(), headers.to_vec(), body.to_vec());
+        let length = Some(body.len() as u64);
+        let mut reply = Reply { status, headers, body, length, endless: Vec::new(), pause: Duration::ZERO };
+        if let Some(tamper) = self.tamper.lock().unwrap().as_ref() {
+            tamper(asked, &mut reply);
+        }
+        reply.headers.extend(reply.length.map(|length| ("Content-Length", length.to_string())));
+        let headers: String =
+            reply.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        write!(stream, "HTTP/1.1 {}\r\n{headers}Connection: close\r\n\r\n", reply.status).ok()?;
+        std::thread::sleep(reply.pause);
+        stream.write_all(&reply.body).ok()?;
+        while !reply.endless.is_empty() {
+            stream.write_all(&reply.endless).ok()?;
+            std::thread::sleep(reply.pause);
+        }
+        Some(())
     }
 }
 
@@ -150,15 +229,13 @@ fn requested<'a>(content: &'a [u8], range: &str) -> Option<((&'static str, Strin
     Some((header, &content[from..to]))
 }
 
-fn respond(mut stream: &TcpStream, status: &str, headers: &[(&str, String)], body: &[u8]) -> Option<()> {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let length = body.len();
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}Connection: close\r\n\r\n")
-        .ok()?;
-    stream.write_all(body).ok()
-}
-
-/// The name of `content` in the hub's cache.
+/// The name of large `content` in the hub's cache.
 pub fn sha256(content: &[u8]) -> String {
     format!("{:x}", Sha256::digest(content))
+}
+
+/// The name of small `content` in the hub's cache.
+pub fn git_sha1(content: &[u8]) -> String {
+    let head = format!("blob {}\0", content.len());
+    format!("{:x}", Sha1::new().chain_update(head).chain_update(content).finalize())
 }

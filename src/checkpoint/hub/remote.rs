@@ -1,23 +1,20 @@
 //! The Hugging Face hub: a repository's list of files, and its files one by one into the hub's cache.
 
-use super::cache::login_token;
+use super::answer::{self, ListedFile, Listing};
+use super::download::Download;
 use super::fetch::{OnTransfer, Transfer};
+use super::http::Client;
+use super::layout::HubCache;
 use super::name::HubName;
-use crate::checkpoint::hash::{is_sha256, sha256_of};
 use crate::error::Error;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
-use hf_hub::api::{Progress, RepoInfo};
-use hf_hub::{Cache, Repo};
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long the hub may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a download may stand still.
-const STALL: Duration = Duration::from_secs(60);
-/// What is waited before each further attempt at a download that broke off; one that brought bytes starts this anew.
-const PAUSES: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
+/// How often the caller hears about a transfer, and can stop it.
+const TICK: Duration = Duration::from_millis(250);
 
 /// Why something could not be fetched.
 #[derive(Debug)]
@@ -26,193 +23,227 @@ pub(super) enum Failure {
     Refused(u16),
     /// There was no answer, or not all of it.
     Broken(String),
+    /// All of a file came, but not its content.
+    Damaged(String),
+    /// An answer that no hub gives; a predicate of the hub.
+    Odd(String),
     /// What came is of no use; a sentence about the repository.
     Useless(String),
+    /// Something here is in the way.
+    Local(Error),
     /// The caller wants no more.
     Stopped(Error),
 }
 
+impl Failure {
+    /// Something here is in the way.
+    pub fn local(message: impl ToString) -> Self {
+        Self::Local(Error::invalid(message))
+    }
+
+    /// Whether another attempt may go better.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Broken(_) | Self::Refused(429 | 500..))
+    }
+
+    /// The same, with the file that was asked for.
+    pub fn about(self, file: &str) -> Self {
+        match self {
+            Self::Odd(does) => Self::Odd(format!("{does}, when asked for `{file}`")),
+            other => other,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Local(error)
+    }
+}
+
 /// A connection to the hub.
 pub(super) struct Hub {
-    api: Api,
-    cache: Cache,
-    endpoint: String,
+    client: Arc<Client>,
+    cache: HubCache,
 }
 
 impl Hub {
-    /// Reads `HF_ENDPOINT` and `HF_TOKEN` (else the token that `hf auth login` left); connects to nothing yet.
-    pub fn new(cache: Cache) -> Result<Self, Failure> {
-        let set = |name| std::env::var(name).ok().map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
-        let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
-        let endpoint = endpoint.trim_end_matches('/').to_string();
-        let token = set("HF_TOKEN").or_else(login_token);
-        let api = ApiBuilder::from_cache(cache.clone())
-            .with_endpoint(endpoint.clone())
-            .with_token(token)
-            .with_user_agent("diffmas", env!("CARGO_PKG_VERSION"))
-            .build()
-            .map_err(failure)?;
-        Ok(Self { api, cache, endpoint })
+    /// The hub that the environment names; connects to nothing yet.
+    pub fn new(cache: HubCache) -> Result<Self, Failure> {
+        Ok(Self { client: Client::from_env()?.into(), cache })
     }
 
     /// Where the hub is.
     pub fn endpoint(&self) -> &str {
-        &self.endpoint
+        self.client.endpoint()
     }
 
     /// The repository's commit and files.
-    pub fn info(&self, name: &HubName, on: OnTransfer) -> Result<RepoInfo, Failure> {
-        let repo = self.api.repo(name.repo());
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || sender.send(Event::Done(repo.info())));
-        let file = Transfer { file: "the list of files", done: 0, total: 0 };
-        match wait(&receiver, PATIENCE, file, on)? {
-            (Ok(info), _) => Ok(info),
-            (Err(error), _) => Err(failure(error)),
-        }
-    }
-
-    /// One file of the commit `sha`, as it lies in the cache or downloaded; a download that broke off goes on where
-    /// it stopped.
-    pub fn file(&self, name: &HubName, sha: &str, file: &str, on: OnTransfer) -> Result<PathBuf, Failure> {
-        let repo = name.repo();
-        let place = self.snapshot(&repo, sha).join(file);
-        if place.exists() {
-            return Ok(place);
-        }
-        let mut attempt = 0;
-        loop {
-            let (outcome, brought) = self.attempt(&repo, file, on)?;
-            let broken = match outcome {
-                Ok(path) if path == place => return verified(path, file),
-                Ok(_) => return Err(Failure::Broken("the repository changed meanwhile".into())),
-                Err(failure @ (Failure::Broken(_) | Failure::Refused(429 | 500..))) => failure,
-                Err(failure) => return Err(failure),
-            };
-            attempt = if brought { 0 } else { attempt };
-            let Some(pause) = PAUSES.get(attempt) else { return Err(broken) };
-            std::thread::sleep(*pause);
-            attempt += 1;
+    pub fn listing(&self, name: &HubName, on: OnTransfer) -> Result<Listing, Failure> {
+        let parts = ["api", "models"].into_iter().chain(name.repository.split('/'));
+        let mut url = self.client.url(parts.chain(["revision", name.revision()]));
+        url.set_query(Some("blobs=true")); // with sizes
+        let client = self.client.clone();
+        let text = watched("the list of files", on, move |_| client.text(url))?;
+        let listing = Listing::parse(&text).map_err(Failure::Odd)?;
+        match answer::commit(name.revision()) {
+            Some(asked) if asked != listing.commit => {
+                Err(Failure::Odd(format!("gives the commit {} for {asked}", listing.commit)))
+            }
+            _ => Ok(listing),
         }
     }
 
     /// The folder of the commit in the cache.
-    pub fn snapshot(&self, repo: &Repo, sha: &str) -> PathBuf {
-        self.cache.repo(repo.clone()).pointer_path(sha)
+    pub fn snapshot(&self, name: &HubName, commit: &str) -> PathBuf {
+        self.cache.repository(name).snapshot(commit)
     }
 
-    /// One attempt at a download, and whether it brought anything.
-    ///
-    /// The client's own repetition is not used: where it resumes after a failure before the first byte, it takes the
-    /// file's position for its length.
-    fn attempt(
+    /// Notes in the cache that the revision asked for is this commit.
+    pub fn refer(&self, name: &HubName, commit: &str) -> Result<(), Failure> {
+        Ok(self.cache.repository(name).refer(name.revision(), commit)?)
+    }
+
+    /// One file of the commit, as it lies in the cache or downloaded; a download that broke off goes on where it stopped.
+    pub fn file(
         &self,
-        repo: &Repo,
-        file: &str,
+        name: &HubName,
+        commit: &str,
+        file: &ListedFile,
         on: OnTransfer,
-    ) -> Result<(Result<PathBuf, Failure>, bool), Failure> {
-        let (sender, receiver) = mpsc::channel();
-        let (api, cache, repo, name) = (self.api.clone(), self.cache.clone(), repo.clone(), file.to_string());
-        // The client has no time limit: a thread that waits for a dead connection ends with the program.
-        std::thread::spawn(move || {
-            let outcome = download(&api, &cache, &repo, &name, Report(sender.clone()));
-            sender.send(Event::Done(outcome))
-        });
-        let (outcome, brought) = wait(&receiver, STALL, Transfer { file, done: 0, total: 0 }, on)?;
-        Ok((outcome.map_err(failure), brought))
+    ) -> Result<PathBuf, Failure> {
+        let repository = self.cache.repository(name);
+        let place = repository.snapshot(commit).join(&file.name);
+        if place.exists() {
+            return Ok(place);
+        }
+        let download = Download {
+            client: self.client.clone(),
+            repository,
+            name: name.clone(),
+            commit: commit.into(),
+            file: file.clone(),
+        };
+        watched(&file.name, on, move |progress| download.run(progress))
     }
 }
 
-fn download(api: &Api, cache: &Cache, repo: &Repo, file: &str, report: Report) -> Result<PathBuf, ApiError> {
-    let handle = api.repo(repo.clone());
-    let metadata = api.metadata(&handle.url(file))?;
-    let part = cache.repo(repo.clone()).blob_path(metadata.etag()).with_extension("part");
-    // The client would ask for what comes after the end and get an error for ever.
-    if part.metadata().is_ok_and(|meta| meta.len() >= metadata.size() as u64) {
-        std::fs::remove_file(&part)?;
-    }
-    handle.download_with_progress(file, report)
+/// How far a transfer is, between its thread and the one that waits for it.
+#[derive(Debug)]
+pub(super) struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+    stopped: AtomicBool,
+    alive: Mutex<Instant>,
 }
 
-/// What a downloading thread has to say.
-enum Event<T> {
-    Size(u64),
-    Bytes(u64),
-    Done(T),
-}
-
-/// Passes the client's progress on.
-struct Report(Sender<Event<Result<PathBuf, ApiError>>>);
-
-impl Progress for Report {
-    fn init(&mut self, size: usize, _file: &str) {
-        let _ = self.0.send(Event::Size(size as u64));
+impl Progress {
+    fn new() -> Self {
+        Self {
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            alive: Mutex::new(Instant::now()),
+        }
     }
 
-    fn update(&mut self, size: usize) {
-        let _ = self.0.send(Event::Bytes(size as u64));
+    /// Says that `done` of `total` bytes are here.
+    pub fn begin(&self, done: u64, total: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
     }
 
-    fn finish(&mut self) {}
+    /// Says that so many more bytes are here.
+    pub fn add(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that are here, and all.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+
+    /// Says that the transfer does not stand still.
+    pub fn alive(&self) {
+        *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long it has stood still.
+    pub fn idle(&self) -> Duration {
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Whether nobody waits any more.
+    pub fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Waits, unless nobody waits any more; whether somebody does.
+    pub fn wait(&self, pause: Duration) -> bool {
+        let begun = Instant::now();
+        while !self.stopped() {
+            let left = pause.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::sleep(left.min(TICK));
+        }
+        false
+    }
 }
 
-/// Waits for a thread to be done, telling `on` how far it is at least once a second; also whether new bytes came.
-fn wait<T>(
-    events: &Receiver<Event<T>>,
-    patience: Duration,
-    mut transfer: Transfer,
+/// Runs `work` on a thread and tells `on` a few times a second how far it is, whose error ends the waiting at once: a connection that
+/// hangs keeps nobody here.
+fn watched<T: Send + 'static>(
+    file: &str,
     on: OnTransfer,
-) -> Result<(T, bool), Failure> {
-    let (mut heard, mut updates) = (Instant::now(), 0);
+    work: impl FnOnce(&Progress) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let progress = Arc::new(Progress::new());
+    let (sender, receiver) = mpsc::channel();
+    let theirs = progress.clone();
+    let thread = std::thread::Builder::new().spawn(move || sender.send(work(&theirs)));
+    thread
+        .map_err(|error| Failure::local(format!("`{file}` cannot be fetched without a thread: {error}")))?;
     loop {
-        match events.recv_timeout(Duration::from_secs(1)) {
-            Ok(Event::Done(outcome)) => return Ok((outcome, updates > 1)),
-            Ok(Event::Size(size)) => (transfer.total, transfer.done, updates) = (size, 0, 0),
-            Ok(Event::Bytes(bytes)) => {
-                transfer.done += bytes;
-                updates += 1; // the first is what lay there already
-            }
-            Err(RecvTimeoutError::Timeout) if heard.elapsed() < patience => {
-                on(&transfer).map_err(Failure::Stopped)?;
-                continue;
-            }
-            Err(_) => return Err(Failure::Broken(format!("no answer for {} seconds", patience.as_secs()))),
+        let outcome = receiver.recv_timeout(TICK);
+        let (done, total) = progress.bytes();
+        if let Err(error) = on(&Transfer { file, done, total }) {
+            progress.stopped.store(true, Ordering::Relaxed);
+            return Err(Failure::Stopped(error));
         }
-        heard = Instant::now();
-        on(&transfer).map_err(Failure::Stopped)?;
-    }
-}
-
-/// The file, if its content is what the cache names it after, as it does with weights.
-fn verified(path: PathBuf, file: &str) -> Result<PathBuf, Failure> {
-    let broken = |error: std::io::Error| Failure::Broken(format!("`{file}`: {error}"));
-    let blob = path.canonicalize().map_err(broken)?;
-    let expected = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if is_sha256(&expected) && sha256_of(&blob).map_err(broken)? != expected {
-        // Else every later run would take it for good.
-        for damaged in [&blob, &path] {
-            let _ = std::fs::remove_file(damaged);
+        match outcome {
+            Ok(outcome) => return outcome,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Failure::local(format!(
+                    "fetching `{file}` failed through a fault of this program, which is told above; please report it"
+                )));
+            }
         }
-        return Err(Failure::Broken(format!("`{file}` arrived damaged: its SHA-256 is not {expected}")));
-    }
-    Ok(path)
-}
-
-fn failure(error: ApiError) -> Failure {
-    match (&error, status(&error)) {
-        (_, Some(status)) => Failure::Refused(status),
-        (ApiError::LockAcquisition(path), _) => Failure::Useless(format!(
-            "another program is fetching it right now (it holds {}); wait for that",
-            path.display()
-        )),
-        _ => Failure::Broken(error.to_string()),
     }
 }
 
-/// The HTTP status of a refusal. The client hands on the error of the library below it, which says it in words only.
-fn status(error: &ApiError) -> Option<u16> {
-    match error {
-        ApiError::RequestError(error) => error.to_string().strip_prefix("http status: ")?.parse().ok(),
-        _ => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_thread_is_an_error() {
+        let failure = watched::<()>("a.gguf", &mut |_| Ok(()), |_| panic!("on purpose")).unwrap_err();
+        let Failure::Local(error) = failure else { panic!("{failure:?}") };
+        assert!(error.to_string().contains("`a.gguf` failed"), "{error}");
+    }
+
+    #[test]
+    fn a_caller_that_wants_no_more_is_let_go_and_the_thread_ends() {
+        let (ended, end) = mpsc::channel();
+        let work = move |progress: &Progress| {
+            let waited = progress.wait(Duration::from_secs(60));
+            ended.send(waited).map_err(Failure::local)
+        };
+        let failure = watched("a", &mut |_| Err(Error::invalid("enough")), work).unwrap_err();
+        assert!(matches!(failure, Failure::Stopped(_)));
+        assert_eq!(end.recv_timeout(Duration::from_secs(10)), Ok(false));
     }
 }
