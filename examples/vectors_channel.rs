@@ -64,7 +64,7 @@ impl Job for Learn<'_> {
             Ok(())
         })?;
         let trace = trainer.team().think_all(&TeamBatch::new(&[&samples[0]]));
-        Ok(Learned { losses, bytes: trace.bytes() })
+        Ok(Learned { losses, bytes: trace.bytes(0) })
     }
 }
 

@@ -9,12 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{AdapterScope, TeamConfig};
 use crate::backbone::BackboneConfig;
+use crate::checkpoint::peft::{BASE, TEAM};
 use crate::checkpoint::write_atomic;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
-
-const TEAM: &str = "team.toml";
-const BASE: &str = "base.json";
 
 /// The frozen weights that an adapter learned on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -214,9 +214,13 @@ impl<B: Backend> KeyValues<B> {
         Self { layers, positions }
     }
 
-    /// Bytes that the keys and values take.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|l| l.key.shape().num_elements() * l.key.dtype().size() * 2).sum()
+    /// Bytes that the keys and values of one position of one row take.
+    pub fn position_bytes(&self) -> usize {
+        let block = |l: &KeyValueBlock<B>| {
+            let [_, heads, _, width] = l.key.dims();
+            heads * width * l.key.dtype().size() * 2
+        };
+        self.layers.iter().map(block).sum()
     }
 }
 

@@ -12,10 +12,21 @@ use std::path::Path;
 
 /// What PEFT puts before the name of every module.
 const PREFIX: &str = "base_model.model.";
-const CONFIG: &str = "adapter_config.json";
+/// PEFT's description of an adapter.
+pub const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// The files of a folder.
 pub(super) const FILES: [&str; 2] = [CONFIG, WEIGHTS];
+/// The team that an adapter learned in.
+pub const TEAM: &str = "team.toml";
+/// The weights that it learned on.
+pub const BASE: &str = "base.json";
+/// What the team learned beside adapters.
+pub const COMMUNICATION: &str = "communication.safetensors";
+/// Of which channel and sizes that is.
+pub const COMMUNICATION_CONFIG: &str = "communication_config.json";
+/// What may stand beside PEFT's files.
+pub(super) const BESIDE: [&str; 4] = [TEAM, BASE, COMMUNICATION, COMMUNICATION_CONFIG];
 
 /// A LoRA adapter as it lies on the disk.
 #[derive(Debug, Clone, PartialEq)]

@@ -240,11 +240,11 @@ fn describe_trace<B: ModelBackend>(
             format!("{m} vectors of {c} numbers")
         });
         let parts: Vec<String> = segment.into_iter().chain(vectors).collect();
-        let bytes = HumanBytes(message.bytes() as u64);
+        let bytes = HumanBytes(message.bytes(0) as u64);
         format!("{}: {}, {bytes}", name(message.sender), parts.join(" and "))
     };
     let mut lines: Vec<String> = trace.messages.iter().map(describe).collect();
-    let (positions, bytes) = (trace.positions(0), HumanBytes(trace.bytes() as u64));
+    let (positions, bytes) = (trace.positions(0), HumanBytes(trace.bytes(0) as u64));
     lines.push(format!("the final agent read {positions} positions, {bytes}"));
     lines.join("\n")
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use diffmas::agents::{AdapterScope, Origin};
 use diffmas::backbone::{ModelFiles, merge};
 use diffmas::checkpoint::StoredType;
+use diffmas::checkpoint::peft::{COMMUNICATION, CONFIG};
 use diffmas::{Error, Result};
 
 use super::options::{Options, learned, run_of};
@@ -75,7 +76,7 @@ fn check_adapter(dir: &Path) -> Result<()> {
     if !dir.is_dir() {
         return Err(Error::file(dir, "the adapter must be a folder, but this is a file"));
     }
-    if !dir.join("adapter_config.json").exists() && holds_adapters(dir) {
+    if !dir.join(CONFIG).exists() && holds_adapters(dir) {
         return Err(Error::file(
             dir,
             "the folder holds one adapter a role (per_role), and one set of merged weights cannot stand for \
@@ -94,8 +95,10 @@ fn check_adapter(dir: &Path) -> Result<()> {
         ));
     }
     let beside = [dir, dir.parent().unwrap_or(Path::new("."))];
-    if beside.iter().any(|dir| dir.join("communication.safetensors").exists()) {
-        tracing::warn!("the learned feed beside the adapter is no part of a model and is not merged");
+    if beside.iter().any(|dir| dir.join(COMMUNICATION).exists()) {
+        tracing::warn!(
+            "the communication modules beside the adapter are no part of a model and are not merged"
+        );
     }
     Ok(())
 }
@@ -132,7 +135,7 @@ fn holds_model(dir: &Path) -> bool {
 /// Whether a subfolder is a PEFT folder.
 fn holds_adapters(dir: &Path) -> bool {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| entry.path().join("adapter_config.json").exists())
+    entries.into_iter().any(|entry| entry.path().join(CONFIG).exists())
 }
 
 /// Whether `inner` is the folder `outer` or lies in it.

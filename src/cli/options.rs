@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffmas::agents::{AdapterScope, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
 use diffmas::backends::BackendKind;
+use diffmas::checkpoint::peft::{BASE, CONFIG};
 use diffmas::text::{Thinking, read_toml};
 use diffmas::training::{
     ADAPTER, Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig,
@@ -460,7 +461,7 @@ pub fn learned(dir: &Path) -> PathBuf {
 
 /// Whether something that a team learned lies in this folder.
 fn is_learned(dir: &Path) -> bool {
-    ["team.toml", "adapter_config.json"].iter().any(|name| dir.join(name).exists())
+    [BASE, CONFIG].iter().any(|name| dir.join(name).exists())
 }
 
 /// The settings of the run that wrote the adapter: beside it, or above it for a checkpoint's. A `config.toml` that is none of ours says

@@ -308,7 +308,7 @@ impl AnswerAll<'_> {
             let details = self.command.json.then(|| Details {
                 stopped: answer.stopped,
                 trace_positions: trace.positions(row),
-                trace_bytes: trace.bytes() / rows.len(),
+                trace_bytes: trace.bytes(row),
                 attention: attention(listening.as_ref(), row),
                 batch_size: rows.len(),
                 think_seconds,

@@ -88,17 +88,23 @@ impl<B: Backend> Message<B> {
         }
     }
 
-    /// Positions and vectors of row `b` that a reader sees.
-    pub fn positions(&self, b: usize) -> usize {
+    /// Positions of the segment and vectors that a reader of row `b` sees.
+    fn seen(&self, b: usize) -> [usize; 2] {
         let seen = |valid: &[bool], n: usize| valid[b * n..(b + 1) * n].iter().filter(|&&v| v).count();
         let segment = self.segment.as_ref().map_or(0, |s| seen(&s.kv.positions.valid, s.kv.len()));
-        segment + self.vectors.as_ref().map_or(0, |v| seen(&v.valid, v.values.dims()[1]))
+        [segment, self.vectors.as_ref().map_or(0, |v| seen(&v.valid, v.values.dims()[1]))]
     }
 
-    /// Bytes of its numbers, of all rows.
-    pub fn bytes(&self) -> usize {
-        let vectors =
-            self.vectors.as_ref().map_or(0, |v| v.values.shape().num_elements() * v.values.dtype().size());
-        self.segment.as_ref().map_or(0, |s| s.kv.bytes()) + vectors
+    /// Positions and vectors of row `b` that a reader sees.
+    pub fn positions(&self, b: usize) -> usize {
+        self.seen(b).iter().sum()
+    }
+
+    /// Bytes of the numbers of row `b` that a reader sees; padding is not sent.
+    pub fn bytes(&self, b: usize) -> usize {
+        let [positions, vectors] = self.seen(b);
+        let of_vectors = |v: &Vectors<B>| vectors * v.values.dims()[2] * v.values.dtype().size();
+        self.segment.as_ref().map_or(0, |s| positions * s.kv.position_bytes())
+            + self.vectors.as_ref().map_or(0, of_vectors)
     }
 }

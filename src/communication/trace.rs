@@ -26,9 +26,9 @@ impl<B: Backend> Trace<B> {
         self.messages.iter().map(|m| m.positions(b)).sum()
     }
 
-    /// Bytes of all messages and rows.
-    pub fn bytes(&self) -> usize {
-        self.messages.iter().map(Message::bytes).sum()
+    /// Bytes of all messages to the reader of row `b`, padding not counted.
+    pub fn bytes(&self, b: usize) -> usize {
+        self.messages.iter().map(|m| m.bytes(b)).sum()
     }
 
     /// All segments as one block; `None` when there is no position.

@@ -134,7 +134,7 @@ pub fn inspect<B: ModelBackend>(
         .map_err(|e| e.of_agent(team.config.final_name()))?;
     let first = &samples[0];
     let message_bytes = match text_bytes.is_empty() {
-        true => trace.messages.iter().map(|m| m.bytes() / samples.len()).collect(),
+        true => trace.messages.iter().map(|m| m.bytes(0)).collect(),
         false => text_bytes,
     };
     let target = options.without_end(first.target.as_deref().unwrap_or_default());

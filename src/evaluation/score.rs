@@ -223,7 +223,7 @@ fn score_batch<B: ModelBackend>(
     let prompt = batch.prompts.last().expect("a team has an agent");
     let trace = team.think_all(upstream.as_ref().unwrap_or(&batch));
     let trace = scoring.control.apply(trace, &team.config, scoring.seed, &streams);
-    spent.bytes += trace.bytes();
+    spent.bytes += (0..rows.len()).map(|row| trace.bytes(row)).sum::<usize>();
     spent.messages += trace.messages.len() * rows.len();
     let reading = team.read(&trace);
     let mut right = vec![None; rows.len()];

@@ -15,14 +15,11 @@ use super::{Optimizer, RunSettings};
 use crate::agents::{AdapterSet, Base, Origin, TeamModel};
 use crate::backbone::Parameters;
 use crate::checkpoint::hash::sha256_of;
+use crate::checkpoint::peft::{COMMUNICATION, COMMUNICATION_CONFIG};
 use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
 use crate::communication::{ChannelKind, OverwriteUpdate, VectorsConfig};
 use crate::error::{Error, Result};
 use crate::text::TokenizedSample;
-
-/// The communication modules' weights and settings, beside the adapter.
-const WEIGHTS: &str = "communication.safetensors";
-const SETTINGS: &str = "communication_config.json";
 
 /// The folder of a run or a checkpoint that holds what was learned.
 pub const ADAPTER: &str = "adapter";
@@ -113,10 +110,10 @@ pub fn write_communication<B: ModelBackend>(
         (name.clone(), (value.dims().to_vec(), value.to_data().iter::<f32>().collect()))
     };
     let tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = names.iter().map(host).collect();
-    write_safetensors(&dir.join(WEIGHTS), &tensors, None)?;
+    write_safetensors(&dir.join(COMMUNICATION), &tensors, None)?;
     let text =
         serde_json::to_string_pretty(&CommunicationConfig::of(model)).map_err(|e| Error::file(dir, e))?;
-    write_atomic(&dir.join(SETTINGS), text.as_bytes())
+    write_atomic(&dir.join(COMMUNICATION_CONFIG), text.as_bytes())
 }
 
 /// What [`write_communication`] left in `dir`; none where it left nothing.
@@ -127,7 +124,7 @@ pub fn read_communication<B: ModelBackend>(
     dir: &Path,
     model: &TeamModel<B>,
 ) -> Result<Option<Parameters<B>>> {
-    let (path, settings) = (dir.join(WEIGHTS), dir.join(SETTINGS));
+    let (path, settings) = (dir.join(COMMUNICATION), dir.join(COMMUNICATION_CONFIG));
     if !path.exists() {
         return Ok(None);
     }
@@ -320,7 +317,7 @@ fn read_parameters<B: ModelBackend>(
     let mut parameters = stored.parameters();
     if !model.modules().is_empty() {
         let modules = read_communication(&adapter, model)?
-            .ok_or_else(|| Error::file(&adapter, format!("there is no {WEIGHTS}")))?;
+            .ok_or_else(|| Error::file(&adapter, format!("there is no {COMMUNICATION}")))?;
         parameters.extend(modules);
     }
     let path = dir.join("optimizer.safetensors");

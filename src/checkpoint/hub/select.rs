@@ -61,7 +61,11 @@ pub(super) fn select(
     if wanted == Wanted::Adapter {
         return match peft::FILES.iter().find(|file| !has(file)) {
             Some(file) => Err(format!("it has no `{file}`, so it is no PEFT adapter with safetensors")),
-            None => Ok(Selection::Folder(peft::FILES.map(String::from).to_vec())),
+            // PEFT's own last: with them the folder counts as whole.
+            None => {
+                let beside = peft::BESIDE.into_iter().filter(|file| has(file));
+                Ok(Selection::Folder(beside.chain(peft::FILES).map(String::from).collect()))
+            }
         };
     }
     let ggufs: Vec<&str> = ggufs(files.iter().map(String::as_str));
