@@ -199,8 +199,8 @@ fn each_role_s_own_adapter_and_a_learned_feed_are_written_and_read_back() {
     for role in ["planner", "critic", "refiner", "solver"] {
         assert!(place.path("out/adapter").join(role).join("adapter_config.json").exists());
     }
-    assert!(place.path("out/communication.safetensors").exists());
-    assert!(place.path("out/communication_config.json").exists());
+    assert!(place.path("out/adapter/communication.safetensors").exists());
+    assert!(place.path("out/adapter/communication_config.json").exists());
     let eval = |adapter: &[&str]| {
         let mut c = diffmas(&[
             &"eval",

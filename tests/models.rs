@@ -403,7 +403,7 @@ fn an_adapter_that_cannot_be_merged_is_refused_with_the_reason() {
     let solver = copy("final/adapter");
     fs::write(place.path("final/config.toml"), "adapter_scope = \"final_only\"\n").unwrap();
     let error = failure(merge(&model, &solver, "out"));
-    assert!(error.contains("final_only") && error.contains("config.toml"), "{error}");
+    assert!(error.contains("final_only"), "{error}");
     fs::write(place.path("a.gguf"), "GGUF").unwrap();
     let error = failure(merge(&place.path("a.gguf"), &golden("tiny-llama/adapter"), "out"));
     assert!(error.contains("GGUF"), "{error}");

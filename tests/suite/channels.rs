@@ -492,7 +492,7 @@ impl Job for Phases {
                 diffmas::checkpoint::read_safetensors(&checkpoints.join(format!("step-{step}")).join(file))
                     .unwrap()
             };
-            let mut all = read("communication.safetensors");
+            let mut all = read("adapter/communication.safetensors");
             let lora = read("adapter/adapter_model.safetensors");
             all.extend(lora.into_iter().map(|(name, x)| (format!("adapter.{name}"), x)));
             all

@@ -96,8 +96,8 @@ impl Job for Resume<'_> {
         let files = [
             "state.json",
             "optimizer.safetensors",
-            "communication.safetensors",
-            "communication_config.json",
+            "adapter/communication.safetensors",
+            "adapter/communication_config.json",
             "adapter/adapter_config.json",
             "adapter/adapter_model.safetensors",
             "manifest.json",
