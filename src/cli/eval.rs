@@ -183,14 +183,17 @@ fn describe(e: &Evaluation) -> String {
 /// All controls, one below the other, with 95 % intervals.
 fn table(all: &[Evaluation]) -> String {
     let mut lines = vec![format!(
-        "{:<16} {:>26} {:>26} {:>14}",
-        "trace", "loss [95 %]", "accuracy % [95 %]", "bytes/message"
+        "{:<16} {:>26} {:>28} {:>26} {:>14}",
+        "trace", "loss [95 %]", "loss - real, paired [95 %]", "accuracy % [95 %]", "bytes/message"
     )];
     for e in all {
-        let interval = e.loss_interval.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]"));
-        let loss = format!("{:.4}{interval}", e.loss);
+        let interval =
+            |i: Option<[f64; 2]>| i.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]"));
+        let loss = format!("{:.4}{}", e.loss, interval(e.loss_interval));
+        let paired = |p: Paired| format!("{:+.4}{}", p.loss_difference, interval(p.loss_interval));
+        let paired = e.against_real.map_or("-".into(), paired);
         let accuracy = e.accuracy.map_or("-".into(), |a| a.in_percent(1, ""));
-        lines.push(format!("{:<16} {loss:>26} {accuracy:>26} {:>14}", e.trace, e.message_bytes));
+        lines.push(format!("{:<16} {loss:>26} {paired:>28} {accuracy:>26} {:>14}", e.trace, e.message_bytes));
     }
     lines.push(format!("{} samples, {} target tokens", all[0].samples, all[0].target_tokens));
     lines.join("\n")
