@@ -86,14 +86,21 @@ impl Session {
     /// # Errors
     /// If the model's weights cannot be read.
     pub fn base(&self, scope: AdapterScope) -> Result<Base> {
-        Ok(Base::new(self.base_name(), self.model.sha256()?, &self.model.config, scope))
+        let given = self.options.model.clone().filter(|model| !Path::new(model).exists());
+        let name = given.unwrap_or_else(|| self.model_path());
+        Ok(Base::new(name, self.model.sha256()?, &self.model.config, scope))
     }
 
     /// The model's published name, or its path.
     pub fn base_name(&self) -> String {
         let published = self.options.model.as_deref().and_then(published_name);
-        let path = || std::path::absolute(&self.model.path).unwrap_or_else(|_| self.model.path.clone());
-        published.unwrap_or_else(|| path().display().to_string())
+        published.unwrap_or_else(|| self.model_path())
+    }
+
+    /// Where the model lies, from the root.
+    fn model_path(&self) -> String {
+        let path = std::path::absolute(&self.model.path).unwrap_or_else(|_| self.model.path.clone());
+        path.display().to_string()
     }
 
     /// Reads and tokenises a data file; `answer` tokens are left room for where a line has no target.

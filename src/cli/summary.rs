@@ -43,7 +43,7 @@ impl fmt::Display for Summary<'_> {
             writeln!(f, "curves: tensorboard --logdir {dir}")?;
         }
         let asked = if self.text { "--question \"…\" --greedy" } else { "--data FILE.jsonl --greedy" };
-        write!(f, "run it: diffmas run --config {dir}/config.toml --adapter {dir}/adapter {asked}")
+        write!(f, "run it: diffmas run {dir} {asked}")
     }
 }
 
