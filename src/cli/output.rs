@@ -1,13 +1,16 @@
 //! Output files, which appear only when they are complete; text on standard output.
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diffmas::checkpoint::write_atomic;
 use diffmas::{Error, Result};
 use serde::Serialize;
+
+use super::visible::visible;
 
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
@@ -59,7 +62,12 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 /// # Errors
 /// If nobody reads it any more.
 pub fn print(line: &str) -> Result<()> {
-    writeln!(io::stdout(), "{line}").map_err(failed)
+    writeln!(io::stdout(), "{}", shown(line)).map_err(failed)
+}
+
+/// `text` as standard output takes it: a terminal would obey the control characters in it, files and pipes get them unchanged.
+fn shown(text: &str) -> Cow<'_, str> {
+    if io::stdout().is_terminal() { visible(text) } else { Cow::Borrowed(text) }
 }
 
 /// Text on standard output as it comes, without white space at its ends.
@@ -79,7 +87,8 @@ impl Stream {
         if end > 0 {
             self.started = true;
             let mut out = io::stdout();
-            let written = write!(out, "{}{}", self.held, &text[..end]).and_then(|()| out.flush());
+            let written =
+                write!(out, "{}{}", shown(&self.held), shown(&text[..end])).and_then(|()| out.flush());
             self.failed = self.failed.take().or(written.err());
             self.held.clear();
         }
