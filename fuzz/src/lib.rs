@@ -6,19 +6,20 @@
 //! file needs a function here, a line in [`TARGETS`], and a file in `fuzz_targets`.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use diffmas::agents::TeamConfig;
 use diffmas::backbone::BackboneConfig;
 use diffmas::backends::Flex;
 use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
 use diffmas::communication::{Fingerprint, Trace, TraceOwner};
-use diffmas::text::{Answers, PromptBuilder, Tokenizer, read_jsonl};
+use diffmas::text::{Answers, ChatMessage, ChatTemplate, PromptBuilder, Thinking, Tokenizer, read_jsonl};
 
 /// A fuzzed reader.
 pub type Target = fn(&[u8]);
 
 /// Every reader by name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("safetensors", safetensors),
     ("gguf", gguf),
     ("peft", peft),
@@ -26,6 +27,8 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("jsonl", jsonl),
     ("team", team),
     ("trace", trace),
+    ("tokenizer", tokenizer),
+    ("chat_template", chat_template),
 ];
 
 /// The weights of a folder: the table of tensors and their values.
@@ -119,6 +122,39 @@ pub fn trace(data: &[u8]) {
         let again = Trace::<Flex>::read(&again, owner, &Default::default()).expect("what is written is read");
         assert_eq!((again.bytes(), again.start), (trace.bytes(), trace.start));
     });
+}
+
+/// `tokenizer.json`, and after a NUL a text for it.
+pub fn tokenizer(data: &[u8]) {
+    let mut parts = data.splitn(2, |&byte| byte == 0);
+    let path = file("tokenizer.json", parts.next().unwrap_or_default());
+    let text = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    file("tokenizer_config.json", br#"{"eos_token": "<end>"}"#);
+    let folder = path.parent().expect("the file lies in a folder");
+    let Ok(Some(tokenizer)) = Tokenizer::from_folder(folder) else { return };
+    let _ = tokenizer.encode_plain(&text);
+    let Ok(ids) = tokenizer.encode(&text) else { return };
+    let mut stream = tokenizer.stream(&["<end>".to_string(), "b".to_string()]);
+    for id in ids.into_iter().rev() {
+        if stream.push(id).is_err() {
+            return;
+        }
+    }
+    let _ = stream.finish();
+    assert!(!stream.text().contains('b'), "the text goes on after a stop text");
+}
+
+/// A chat template, on a short conversation.
+pub fn chat_template(data: &[u8]) {
+    let Ok(source) = std::str::from_utf8(data) else { return };
+    let clock = Instant::now();
+    if let Ok(template) = ChatTemplate::new(source, &[("eos_token", "<end>")]) {
+        let turns =
+            [("system", "S"), ("user", "Q \u{e9}"), ("assistant", "<think>\n</think>\nA"), ("user", "R")];
+        let turns = turns.map(|(role, content)| ChatMessage::new(role, content));
+        let _ = template.render(&turns, true, Thinking::Off);
+    }
+    assert!(clock.elapsed() < Duration::from_secs(4), "it took {:?}", clock.elapsed());
 }
 
 /// Calls `f` with the owner of the traces that [`trace`] reads: a team of three on a model of one layer.
