@@ -6,7 +6,7 @@ use minijinja::{filters, format_filter, tests};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::values::{
-    MAX_TEXT, Result, check_len, count_written, invalid, is_list, items, list, made, repr, str, text,
+    ITEM, MAX_TEXT, Result, check_len, count_written, invalid, is_list, items, list, made, repr, str, text,
     written_len,
 };
 use crate::text::python_json::JsonStyle;
@@ -310,6 +310,25 @@ const OF_TEXT: [&str; 16] = [
     "split",
 ];
 
+/// What takes a text for its characters.
+const OF_ITEMS: [&str; 15] = [
+    "batch",
+    "chain",
+    "groupby",
+    "list",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "unique",
+    "zip",
+];
+
 fn add_filters(environment: &mut Environment<'_>) {
     macro_rules! bounded {
         ($($name:literal: $filter:expr),* $(,)?) => {
@@ -382,9 +401,20 @@ fn check_growth(name: &str, args: &[Value]) -> Result<()> {
     let grown = match name {
         "indent" => value.split('\n').count().checked_mul(largest as usize),
         "replace" => times_found(value, given(1)).checked_mul(given(2).len()),
+        "e" | "escape" => value.matches(['<', '>', '&', '"', '\'', '/']).count().checked_mul(5),
+        "split" | "lines" => pieces(value, args.get(1)).checked_mul(ITEM),
+        _ if OF_ITEMS.contains(&name) => value.len().checked_mul(ITEM),
         _ => Some(0),
     };
     check_len(grown.and_then(|grown| grown.checked_add(value.len())))
+}
+
+/// How many pieces a text is split into by a text, or by white space.
+fn pieces(value: &str, by: Option<&Value>) -> usize {
+    match by.and_then(Value::as_str) {
+        Some(by) => times_found(value, by),
+        None => value.matches(char::is_whitespace).count(),
+    }
 }
 
 /// How often `old` is replaced in `text` at most; an empty text stands before each character and at the end.
@@ -465,7 +495,7 @@ fn truncate(
 }
 
 fn add_tests(environment: &mut Environment<'_>) {
-    // These make a text of what they are given.
+    // These compare what they are given, or make a text of it.
     macro_rules! bounded {
         ($($name:literal: $test:expr),*) => {
             $({
@@ -478,7 +508,10 @@ fn add_tests(environment: &mut Environment<'_>) {
         };
     }
     bounded! {
-        "startingwith": tests::is_startingwith, "endingwith": tests::is_endingwith, "lower": tests::is_lower,
+        "eq": tests::is_eq, "equalto": tests::is_eq, "==": tests::is_eq, "ne": tests::is_ne, "!=": tests::is_ne,
+        "lt": tests::is_lt, "lessthan": tests::is_lt, "<": tests::is_lt, "le": tests::is_le, "<=": tests::is_le,
+        "gt": tests::is_gt, "greaterthan": tests::is_gt, ">": tests::is_gt, "ge": tests::is_ge, ">=": tests::is_ge,
+        "sameas": tests::is_sameas, "startingwith": tests::is_startingwith, "endingwith": tests::is_endingwith, "lower": tests::is_lower,
         "upper": tests::is_upper, "in": |needle: Value, hay: Value| is_in(&needle, &hay)
     }
     environment
@@ -523,6 +556,10 @@ fn string_method(value: &str, name: &str, args: &[Value]) -> Result<Option<Value
         "partition" => parts(value.split_once(separator(word()?)?), word()?, [value, "", ""])?,
         "rpartition" => parts(value.rsplit_once(separator(word()?)?), word()?, ["", "", value])?,
         "rsplit" => rsplit(value, args)?,
+        "split" | "splitlines" => {
+            check_len(pieces(value, args.first()).checked_mul(ITEM))?;
+            return Ok(None);
+        }
         "find" => Value::from(find(value, args, false)?),
         "rfind" => Value::from(find(value, args, true)?),
         "index" | "rindex" => match find(value, args, name == "rindex")? {
@@ -576,6 +613,7 @@ fn parts(found: Option<(&str, &str)>, separator: &str, otherwise: [&str; 3]) -> 
 }
 
 fn rsplit(value: &str, args: &[Value]) -> Result<Value> {
+    check_len(pieces(value, args.first()).checked_mul(ITEM))?;
     let (by, most): (Option<&str>, Option<i64>) = from_args(args)?;
     let most = most.and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
     let mut found: Vec<Value> = match by {

@@ -205,10 +205,18 @@ impl Rewriter {
                 let (left, right) = (self.expr(&s.left), self.expr(&s.right));
                 match operator(s.op) {
                     Some(name) => function(name, vec![left, right], s.span()),
+                    None if compares(s.op) => {
+                        at(s, ast::BinOp { op: s.op, left: small(left), right: small(right) }, Expr::BinOp)
+                    }
                     None => at(s, ast::BinOp { op: s.op, left, right }, Expr::BinOp),
                 }
             }
-            Expr::Compare(s) => self.comparison(s),
+            Expr::Compare(s) => {
+                let op =
+                    |op: &ast::CompareOp<'a>| ast::CompareOp { op: op.op, expr: small(self.expr(&op.expr)) };
+                let ops = s.ops.iter().map(op).collect();
+                at(s, ast::Compare { expr: small(self.expr(&s.expr)), ops }, Expr::Compare)
+            }
             Expr::IfExpr(s) => {
                 let (test_expr, true_expr) = (self.expr(&s.test_expr), self.expr(&s.true_expr));
                 let false_expr = self.maybe(&s.false_expr);
@@ -224,25 +232,17 @@ impl Rewriter {
             }
             Expr::GetAttr(s) => at(s, ast::GetAttr { expr: self.expr(&s.expr), name: s.name }, Expr::GetAttr),
             Expr::GetItem(s) => {
-                let (expr, subscript_expr) = (self.expr(&s.expr), self.expr(&s.subscript_expr));
+                let (expr, subscript_expr) = (self.expr(&s.expr), small(self.expr(&s.subscript_expr)));
                 at(s, ast::GetItem { expr, subscript_expr }, Expr::GetItem)
             }
             Expr::Call(s) => Expr::Call(self.call(s)),
             Expr::List(s) => at(s, ast::List { items: self.exprs(&s.items) }, Expr::List),
             Expr::Map(s) => {
-                let (keys, values) = (self.exprs(&s.keys), self.exprs(&s.values));
+                let keys = s.keys.iter().map(|key| small(self.expr(key))).collect();
+                let values = self.exprs(&s.values);
                 at(s, ast::Map { keys, values }, Expr::Map)
             }
         }
-    }
-
-    /// A chain of comparisons. `in` makes a text of what it looks for, so that the operands must be small.
-    fn comparison<'a>(&mut self, s: &Spanned<ast::Compare<'a>>) -> Expr<'a> {
-        let small = |expr: Expr<'a>| function("small()", vec![expr], s.span());
-        let expr = small(self.expr(&s.expr));
-        let ops = s.ops.iter().map(|op| ast::CompareOp { op: op.op, expr: small(self.expr(&op.expr)) });
-        let ops = ops.collect();
-        at(s, ast::Compare { expr, ops }, Expr::Compare)
     }
 
     fn call<'a>(&mut self, s: &Spanned<ast::Call<'a>>) -> Spanned<ast::Call<'a>> {
@@ -253,7 +253,13 @@ impl Rewriter {
             }
             other => self.expr(other),
         };
-        Spanned::new(ast::Call { expr, args: self.args(&s.args) }, s.span())
+        let mut args = self.args(&s.args);
+        if matches!(&expr, Expr::GetAttr(attr) if attr.name == "changed") {
+            // The method of a loop that compares.
+            let compared = |arg| if let CallArg::Pos(expr) = arg { CallArg::Pos(small(expr)) } else { arg };
+            args = args.into_iter().map(compared).collect();
+        }
+        Spanned::new(ast::Call { expr, args }, s.span())
     }
 
     fn args<'a>(&mut self, args: &[CallArg<'a>]) -> Vec<CallArg<'a>> {
@@ -293,6 +299,20 @@ fn operator(op: ast::BinOpKind) -> Option<&'static str> {
         ast::BinOpKind::In => Some("in"),
         _ => None,
     }
+}
+
+/// `expr`, checked to be small: comparing and hashing go as deep as a value, and one that holds itself has no end.
+fn small(expr: Expr<'_>) -> Expr<'_> {
+    if matches!(expr, Expr::Const(_)) {
+        return expr;
+    }
+    let span = expr.span();
+    function("small()", vec![expr], span)
+}
+
+fn compares(op: ast::BinOpKind) -> bool {
+    use ast::BinOpKind::{Eq, Gt, Gte, Lt, Lte, Ne};
+    matches!(op, Eq | Ne | Lt | Lte | Gt | Gte)
 }
 
 /// `a.b.c` as it is written; nothing for longer paths than anyone writes.

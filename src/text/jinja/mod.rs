@@ -26,6 +26,8 @@ const STACK: usize = 512 << 20;
 const DEADLINE: Duration = Duration::from_millis(1200);
 /// What is shown of a template's own words.
 const MAX_MESSAGE: usize = 1000;
+/// Bytes of a prompt: half a million tokens.
+const MAX_PROMPT: usize = 2 << 20;
 
 /// How templates are read.
 #[derive(Clone, Copy)]
@@ -201,6 +203,9 @@ fn render(environment: &Environment<'_>, template: &Compiled<'_>, context: Value
     let mut out = make_string_output(&mut text);
     let none = AutoEscape::None;
     Vm::new(environment).eval(&template.root, context, &template.blocks, &mut out, none)?;
+    if text.len() > MAX_PROMPT {
+        return Err(values::invalid(format!("the prompt is longer than {} MB", MAX_PROMPT >> 20)));
+    }
     Ok(text)
 }
 

@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 100;
 /// Smaller texts are bounded by the instructions that make them.
 const SMALL: usize = 64;
 /// What an item of a list takes, and what a list takes besides.
-const ITEM: usize = 64;
+pub(super) const ITEM: usize = 64;
 
 pub(super) type Result<T> = std::result::Result<T, Error>;
 
