@@ -310,6 +310,9 @@ const OF_TEXT: [&str; 16] = [
     "split",
 ];
 
+/// What does not look into its value, which may be a whole conversation.
+const SHALLOW: [&str; 6] = ["length", "count", "default", "d", "first", "last"];
+
 /// What takes a text for its characters.
 const OF_ITEMS: [&str; 15] = [
     "batch",
@@ -358,7 +361,7 @@ fn add_filters(environment: &mut Environment<'_>) {
 fn add_filter(environment: &mut Environment<'_>, name: &'static str, filter: Value) {
     environment.add_filter(name, move |state: &State, args: Rest<Value>| {
         let mut args = args.0;
-        for arg in &args {
+        for arg in args.iter().filter(|_| !SHALLOW.contains(&name)) {
             written_len(arg)?;
         }
         if let Some(value) = args.first_mut() {
