@@ -3,6 +3,7 @@
 use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, FormatStyle, State, UndefinedBehavior, Value};
 use minijinja::{filters, format_filter, tests};
+use minijinja_contrib::globals::{cycler, joiner};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::values::{
@@ -26,7 +27,18 @@ pub(super) fn add(environment: &mut Environment<'_>) {
         out.write_str(&text).map_err(Error::from)
     });
     environment.remove_global("debug");
+    environment.add_function("cycler", |items: Rest<Value>| {
+        count_items(items.len())?;
+        cycler(items.0)
+    });
+    let namespace = environment.globals().find(|(name, _)| *name == "namespace").map(|(_, value)| value);
+    let namespace = namespace.unwrap_or_default();
+    environment.add_function("namespace", move |state: &State, args: Rest<Value>| {
+        count_items(args.iter().filter_map(Value::len).sum())?;
+        namespace.call(state, &args)
+    });
     environment.add_function("dict", dict);
+    environment.add_function("joiner", joiner);
     environment.add_function("raise_exception", |message: Value| -> Result<Value> {
         Err(invalid(&*str(&message)?))
     });
@@ -218,17 +230,23 @@ fn dict(pairs: Option<Value>, named: Kwargs) -> Result<Value> {
     for name in named.args() {
         all.push((Value::from(name), named.get(name)?));
     }
+    count_items(all.len())?;
     Ok(Value::from_iter(all))
 }
 
+/// Counts items of what is no list or text and is not looked for when it is gone.
+fn count_items(items: usize) -> Result<()> {
+    count_written(items.saturating_mul(2 * ITEM))
+}
+
 /// The local time in Python's `strftime` notation.
-fn strftime_now(format: &str) -> Result<String> {
+fn strftime_now(format: &str) -> Result<Value> {
     use std::fmt::Write;
-    let mut text = String::new();
+    let mut now = String::new();
     check_len(format.len().checked_mul(64))?;
-    write!(text, "{}", chrono::Local::now().format(format))
+    write!(now, "{}", chrono::Local::now().format(format))
         .map_err(|_| invalid(format!("strftime_now: bad format `{format}`")))?;
-    Ok(text)
+    text(now)
 }
 
 /// `style % args` or `style.format(args)`.
@@ -341,19 +359,19 @@ fn add_filters(environment: &mut Environment<'_>) {
     bounded! {
         "abs": filters::abs, "attr": filters::attr, "batch": filters::batch, "bool": filters::bool,
         "capitalize": filters::capitalize, "center": center, "chain": filters::chain, "count": filters::length,
-        "d": filters::default, "default": filters::default, "dictsort": filters::dictsort, "e": filters::escape,
-        "escape": filters::escape, "first": filters::first, "float": filters::float,
+        "d": filters::default, "default": filters::default, "dictsort": filters::dictsort, "e": escape,
+        "escape": escape, "first": filters::first, "float": float,
         "format": |pattern: &str, args: Rest<Value>| format(FormatStyle::Printf, pattern, &args),
-        "groupby": filters::groupby, "indent": filters::indent, "int": filters::int, "items": filters::items,
+        "groupby": filters::groupby, "indent": filters::indent, "int": int, "items": filters::items,
         "join": join, "last": filters::last, "length": filters::length, "lines": filters::lines,
         "list": filters::list, "lower": filters::lower, "map": filters::map, "max": filters::max,
         "min": filters::min, "pprint": |value: Value| repr(&value).and_then(text),
-        "reject": filters::reject, "rejectattr": filters::rejectattr, "replace": filters::replace,
-        "reverse": filters::reverse, "round": filters::round, "safe": |text: Value| text,
+        "reject": filters::reject, "rejectattr": filters::rejectattr, "replace": replace,
+        "reverse": filters::reverse, "round": round, "safe": |text: Value| text,
         "select": filters::select, "selectattr": filters::selectattr, "slice": filters::slice,
-        "sort": filters::sort, "split": filters::split, "string": |text: Value| text, "sum": filters::sum,
+        "sort": filters::sort, "split": filters::split, "string": |text: Value| text, "sum": sum,
         "title": filters::title, "tojson": tojson, "trim": filters::trim, "truncate": truncate,
-        "unique": filters::unique, "upper": filters::upper,
+        "unique": filters::unique, "upper": filters::upper, "urlencode": filters::urlencode,
         "wordcount": |text: &str| text.split_whitespace().count(), "zip": filters::zip,
     }
 }
@@ -403,8 +421,7 @@ fn check_growth(name: &str, args: &[Value]) -> Result<()> {
     let value = given(0);
     let grown = match name {
         "indent" => value.split('\n').count().checked_mul(largest as usize),
-        "replace" => times_found(value, given(1)).checked_mul(given(2).len()),
-        "e" | "escape" => value.matches(['<', '>', '&', '"', '\'', '/']).count().checked_mul(5),
+        "e" | "escape" => value.matches(['<', '>', '&', '"', '\'']).count().checked_mul(5),
         "split" | "lines" => pieces(value, args.get(1)).checked_mul(ITEM),
         _ if OF_ITEMS.contains(&name) => value.len().checked_mul(ITEM),
         _ => Some(0),
@@ -436,6 +453,88 @@ fn largest_number(arg: &Value) -> i64 {
         ValueKind::Number if arg.as_i64().is_none() => i64::MAX,
         _ => size(arg),
     }
+}
+
+/// `int(value, default, base)`.
+fn int(value: &Value, default: Option<Value>, base: Option<u32>) -> Result<Value> {
+    let otherwise = || default.unwrap_or(Value::from(0));
+    let Some(text) = value.as_str() else {
+        let whole = numbers(value, &Value::from(0)).map(|numbers| match numbers {
+            Numbers::Whole(a, _) => whole(Some(a)),
+            Numbers::Float(a, _) if a.is_finite() => whole(Some(a.trunc() as i128)),
+            Numbers::Float(..) => Ok(Value::from(0)),
+        });
+        return whole.unwrap_or_else(|| Ok(otherwise()));
+    };
+    let base = base.filter(|base| (2..=36).contains(base)).unwrap_or(10);
+    let digits = text.trim().replace('_', "");
+    let parsed = i128::from_str_radix(&digits, base).ok();
+    let parsed =
+        parsed.or_else(|| digits.parse::<f64>().ok().filter(|f| f.is_finite()).map(|f| f.trunc() as i128));
+    parsed.map_or_else(|| Ok(otherwise()), |parsed| whole(Some(parsed)))
+}
+
+fn float(value: &Value, default: Option<Value>) -> Value {
+    let parsed = match value.as_str() {
+        Some(text) => text.trim().parse().ok(),
+        None => match numbers(value, &Value::from(0.0)) {
+            Some(Numbers::Float(a, _)) => Some(a),
+            _ => None,
+        },
+    };
+    parsed.map_or_else(|| default.unwrap_or(Value::from(0.0)), Value::from)
+}
+
+/// Jinja's `round`, which gives floats.
+fn round(value: f64, precision: Option<i32>, method: Option<&str>, options: Kwargs) -> Result<f64> {
+    let precision = precision.or(options.get("precision")?).unwrap_or(0);
+    let method = method.or(options.get("method")?).unwrap_or("common");
+    options.assert_all_used()?;
+    let scale = 10_f64.powi(precision);
+    let scaled = value * scale;
+    Ok(match method {
+        "ceil" => scaled.ceil(),
+        "floor" => scaled.floor(),
+        "common" => scaled.round_ties_even(),
+        _ => return Err(invalid("round: the method must be common, ceil or floor")),
+    } / scale)
+}
+
+fn sum(values: &Value, attribute: Option<&str>, start: Option<Value>, options: Kwargs) -> Result<Value> {
+    let attribute = attribute.or(options.get("attribute")?);
+    let start = start.or(options.get("start")?).unwrap_or(Value::from(0));
+    options.assert_all_used()?;
+    let values = if values.is_undefined() { Vec::new() } else { items(values)? };
+    let part = |item: Value| attribute.map_or(Ok(item.clone()), |name| item.get_attr(name));
+    values.into_iter().map(part).try_fold(start, |sum, value| plus(&sum, &value?))
+}
+
+/// Jinja's `escape`.
+fn escape(value: &str) -> Result<Value> {
+    let mut out = String::with_capacity(value.len());
+    for c in value.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            c => out.push(c),
+        }
+    }
+    text(out)
+}
+
+fn replace(value: &str, old: Value, new: Value, count: Option<i64>) -> Result<Value> {
+    replaced(value, &str(&old)?, &str(&new)?, count)
+}
+
+/// Python's `str.replace`, of all if `count` is negative.
+fn replaced(value: &str, old: &str, new: &str, count: Option<i64>) -> Result<Value> {
+    let count = count.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let grown = times_found(value, old).min(count).checked_mul(new.len());
+    check_len(grown.and_then(|n| n.checked_add(value.len())))?;
+    text(value.replacen(old, new, count))
 }
 
 fn join(values: &Value, separator: Option<&str>, options: Kwargs) -> Result<Value> {
@@ -543,11 +642,8 @@ fn string_method(value: &str, name: &str, args: &[Value]) -> Result<Option<Value
     let answer = match name {
         "format" => format(FormatStyle::StrFormat, value, args)?,
         "replace" => {
-            let (old, new, count): (&str, &str, Option<i64>) = from_args(args)?;
-            let count = count.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-            let grown = times_found(value, old).min(count).checked_mul(new.len());
-            check_len(grown.and_then(|n| n.checked_add(value.len())))?;
-            text(value.replacen(old, new, count))?
+            let (old, new, count) = from_args(args)?;
+            replaced(value, old, new, count)?
         }
         "join" => {
             let (values,): (&Value,) = from_args(args)?;
@@ -592,6 +688,11 @@ fn string_method(value: &str, name: &str, args: &[Value]) -> Result<Option<Value
                 false => c.to_uppercase().collect(),
             };
             text(value.chars().map(swap).collect::<String>())?
+        }
+        "isupper" | "islower" => {
+            none()?;
+            let (upper, lower) = (value.contains(char::is_uppercase), value.contains(char::is_lowercase));
+            Value::from(if name == "isupper" { upper && !lower } else { lower && !upper })
         }
         "casefold" => {
             none()?;

@@ -61,6 +61,8 @@ fn texts_and_lists_without_bounds_are_refused() {
         refused(&[&doubled(body)]);
     }
     refused(&[
+        "{% set p = range(9000)|zip(range(9000))|list %}{% set n = namespace(l=[]) %}{% for i in range(999) %}{% set n.l = n.l + [dict(p)] %}{% endfor %}",
+        "{% set p = dict(range(9000)|map('string')|zip(range(9000))) %}{% set n = namespace(l=[]) %}{% for i in range(999) %}{% set n.l = n.l + [namespace(p)] %}{% endfor %}",
         "{{ 'x' * 4000000000 }}",
         "{{ ('x' * 99999999) ~ ('x' * 99999999) }}",
         "{{ 'x\ny'|indent(4000000000) }}",
