@@ -5,6 +5,9 @@
 
 mod builtins;
 mod compile;
+mod filters;
+mod methods;
+mod operators;
 mod values;
 
 use std::collections::BTreeSet;
