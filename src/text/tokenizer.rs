@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::Content;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::PostProcessor;
 
 use super::chat::ChatTemplate;
@@ -23,6 +23,9 @@ const SPECIAL_TOKENS: [(&str, &str); 7] = [
     ("cls_token", "cls"),
     ("mask_token", "mask"),
 ];
+
+/// How many times as long a normalizer or decoder may make a text.
+const MAX_GROWTH: usize = 1000;
 
 const UNUSABLE: &str = "this is no tokenizer that can be used";
 
@@ -140,6 +143,8 @@ impl Tokenizer {
         // A file may ask for texts to be cut or filled up; what we encode stays as it is.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(Error::invalid)?;
+        check_growth(path, "normalizer", &json!(inner.get_normalizer()))?;
+        check_growth(path, "decoder", &json!(inner.get_decoder()))?;
         let words = called(path, UNUSABLE, || Ok(Words::of(&inner)))?;
         let tokenizer = Self { path: path.into(), words, inner, chat_template, end_of_turn };
         // What panics on any text does so here and not after hours. A vocabulary may lack these words.
@@ -225,6 +230,28 @@ fn called<T>(path: &Path, what: &str, call: impl FnOnce() -> tokenizers::Result<
     outcome.map_err(|e| Error::file(path, format!("{what}: {e}")))
 }
 
+/// Refuses a part of a tokenizer whose replacements make texts without bounds.
+fn check_growth(path: &Path, field: &str, part: &Value) -> Result<()> {
+    if growth(part) <= MAX_GROWTH {
+        return Ok(());
+    }
+    Err(Error::file(path, format!("field `{field}`: it makes texts more than {MAX_GROWTH} times as long")))
+}
+
+/// How many times as long `part` makes a text at most. A regular expression may match one character.
+fn growth(part: &Value) -> usize {
+    let chars = |text: &Value| text.as_str().map_or(0, |text| text.chars().count());
+    match part["type"].as_str() {
+        Some("Replace") => chars(&part["content"]) / chars(&part["pattern"]["String"]).max(1),
+        Some("Prepend") => chars(&part["prepend"]) + 1,
+        Some("Sequence") => {
+            let parts = ["normalizers", "decoders"].iter().filter_map(|key| part[key].as_array()).flatten();
+            parts.map(growth).fold(1, |all, one| all.saturating_mul(one.max(1)))
+        }
+        _ => 1,
+    }
+}
+
 /// The file's content, `None` when there is no such file.
 fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
@@ -288,7 +315,6 @@ pub(super) mod tests {
     use super::*;
     use crate::text::chat::{ChatMessage, Thinking};
     use crate::text::gguf_tokenizer::tests::content;
-    use serde_json::json;
 
     /// A byte-level tokenizer whose turns end with `<end>`.
     pub fn tiny(chat_template: Option<&str>) -> Tokenizer {
@@ -381,6 +407,21 @@ pub(super) mod tests {
         ] {
             assert!(message.contains("tokenizer.json: ") && !message.contains('\n'), "{message}");
         }
+    }
+
+    #[test]
+    fn replacements_without_bounds_are_refused() {
+        let replace =
+            |by: usize| json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(by)});
+        let sequence =
+            |by| json!({"type": "Sequence", "normalizers": [replace(by), replace(by), replace(by)]});
+        for normalizer in
+            [replace(2000), sequence(11), json!({"type": "Prepend", "prepend": "a".repeat(2000)})]
+        {
+            let error = changed(&[("normalizer", normalizer)]).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json: field `normalizer`"), "{error}");
+        }
+        changed(&[("normalizer", sequence(9))]).unwrap();
     }
 
     #[test]
