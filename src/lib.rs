@@ -56,6 +56,7 @@ pub mod checkpoint;
 pub mod communication;
 pub mod error;
 pub mod evaluation;
+mod guard;
 pub mod inference;
 mod null;
 mod random;

@@ -276,6 +276,28 @@ fn on_a_terminal_lines_are_edited_and_kept_and_answers_stream() {
 }
 
 #[test]
+fn a_terminal_gets_no_orders_from_an_answer_and_a_file_gets_it_unchanged() {
+    let place = Place::new();
+    let orders = tokenizer().to_string().replace("\" w", "\"\\u001b]0;\\u202ew");
+    place.write("tiny-llama/tokenizer.json", &orders);
+    let line = "run --model tiny-llama --system team.toml --max-new-tokens 12 --temperature 2 --top-p 1 --question a";
+    let flags = ["--temperature", "2", "--top-p", "1", "--question", "a"];
+    let piped = stdout(place.run(&flags));
+    assert!(piped.contains(r"\u{1b}]0;\u{202e}w"), "{piped:?}");
+    let file = fs::File::create(place.path("answer")).unwrap();
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("diffmas"));
+    command.current_dir(place.dir.path()).args(line.split(' ')).stdout(file);
+    assert!(command.status().unwrap().success());
+    assert!(fs::read_to_string(place.path("answer")).unwrap().contains("\u{1b}]0;\u{202e}w"));
+    let json = stdout(place.run(&[&flags[..], &["--json"]].concat()));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["text"].as_str().unwrap().contains("\u{1b}]0;\u{202e}w"), "{json}");
+    let Some(shown) = on_a_terminal(&place, line, "", &[]) else { return };
+    assert!(shown.contains(r"\u{1b}]0;\u{202e}w"), "{shown:?}");
+    assert!(!shown.contains("\u{1b}]0") && !shown.contains('\u{202e}'), "{shown:?}");
+}
+
+#[test]
 fn no_color_takes_colours_from_the_log() {
     let place = Place::new();
     let line = "run --verbose --model tiny-llama --question hi --max-new-tokens 1";

@@ -6,6 +6,7 @@
 //! file needs a function here, a line in [`TARGETS`], and a file in `fuzz_targets`.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use diffmas::agents::TeamConfig;
 use diffmas::backbone::BackboneConfig;
@@ -13,13 +14,13 @@ use diffmas::backends::Flex;
 use diffmas::checkpoint::hub::answer::{self, ContentRange, Etag, FileHeaders, Listing};
 use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
 use diffmas::communication::{Fingerprint, Trace, TraceOwner};
-use diffmas::text::{Answers, PromptBuilder, Tokenizer, read_jsonl};
+use diffmas::text::{Answers, ChatMessage, ChatTemplate, PromptBuilder, Thinking, Tokenizer, read_jsonl};
 
 /// A fuzzed reader.
 pub type Target = fn(&[u8]);
 
 /// Every reader by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("safetensors", safetensors),
     ("gguf", gguf),
     ("peft", peft),
@@ -28,6 +29,8 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("team", team),
     ("trace", trace),
     ("hub_answer", hub_answer),
+    ("tokenizer", tokenizer),
+    ("chat_template", chat_template),
 ];
 
 /// The weights of a folder: the table of tensors and their values.
@@ -156,6 +159,39 @@ pub fn hub_answer(data: &[u8]) {
 /// Whether `text` is so many hexadecimal digits, none of them a capital letter.
 fn is_hash(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// `tokenizer.json`, and after a NUL a text for it.
+pub fn tokenizer(data: &[u8]) {
+    let mut parts = data.splitn(2, |&byte| byte == 0);
+    let path = file("tokenizer.json", parts.next().unwrap_or_default());
+    let text = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    file("tokenizer_config.json", br#"{"eos_token": "<end>"}"#);
+    let folder = path.parent().expect("the file lies in a folder");
+    let Ok(Some(tokenizer)) = Tokenizer::from_folder(folder) else { return };
+    let _ = tokenizer.encode_plain(&text);
+    let Ok(ids) = tokenizer.encode(&text) else { return };
+    let mut stream = tokenizer.stream(&["<end>".to_string(), "b".to_string()]);
+    for id in ids.into_iter().rev() {
+        if stream.push(id).is_err() {
+            return;
+        }
+    }
+    let _ = stream.finish();
+    assert!(!stream.text().contains('b'), "the text goes on after a stop text");
+}
+
+/// A chat template, on a short conversation.
+pub fn chat_template(data: &[u8]) {
+    let Ok(source) = std::str::from_utf8(data) else { return };
+    let clock = Instant::now();
+    if let Ok(template) = ChatTemplate::new(source, &[("eos_token", "<end>")]) {
+        let turns =
+            [("system", "S"), ("user", "Q \u{e9}"), ("assistant", "<think>\n</think>\nA"), ("user", "R")];
+        let turns = turns.map(|(role, content)| ChatMessage::new(role, content));
+        let _ = template.render(&turns, true, Thinking::Off);
+    }
+    assert!(clock.elapsed() < Duration::from_secs(4), "it took {:?}", clock.elapsed());
 }
 
 /// Calls `f` with the owner of the traces that [`trace`] reads: a team of three on a model of one layer.

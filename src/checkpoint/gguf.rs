@@ -4,6 +4,7 @@ use super::candle_message;
 use super::positioned::PositionedFile;
 use super::weights::Weights;
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
@@ -42,12 +43,7 @@ impl GgufWeights {
     /// format that candle does not read.
     pub fn open(path: &Path) -> Result<Self> {
         let file = PositionedFile::open(path)?;
-        if zero_alignment(&file)? {
-            return Err(Error::file(path, "the field `general.alignment` is 0"));
-        }
-        let content = Content::read(&mut BufReader::new(file.file())).map_err(|error| {
-            Error::file(path, format!("this is no GGUF file that can be read: {}", candle_message(&error)))
-        })?;
+        let content = read_content(&file).map_err(|message| Error::file(path, message))?;
         let architecture = architecture(path, &content)?;
         let mut tensors = BTreeMap::new();
         let mut total = 0_u64;
@@ -241,26 +237,17 @@ fn dequantise_blocks(dtype: GgmlDType, bytes: &[u8], out: &mut [f32]) -> candle_
     Ok(())
 }
 
-/// Whether the metadata say `general.alignment = 0`, by which candle would divide. The metadata come first in
-/// a file, so a look at its start is enough.
-fn zero_alignment(file: &PositionedFile) -> Result<bool> {
-    const START: u64 = 64 << 20;
-    const WINDOW: usize = 1 << 20;
-    /// Longer than any match, so that each lies whole in one window.
-    const OVERLAP: usize = 64;
-    const PATTERN: &str = r"(?sx-u) \x11\x00{3} (?:\x00{4})? general\.alignment # the key after its length
-        (?:[\x00\x01]\x00{4}|[\x02\x03]\x00{5}|[\x04\x05]\x00{7})";
-    let pattern = regex::bytes::Regex::new(PATTERN).expect("the pattern is valid");
-    let mut window = vec![0; WINDOW];
-    let end = file.length().min(START);
-    for start in (0..end).step_by(WINDOW - OVERLAP) {
-        let length = (end - start).min(WINDOW as u64) as usize;
-        file.read_at(&mut window[..length], start)?;
-        if pattern.is_match(&window[..length]) {
-            return Ok(true);
+/// Reads the metadata and the table of tensors; the error is a message without the file.
+fn read_content(file: &PositionedFile) -> std::result::Result<Content, String> {
+    let unreadable = |why: String| format!("this is no GGUF file that can be read: {why}");
+    match guarded(|| Content::read(&mut BufReader::new(file.file()))) {
+        Ok(content) => content.map_err(|error| unreadable(candle_message(&error))),
+        // The alignment is all that candle divides by.
+        Err(panic) if panic.contains("divisor of zero") || panic.contains("divide by zero") => {
+            Err("the field `general.alignment` is 0".into())
         }
+        Err(panic) => Err(unreadable(panic)),
     }
-    Ok(false)
 }
 
 #[cfg(test)]
@@ -354,6 +341,9 @@ mod tests {
             write(&path, &[llama("llama"), vec![("general.alignment", zero)]].concat(), &[]);
             assert!(error().contains("`general.alignment` is 0"));
         }
+        // candle does not see the NUL.
+        write(&path, &[llama("llama"), vec![("general.alignment\0", Value::U32(0))]].concat(), &[]);
+        assert!(error().contains("`general.alignment` is 0"));
         write(&path, &[llama("llama"), vec![("general.alignment", Value::U32(32))]].concat(), &[]);
         assert!(GgufWeights::open(&path).is_ok());
     }

@@ -15,6 +15,7 @@ use serde_json::{Map, json};
 
 use super::answer::Answering;
 use super::lines::{Line, Lines};
+use super::visible::visible;
 use super::{interrupt, output, verbosity};
 
 const HELP: &str = "\
@@ -120,7 +121,7 @@ impl Chat<'_> {
             Ok(sample) => [sample],
             Err(e) => {
                 self.messages.truncate(before);
-                return output::print(&format!("error: {e}"));
+                return output::print(&visible(&format!("error: {e}")));
             }
         };
         interrupt::take();

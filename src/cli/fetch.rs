@@ -9,6 +9,7 @@ use diffmas::checkpoint::{Transfer, fetch, resolve_adapter, resolve_model};
 use diffmas::{Error, Result};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
+use super::visible::visible;
 use super::{interrupt, output, verbosity};
 
 /// Flags of `fetch`.
@@ -88,7 +89,7 @@ impl Transfers {
             let template = "{prefix} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left";
             let style = ProgressStyle::with_template(template).expect("a valid template");
             let bar = ProgressBar::new(transfer.total).with_style(style.progress_chars("=> "));
-            bar.with_position(transfer.done).with_prefix(self.file.clone())
+            bar.with_position(transfer.done).with_prefix(visible(&self.file).into_owned())
         });
     }
 }

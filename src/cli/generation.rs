@@ -28,7 +28,7 @@ pub struct GenerationArgs {
     /// Make tokens of the final agent's prompt and of its answer less likely (above 1) or more (below 1)
     #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = number, allow_negative_numbers = true)]
     repetition_penalty: f64,
-    /// End the answer before this text; may be given several times
+    /// End the answer before this text or special token; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
     /// Seed of all draws

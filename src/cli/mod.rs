@@ -25,6 +25,7 @@ mod session;
 mod summary;
 mod train;
 mod verbosity;
+mod visible;
 
 use std::process::ExitCode;
 
@@ -107,9 +108,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The message without line breaks and control characters, which names out of a file can bring along.
+/// The message without the line breaks that names out of a file can bring along.
 fn one_line(message: &str) -> String {
-    message.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    message.split(['\r', '\n', '\t']).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn dispatch(command: Command) -> Result<()> {

@@ -1,13 +1,17 @@
 //! Output files, which appear only when they are complete; text on standard output.
 
-use std::fs::OpenOptions;
+use std::borrow::Cow;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diffmas::checkpoint::write_atomic;
 use diffmas::{Error, Result};
 use serde::Serialize;
+
+use super::visible::{visible, visible_json};
 
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
@@ -59,7 +63,34 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 /// # Errors
 /// If nobody reads it any more.
 pub fn print(line: &str) -> Result<()> {
-    writeln!(io::stdout(), "{line}").map_err(failed)
+    writeln!(io::stdout(), "{}", shown(line)).map_err(failed)
+}
+
+/// Prints one JSON object on a line of standard output.
+///
+/// # Errors
+/// If nobody reads it any more.
+pub fn print_json(value: &impl Serialize) -> Result<()> {
+    let line = serde_json::to_string(value).map_err(Error::invalid)?;
+    writeln!(io::stdout(), "{}", visible_json(&line)).map_err(failed)
+}
+
+/// `text` as standard output takes it: a terminal, or what stands between it and this program, would obey the control characters in it; a
+/// file gets them unchanged.
+fn shown(text: &str) -> Cow<'_, str> {
+    if is_file() { Cow::Borrowed(text) } else { visible(text) }
+}
+
+/// Whether standard output goes into a file.
+fn is_file() -> bool {
+    static IS_FILE: OnceLock<bool> = OnceLock::new();
+    *IS_FILE.get_or_init(|| {
+        #[cfg(unix)]
+        let own = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned();
+        #[cfg(windows)]
+        let own = std::os::windows::io::AsHandle::as_handle(&io::stdout()).try_clone_to_owned();
+        own.is_ok_and(|own| File::from(own).metadata().is_ok_and(|m| m.is_file()))
+    })
 }
 
 /// Text on standard output as it comes, without white space at its ends.
@@ -79,7 +110,8 @@ impl Stream {
         if end > 0 {
             self.started = true;
             let mut out = io::stdout();
-            let written = write!(out, "{}{}", self.held, &text[..end]).and_then(|()| out.flush());
+            let written =
+                write!(out, "{}{}", shown(&self.held), shown(&text[..end])).and_then(|()| out.flush());
             self.failed = self.failed.take().or(written.err());
             self.held.clear();
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use super::verbosity;
+use super::visible::visible;
 
 /// Progress of one piece of work.
 pub struct Progress {
@@ -36,6 +37,7 @@ impl Progress {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(done as u64);
+                let message = visible(message);
                 bar.set_message(format!("{message}  {rate:.2} s each, {left} left"));
             }
             None => verbosity::note(format_args!(
@@ -48,7 +50,7 @@ impl Progress {
     /// Prints a line without tearing the bar.
     pub fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
+            Some(bar) => bar.println(visible(text)),
             None => verbosity::note(text),
         }
     }

@@ -215,7 +215,7 @@ impl RunCommand {
             match &a.text {
                 Some(_) if self.streams() => {}
                 Some(text) if self.question.is_some() && !self.json => output::print(text.trim())?,
-                _ => output::print(&serde_json::to_string(a).map_err(Error::invalid)?)?,
+                _ => output::print_json(a)?,
             }
         }
         Ok(())

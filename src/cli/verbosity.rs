@@ -1,10 +1,12 @@
 //! How much the program says on standard error: `--quiet`, `--verbose`, `RUST_LOG`; no colour with `NO_COLOR` or in a file.
 
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
+
+use super::visible::{except, visible};
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 
@@ -29,14 +31,32 @@ impl Verbosity {
             _ => "warn,diffmas=info",
         };
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colors = stderr().is_terminal() && !no_color;
         tracing_subscriber::fmt()
-            .with_writer(stderr)
+            .with_writer(move || Log { colors })
             .log_internal_errors(false)
-            .with_ansi(stderr().is_terminal() && !no_color)
+            .with_ansi(colors)
             .with_target(false)
             .without_time()
             .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level)))
             .init();
+    }
+}
+
+/// Log lines on standard error. Escape characters are those of colours; the log shows others by itself.
+struct Log {
+    colors: bool,
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        stderr().write_all(except(&text, |c| self.colors && c == '\u{1b}').as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
     }
 }
 
@@ -54,5 +74,5 @@ pub fn note(text: impl std::fmt::Display) {
 
 /// Prints a line on standard error. Where nobody reads it any more, the work is still worth finishing.
 pub fn say(text: impl std::fmt::Display) {
-    let _ = writeln!(stderr(), "{text}");
+    let _ = writeln!(stderr(), "{}", visible(&text.to_string()));
 }

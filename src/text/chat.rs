@@ -1,14 +1,13 @@
 //! Chat templates: the Jinja text that a model brings along and that turns messages into one prompt, rendered
 //! as Hugging Face's `transformers` renders it.
 
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, ErrorKind, Value, context};
+use std::sync::Arc;
+
+use minijinja::context;
 use serde::{Deserialize, Serialize};
 
-use super::python_json::JsonStyle;
+use super::jinja::{Style, Templates};
 use crate::error::{Error, Result};
-
-const NAME: &str = "chat_template";
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,48 +38,31 @@ pub enum Thinking {
     Off,
 }
 
-/// A compiled chat template.
+/// A compiled chat template. Whatever its text is, it answers within bounds of time and memory.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    templates: Arc<Templates>,
 }
 
 impl ChatTemplate {
     /// Compiles `source`; the template sees each of the special `tokens` under its name in `tokenizer_config.json` (`bos_token`, …).
     ///
     /// # Errors
-    /// When `source` is not a template.
+    /// When `source` is not a template, or too long or too deeply nested for one.
     pub fn new(source: &str, tokens: &[(&'static str, &str)]) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(|out, state, value| match value.kind() {
-            // Jinja prints Python's names.
-            ValueKind::None => out.write_str("None").map_err(minijinja::Error::from),
-            ValueKind::Bool => {
-                out.write_str(if value.is_true() { "True" } else { "False" }).map_err(minijinja::Error::from)
-            }
-            _ => minijinja::escape_formatter(out, state, value),
-        });
-        environment.add_filter("tojson", tojson);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        for &(name, token) in tokens {
-            environment.add_global(name, token);
-        }
-        environment
-            .add_template_owned(NAME, prepare(source))
-            .map_err(|e| Error::invalid(format!("the chat template is not valid: {}", describe(&e))))?;
-        Ok(Self { environment })
+        let tokens = tokens.iter().map(|&(name, token)| (name, token.to_string())).collect();
+        let templates = Templates::new(vec![prepare(source)], tokens, Style { trim: true, strict: false });
+        let templates = templates
+            .map_err(|(_, e)| Error::invalid(format!("the chat template is not valid: {}", e.what)))?;
+        Ok(Self { templates: Arc::new(templates) })
     }
 
     /// The prompt that `messages` become; with `add_generation_prompt`, followed by what opens the
     /// assistant's turn. Templates without `enable_thinking` do not heed `thinking`.
     ///
     /// # Errors
-    /// When the template refuses the messages, for example because it knows no system role.
+    /// When the template refuses the messages, for example because it knows no system role; when it takes too long or too much
+    /// memory.
     pub fn render(
         &self,
         messages: &[ChatMessage],
@@ -93,25 +75,14 @@ impl ChatTemplate {
             Thinking::Auto => context,
             choice => context! { enable_thinking => choice == Thinking::On, ..context },
         };
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(context))
-            .map_err(|e| Error::invalid(format!("the chat template cannot be rendered: {}", describe(&e))))
+        self.templates
+            .render(0, context)
+            .map_err(|e| Error::invalid(format!("the chat template cannot be rendered: {}", e.what)))
     }
 
     /// Whether the template asks for `enable_thinking`.
     pub fn knows_thinking(&self) -> bool {
-        let template = self.environment.get_template(NAME);
-        template.is_ok_and(|template| template.undeclared_variables(false).contains("enable_thinking"))
-    }
-}
-
-/// What went wrong in a template and on which of its lines, on one line.
-pub(super) fn describe(error: &minijinja::Error) -> String {
-    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
-    match error.line() {
-        Some(line) => format!("{what} (line {line} of the template)"),
-        None => what,
+        self.templates.reads(0, "enable_thinking")
     }
 }
 
@@ -137,45 +108,6 @@ fn prepare(source: &str) -> String {
     }
     out.push_str(rest);
     out
-}
-
-fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// The local time in Python's `strftime` notation.
-fn strftime_now(format: &str) -> std::result::Result<String, minijinja::Error> {
-    use std::fmt::Write;
-    let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(format)).map_err(|_| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: bad format `{format}`"))
-    })?;
-    Ok(text)
-}
-
-fn tojson(value: &Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
-    let indent = match options.get::<Option<Value>>("indent")?.filter(|v| !v.is_none()) {
-        None => None,
-        Some(indent) => match indent.as_str() {
-            Some(text) => Some(text.to_string()),
-            // A width that no template means is not worth its memory.
-            None => Some(" ".repeat(indent.as_usize().unwrap_or(0).min(64))),
-        },
-    };
-    let mut style = JsonStyle::new(indent);
-    style.ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
-    style.sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    if let Some(separators) = options.get::<Option<Vec<String>>>("separators")? {
-        let [item, key] = <[String; 2]>::try_from(separators).map_err(|_| {
-            minijinja::Error::new(ErrorKind::InvalidOperation, "tojson: `separators` must be a pair")
-        })?;
-        (style.item_separator, style.key_separator) = (item, key);
-    }
-    options.assert_all_used()?;
-    let json = serde_json::to_value(value).map_err(|e| {
-        minijinja::Error::new(ErrorKind::BadSerialization, format!("tojson: the value is not JSON: {e}"))
-    })?;
-    Ok(Value::from_safe_string(style.dumps(&json)))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod data;
 mod gguf_tokenizer;
+mod jinja;
 pub mod prompts;
 mod python_json;
 mod stream;

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value, json};
 
-use super::chat::{ChatMessage, Thinking, describe};
+use super::chat::{ChatMessage, Thinking};
 use super::data::{Sample, SampleIds};
+use super::jinja::{Failure, Style, Templates};
 use super::tokenizer::Tokenizer;
 use super::toml_file::nearest;
 use crate::agents::team::AgentConfig;
@@ -39,13 +39,13 @@ struct Tokens {
 #[derive(Debug)]
 pub struct PromptBuilder {
     names: Vec<String>,
-    /// For each agent, whether it has a system and a user template.
-    parts: Vec<[bool; 2]>,
+    /// For each agent, its system and its user template among the `templates`.
+    parts: Vec<[Option<usize>; 2]>,
     /// For each agent, whether a prompt of its own uses the variable `messages`.
     writes_messages: Vec<bool>,
     /// For each agent, whether a prompt of its own uses the variable `inbox`.
     writes_inbox: Vec<bool>,
-    templates: Environment<'static>,
+    templates: Templates,
     tokenizer: Option<Arc<Tokenizer>>,
     thinking: Thinking,
 }
@@ -61,24 +61,28 @@ impl PromptBuilder {
     /// # Errors
     /// Names the agent and the field that is not a template.
     pub fn new(agents: &[AgentConfig], tokenizer: Option<Arc<Tokenizer>>) -> Result<Self> {
-        let mut templates = Environment::new();
-        templates.set_undefined_behavior(UndefinedBehavior::Strict);
-        templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        templates.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let mut sources = Vec::new();
+        let mut fields = Vec::new();
         let mut parts = Vec::with_capacity(agents.len());
-        for (index, agent) in agents.iter().enumerate() {
-            let sources = [&agent.system, &agent.user];
-            for (field, source) in FIELDS.iter().zip(sources) {
-                let Some(source) = source else { continue };
-                templates.add_template_owned(key(index, field), source.clone()).map_err(|e| {
-                    let what = describe(&e);
-                    Error::invalid(format!("agent `{}`: `{field}` is not a template: {what}", agent.name))
-                })?;
-            }
-            parts.push(sources.map(Option::is_some));
+        for agent in agents {
+            let mut add = |field, source: &Option<String>| {
+                sources.push(source.clone()?);
+                fields.push((&agent.name, field));
+                Some(sources.len() - 1)
+            };
+            parts.push([add(FIELDS[SYSTEM], &agent.system), add(FIELDS[USER], &agent.user)]);
         }
+        let templates = Templates::new(sources, Vec::new(), Style { trim: false, strict: true });
+        let templates = templates.map_err(|(index, e)| {
+            let (name, field) = fields[index];
+            Error::invalid(format!("agent `{name}`: `{field}` is not a template: {}", e.what))
+        })?;
         let names = agents.iter().map(|agent| agent.name.clone()).collect();
-        let all = |variable| (0..agents.len()).map(|index| speaks_of(&templates, index, variable)).collect();
+        let all = |variable| {
+            let reads =
+                |own: &[Option<usize>; 2]| own.iter().flatten().any(|&t| templates.reads(t, variable));
+            parts.iter().map(reads).collect()
+        };
         let (writes_messages, writes_inbox) = (all("messages"), all("inbox"));
         Ok(Self {
             names,
@@ -175,7 +179,7 @@ impl PromptBuilder {
         inbox: &[(&str, String)],
     ) -> Result<Vec<ChatMessage>> {
         let name = &self.names[index];
-        if !self.parts[index][USER] {
+        if self.parts[index][USER].is_none() {
             let message = format!(
                 "agent `{name}` has no `user` prompt, which data in text form needs; add it to the team file"
             );
@@ -186,9 +190,9 @@ impl PromptBuilder {
             if part == USER && !self.writes_messages[index] {
                 messages.extend(earlier_turns(&sample.fields));
             }
-            if self.parts[index][part] {
+            if let Some(template) = self.parts[index][part] {
                 let field = FIELDS[part];
-                let mut content = self.render(&key(index, field), context, &sample.fields).map_err(|m| {
+                let mut content = self.render(template, context, &sample.fields).map_err(|m| {
                     Error::line(path, sample.line, format!("agent `{name}`, `{field}` prompt: {m}"))
                 })?;
                 if part == USER && !self.writes_inbox[index] {
@@ -204,20 +208,14 @@ impl PromptBuilder {
 
     fn render(
         &self,
-        key: &str,
+        template: usize,
         context: &minijinja::Value,
         fields: &Map<String, Value>,
     ) -> std::result::Result<String, String> {
-        let template = self.templates.get_template(key).map_err(|e| describe(&e))?;
-        template.render(context).map_err(|e| {
-            if e.kind() != ErrorKind::UndefinedError {
-                return describe(&e);
-            }
-            let mut used: Vec<String> = template.undeclared_variables(true).into_iter().collect();
-            used.sort();
-            let builtin = |name: &str| self.templates.globals().any(|(global, _)| global == name);
-            let missing = used.iter().find(|name| !has(fields, name) && !builtin(name));
-            let Some(missing) = missing else { return describe(&e) };
+        self.templates.render(template, context.clone()).map_err(|Failure { what, undefined }| {
+            let mut used = self.templates.variables(template).iter();
+            let missing = used.find(|name| undefined && !has(fields, name));
+            let Some(missing) = missing else { return what };
             let known: Vec<&str> = fields.keys().map(String::as_str).collect();
             let hint = match nearest(missing, &known) {
                 Some(right) => format!("; did you mean `{right}`?"),
@@ -334,19 +332,6 @@ impl PromptBuilder {
         let experts = self.names.iter().map(expert).collect::<Result<_>>()?;
         Ok(Tokens { prompts, target, experts })
     }
-}
-
-/// The name of a template in the environment.
-fn key(index: usize, field: &str) -> String {
-    format!("{index}.{field}")
-}
-
-/// Whether a prompt of agent `index` uses a variable.
-fn speaks_of(templates: &Environment<'_>, index: usize, variable: &str) -> bool {
-    FIELDS
-        .iter()
-        .filter_map(|field| templates.get_template(&key(index, field)).ok())
-        .any(|template| template.undeclared_variables(false).contains(variable))
 }
 
 /// The turns of the field `messages` before the last user turn; nothing without that field.

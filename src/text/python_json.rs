@@ -24,15 +24,16 @@ impl JsonStyle {
         Self { indent, item_separator, key_separator: ": ".into(), ensure_ascii: false, sort_keys: false }
     }
 
-    /// The JSON text of `value`.
-    pub fn dumps(&self, value: &Value) -> String {
+    /// The JSON text of `value`; nothing if it has more than `limit` bytes.
+    pub fn dumps(&self, value: &Value, limit: usize) -> Option<String> {
         let mut out = String::new();
-        self.write(&mut out, value, 0);
-        out
+        self.write(&mut out, value, 0, limit);
+        (out.len() <= limit).then_some(out)
     }
 
-    fn write(&self, out: &mut String, value: &Value, depth: usize) {
+    fn write(&self, out: &mut String, value: &Value, depth: usize, limit: usize) {
         match value {
+            _ if out.len() > limit => {}
             Value::Null | Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
             Value::String(s) => self.write_string(out, s),
             Value::Array(items) if items.is_empty() => out.push_str("[]"),
@@ -41,7 +42,7 @@ impl JsonStyle {
                 out.push('[');
                 for (index, item) in items.iter().enumerate() {
                     self.start_item(out, index, depth + 1);
-                    self.write(out, item, depth + 1);
+                    self.write(out, item, depth + 1, limit);
                 }
                 self.end_items(out, depth);
                 out.push(']');
@@ -56,7 +57,7 @@ impl JsonStyle {
                     self.start_item(out, index, depth + 1);
                     self.write_string(out, key);
                     out.push_str(&self.key_separator);
-                    self.write(out, item, depth + 1);
+                    self.write(out, item, depth + 1, limit);
                 }
                 self.end_items(out, depth);
                 out.push('}');
@@ -104,7 +105,7 @@ mod tests {
         let value =
             json!({"b": [1, 2.0, -3.5, null, true], "a": {"x": "<é\n\"\\\u{1}\u{7f}😀>"}, "e": [], "f": {}});
         assert_eq!(
-            JsonStyle::new(None).dumps(&value),
+            JsonStyle::new(None).dumps(&value, 200).unwrap(),
             "{\"b\": [1, 2.0, -3.5, null, true], \"a\": {\"x\": \"<é\\n\\\"\\\\\\u0001\u{7f}😀>\"}, \
              \"e\": [], \"f\": {}}"
         );
@@ -113,13 +114,14 @@ mod tests {
     #[test]
     fn indent_and_sorted_keys_are_pythons() {
         let style = JsonStyle { sort_keys: true, ..JsonStyle::new(Some("  ".into())) };
-        let text = style.dumps(&json!({"b": [1, {}], "a": "x"}));
+        let text = style.dumps(&json!({"b": [1, {}], "a": "x"}), 99).unwrap();
         assert_eq!(text, "{\n  \"a\": \"x\",\n  \"b\": [\n    1,\n    {}\n  ]\n}");
     }
 
     #[test]
     fn ensure_ascii_writes_surrogate_pairs() {
         let style = JsonStyle { ensure_ascii: true, ..JsonStyle::new(None) };
-        assert_eq!(style.dumps(&json!("é😀")), "\"\\u00e9\\ud83d\\ude00\"");
+        assert_eq!(style.dumps(&json!("é😀"), 20).unwrap(), "\"\\u00e9\\ud83d\\ude00\"");
+        assert_eq!(style.dumps(&json!("é😀"), 19), None);
     }
 }

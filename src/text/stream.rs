@@ -10,6 +10,7 @@ use tokenizers::{
 
 use super::Tokenizer;
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 
 type Decoding<'a> = DecodeStream<
     'a,
@@ -33,9 +34,12 @@ static CHARACTER: LazyLock<Regex> = LazyLock::new(|| {
 /// The text of one answer as its tokens come. Made by [`Tokenizer::stream`].
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    decoding: Decoding<'a>,
+    /// None once it has failed.
+    decoding: Option<Decoding<'a>>,
     ids: Vec<u32>,
     stop: Vec<String>,
+    /// Special tokens among the stop texts, which decoding leaves out.
+    stop_tokens: Vec<u32>,
     /// All that has been decoded, up to the text that ended the answer.
     text: String,
     /// How much of `text` has been given out.
@@ -45,8 +49,17 @@ pub struct TextStream<'a> {
 
 impl<'a> TextStream<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer, decoding: Decoding<'a>, stop: &[String]) -> Self {
-        let stop = stop.to_vec();
-        Self { tokenizer, decoding, ids: Vec::new(), stop, text: String::new(), given: 0, stopped: false }
+        let stop_tokens = stop.iter().filter_map(|text| tokenizer.special_token(text)).collect();
+        Self {
+            tokenizer,
+            decoding: Some(decoding),
+            ids: Vec::new(),
+            stop: stop.to_vec(),
+            stop_tokens,
+            text: String::new(),
+            given: 0,
+            stopped: false,
+        }
     }
 
     /// Takes the next token and returns the text that cannot change any more.
@@ -60,12 +73,29 @@ impl<'a> TextStream<'a> {
         if self.stopped {
             return Ok("");
         }
+        if self.stop_tokens.contains(&token) {
+            self.complete()?;
+            self.stopped = true;
+            return Ok(self.give(self.text.len()));
+        }
         self.ids.push(token);
-        let decoded = self.decoding.step(token);
-        let decoded = decoded.map_err(|e| Error::invalid(format!("token {token} cannot be decoded: {e}")))?;
-        let Some(more) = decoded else { return Ok("") };
+        let Some(more) = self.step(token)? else { return Ok("") };
         self.extend(&more);
         Ok(self.give(if self.stopped { self.text.len() } else { self.settled() }))
+    }
+
+    /// The text that the next token adds. Where the text before it changes with it, as bytes do that are no character, the tokens
+    /// decoded as a whole tell.
+    fn step(&mut self, token: u32) -> Result<Option<String>> {
+        if let Some(decoding) = &mut self.decoding {
+            match guarded(|| decoding.step(token)) {
+                Ok(Ok(more)) => return Ok(more),
+                _ => self.decoding = None,
+            }
+        }
+        let whole = self.tokenizer.decode(&self.ids)?;
+        let more = whole.strip_prefix(self.text.as_str()).filter(|more| !more.ends_with('\u{fffd}'));
+        Ok(more.map(str::to_string))
     }
 
     /// Whether a stop text has ended the answer.
@@ -78,12 +108,25 @@ impl<'a> TextStream<'a> {
     /// # Errors
     /// If the tokenizer cannot decode the tokens.
     pub fn finish(&mut self) -> Result<&str> {
-        if !self.stopped
-            && let Some(more) = self.tokenizer.decode(&self.ids)?.strip_prefix(self.text.as_str())
-        {
-            self.extend(more);
-        }
+        self.complete()?;
         Ok(self.give(self.text.len()))
+    }
+
+    /// Makes the text that of the tokens decoded as a whole.
+    fn complete(&mut self) -> Result<()> {
+        if self.stopped {
+            return Ok(());
+        }
+        let whole = self.tokenizer.decode(&self.ids)?;
+        match whole.strip_prefix(self.text.as_str()) {
+            Some(more) => self.extend(more),
+            None => {
+                self.text.clear();
+                self.extend(&whole);
+                self.given = self.text.floor_char_boundary(self.given);
+            }
+        }
+        Ok(())
     }
 
     /// The whole text so far, without the stop text.
@@ -224,6 +267,49 @@ mod tests {
         assert_eq!(pieces("xxSTOP yEND", &["END", "STOP"]).concat(), "xx");
         assert_eq!(pieces("no end: EN", &["END"]).concat(), "no end: EN");
         assert_eq!(pieces("où😀ça", &["😀"]).concat(), "où");
+    }
+
+    #[test]
+    fn a_special_token_among_the_stop_texts_ends_the_answer() {
+        let tokenizer = tiny(None);
+        let mut stream = tokenizer.stream(&["<s>".to_string()]);
+        let ids = tokenizer.encode("ab<s>c").unwrap();
+        let given: String = ids.iter().map(|&id| stream.push(id).unwrap().to_string()).collect();
+        assert!(stream.stopped());
+        assert_eq!((given.as_str(), stream.finish().unwrap()), ("ab", ""));
+        assert_eq!(stream.text(), "ab");
+    }
+
+    #[test]
+    fn bytes_that_are_no_character_do_not_end_an_answer() {
+        let vocab: Vec<(String, u32)> =
+            ["a", "<0xC3>", "<0xA9>", "<0xFF>", "<end>"].into_iter().map(String::from).zip(0..).collect();
+        let decoder =
+            serde_json::json!({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]});
+        let vocab: serde_json::Map<_, _> = vocab.into_iter().map(|(k, v)| (k, v.into())).collect();
+        let file = serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": decoder,
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": true, "vocab": vocab, "merges": []}});
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "<end>"}"#).unwrap();
+        let tokenizer = Tokenizer::from_folder(dir.path()).unwrap().unwrap();
+        for ids in [
+            &[1, 2, 2, 0][..],
+            &[0, 1, 2, 3, 0, 1, 2],
+            &[2, 0],
+            &[3, 3, 1, 2, 0],
+            &[1, 2, 1, 2, 3, 0, 0],
+            &[0, 1],
+        ] {
+            let mut stream = tokenizer.stream(&[]);
+            for &id in ids {
+                stream.push(id).unwrap();
+            }
+            stream.finish().unwrap();
+            assert_eq!(stream.text(), tokenizer.decode(ids).unwrap(), "{ids:?}");
+        }
     }
 
     #[test]

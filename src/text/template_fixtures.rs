@@ -72,3 +72,14 @@ fn rendered_conversations_have_the_token_ids_of_transformers() {
         }
     }
 }
+
+#[test]
+fn long_conversations_stay_within_the_bounds() {
+    for model in ["smollm2", "qwen3"] {
+        let turn =
+            |i| ChatMessage::new(if i % 2 == 0 { "user" } else { "assistant" }, "some words of a turn");
+        let turns: Vec<_> = (0..4000).map(turn).collect();
+        let text = load(model).0.render(&turns, true, Thinking::Auto).unwrap();
+        assert_eq!(text.matches("some words of a turn").count(), turns.len());
+    }
+}

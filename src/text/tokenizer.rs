@@ -1,9 +1,9 @@
 //! The tokenizer of a model, with its chat template and the token that ends a turn.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::Content;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::PostProcessor;
 
 use super::chat::ChatTemplate;
@@ -11,6 +11,7 @@ use super::gguf_tokenizer;
 use super::stream::TextStream;
 use super::words::Words;
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 
 /// Special tokens that a chat template may name: their names in `tokenizer_config.json`, and those of their ids in GGUF files.
 const SPECIAL_TOKENS: [(&str, &str); 7] = [
@@ -23,8 +24,15 @@ const SPECIAL_TOKENS: [(&str, &str); 7] = [
     ("mask_token", "mask"),
 ];
 
+/// How many times as long a normalizer or decoder may make a text.
+const MAX_GROWTH: usize = 1000;
+
+const UNUSABLE: &str = "this is no tokenizer that can be used";
+
 /// Text to token ids and back.
 pub struct Tokenizer {
+    /// Of the file, for messages.
+    path: PathBuf,
     inner: tokenizers::Tokenizer,
     words: Option<Words>,
     chat_template: Option<ChatTemplate>,
@@ -53,8 +61,9 @@ impl Tokenizer {
     pub fn from_folder(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join("tokenizer.json");
         let Some(bytes) = read_optional(&path)? else { return Ok(None) };
-        let inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::file(&path, format!("this is no tokenizer that can be read: {e}")))?;
+        let inner = called(&path, "this is no tokenizer that can be read", || {
+            tokenizers::Tokenizer::from_bytes(bytes)
+        })?;
         let config_path = dir.join("tokenizer_config.json");
         let named = [read_json(&config_path)?, read_json(&dir.join("special_tokens_map.json"))?];
         let named_token = |key: &str| named.iter().find_map(|file| token_text(file.get(key)?));
@@ -89,7 +98,7 @@ impl Tokenizer {
             .map(|source| ChatTemplate::new(&source, &tokens))
             .transpose()
             .map_err(|e| Error::file(template_path, e))?;
-        Self::new(inner, chat_template, end_of_turn).map(Some)
+        Self::new(&path, inner, chat_template, end_of_turn).map(Some)
     }
 
     /// Builds the tokenizer that the GGUF file at `path` embeds, read into `content`.
@@ -97,7 +106,9 @@ impl Tokenizer {
     /// # Errors
     /// Names the metadata field that is missing or not supported.
     pub fn from_gguf(path: &Path, content: &Content) -> Result<Self> {
-        let inner = gguf_tokenizer::build(content).map_err(|m| Error::file(path, m))?;
+        let inner = guarded(|| gguf_tokenizer::build(content))
+            .unwrap_or_else(|panic| Err(format!("its tokenizer cannot be read: {panic}")))
+            .map_err(|m| Error::file(path, m))?;
         let token = |name: &str| {
             let id = gguf_tokenizer::token_id(content, &format!("tokenizer.ggml.{name}_token_id"))?;
             Some((id, inner.id_to_token(id)?))
@@ -120,10 +131,11 @@ impl Tokenizer {
                     .map_err(|e| Error::file(path, e))?,
             ),
         };
-        Self::new(inner, chat_template, end_of_turn)
+        Self::new(path, inner, chat_template, end_of_turn)
     }
 
     fn new(
+        path: &Path,
         mut inner: tokenizers::Tokenizer,
         chat_template: Option<ChatTemplate>,
         end_of_turn: u32,
@@ -131,7 +143,22 @@ impl Tokenizer {
         // A file may ask for texts to be cut or filled up; what we encode stays as it is.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(Error::invalid)?;
-        Ok(Self { words: Words::of(&inner), inner, chat_template, end_of_turn })
+        check_growth(path, "normalizer", &json!(inner.get_normalizer()))?;
+        check_growth(path, "decoder", &json!(inner.get_decoder()))?;
+        let words = called(path, UNUSABLE, || Ok(Words::of(&inner)))?;
+        let tokenizer = Self { path: path.into(), words, inner, chat_template, end_of_turn };
+        // What panics on any text does so here and not after hours. A vocabulary may lack these words.
+        called(path, UNUSABLE, || {
+            let ids = tokenizer.inner.encode_fast("a B\n\n 12, é!", true);
+            let _ = ids.map(|ids| tokenizer.inner.decode(ids.get_ids(), true));
+            Ok(tokenizer)
+        })
+    }
+
+    /// What `call` to the library returns. It may panic, for example where a regular expression of the file takes too many steps on a
+    /// text.
+    fn call<T>(&self, what: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+        called(&self.path, what, call)
     }
 
     /// The token ids of `text`. Special tokens written out in the text are recognised; none are added.
@@ -139,11 +166,11 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let by_words = self.words.as_ref().and_then(|words| words.encode(&self.inner, text));
-        let whole = || Ok(self.inner.encode_fast(text, false)?.get_ids().to_vec());
-        by_words
-            .unwrap_or_else(whole)
-            .map_err(|e| Error::invalid(format!("the text cannot be tokenised: {e}")))
+        self.call("the text cannot be tokenised", || {
+            let by_words = self.words.as_ref().and_then(|words| words.encode(&self.inner, text));
+            let whole = || Ok(self.inner.encode_fast(text, false)?.get_ids().to_vec());
+            by_words.unwrap_or_else(whole)
+        })
     }
 
     /// The token ids of a prompt that no chat template made: with the special tokens that the tokenizer puts around a text, such as the one
@@ -152,12 +179,13 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot represent the text.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        if self.inner.get_post_processor().is_none_or(|p| p.added_tokens(false) == 0) {
+        let adds = || Ok(self.inner.get_post_processor().is_some_and(|p| p.added_tokens(false) > 0));
+        if !self.call("the text cannot be tokenised", adds)? {
             return self.encode(text);
         }
-        let encoding = self.inner.encode_fast(text, true);
-        let encoding = encoding.map_err(|e| Error::invalid(format!("the text cannot be tokenised: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        self.call("the text cannot be tokenised", || {
+            Ok(self.inner.encode_fast(text, true)?.get_ids().to_vec())
+        })
     }
 
     /// The text of `ids`, without special tokens.
@@ -165,14 +193,18 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner
-            .decode(ids, true)
-            .map_err(|e| Error::invalid(format!("the token ids cannot be decoded: {e}")))
+        self.call("the token ids cannot be decoded", || self.inner.decode(ids, true))
     }
 
-    /// The text of an answer as its tokens come, ended by any of the texts `stop`.
+    /// The text of an answer as its tokens come, ended by any of the texts `stop`. Special tokens, which are no part of the text, end
+    /// it where their names are among those.
     pub fn stream(&self, stop: &[String]) -> TextStream<'_> {
         TextStream::new(self, self.inner.decode_stream(true), stop)
+    }
+
+    /// The special token that is written as `text`.
+    pub(super) fn special_token(&self, text: &str) -> Option<u32> {
+        self.inner.get_added_vocabulary().is_special_token(text).then(|| self.inner.token_to_id(text))?
     }
 
     /// Number of tokens, added ones included. The model's embedding may have more rows.
@@ -188,6 +220,35 @@ impl Tokenizer {
     /// The model's chat template, if it has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.chat_template.as_ref()
+    }
+}
+
+/// What `call` to the library of tokenizers returns; that it panics is an error of the file at `path` as well.
+fn called<T>(path: &Path, what: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let outcome = guarded(call).map_err(|panic| format!("its tokenizer gave up: {panic}"));
+    let outcome = outcome.and_then(|outcome| outcome.map_err(|e| e.to_string()));
+    outcome.map_err(|e| Error::file(path, format!("{what}: {e}")))
+}
+
+/// Refuses a part of a tokenizer whose replacements make texts without bounds.
+fn check_growth(path: &Path, field: &str, part: &Value) -> Result<()> {
+    if growth(part) <= MAX_GROWTH {
+        return Ok(());
+    }
+    Err(Error::file(path, format!("field `{field}`: it makes texts more than {MAX_GROWTH} times as long")))
+}
+
+/// How many times as long `part` makes a text at most. A regular expression may match one character.
+fn growth(part: &Value) -> usize {
+    let chars = |text: &Value| text.as_str().map_or(0, |text| text.chars().count());
+    match part["type"].as_str() {
+        Some("Replace") => chars(&part["content"]) / chars(&part["pattern"]["String"]).max(1),
+        Some("Prepend") => chars(&part["prepend"]) + 1,
+        Some("Sequence") => {
+            let parts = ["normalizers", "decoders"].iter().filter_map(|key| part[key].as_array()).flatten();
+            parts.map(growth).fold(1, |all, one| all.saturating_mul(one.max(1)))
+        }
+        _ => 1,
     }
 }
 
@@ -254,14 +315,13 @@ pub(super) mod tests {
     use super::*;
     use crate::text::chat::{ChatMessage, Thinking};
     use crate::text::gguf_tokenizer::tests::content;
-    use serde_json::json;
 
     /// A byte-level tokenizer whose turns end with `<end>`.
     pub fn tiny(chat_template: Option<&str>) -> Tokenizer {
         let inner = gguf_tokenizer::build(&content("smollm", &["a b"], &[("<end>", 3), ("<s>", 3)])).unwrap();
         let tokens = [("bos_token", "<s>"), ("eos_token", "<end>")];
         let chat_template = chat_template.map(|t| ChatTemplate::new(t, &tokens).unwrap());
-        Tokenizer::new(inner, chat_template, 257).unwrap()
+        Tokenizer::new("tokenizer.json".as_ref(), inner, chat_template, 257).unwrap()
     }
 
     /// A folder with the tiny tokenizer and the given JSON files.
@@ -319,6 +379,62 @@ pub(super) mod tests {
         let ids = tokenizer.encode("ab").unwrap();
         assert_eq!(tokenizer.encode_plain("ab").unwrap(), [&[258], &ids[..]].concat());
         assert_eq!(tiny(None).encode_plain("ab").unwrap(), ids);
+    }
+
+    /// The tiny tokenizer with `parts` of its file replaced.
+    fn changed(parts: &[(&str, Value)]) -> Result<Tokenizer> {
+        let dir = folder(&[("tokenizer_config.json", json!({"eos_token": "<end>"}))]);
+        let path = dir.path().join("tokenizer.json");
+        let mut file: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for (part, value) in parts {
+            file[part] = value.clone();
+        }
+        std::fs::write(&path, file.to_string()).unwrap();
+        Tokenizer::from_folder(dir.path()).map(Option::unwrap)
+    }
+
+    fn split(regex: &str) -> Value {
+        json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+    }
+
+    #[test]
+    fn a_tokenizer_that_panics_is_an_error_of_its_file() {
+        let error = |part, value| changed(&[(part, value)]).unwrap_err().to_string();
+        for message in [
+            error("pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
+            error("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AAA="})),
+            error("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": ""})),
+        ] {
+            assert!(message.contains("tokenizer.json: ") && !message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn replacements_without_bounds_are_refused() {
+        let replace =
+            |by: usize| json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(by)});
+        let sequence =
+            |by| json!({"type": "Sequence", "normalizers": [replace(by), replace(by), replace(by)]});
+        for normalizer in
+            [replace(2000), sequence(11), json!({"type": "Prepend", "prepend": "a".repeat(2000)})]
+        {
+            let error = changed(&[("normalizer", normalizer)]).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json: field `normalizer`"), "{error}");
+        }
+        changed(&[("normalizer", sequence(9))]).unwrap();
+    }
+
+    #[test]
+    fn a_regular_expression_that_takes_too_many_steps_is_an_error() {
+        let byte_level =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        let sequence = json!({"type": "Sequence", "pretokenizers": [split("(a+)+$"), byte_level]});
+        for pre_tokenizer in [sequence, split("(a+)+$")] {
+            let tokenizer = changed(&[("pre_tokenizer", pre_tokenizer)]).unwrap();
+            let error = tokenizer.encode(&format!("{}!", "a".repeat(40))).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json: the text cannot be tokenised"), "{error}");
+            tokenizer.encode("baa").unwrap();
+        }
     }
 
     #[test]

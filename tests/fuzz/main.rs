@@ -98,6 +98,16 @@ fn hub_answer() {
 }
 
 #[test]
+fn tokenizer() {
+    fuzz("tokenizer");
+}
+
+#[test]
+fn chat_template() {
+    fuzz("chat_template");
+}
+
+#[test]
 #[ignore = "writes fuzz/corpus, from which `cargo fuzz` starts"]
 fn the_valid_files_are_written_as_the_corpus_of_cargo_fuzz() {
     for (name, _) in TARGETS {

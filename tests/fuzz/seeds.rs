@@ -1,6 +1,7 @@
 //! The valid files that are damaged.
 
 use std::fs;
+use std::path::Path;
 
 use burn::tensor::Tensor;
 use diffmas::agents::TeamConfig;
@@ -8,7 +9,7 @@ use diffmas::backbone::{KeyValues, Positions};
 use diffmas::backends::{Flex, KeyValueBlock};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
 use diffmas::communication::{Message, Segment, Trace, Vectors};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::shared::{gguf, golden, line};
 use crate::targets::with_trace_owner;
@@ -26,6 +27,8 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "trace" => vec![two_messages()],
         "hub_answer" => vec![files_of_a_hub(), headers_of_a_hub()],
         "team" => vec![toml::to_string(&TeamConfig::preset()).unwrap().into(), small_team()],
+        "tokenizer" => tokenizers(),
+        "chat_template" => chat_templates(),
         _ => panic!("no valid file for the target `{name}`"),
     }
 }
@@ -102,6 +105,49 @@ fn headers_of_a_hub() -> Vec<u8> {
          Content-Range: bytes 3-9/10\n"
     )
     .into()
+}
+
+/// Tokenizers of words and of bytes with a rule for words, each with a text.
+fn tokenizers() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tiny-facts");
+    let words = fs::read(folder.join("tokenizer.json")).unwrap();
+    let end = json!({"id": 0, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    let vocab = json!({"<end>": 0, "a": 1, "b": 2, "ab": 3, "<0xC3>": 4, "<0xA9>": 5, "\u{120}": 6});
+    let file = |pre_tokenizer: Value, decoder: Value| {
+        json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [end], "normalizer": {"type": "NFC"},
+            "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": decoder,
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": true, "ignore_merges": false,
+                "vocab": vocab, "merges": [["a", "b"]]}})
+    };
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let split = json!({"type": "Split", "pattern": {"Regex": "(a|b)+| ?\\w+"}, "behavior": "Isolated", "invert": false});
+    let bytes = file(json!({"type": "Sequence", "pretokenizers": [split, byte_level]}), byte_level.clone());
+    let fallback = file(
+        Value::Null,
+        json!({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}),
+    );
+    let texts = ["likes yuri", "ab ba <end> \u{e9}aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!", "ab\u{e9}ab"];
+    let files = [words, bytes.to_string().into(), fallback.to_string().into()];
+    files.into_iter().zip(texts).map(|(file, text)| [&file, &[0][..], text.as_bytes()].concat()).collect()
+}
+
+/// Templates of real models, and one with what those leave out.
+fn chat_templates() -> Vec<Vec<u8>> {
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/templates");
+    let real = ["smollm2", "qwen3"].map(|model| {
+        let config = fs::read(templates.join(model).join("tokenizer_config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        config["chat_template"].as_str().unwrap().as_bytes().to_vec()
+    });
+    let other = "{% macro m(x, y='a') %}{{ x ~ y * 3 }}{% endmacro %}{% set n = namespace(l=[1], s='x') %}\
+        {% for i in range(9) %}{% set n.l = n.l + [n.l] %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ m(n.s|replace('x', 'yy')) }}\
+        {{ n.l[::2]|tojson(indent=2) }}{{ '%s %05d' % (n.l, 7) }}{{ '{0:>9}'.format(1)|indent(4)|center(80) }}\
+        {% for m in messages recursive %}{{ loop.index }}{{ m.content.split()|batch(2, '-')|list }}{% endfor %}\
+        {% filter upper %}{% block b %}{{ messages|map(attribute='role')|join(', ') }}{% endblock %}{% endfilter %}";
+    real.into_iter().chain([other.into()]).collect()
 }
 
 fn small_team() -> Vec<u8> {
