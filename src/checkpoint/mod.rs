@@ -14,7 +14,9 @@ pub mod target_modules;
 pub mod weights;
 
 pub use adapter_config::AdapterConfig;
-pub use atomic::{remove_leftovers, write_atomic, write_folder_atomic};
+pub use atomic::{
+    end_process, follow, is_stream, open_stream, remove_leftovers, write_atomic, write_folder_atomic,
+};
 pub use candle_error::candle_message;
 pub use gguf::GgufWeights;
 pub use hub::{Transfer, fetch, resolve_adapter, resolve_model};
