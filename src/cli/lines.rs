@@ -7,8 +7,6 @@ use diffmas::{Error, Result};
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor};
 
-use super::interrupt;
-
 /// What the user typed.
 pub enum Line {
     Text(String),
@@ -56,13 +54,7 @@ impl Lines {
         let Some(editor) = &mut self.editor else {
             let mut line = String::new();
             let read = stdin().lock().read_line(&mut line).map_err(failed)?;
-            return Ok(if interrupt::take() {
-                Line::Interrupted
-            } else if read == 0 {
-                Line::End
-            } else {
-                Line::Text(line)
-            });
+            return Ok(if read == 0 { Line::End } else { Line::Text(line) });
         };
         match editor.readline("> ") {
             Ok(line) => Ok(Line::Text(line)),

@@ -45,11 +45,8 @@ impl MergeCommand {
         if within(&base, &self.output) {
             return Err(Error::file(&self.output, "the output must not hold the model that is merged"));
         }
-        let dtype =
-            merge(&base, &self.adapter, &self.output, self.dtype, |_| match interrupt::requested() {
-                true => Err(Error::Interrupted("interrupted; nothing was written".into())),
-                false => Ok(()),
-            })?;
+        interrupt::set_words("interrupted; nothing was written");
+        let dtype = merge(&base, &self.adapter, &self.output, self.dtype, |_| Ok(()))?;
         output::print(&format!("merged model in {} ({})", self.output.display(), dtype.name()))
     }
 

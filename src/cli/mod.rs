@@ -17,6 +17,7 @@ mod merge;
 mod models;
 mod options;
 mod output;
+mod part;
 mod progress;
 mod report;
 mod run;
@@ -100,7 +101,7 @@ pub fn main() -> ExitCode {
         Err(_) if output::closed() => ExitCode::SUCCESS,
         Err(Error::Interrupted(message)) => {
             verbosity::say(message);
-            ExitCode::from(130)
+            ExitCode::from(interrupt::CODE)
         }
         Err(e) => {
             verbosity::say(format_args!("error: {}", one_line(&e.to_string())));

@@ -10,4 +10,4 @@ pub use accuracy::Checking;
 pub use comparison::{Comparison, Part, Way};
 pub use controls::Control;
 pub use inspection::{Attention, Example, Inspection, Latents, LensToken, inspect};
-pub use score::{Accuracy, Cost, Evaluation, SampleScore, Scoring, evaluate};
+pub use score::{Accuracy, Cost, Evaluation, SampleScore, ScoredBatch, Scoring, evaluate, evaluate_after};

@@ -111,6 +111,20 @@ pub fn evaluate<B: ModelBackend>(
     scoring: &Scoring<'_>,
     mut on_batch: impl FnMut(&[SampleScore]) -> Result<()>,
 ) -> Result<Evaluation> {
+    evaluate_after(team, samples, scoring, Vec::new(), |batch| on_batch(&batch.scores)).map(|(all, _)| all)
+}
+
+/// As [`evaluate`], going on after batches that are `done`; returns the scores, too.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_after<B: ModelBackend>(
+    team: &Team<B>,
+    samples: &[TokenizedSample],
+    scoring: &Scoring<'_>,
+    done: Vec<ScoredBatch>,
+    mut on_batch: impl FnMut(&ScoredBatch) -> Result<()>,
+) -> Result<(Evaluation, Vec<SampleScore>)> {
     scoring.control.validate(&team.config, samples.len())?;
     if let Some(s) = samples.iter().find(|s| s.target.as_ref().is_none_or(Vec::is_empty)) {
         return Err(Error::invalid(format!("line {}: there is no answer to score", s.line)));
@@ -118,21 +132,25 @@ pub fn evaluate<B: ModelBackend>(
     let others = scoring.control.senders(samples.len(), scoring.seed);
     let mut all: Vec<SampleScore> = Vec::with_capacity(samples.len());
     let mut total = Spent::default();
-    let indices: Vec<usize> = (0..samples.len()).collect();
+    for ScoredBatch { scores, spent } in done {
+        total.add(&spent);
+        all.extend(scores);
+    }
+    let indices: Vec<usize> = (all.len()..samples.len()).collect();
     for rows in indices.chunks(scoring.batch_size.max(1)) {
         let own: Vec<TokenizedSample> = rows.iter().map(|&i| samples[i].clone()).collect();
         let upstream = others
             .as_ref()
             .map(|other| TeamBatch::new(&rows.iter().map(|&i| &samples[other[i]]).collect::<Vec<_>>()));
-        let (scores, spent) = score_batch(team, own, upstream, scoring, rows)?;
-        total.add(&spent);
-        on_batch(&scores)?;
-        all.extend(scores);
+        let batch = score_batch(team, own, upstream, scoring, rows)?;
+        on_batch(&batch)?;
+        total.add(&batch.spent);
+        all.extend(batch.scores);
     }
     let tokens: usize = all.iter().map(|s| s.target_tokens).sum();
     let loss = all.iter().map(|s| s.loss * s.target_tokens as f64).sum::<f64>() / tokens.max(1) as f64;
     let checked: Vec<bool> = all.iter().filter_map(|s| s.right).collect();
-    Ok(Evaluation {
+    let evaluation = Evaluation {
         trace: scoring.control.to_string(),
         loss,
         loss_interval: loss_interval(&all, loss, tokens),
@@ -145,7 +163,8 @@ pub fn evaluate<B: ModelBackend>(
             seconds: total.seconds / samples.len().max(1) as f64,
             forward_positions: total.positions as f64 / samples.len().max(1) as f64,
         }),
-    })
+    };
+    Ok((evaluation, all))
 }
 
 /// The 95 % interval of a ratio of sums over samples: that of the mean of `loss + (s_i − loss·n_i)·N / Σn`, the ratio's linearisation.
@@ -171,8 +190,16 @@ fn accuracy(checked: &[bool]) -> Option<Accuracy> {
     (n > 0).then(|| Accuracy { accuracy: right as f64 / n as f64, interval, checked: n })
 }
 
+/// What one batch adds to an evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoredBatch {
+    /// The scores of its samples.
+    pub scores: Vec<SampleScore>,
+    spent: Spent,
+}
+
 /// What upstream agents sent to the final one, and what that and its answers cost.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Spent {
     bytes: usize,
     messages: usize,
@@ -195,7 +222,7 @@ fn score_batch<B: ModelBackend>(
     upstream: Option<TeamBatch>,
     scoring: &Scoring<'_>,
     rows: &[usize],
-) -> Result<(Vec<SampleScore>, Spent)> {
+) -> Result<ScoredBatch> {
     let streams: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
     let text = team.config.channel == ChannelKind::Text && *scoring.control != Control::None;
     let mut spent = Spent::default();
@@ -254,7 +281,7 @@ fn score_batch<B: ModelBackend>(
             right,
         });
     }
-    Ok((scores, spent))
+    Ok(ScoredBatch { scores, spent })
 }
 
 #[cfg(test)]
