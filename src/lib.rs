@@ -57,6 +57,7 @@ pub mod communication;
 pub mod error;
 pub mod evaluation;
 pub mod inference;
+pub mod input;
 mod null;
 mod random;
 pub mod report;

@@ -1,7 +1,7 @@
 //! SHA-256, by which the hub names weights, and this program knows the content of wheels and of checkpoints.
 
+use crate::input::open_file;
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub(crate) fn sha256(mut from: impl Read, mut to: impl Write) -> io::Result<Stri
 
 /// The SHA-256 of a file.
 pub(crate) fn sha256_of(path: &Path) -> io::Result<String> {
-    sha256(File::open(path)?, io::sink())
+    sha256(open_file(path)?, io::sink())
 }
 
 /// Whether `name` is a SHA-256, as the hub's cache names what it keeps of large files.

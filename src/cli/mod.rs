@@ -24,6 +24,7 @@ mod run;
 mod run_log;
 mod session;
 mod summary;
+mod threads;
 mod train;
 mod verbosity;
 
@@ -96,6 +97,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.verbosity.install();
     interrupt::install();
+    threads::install();
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) if output::closed() => ExitCode::SUCCESS,
