@@ -8,8 +8,8 @@ use crate::communication::{ChannelKind, OverwriteUpdate, Transmit, VectorsConfig
 use crate::error::{Error, Result};
 use crate::text::toml_file::read_toml;
 
-/// Most agents of a team: one after the other, they would need hours for one question.
-const MOST_AGENTS: usize = 1024;
+/// Most agents of a team: who reads whom, position by position, grows with the cube of their number.
+const MOST_AGENTS: usize = 256;
 
 named_enum! {
     /// Who reads whom.
@@ -376,7 +376,7 @@ mod tests {
         let mut many = team(&names.iter().map(String::as_str).collect::<Vec<_>>());
         many.topology = Topology::Graph;
         let error = many.clone().ordered().unwrap_err().to_string();
-        assert!(error.contains("1025 agents") && error.contains("at most 1024"), "{error}");
+        assert!(error.contains("257 agents") && error.contains("at most 256"), "{error}");
         many.agents.pop();
         many.topology = Topology::Sequential;
         many.validate().unwrap();

@@ -69,7 +69,7 @@ pub fn write_folder_atomic(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) 
     }
     let folder = parent(&target);
     fs::create_dir_all(folder).map_err(failed)?;
-    let _ = sweep(folder, Some(&target), Owner::Anybody);
+    let _ = recover(&target);
     let temporary = builder(&prefix(&target, TEMPORARY), 0o777).tempdir_in(folder).map_err(failed)?;
     let _live = Live::new(temporary.path());
     let lock = File::open(temporary.path());
@@ -225,6 +225,16 @@ pub fn remove_leftovers(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Puts back what a killed [`write_folder_atomic`] had moved aside from `dir`, and removes what else it left.
+///
+/// # Errors
+/// When the folder around it cannot be read, or a leftover not be moved.
+pub fn recover(dir: &Path) -> Result<()> {
+    let target = follow(dir)?;
+    let folder = parent(&target);
+    if folder.is_dir() { sweep(folder, Some(&target), Owner::Anybody) } else { Ok(()) }
 }
 
 /// Who may write to a folder.
@@ -406,8 +416,7 @@ mod tests {
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
         fs::rename(&dir, parent.path().join(".mg.old-Ab12")).unwrap();
         fs::create_dir(parent.path().join(".mg.tmp-Cd34")).unwrap();
-        let error = write_folder_atomic(&dir, |_| Err(Error::invalid("stopped"))).unwrap_err();
-        assert_eq!(error.to_string(), "stopped");
+        recover(&dir).unwrap();
         assert!(dir.join("a").exists());
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
     }

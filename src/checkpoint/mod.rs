@@ -15,8 +15,8 @@ pub mod weights;
 
 pub use adapter_config::AdapterConfig;
 pub use atomic::{
-    end_process, follow, is_stream, open_stream, remove_leftovers, write_atomic, write_folder_atomic,
-    write_with,
+    end_process, follow, is_stream, open_stream, recover, remove_leftovers, write_atomic,
+    write_folder_atomic, write_with,
 };
 pub use candle_error::candle_message;
 pub use gguf::GgufWeights;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffmas::agents::AdapterScope;
 use diffmas::backbone::merge;
-use diffmas::checkpoint::StoredType;
+use diffmas::checkpoint::{StoredType, recover};
 use diffmas::{Error, Result};
 
 use super::options::Options;
@@ -84,6 +84,9 @@ impl MergeCommand {
 
     fn check_output(&self) -> Result<()> {
         let dir = &self.output;
+        if let Err(e) = recover(dir) {
+            tracing::warn!("{e}");
+        }
         if dir.exists() && !dir.is_dir() {
             return Err(Error::file(dir, "the output must be a folder, but this is a file"));
         }
