@@ -58,6 +58,7 @@ pub mod error;
 pub mod evaluation;
 mod guard;
 pub mod inference;
+pub mod input;
 mod null;
 mod random;
 pub mod report;

@@ -8,6 +8,9 @@ use crate::communication::{ChannelKind, OverwriteUpdate, Transmit, VectorsConfig
 use crate::error::{Error, Result};
 use crate::text::toml_file::read_toml;
 
+/// Most agents of a team: who reads whom, position by position, grows with the cube of their number.
+const MOST_AGENTS: usize = 256;
+
 named_enum! {
     /// Who reads whom.
     Topology, "topology" {
@@ -160,6 +163,7 @@ impl TeamConfig {
                 "a team needs at least one agent: add an [[agents]] table with a `name`",
             ));
         };
+        self.check_count()?;
         for (index, agent) in self.agents.iter().enumerate() {
             check_name(index, &agent.name)?;
             // Names become folder names, and some file systems do not tell cases apart.
@@ -204,6 +208,16 @@ impl TeamConfig {
         self.check_topology()?;
         // The model's layers are not known here, and do not matter to sizes.
         self.vectors(1).map_or(Ok(()), |vectors| vectors.check_sizes())
+    }
+
+    /// Refuses more agents than can work together.
+    pub(super) fn check_count(&self) -> Result<()> {
+        match self.agents.len() {
+            count if count > MOST_AGENTS => Err(Error::invalid(format!(
+                "the team has {count} agents; at most {MOST_AGENTS} can work together"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Sizes of the learned channel in a model of `layers` layers, where the team uses one.
@@ -354,6 +368,18 @@ mod tests {
             let error = team(names).validate().unwrap_err().to_string();
             assert!(error.contains(part), "{names:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_team_may_have_so_many_agents_and_no_more() {
+        let names: Vec<String> = (0..=MOST_AGENTS).map(|i| format!("a{i}")).collect();
+        let mut many = team(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        many.topology = Topology::Graph;
+        let error = many.clone().ordered().unwrap_err().to_string();
+        assert!(error.contains("257 agents") && error.contains("at most 256"), "{error}");
+        many.agents.pop();
+        many.topology = Topology::Sequential;
+        many.validate().unwrap();
     }
 
     #[test]

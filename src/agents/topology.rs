@@ -30,6 +30,7 @@ impl TeamConfig {
     /// As [`TeamConfig::validate`].
     pub fn ordered(mut self) -> Result<Self> {
         if self.topology == Topology::Graph {
+            self.check_count()?;
             self.check_names()?;
             let reads: Vec<Vec<usize>> = (0..self.agents.len()).map(|j| self.reads(j)).collect();
             let mut order: Vec<usize> = Vec::with_capacity(reads.len());

@@ -15,6 +15,7 @@ use crate::checkpoint::{
     write_tensors,
 };
 use crate::error::{Error, Result};
+use crate::input;
 
 /// What else of a Hugging Face folder belongs to the model; `config.json` is written anew.
 const BESIDE: [&str; 12] = [
@@ -64,7 +65,7 @@ pub fn merge(
         dtype.or_else(|| weights.stored_type("model.embed_tokens.weight")).unwrap_or(StoredType::Float32);
     write_folder_atomic(output, |dir| {
         write_atomic(&dir.join("config.json"), config_json(base, dtype)?.as_bytes())?;
-        for name in BESIDE.iter().filter(|name| base.join(name).exists()) {
+        for name in BESIDE.iter().filter(|name| base.join(name).is_file()) {
             let from = base.join(name);
             fs::copy(&from, dir.join(name)).map_err(|error| Error::file(&from, error))?;
         }
@@ -129,7 +130,7 @@ fn check_range(output: &Path, name: &str, values: &[f32], dtype: StoredType) -> 
 /// The base's `config.json` with the type of the merged weights under the name that it uses for it.
 fn config_json(base: &Path, dtype: StoredType) -> Result<String> {
     let path = base.join("config.json");
-    let text = fs::read_to_string(&path).map_err(|error| Error::file(&path, error))?;
+    let text = input::read_text(&path, input::TEXT).map_err(|error| Error::file(&path, error))?;
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|error| Error::line(&path, error.line(), error))?;
     // transformers 5 writes `dtype`; every version reads `torch_dtype`.

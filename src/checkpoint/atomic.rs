@@ -1,19 +1,30 @@
 //! Files and folders that appear under their name only when they are complete.
 
 use crate::error::{Error, Result};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What temporary names have between the final name and random letters.
 const TEMPORARY: &str = ".tmp-";
+/// The same of folders that are moved aside while another takes their name.
+const ASIDE: &str = ".old-";
+/// Most links that are followed to a file, as on Linux.
+const MOST_LINKS: usize = 40;
+
+/// The temporary files and folders of this process.
+static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Writes `bytes` to `path`: a temporary file in the same folder, flushed to the disk, then renamed.
 ///
-/// A reader sees the old file or the new one, never a part. Missing parent folders are made.
+/// A reader sees the old file or the new one, never a part. Missing parent folders are made. A link is replaced, not followed
+/// ([`follow`] does that); devices and pipes are written to as they are.
 ///
 /// # Errors
-/// When the folder cannot be made or written to.
+/// When the folder cannot be made or written to, or `path` is a folder, a disk or a socket.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(bytes))
 }
@@ -24,9 +35,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// When the folder cannot be made or written to, or `fill` fails.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let failed = |error: io::Error| Error::file(path, format!("the file cannot be written: {error}"));
+    if let Some(mut stream) = open_stream(path)? {
+        return fill(&mut stream).map_err(failed);
+    }
     let folder = parent(path);
     fs::create_dir_all(folder).map_err(failed)?;
-    let mut temporary = builder(&prefix(path), 0o666).tempfile_in(folder).map_err(failed)?;
+    let _ = sweep(folder, Some(path), Owner::Anybody);
+    let mut temporary = builder(&prefix(path, TEMPORARY), 0o666).tempfile_in(folder).map_err(failed)?;
+    let _live = Live::new(temporary.path());
+    // Locked while it is written, so that others can tell it from a leftover. Where there are no locks, leftovers stay.
+    let _ = temporary.as_file().try_lock();
     fill(temporary.as_file_mut()).map_err(failed)?;
     temporary.as_file().sync_all().map_err(failed)?;
     temporary.persist(path).map_err(|error| failed(error.error))?;
@@ -34,76 +52,237 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -
     Ok(())
 }
 
-/// Builds a folder beside `dir` through `build`, then renames it to `dir`; what was there before goes last.
+/// Builds a folder beside `dir` through `build`, then puts it in the place of `dir`; what was there before goes last.
 ///
-/// When `build` fails, or the program dies in it, `dir` is as it was. An existing folder is moved aside for
-/// the moment between two renames and put back when the second one fails.
+/// When `build` fails, or the program dies in it, `dir` is as it was. On Linux the two folders change places in one step. Where
+/// the system cannot do that, the old one is moved aside for the moment between two renames; the next writer puts it back if
+/// the program dies then.
 ///
 /// # Errors
 /// What `build` returns, or that the folder cannot be written; `dir` may not be an existing file.
 pub fn write_folder_atomic(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     // A link to a folder keeps being one: its target is replaced.
-    let target: PathBuf =
-        if dir.is_symlink() { fs::canonicalize(dir).unwrap_or(dir.into()) } else { dir.into() };
+    let target = follow(dir)?;
     let failed = |error: io::Error| Error::file(dir, format!("the folder cannot be written: {error}"));
     if target.exists() && !target.is_dir() {
         return Err(Error::file(dir, "a folder is to be written here, but there is a file of that name"));
     }
-    let (folder, prefix) = (parent(&target), prefix(&target));
+    let folder = parent(&target);
     fs::create_dir_all(folder).map_err(failed)?;
-    let temporary = builder(&prefix, 0o777).tempdir_in(folder).map_err(failed)?;
+    let _ = recover(&target);
+    let temporary = builder(&prefix(&target, TEMPORARY), 0o777).tempdir_in(folder).map_err(failed)?;
+    let _live = Live::new(temporary.path());
+    let lock = File::open(temporary.path());
+    let _ = lock.as_ref().map(File::try_lock);
     build(temporary.path())?;
     sync_tree(temporary.path()).map_err(failed)?;
-    let replaced = if target.exists() {
-        let aside = builder(&prefix, 0o777).tempdir_in(folder).map_err(failed)?;
-        fs::rename(&target, aside.path()).map_err(failed)?;
-        Some(aside)
-    } else {
-        None
-    };
-    if let Err(error) = fs::rename(temporary.path(), &target) {
-        if let Some(aside) = replaced {
-            // Should this fail too, the old content stays where the message says.
-            let kept = aside.keep();
-            if let Err(second) = fs::rename(&kept, &target) {
-                let place = kept.display();
-                return Err(failed(io::Error::other(format!(
-                    "{error}; {second}; the old one is now {place}"
-                ))));
-            }
-        }
-        return Err(failed(error));
-    }
-    let _ = temporary.keep(); // the name is gone: nothing is left to remove
+    replace(temporary.path(), &target).map_err(failed)?;
     sync_folder(folder);
-    Ok(())
+    Ok(()) // what the temporary name now stands for, if anything, is the old folder, which goes
 }
 
-/// Removes what writers that were killed in the act left below `dir`: files and folders under temporary names.
+/// Gives the folder `new` the name `target`; a folder of that name ends under the temporary one or is removed.
+fn replace(new: &Path, target: &Path) -> io::Result<()> {
+    // The process does not end between two renames.
+    let _live = live();
+    if !target.exists() {
+        return fs::rename(new, target);
+    }
+    exchange(new, target).or_else(|_| replace_in_two_steps(new, target))
+}
+
+/// Lets two folders change places.
+#[cfg(target_os = "linux")]
+fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
+}
+
+/// Lets two folders change places, which this system cannot do.
+#[cfg(not(target_os = "linux"))]
+fn exchange(_a: &Path, _b: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// As [`exchange`], with a moment in which `target` is missing.
+fn replace_in_two_steps(new: &Path, target: &Path) -> io::Result<()> {
+    let aside = builder(&prefix(target, ASIDE), 0o777).tempdir_in(parent(target))?;
+    fs::rename(target, aside.path())?;
+    let Err(error) = fs::rename(new, target) else { return Ok(()) };
+    // Should this fail too, the old content stays where the message says.
+    let kept = aside.keep();
+    let Err(second) = fs::rename(&kept, target) else { return Err(error) };
+    Err(io::Error::other(format!("{error}; {second}; the old one is now {}", kept.display())))
+}
+
+/// Where the file lies that a user calls `path`: links are followed, to a target that need not exist yet. Links of the system to
+/// open files, such as `/dev/stdout`, stay what they are.
+///
+/// # Errors
+/// When links lead in a circle.
+pub fn follow(path: &Path) -> Result<PathBuf> {
+    let mut found = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        match fs::read_link(&found) {
+            Ok(target) if !is_descriptor(&found) => found = parent(&found).join(target),
+            _ => return Ok(found),
+        }
+    }
+    Err(Error::file(path, "the link leads through too many others, or in a circle; give the file itself"))
+}
+
+/// Whether `path` is the system's name of an open file of this process.
+fn is_descriptor(path: &Path) -> bool {
+    let folder = parent(path);
+    folder == Path::new("/dev/fd") || (folder.starts_with("/proc") && folder.ends_with("fd"))
+}
+
+/// Whether `path` is a device or pipe, which takes what is written to it and is never replaced; `false` where there is a file,
+/// a link or nothing.
+///
+/// # Errors
+/// When it is a folder, a disk or a socket.
+pub fn is_stream(path: &Path) -> Result<bool> {
+    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(is_descriptor(path)) };
+    let kind = meta.file_type();
+    if is_descriptor(path) || takes_bytes(kind) {
+        return Ok(true);
+    }
+    if kind.is_file() || kind.is_symlink() {
+        return Ok(false);
+    }
+    let what = if kind.is_dir() { "a folder" } else { "a disk or a socket" };
+    Err(Error::file(path, format!("the output must be a file, but this is {what}")))
+}
+
+#[cfg(unix)]
+fn takes_bytes(kind: fs::FileType) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    kind.is_char_device() || kind.is_fifo()
+}
+
+#[cfg(not(unix))]
+fn takes_bytes(_kind: fs::FileType) -> bool {
+    false
+}
+
+/// Opens `path` to be written to as it is, if it is a device or a pipe ([`is_stream`]).
+///
+/// # Errors
+/// When it is nothing that can be written to.
+pub fn open_stream(path: &Path) -> Result<Option<File>> {
+    if !is_stream(path)? {
+        return Ok(None);
+    }
+    // What standard output was redirected to may be a file that holds something already.
+    let opened = fs::OpenOptions::new().append(true).open(path);
+    opened.map(Some).map_err(|error| Error::file(path, format!("it cannot be written to: {error}")))
+}
+
+/// A temporary file or folder of this process, until dropped.
+struct Live(PathBuf);
+
+impl Live {
+    fn new(path: &Path) -> Self {
+        live().insert(path.to_path_buf());
+        Self(path.to_path_buf())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        live().remove(&self.0);
+    }
+}
+
+fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the process at once, whatever its threads are doing, with exit code `code`; temporary files and folders go before.
+pub fn end_process(code: i32) -> ! {
+    // Held to the end: no thread gets to see that its file is gone.
+    let live = live();
+    for path in &*live {
+        let _ = remove(path);
+    }
+    std::process::exit(code)
+}
+
+/// Removes what writers that were killed in the act left below `dir`: files and folders under temporary names. What they had moved
+/// aside comes back if nothing has taken its place.
 ///
 /// Only for a folder that nobody else writes to.
 ///
 /// # Errors
 /// When a folder cannot be read or a leftover not be removed.
 pub fn remove_leftovers(dir: &Path) -> Result<()> {
-    let failed = |path: &Path| {
-        let path = path.to_path_buf();
-        move |error: io::Error| {
-            Error::file(path, format!("what a killed run left cannot be removed: {error}"))
-        }
-    };
-    for entry in fs::read_dir(dir).map_err(failed(dir))? {
-        let path = entry.map_err(failed(dir))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let folder = path.is_dir() && !path.is_symlink();
-        match (name.starts_with('.') && name.contains(TEMPORARY), folder) {
-            (true, true) => fs::remove_dir_all(&path).map_err(failed(&path))?,
-            (true, false) => fs::remove_file(&path).map_err(failed(&path))?,
-            (false, true) => remove_leftovers(&path)?,
-            (false, false) => {}
+    sweep(dir, None, Owner::Caller)?;
+    for entry in fs::read_dir(dir).map_err(|error| uncleared(dir, &error))? {
+        let entry = entry.map_err(|error| uncleared(dir, &error))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_leftovers(&entry.path())?;
         }
     }
     Ok(())
+}
+
+/// Puts back what a killed [`write_folder_atomic`] had moved aside from `dir`, and removes what else it left.
+///
+/// # Errors
+/// When the folder around it cannot be read, or a leftover not be moved.
+pub fn recover(dir: &Path) -> Result<()> {
+    let target = follow(dir)?;
+    let folder = parent(&target);
+    if folder.is_dir() { sweep(folder, Some(&target), Owner::Anybody) } else { Ok(()) }
+}
+
+/// Who may write to a folder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// The caller alone: nobody is writing what has a temporary name.
+    Caller,
+    /// Other processes, too, which lock what they write.
+    Anybody,
+}
+
+/// Removes leftovers in `folder`, those of `path` alone where it is given.
+fn sweep(folder: &Path, path: Option<&Path>, owner: Owner) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|error| uncleared(folder, &error))? {
+        let left = entry.map_err(|error| uncleared(folder, &error))?.path();
+        let name = left.file_name().unwrap_or_default().to_string_lossy();
+        let Some((name, mark)) = split_temporary(&name) else { continue };
+        let place = folder.join(name);
+        if path.is_some_and(|path| path.file_name() != Some(OsStr::new(name)))
+            || (owner == Owner::Anybody && !is_abandoned(&left))
+        {
+            continue;
+        }
+        let done = if mark == ASIDE && !place.exists() { fs::rename(&left, &place) } else { remove(&left) };
+        done.map_err(|error| uncleared(&left, &error))?;
+    }
+    Ok(())
+}
+
+fn uncleared(path: &Path, error: &io::Error) -> Error {
+    Error::file(path, format!("what a killed run left cannot be removed: {error}"))
+}
+
+/// The final name in a temporary one, and what marks it.
+fn split_temporary(name: &str) -> Option<(&str, &'static str)> {
+    let name = name.strip_prefix('.')?;
+    [TEMPORARY, ASIDE].into_iter().find_map(|mark| Some((name.rsplit_once(mark)?.0, mark)))
+}
+
+/// Whether no process holds the lock of the temporary file or folder at `path`.
+fn is_abandoned(path: &Path) -> bool {
+    let plain = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() || meta.is_dir());
+    plain && File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+}
+
+/// Removes a file, a link or a folder with all it holds.
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 /// The folder that `path` lies in.
@@ -111,9 +290,9 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The start of the temporary names, `.NAME.tmp-`.
-fn prefix(path: &Path) -> String {
-    format!(".{}{TEMPORARY}", path.file_name().unwrap_or_default().to_string_lossy())
+/// The start of the temporary names with `mark`, `.NAME.tmp-`.
+fn prefix(path: &Path, mark: &str) -> String {
+    format!(".{}{mark}", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// Temporary names that start with `prefix`, with the permissions that an ordinary new file or folder has.
@@ -222,6 +401,62 @@ mod tests {
         for name in ["checkpoints/step-1/state.json", "notes.tmp-1", ".lock"] {
             assert!(path(name).exists(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_old_folder_comes_back_if_the_program_died_between_two_renames() {
+        let parent = tempfile::tempdir().unwrap();
+        let (dir, new) = (parent.path().join("mg"), parent.path().join("new"));
+        for path in [&dir, &new] {
+            write_folder_atomic(path, |tmp| write_atomic(&tmp.join("a"), path.to_str().unwrap().as_bytes()))
+                .unwrap();
+        }
+        replace_in_two_steps(&new, &dir).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), new.to_str().unwrap());
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+        fs::rename(&dir, parent.path().join(".mg.old-Ab12")).unwrap();
+        fs::create_dir(parent.path().join(".mg.tmp-Cd34")).unwrap();
+        recover(&dir).unwrap();
+        assert!(dir.join("a").exists());
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_leftover_goes_with_the_next_writer_unless_another_is_writing_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.bin");
+        let (dead, other) = (dir.path().join(".a.bin.tmp-Ab12"), dir.path().join(".b.bin.tmp-Ab12"));
+        let alive = dir.path().join(".a.bin.tmp-Cd34");
+        for path in [&dead, &other, &alive] {
+            fs::write(path, "half").unwrap();
+        }
+        let writer = File::open(&alive).unwrap();
+        writer.try_lock().unwrap();
+        write_atomic(&path, b"whole").unwrap();
+        assert!(!dead.exists() && other.exists() && alive.exists());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn links_are_followed_by_who_asks_and_devices_and_pipes_stay() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        symlink("second", path("first")).unwrap();
+        symlink("made/for/it", path("second")).unwrap();
+        assert_eq!(follow(&path("first")).unwrap(), path("made/for/it"));
+        assert_eq!(follow(&path("none")).unwrap(), path("none"));
+        symlink("circle", path("circle")).unwrap();
+        assert!(follow(&path("circle")).unwrap_err().to_string().contains("in a circle"));
+        assert!(is_stream(&follow(Path::new("/dev/stdout")).unwrap()).unwrap());
+        write_atomic(Path::new("/dev/null"), b"nothing").unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+        let socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        assert!(write_atomic(&path("socket"), b"x").unwrap_err().to_string().contains("socket"));
+        drop(socket);
+        assert!(write_atomic(dir.path(), b"x").unwrap_err().to_string().contains("a folder"));
+        write_folder_atomic(&path("first"), |tmp| write_atomic(&tmp.join("a"), b"x")).unwrap();
+        assert!(path("first").is_symlink() && path("made/for/it/a").exists());
     }
 
     #[test]

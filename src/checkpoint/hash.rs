@@ -1,11 +1,11 @@
 //! Hashes by which the hub names its files (SHA-256, or git's SHA-1 of small ones), and this program the content of wheels and of
 //! checkpoints.
 
+use crate::input::open_file;
 use sha1::Sha1;
 use sha2::digest::Output;
 use sha2::{Digest, Sha256};
 use std::fmt::LowerHex;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -16,12 +16,12 @@ pub(crate) fn sha256(from: impl Read, to: impl Write) -> io::Result<String> {
 
 /// The SHA-256 of a file.
 pub(crate) fn sha256_of(path: &Path) -> io::Result<String> {
-    sha256(File::open(path)?, io::sink())
+    sha256(open_file(path)?, io::sink())
 }
 
 /// The SHA-1 by which git names a file's content.
 pub(crate) fn git_sha1_of(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
+    let file = open_file(path)?;
     let head = format!("blob {}\0", file.metadata()?.len());
     hashed(Sha1::new().chain_update(head), file, io::sink())
 }

@@ -15,7 +15,10 @@ pub mod target_modules;
 pub mod weights;
 
 pub use adapter_config::AdapterConfig;
-pub use atomic::{remove_leftovers, write_atomic, write_folder_atomic};
+pub use atomic::{
+    end_process, follow, is_stream, open_stream, recover, remove_leftovers, write_atomic,
+    write_folder_atomic, write_with,
+};
 pub use candle_error::candle_message;
 pub use fingerprint::sha256_of_weights;
 pub use gguf::GgufWeights;

@@ -2,6 +2,7 @@
 //! count as memory of the program, and a file that is cut short meanwhile is an error instead of a signal.
 
 use crate::error::{Error, Result};
+use crate::input::open_file;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ impl PositionedFile {
     /// # Errors
     /// When it cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let file = open_file(path).map_err(|error| unreadable(path, &error))?;
         let length = file.metadata().map_err(|error| unreadable(path, &error))?.len();
         Ok(Self { path: path.to_path_buf(), file, length })
     }

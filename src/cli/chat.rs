@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diffmas::agents::{ChannelKind, Team, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::checkpoint::write_atomic;
+use diffmas::checkpoint::{follow, is_stream, write_atomic};
 use diffmas::communication::{Message, Trace};
 use diffmas::text::{ChatMessage, Sample, TokenizedSample};
 use diffmas::{Error, Result};
@@ -124,7 +124,8 @@ impl Chat<'_> {
                 return output::print(&visible(&format!("error: {e}")));
             }
         };
-        interrupt::take();
+        // The lines before this one are not lost with it.
+        let _heard = interrupt::Heard::start();
         let streams = [self.turns];
         self.turns += 1;
         let spinner = spinner();
@@ -180,11 +181,12 @@ impl Chat<'_> {
         if self.messages.is_empty() {
             return Err(Error::invalid("there is nothing to save yet"));
         }
-        if path.exists() && self.saved.as_deref() != Some(path) {
+        let file = follow(path)?;
+        if !is_stream(&file)? && file.exists() && self.saved.as_ref() != Some(&file) {
             return Err(Error::file(path, "the file exists; give another name"));
         }
-        write_atomic(path, format!("{}\n", json!({"messages": self.messages})).as_bytes())?;
-        self.saved = Some(path.to_path_buf());
+        write_atomic(&file, format!("{}\n", json!({"messages": self.messages})).as_bytes())?;
+        self.saved = Some(file);
         Ok(())
     }
 }

@@ -4,15 +4,24 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use diffmas::checkpoint::remove_leftovers;
+use diffmas::checkpoint::{follow, remove_leftovers};
 use diffmas::{Error, Result};
+
+use super::output;
 
 /// The file that a process locks while it writes to a folder. The system releases it when the process ends, however it ends.
 const LOCK: &str = ".diffmas.lock";
 
 /// What the output folder of an earlier run holds at least one of.
-const TRACES_OF_A_RUN: [&str; 6] =
-    ["config.toml", "checkpoints", "results.json", "samples.jsonl", "demo.toml", "team.toml"];
+const TRACES_OF_A_RUN: [&str; 7] = [
+    "config.toml",
+    "checkpoints",
+    "results.json",
+    "samples.jsonl",
+    "samples.jsonl.part",
+    "demo.toml",
+    "team.toml",
+];
 
 /// An output folder that no other process writes to.
 #[derive(Debug)]
@@ -34,7 +43,8 @@ impl Claim {
         }
         let made = !dir.exists();
         if made {
-            fs::create_dir_all(dir)
+            // A link whose target is lacking gets one.
+            fs::create_dir_all(follow(dir)?)
                 .map_err(|e| Error::file(dir, format!("the output folder cannot be made: {e}")))?;
         }
         // A run in progress is the better answer than a folder that is not empty; one that was killed as it began left nothing whole.
@@ -75,7 +85,13 @@ impl Claim {
 
     /// Deletes what the folder holds.
     pub fn clear(&self) -> Result<()> {
-        for path in entries(&self.dir)? {
+        self.clear_but(&[])
+    }
+
+    /// Deletes what the folder holds beside what is called one of `kept`.
+    pub fn clear_but(&self, kept: &[&str]) -> Result<()> {
+        let goes = |path: &PathBuf| !kept.iter().any(|&name| path.file_name().is_some_and(|own| own == name));
+        for path in entries(&self.dir)?.into_iter().filter(goes) {
             let removed = if path.is_dir() && !path.is_symlink() {
                 fs::remove_dir_all(&path)
             } else {
@@ -110,8 +126,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn lock(dir: &Path) -> Result<File> {
-    let file = File::create(dir.join(LOCK))
-        .map_err(|e| Error::file(dir, format!("the output folder cannot be written to: {e}")))?;
+    let file = output::open_own(&dir.join(LOCK))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -93,14 +93,16 @@ impl DemoCommand {
             (claim, demo)
         };
         demo.validate().map_err(|e| Error::file(&settings, e))?;
+        let stopped = format!(
+            "stopped; what was trained is kept. Go on with: diffmas demo --resume --output {}",
+            self.output.display()
+        );
+        interrupt::set_words(&stopped);
         let folder = Folder { dir: &self.output, demo };
         let done = folder.run();
         drop(claim);
         done.map_err(|e| match e {
-            Error::Interrupted(_) => Error::Interrupted(format!(
-                "stopped; what was trained is kept. Go on with: diffmas demo --resume --output {}",
-                self.output.display()
-            )),
+            Error::Interrupted(_) => Error::Interrupted(stopped),
             e => e,
         })
     }
@@ -336,10 +338,7 @@ impl Job for Measure<'_> {
                 let score = evaluate(&team, samples, &scoring, |batch| {
                     done += batch.len();
                     scores.extend_from_slice(batch);
-                    match interrupt::requested() {
-                        true => Err(Error::Interrupted("interrupted".into())),
-                        false => Ok(()),
-                    }
+                    Ok(())
                 })?;
                 let accuracy = score.accuracy.expect("answers of the tasks are short");
                 let cost = score.cost.expect("answers were checked");

@@ -6,17 +6,21 @@ use clap::Args;
 use diffmas::agents::Team;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::evaluation::{
-    Checking, Control, Evaluation, Inspection, Paired, SampleScore, Scoring, evaluate,
+    Checking, Control, Evaluation, Inspection, Paired, SampleScore, ScoredBatch, Scoring, evaluate_after,
 };
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::HumanBytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::claim::Claim;
 use super::options::{Options, TeamArgs};
+use super::part::{self, Part};
 use super::progress::Progress;
 use super::session::{Conditions, Session};
-use super::{inspection, interrupt, output};
+use super::train::Begin;
+use super::{inspection, interrupt, output, verbosity};
 
 /// Flags of `eval`.
 #[derive(Debug, Args)]
@@ -50,8 +54,11 @@ pub struct EvalCommand {
     /// Folder for samples.jsonl, results.json and inspection.json, of which `diffmas report` makes a page
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Go on with a stopped run: finished batches are kept in samples.jsonl.part in --output
+    #[arg(long, requires = "output")]
+    resume: bool,
     /// Replace what the output folder holds
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
 }
 
@@ -67,9 +74,7 @@ impl EvalCommand {
         for control in &controls {
             control.validate(&session.team, samples.len())?;
         }
-        let claim =
-            |dir: &PathBuf| Claim::new_run(dir, self.overwrite, "give another --output, or --overwrite");
-        let claim = self.output.as_ref().map(claim).transpose()?;
+        let claim = self.output.as_deref().map(|dir| self.claim(dir)).transpose()?;
         if let Some(claim) = claim.as_ref().filter(|_| self.overwrite) {
             claim.keep_inputs(session.options.inputs().chain([data.as_path()]))?;
         }
@@ -83,8 +88,10 @@ impl EvalCommand {
             seed: self.seed,
             checking,
             inspected,
+            command: &self,
         };
-        let (scored, inspection) = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        let (scored, inspection, part) =
+            kind.run(session.options.device_index, job).map_err(Error::invalid)??;
         let (mut results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
         if let Some(real) = controls.iter().position(|control| *control == Control::Real) {
             for (i, result) in results.iter_mut().enumerate().filter(|(i, _)| *i != real) {
@@ -92,7 +99,6 @@ impl EvalCommand {
             }
         }
         if let (Some(dir), Some(claim)) = (&self.output, &claim) {
-            claim.clear()?;
             let lines: Vec<ScoredLine> = results
                 .iter()
                 .zip(scores)
@@ -100,7 +106,8 @@ impl EvalCommand {
                     scores.into_iter().map(|score| ScoredLine { trace: e.trace.clone(), score })
                 })
                 .collect();
-            output::write_jsonl(&dir.join("samples.jsonl"), &lines)?;
+            output::write_jsonl(&dir.join(SAMPLES), &lines)?;
+            let inspected = inspection.is_some();
             inspection.map_or(Ok(()), |inspection| inspection::write(dir, &inspection))?;
             let conditions = session.conditions()?;
             let all: Vec<Measured> =
@@ -109,11 +116,41 @@ impl EvalCommand {
                 [one] if !self.all_controls => output::write_json(&dir.join("results.json"), one)?,
                 all => output::write_json(&dir.join("results.json"), &all)?,
             }
+            // What is new stands before what is old goes, and what a stopped run would go on with goes last.
+            let new = [SAMPLES, PART, "results.json", "inspection.json"];
+            claim.clear_but(&new[..if inspected { 4 } else { 3 }])?;
+            part.map_or(Ok(()), Part::remove)?;
         }
         match &results[..] {
             [one] if !self.all_controls => output::print(&describe(one)),
             all => output::print(&table(all)),
         }
+    }
+
+    /// Claims the output folder, for a new run or one to go on with.
+    fn claim(&self, dir: &Path) -> Result<Claim> {
+        let stopped = dir.join(PART).exists();
+        if self.resume && stopped {
+            return Claim::resumed(dir);
+        }
+        let hint = match (self.resume, stopped) {
+            (true, _) => "there is nothing in it to resume; give another --output",
+            (_, true) => {
+                "a stopped run left samples.jsonl.part; go on with --resume, or begin anew with --overwrite"
+            }
+            _ => "give another --output, or --overwrite",
+        };
+        Claim::new_run(dir, self.overwrite, hint)
+    }
+
+    /// What scores depend on beside model, team and data.
+    fn settings(&self, controls: &[Control], checking: Option<&Checking>) -> Value {
+        let traces: Vec<String> = controls.iter().map(Control::to_string).collect();
+        json!({
+            "traces": traces,
+            "seed": self.seed,
+            "accuracy": checking.map(|checking| format!("{:?}", checking.options)),
+        })
     }
 
     /// The controls that are asked for: all that mean something for the team and so many samples, or one.
@@ -146,8 +183,13 @@ impl EvalCommand {
     }
 }
 
+/// The scores of every sample.
+const SAMPLES: &str = "samples.jsonl";
+/// Those of finished batches, while there are more.
+const PART: &str = "samples.jsonl.part";
+
 /// One line of `samples.jsonl`.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Serialize)]
 struct ScoredLine {
     trace: String,
     #[serde(flatten)]
@@ -155,12 +197,20 @@ struct ScoredLine {
 }
 
 /// A result as `results.json` holds it.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Serialize)]
 struct Measured<'a> {
     #[serde(flatten)]
     result: &'a Evaluation,
     #[serde(flatten)]
     conditions: &'a Conditions,
+}
+
+/// One line of `samples.jsonl.part`.
+#[derive(Serialize, Deserialize)]
+struct PartLine {
+    trace: String,
+    #[serde(flatten)]
+    batch: ScoredBatch,
 }
 
 /// A result for people.
@@ -207,43 +257,95 @@ struct Score<'a> {
     checking: Option<Checking>,
     /// Most tokens of an answer, where the team is looked into.
     inspected: Option<usize>,
+    command: &'a EvalCommand,
 }
 
+/// Scores by control, what was seen inside the team, and the part that they were kept in.
+type Scored = (Vec<(Evaluation, Vec<SampleScore>)>, Option<Inspection>, Option<Part>);
+
 impl Job for Score<'_> {
-    type Output = Result<(Vec<(Evaluation, Vec<SampleScore>)>, Option<Inspection>)>;
+    type Output = Result<Scored>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let team = self.session.trained_team::<B>(&device)?;
-        let one =
-            |control| score(self.session, &team, self.samples, control, self.seed, self.checking.as_ref());
-        let scores = self.controls.iter().map(one).collect::<Result<_>>()?;
+        let (mut part, done) = self.part(&team)?;
+        let mut scores = Vec::new();
+        for control in self.controls {
+            let trace = control.to_string();
+            let done = done.iter().filter(|line| line.trace == trace).map(|line| line.batch.clone());
+            let keep = |batch: &ScoredBatch| match &mut part {
+                Some(part) => part.push(&[PartLine { trace: trace.clone(), batch: batch.clone() }]),
+                None => Ok(()),
+            };
+            let checking = self.checking.as_ref();
+            scores.push(score_after(
+                self.session,
+                &team,
+                self.samples,
+                (control, self.seed, checking),
+                done.collect(),
+                keep,
+            )?);
+        }
         let inspect = |tokens| inspection::of(self.session, &team, self.samples, tokens);
-        Ok((scores, self.inspected.map(inspect).transpose()?.flatten()))
+        Ok((scores, self.inspected.map(inspect).transpose()?.flatten(), part))
     }
 }
 
-/// Scores with progress; Ctrl-C stops between batches.
+impl Score<'_> {
+    /// Opens what keeps the scores of finished batches, where there is an output folder; beside it, those of a stopped run.
+    fn part<B: ModelBackend>(&self, team: &Team<B>) -> Result<(Option<Part>, Vec<PartLine>)> {
+        let Some(dir) = &self.command.output else { return Ok((None, Vec::new())) };
+        let settings = self.command.settings(self.controls, self.checking.as_ref());
+        let run = part::describe(self.session, team, self.samples, settings)?;
+        let begin = match self.command.resume {
+            true => Begin::Resume,
+            false => Begin::New { overwrite: true }, // of a folder that was claimed for it
+        };
+        let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), begin, &run, [1, usize::MAX])?;
+        if self.command.resume {
+            let scored: usize = done.iter().map(|line| line.batch.scores.len()).sum();
+            let total = self.samples.len() * self.controls.len();
+            verbosity::note(format_args!("going on after {scored} of {total} scores"));
+        }
+        interrupt::set_words(format!(
+            "stopped; finished scores are in {}. Go on with the same command and --resume",
+            dir.join(PART).display()
+        ));
+        Ok((Some(part), done))
+    }
+}
+
+/// Scores with progress.
 pub fn score<B: ModelBackend>(
     session: &Session,
     team: &Team<B>,
     samples: &[TokenizedSample],
     control: &Control,
     seed: u64,
-    checking: Option<&Checking>,
+) -> Result<Evaluation> {
+    score_after(session, team, samples, (control, seed, None), Vec::new(), |_| Ok(())).map(|(all, _)| all)
+}
+
+/// The same after batches that are `done`, with `keep` for the others; answers are checked where that is asked for.
+fn score_after<B: ModelBackend>(
+    session: &Session,
+    team: &Team<B>,
+    samples: &[TokenizedSample],
+    (control, seed, checking): (&Control, u64, Option<&Checking>),
+    done: Vec<ScoredBatch>,
+    mut keep: impl FnMut(&ScoredBatch) -> Result<()>,
 ) -> Result<(Evaluation, Vec<SampleScore>)> {
-    let mut progress = Progress::new("scored", 0, samples.len());
-    let mut scores = Vec::new();
+    let mut scored = done.iter().map(|batch| batch.scores.len()).sum();
+    let mut progress = Progress::new("scored", scored, samples.len());
     let writing = session.greedy_writing();
     let batch_size = session.batch_size();
     let scoring = Scoring { batch_size, control, seed, writing: Some(&writing), checking };
-    let result = evaluate(team, samples, &scoring, |batch| {
-        scores.extend_from_slice(batch);
-        progress.set(scores.len(), "");
-        if interrupt::requested() && scores.len() < samples.len() {
-            return Err(Error::Interrupted("interrupted; nothing was written".into()));
-        }
-        Ok(())
+    let result = evaluate_after(team, samples, &scoring, done, |batch| {
+        scored += batch.scores.len();
+        progress.set(scored, "");
+        keep(batch)
     })?;
     progress.finish();
-    Ok((result, scores))
+    Ok(result)
 }

@@ -26,24 +26,32 @@ pub struct FetchCommand {
 impl FetchCommand {
     /// Fetches what is lacking and prints where the model is.
     pub fn execute(self) -> Result<()> {
-        let mut shown = Transfers::default();
         let again = format!("diffmas fetch {}", self.model);
-        let path = fetch(&self.model, self.offline, &mut |transfer| shown.show(&again, transfer))?;
+        let path = shown(&again, |on| fetch(&self.model, self.offline, on))?;
         output::print(&path.display().to_string())
     }
 }
 
 /// The folder or file that `--model` means, fetched where necessary.
 pub fn model(model: &str, offline: bool) -> Result<PathBuf> {
-    let mut shown = Transfers::default();
-    let again = format!("diffmas fetch {model}");
-    resolve_model(model, offline, &mut |transfer| shown.show(&again, transfer))
+    shown(&format!("diffmas fetch {model}"), |on| resolve_model(model, offline, on))
 }
 
 /// The folder that `--adapter` means, fetched where necessary.
 pub fn adapter(adapter: &Path, offline: bool) -> Result<PathBuf> {
+    shown("the same command", |on| resolve_adapter(adapter, offline, on))
+}
+
+/// Does `work`, whose transfers are shown; Ctrl-C ends it, and `again` goes on.
+fn shown<T>(
+    again: &str,
+    work: impl FnOnce(&mut dyn FnMut(&Transfer) -> Result<()>) -> Result<T>,
+) -> Result<T> {
     let mut shown = Transfers::default();
-    resolve_adapter(adapter, offline, &mut |transfer| shown.show("the same command", transfer))
+    let heard = interrupt::Heard::start();
+    let done = work(&mut |transfer| shown.show(again, transfer))?;
+    heard.finish()?;
+    Ok(done)
 }
 
 /// Transfers as people see them: a bar a file on a terminal, elsewhere a line at its start and every few seconds.

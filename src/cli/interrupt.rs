@@ -1,17 +1,33 @@
-//! Ctrl-C: the first asks the work to stop at the next good point, the second stops at once.
+//! Ctrl-C, and the signals that ask a program to end. Most work has either nothing to save or saves it as it goes: it ends at once,
+//! whatever it is doing. Only what has to come to a good point first ([`Heard`]) is asked to; a second signal ends that at once, too.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use diffmas::checkpoint::end_process;
+use diffmas::{Error, Result};
 
 use super::verbosity;
 
+/// The exit code of work that was stopped.
+pub const CODE: u8 = 130;
+
 static STOP: AtomicBool = AtomicBool::new(false);
 static SILENT: AtomicBool = AtomicBool::new(false);
+/// Pieces of work that come to a good point by themselves.
+static HEARD: AtomicUsize = AtomicUsize::new(0);
+static WORDS: Mutex<String> = Mutex::new(String::new());
 
 /// Starts listening.
 pub fn install() {
     let result = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+        let again = STOP.swap(true, Ordering::SeqCst);
+        let heard = HEARD.load(Ordering::SeqCst) > 0;
+        if !heard {
+            verbosity::say(last_words());
+        }
+        if again || !heard {
+            end_process(CODE.into());
         }
         if !SILENT.load(Ordering::SeqCst) {
             verbosity::note("\nstopping after the step in progress; press Ctrl-C again to stop at once");
@@ -19,6 +35,47 @@ pub fn install() {
     });
     if let Err(e) = result {
         tracing::warn!("Ctrl-C will stop the program at once: {e}");
+    }
+}
+
+/// What is said when the work ends at once: what is kept, and how to go on.
+pub fn set_words(text: impl Into<String>) {
+    *words() = text.into();
+}
+
+fn last_words() -> String {
+    Some(words().clone()).filter(|text| !text.is_empty()).unwrap_or_else(|| "interrupted".into())
+}
+
+fn words() -> MutexGuard<'static, String> {
+    WORDS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While one lives, the work asks for [`requested`] often, and ends by itself.
+pub struct Heard;
+
+impl Heard {
+    /// From now on the work listens.
+    pub fn start() -> Self {
+        HEARD.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+
+    /// From now on it no longer does.
+    ///
+    /// # Errors
+    /// If the user asked to stop too late for it to notice.
+    pub fn finish(self) -> Result<()> {
+        match requested() {
+            true => Err(Error::Interrupted(last_words())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        HEARD.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -32,7 +89,7 @@ pub fn requested() -> bool {
     STOP.load(Ordering::SeqCst)
 }
 
-/// Says nothing at Ctrl-C from now on: in a chat, one sees the answer end.
+/// Says nothing from now on where work is asked to stop: in a chat, one sees the answer end.
 pub fn silence() {
     SILENT.store(true, Ordering::SeqCst);
 }

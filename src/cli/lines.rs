@@ -1,13 +1,12 @@
 //! Lines of standard input: edited and remembered on a terminal, plain elsewhere.
 
-use std::io::{BufRead, IsTerminal, stdin, stdout};
+use std::io::{IsTerminal, stdin, stdout};
 use std::path::PathBuf;
 
+use diffmas::input::read_line;
 use diffmas::{Error, Result};
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor};
-
-use super::interrupt;
 
 /// What the user typed.
 pub enum Line {
@@ -54,15 +53,11 @@ impl Lines {
     /// If standard input cannot be read or is not UTF-8.
     pub fn read(&mut self) -> Result<Line> {
         let Some(editor) = &mut self.editor else {
-            let mut line = String::new();
-            let read = stdin().lock().read_line(&mut line).map_err(failed)?;
-            return Ok(if interrupt::take() {
-                Line::Interrupted
-            } else if read == 0 {
-                Line::End
-            } else {
-                Line::Text(line)
-            });
+            let mut line = Vec::new();
+            if !read_line(&mut stdin().lock(), &mut line).map_err(failed)? {
+                return Ok(Line::End);
+            }
+            return String::from_utf8(line).map(Line::Text).map_err(failed);
         };
         match editor.readline("> ") {
             Ok(line) => Ok(Line::Text(line)),

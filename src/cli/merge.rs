@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffmas::agents::{AdapterScope, Origin};
 use diffmas::backbone::{ModelFiles, merge};
-use diffmas::checkpoint::StoredType;
 use diffmas::checkpoint::peft::{COMMUNICATION, CONFIG};
+use diffmas::checkpoint::{StoredType, recover};
 use diffmas::{Error, Result};
 
 use super::options::{Options, learned, run_of};
@@ -63,10 +63,8 @@ impl MergeCommand {
         if let Some(origin) = origin {
             compare_base(&adapter, &origin.base, &ModelFiles::open(&base)?)?;
         }
-        let dtype = merge(&base, &adapter, output, self.dtype, |_| match interrupt::requested() {
-            true => Err(Error::Interrupted("interrupted; nothing was written".into())),
-            false => Ok(()),
-        })?;
+        interrupt::set_words("interrupted; nothing was written");
+        let dtype = merge(&base, &adapter, output, self.dtype, |_| Ok(()))?;
         output::print(&format!("merged model in {} ({})", output.display(), dtype.name()))
     }
 }
@@ -104,6 +102,9 @@ fn check_adapter(dir: &Path) -> Result<()> {
 }
 
 fn check_output(dir: &Path, adapter: &Path, overwrite: bool) -> Result<()> {
+    if let Err(e) = recover(dir) {
+        tracing::warn!("{e}");
+    }
     if dir.exists() && !dir.is_dir() {
         return Err(Error::file(dir, "the output must be a folder, but this is a file"));
     }

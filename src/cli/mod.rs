@@ -17,12 +17,14 @@ mod merge;
 mod models;
 mod options;
 mod output;
+mod part;
 mod progress;
 mod report;
 mod run;
 mod run_log;
 mod session;
 mod summary;
+mod threads;
 mod train;
 mod verbosity;
 mod visible;
@@ -94,12 +96,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.verbosity.install();
     interrupt::install();
+    threads::install();
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) if output::closed() => ExitCode::SUCCESS,
         Err(Error::Interrupted(message)) => {
             verbosity::say(message);
-            ExitCode::from(130)
+            ExitCode::from(interrupt::CODE)
         }
         Err(e) => {
             verbosity::say(format_args!("error: {}", one_line(&e.to_string())));

@@ -64,10 +64,15 @@ impl Progress {
 
     /// Seconds per unit of work.
     fn rate(&self) -> f64 {
-        self.start.elapsed().as_secs_f64() / (self.done - self.first).max(1) as f64
+        self.start.elapsed().as_secs_f64() / self.done.saturating_sub(self.first).max(1) as f64
     }
 
     fn left(&self) -> Duration {
-        Duration::from_secs_f64(self.rate() * self.total.saturating_sub(self.done) as f64)
+        duration(self.rate() * self.total.saturating_sub(self.done) as f64)
     }
+}
+
+/// `seconds` as a time; those that are no time, or longer than any, as the longest.
+pub fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }

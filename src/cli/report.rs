@@ -28,11 +28,11 @@ impl ReportCommand {
     pub fn execute(self) -> Result<()> {
         let report = Report::read(&self.dir)?;
         let path = self.output.unwrap_or_else(|| self.dir.join("report.html"));
-        output::check_file(&path, "output", self.overwrite)?;
-        if report.is_made_of(&path) {
+        let file = output::check_file(&path, "output", self.overwrite)?;
+        if report.is_made_of(&file) {
             return Err(Error::file(&path, "--overwrite would replace this input; give another --output"));
         }
-        report.write(&path)?;
+        report.write(&file)?;
         output::print(&one_line(&report.verdict().sentence))?;
         output::print(&format!("report in {}", path.display()))
     }

@@ -1,25 +1,29 @@
 //! `diffmas run`
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use diffmas::agents::{ChannelKind, Listening, Team};
 use diffmas::backends::{Job, ModelBackend};
+use diffmas::checkpoint::{follow, is_stream, open_stream};
 use diffmas::communication::{Fingerprint, Trace, TraceOwner};
 use diffmas::evaluation::{Checking, Control};
 use diffmas::inference::{Answer, WrittenMessage};
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::answer::{Answering, Left};
 use super::generation::GenerationArgs;
 use super::options::{Options, TeamArgs};
+use super::part::{self, Part};
 use super::progress::Progress;
 use super::session::Session;
+use super::train::Begin;
 use super::{chat, interrupt, output, verbosity};
 
 /// Flags of `run`.
@@ -40,8 +44,11 @@ pub struct RunCommand {
     /// File for the answers, one JSON object a line in the order of --data; without it they are printed
     #[arg(long, value_name = "FILE.jsonl", requires = "data")]
     output: Option<PathBuf>,
-    /// Replace the files of --output, --save-trace and --save-trajectories
-    #[arg(long)]
+    /// Go on with a stopped run: finished batches are kept in FILE.jsonl.part until all questions are answered
+    #[arg(long, requires = "output", conflicts_with_all = ["save_trace", "load_trace"])]
+    resume: bool,
+    /// Replace the files of --output, --save-trace and --save-trajectories, and what a stopped run left
+    #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
     #[command(flatten)]
     generation: GenerationArgs,
@@ -73,26 +80,26 @@ out. Lines typed on a terminal are kept in $XDG_STATE_HOME/diffmas/history; one 
 Example: diffmas run runs/first --question \"2 + 3?\" --greedy";
 
 /// One answer as it is written.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Answered {
     line: usize,
     text: Option<String>,
     token_ids: Vec<u32>,
     /// What the upstream agents wrote, by role.
-    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     messages: Map<String, Value>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     details: Option<Details>,
 }
 
 /// What `--json` adds; times are those of the answer's whole batch.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Details {
     stopped: bool,
     trace_positions: usize,
     trace_bytes: usize,
     /// How much the final agent listened to each sender of vectors, as a mean over layers and prompt positions.
-    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     attention: Map<String, Value>,
     batch_size: usize,
     think_seconds: f64,
@@ -101,7 +108,8 @@ struct Details {
 
 impl RunCommand {
     /// Answers and prints or writes.
-    pub fn execute(self) -> Result<()> {
+    pub fn execute(mut self) -> Result<()> {
+        self.check_files()?;
         let session = Session::open(Options::of_team(&self.team, self.run.as_deref())?)?;
         let options = self.generation.options(&session)?;
         let stop = &self.generation.stop;
@@ -113,10 +121,10 @@ impl RunCommand {
             return kind.run(session.options.device_index, job).map_err(Error::invalid)?;
         };
         self.trace.validate(&session.team, samples.len())?;
-        self.check_files(samples.len(), session.batch_size(), session.team.channel)?;
+        self.check_traces(samples.len(), session.batch_size(), session.team.channel)?;
         let checking = self.checking(&answering, &samples)?;
         let job = AnswerAll { command: &self, answering, samples: &samples };
-        let answers = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        let (answers, sink) = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
         if let (Some(path), Some(checking)) = (&self.save_trajectories, checking) {
             let lines = trajectories(&checking, &samples, &answers)?;
             output::write_jsonl(path, &lines)?;
@@ -127,9 +135,9 @@ impl RunCommand {
                 path.display()
             ));
         }
-        match &self.output {
-            Some(path) => output::write_jsonl(path, &answers),
-            None => self.print(&answers),
+        match (sink, &self.output) {
+            (Sink::Part(part), Some(path)) => part.finish(path),
+            _ => Ok(()),
         }
     }
 
@@ -149,17 +157,40 @@ impl RunCommand {
         }
     }
 
-    /// Refuses to replace files, and traces that are not those of one batch.
-    fn check_files(&self, samples: usize, batch_size: usize, channel: ChannelKind) -> Result<()> {
-        for (flag, path) in [
-            ("output", &self.output),
-            ("save-trace", &self.save_trace),
-            ("save-trajectories", &self.save_trajectories),
-        ] {
+    /// How the answers begin.
+    fn begin(&self) -> Begin {
+        if self.resume { Begin::Resume } else { Begin::New { overwrite: self.overwrite } }
+    }
+
+    /// Refuses to replace files, and follows links to them.
+    fn check_files(&mut self) -> Result<()> {
+        let (begin, replaced) = (self.begin(), self.overwrite || self.resume);
+        if let Some(path) = &mut self.output {
+            let file = follow(path)?;
+            if is_stream(&file)? {
+                if self.resume {
+                    return Err(Error::file(
+                        path,
+                        "a device or a pipe keeps nothing to go on with; leave out --resume",
+                    ));
+                }
+            } else {
+                Part::check(&file, begin)?;
+            }
+            *path = output::check_file(path, "output", replaced)?;
+        }
+        for (flag, path) in
+            [("save-trace", &mut self.save_trace), ("save-trajectories", &mut self.save_trajectories)]
+        {
             if let Some(path) = path {
-                output::check_file(path, flag, self.overwrite)?;
+                *path = output::check_file(path, flag, replaced)?;
             }
         }
+        Ok(())
+    }
+
+    /// Refuses traces that are not those of one batch.
+    fn check_traces(&self, samples: usize, batch_size: usize, channel: ChannelKind) -> Result<()> {
         let traced = self.traced();
         if traced && samples > batch_size {
             return Err(Error::invalid(format!(
@@ -222,6 +253,16 @@ impl RunCommand {
     }
 }
 
+/// Where answers go, batch by batch.
+enum Sink {
+    /// To a file that becomes the output when it is whole.
+    Part(Part),
+    /// To a device or a pipe.
+    Stream(File),
+    /// To standard output.
+    Printed,
+}
+
 struct AnswerAll<'a> {
     command: &'a RunCommand,
     answering: Answering<'a>,
@@ -229,7 +270,7 @@ struct AnswerAll<'a> {
 }
 
 impl Job for AnswerAll<'_> {
-    type Output = Result<Vec<Answered>>;
+    type Output = Result<(Vec<Answered>, Sink)>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let team = self.answering.session.trained_team::<B>(&device)?;
@@ -237,14 +278,13 @@ impl Job for AnswerAll<'_> {
         // A trace file holds the samples' own messages.
         let seed = self.command.generation.seed;
         let others = self.command.trace.senders(n, seed).filter(|_| !self.command.traced());
-        let mut progress = (n > 1).then(|| Progress::new("answered", 0, n));
-        let mut all = Vec::with_capacity(n);
-        let indices: Vec<usize> = (0..n).collect();
+        let (mut sink, mut all) = self.sink(&team)?;
+        let mut progress = (n > 1).then(|| Progress::new("answered", all.len(), n));
+        let indices: Vec<usize> = (all.len()..n).collect();
         for rows in indices.chunks(self.answering.session.batch_size()) {
-            all.extend(self.batch(&team, rows, others.as_deref(), &device)?);
-            if interrupt::requested() {
-                return Err(Error::Interrupted("interrupted; no answer was written".into()));
-            }
+            let batch = self.batch(&team, rows, others.as_deref(), &device)?;
+            self.keep(&mut sink, &batch)?;
+            all.extend(batch);
             if let Some(progress) = &mut progress {
                 progress.set(all.len(), "");
             }
@@ -252,11 +292,62 @@ impl Job for AnswerAll<'_> {
         if let Some(progress) = progress {
             progress.finish();
         }
-        Ok(all)
+        Ok((all, sink))
     }
 }
 
 impl AnswerAll<'_> {
+    /// Opens what the answers go to; beside it, those of a stopped run.
+    fn sink<B: ModelBackend>(&self, team: &Team<B>) -> Result<(Sink, Vec<Answered>)> {
+        let Some(path) = &self.command.output else { return Ok((Sink::Printed, Vec::new())) };
+        if let Some(stream) = open_stream(path)? {
+            return Ok((Sink::Stream(stream), Vec::new()));
+        }
+        let (session, n) = (self.answering.session, self.samples.len());
+        let run = part::describe(session, team, self.samples, self.settings())?;
+        let (part, done) =
+            Part::open::<Answered>(path, self.command.begin(), &run, [session.batch_size(), n])?;
+        if self.command.resume {
+            verbosity::note(format_args!("going on after {} of {n} answers", done.len()));
+        }
+        interrupt::set_words(format!(
+            "stopped; finished answers are in {}. Go on with the same command and --resume",
+            Part::path(path).display()
+        ));
+        Ok((Sink::Part(part), done))
+    }
+
+    /// What answers depend on beside model, team and data.
+    fn settings(&self) -> Value {
+        let RunCommand { trace, json, .. } = self.command;
+        let o = self.answering.options;
+        json!({
+            "sampling": format!("{:?}", o.sampling),
+            "repetition_penalty": o.repetition_penalty,
+            "max_new_tokens": o.max_new_tokens,
+            "stop_tokens": o.stop_tokens,
+            "stop": self.answering.stop,
+            "seed": o.seed,
+            "trace": trace.to_string(),
+            "json": json,
+        })
+    }
+
+    /// Hands on the answers of a batch.
+    fn keep(&self, sink: &mut Sink, answers: &[Answered]) -> Result<()> {
+        match sink {
+            Sink::Part(part) => part.push(answers),
+            Sink::Stream(stream) => {
+                let path = self.command.output.as_deref().unwrap_or(Path::new("--output"));
+                let text = output::jsonl(path, answers)?;
+                stream
+                    .write_all(text.as_bytes())
+                    .map_err(|e| Error::file(path, format!("nothing can be written: {e}")))
+            }
+            Sink::Printed => self.command.print(answers),
+        }
+    }
+
     fn batch<B: ModelBackend>(
         &self,
         team: &Team<B>,

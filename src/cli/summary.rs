@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
 
 use diffmas::training::peak_memory_bytes;
 use indicatif::FormattedDuration;
 
+use super::progress;
 use super::run_log::RunLog;
 
 /// The end of a run in a few lines, over all its sessions.
@@ -69,6 +69,6 @@ fn duration(seconds: f64) -> String {
     if seconds < 100.0 {
         format!("{seconds:.1} s")
     } else {
-        FormattedDuration(Duration::from_secs_f64(seconds)).to_string()
+        FormattedDuration(progress::duration(seconds)).to_string()
     }
 }

@@ -159,16 +159,17 @@ impl Job for Train<'_> {
             self.samples.len(),
             trainer.parameters().num_elements()
         ));
+        let go_on = format!("Go on with: diffmas train --resume --output {}", self.dir.display());
+        if self.ending == Ending::Told {
+            interrupt::set_words(format!("stopped; what was trained is kept. {go_on}"));
+        }
         let mut log = RunLog::open(self.dir, done, team, &self.session.options)?;
         if done == 0 {
             self.score(&trainer, &mut log, 0)?;
         }
         let reason = self.train_with_progress(&mut trainer, &mut log, done, total)?;
         if reason == StopReason::Interrupted {
-            return Err(Error::Interrupted(format!(
-                "stopped; a checkpoint was written. Go on with: diffmas train --resume --output {}",
-                self.dir.display()
-            )));
+            return Err(Error::Interrupted(format!("stopped; a checkpoint was written. {go_on}")));
         }
         trainer.write(&self.dir.join(ADAPTER))?;
         self.score(&trainer, &mut log, total)?;
@@ -239,8 +240,7 @@ impl Train<'_> {
         let Some(samples) = self.held_out.as_ref().filter(|_| !log.has_eval_loss(step)) else {
             return Ok(());
         };
-        let (e, _) =
-            eval::score(self.session, &trainer.team(), samples, &Control::Real, self.config.seed, None)?;
+        let e = eval::score(self.session, &trainer.team(), samples, &Control::Real, self.config.seed)?;
         log.eval_loss(step, e.loss)
     }
 
@@ -252,6 +252,7 @@ impl Train<'_> {
         total: usize,
     ) -> Result<StopReason> {
         let mut progress = Progress::new("update", done, total);
+        let heard = interrupt::Heard::start();
         let reason = trainer.train(&self.samples, Some(self.dir), interrupt::stop(), |event| {
             match event {
                 Event::Step { metrics, .. } => {
@@ -269,7 +270,10 @@ impl Train<'_> {
             Ok(())
         });
         progress.finish();
-        reason
+        match reason? {
+            StopReason::Finished => heard.finish().map(|()| StopReason::Finished),
+            StopReason::Interrupted => Ok(StopReason::Interrupted),
+        }
     }
 }
 

@@ -13,4 +13,4 @@ pub use comparison::{Comparison, Part, Way};
 pub use controls::Control;
 pub use inspection::{Attention, Example, Inspection, Latents, LensToken, inspect};
 pub use paired::Paired;
-pub use score::{Accuracy, Cost, Evaluation, SampleScore, Scoring, evaluate};
+pub use score::{Accuracy, Cost, Evaluation, SampleScore, ScoredBatch, Scoring, evaluate, evaluate_after};

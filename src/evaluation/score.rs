@@ -114,6 +114,20 @@ pub fn evaluate<B: ModelBackend>(
     scoring: &Scoring<'_>,
     mut on_batch: impl FnMut(&[SampleScore]) -> Result<()>,
 ) -> Result<Evaluation> {
+    evaluate_after(team, samples, scoring, Vec::new(), |batch| on_batch(&batch.scores)).map(|(all, _)| all)
+}
+
+/// As [`evaluate`], going on after batches that are `done`; returns the scores, too.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_after<B: ModelBackend>(
+    team: &Team<B>,
+    samples: &[TokenizedSample],
+    scoring: &Scoring<'_>,
+    done: Vec<ScoredBatch>,
+    mut on_batch: impl FnMut(&ScoredBatch) -> Result<()>,
+) -> Result<(Evaluation, Vec<SampleScore>)> {
     scoring.control.validate(&team.config, samples.len())?;
     if let Some(s) = samples.iter().find(|s| s.target.as_ref().is_none_or(Vec::is_empty)) {
         return Err(Error::invalid(format!("line {}: there is no answer to score", s.line)));
@@ -121,21 +135,25 @@ pub fn evaluate<B: ModelBackend>(
     let others = scoring.control.senders(samples.len(), scoring.seed);
     let mut all: Vec<SampleScore> = Vec::with_capacity(samples.len());
     let mut total = Spent::default();
-    let indices: Vec<usize> = (0..samples.len()).collect();
+    for ScoredBatch { scores, spent } in done {
+        total.add(&spent);
+        all.extend(scores);
+    }
+    let indices: Vec<usize> = (all.len()..samples.len()).collect();
     for rows in indices.chunks(scoring.batch_size.max(1)) {
         let own: Vec<TokenizedSample> = rows.iter().map(|&i| samples[i].clone()).collect();
         let upstream = others
             .as_ref()
             .map(|other| TeamBatch::new(&rows.iter().map(|&i| &samples[other[i]]).collect::<Vec<_>>()));
-        let (scores, spent) = score_batch(team, own, upstream, scoring, rows)?;
-        total.add(&spent);
-        on_batch(&scores)?;
-        all.extend(scores);
+        let batch = score_batch(team, own, upstream, scoring, rows)?;
+        on_batch(&batch)?;
+        total.add(&batch.spent);
+        all.extend(batch.scores);
     }
     let tokens: usize = all.iter().map(|s| s.target_tokens).sum();
     let loss = all.iter().map(|s| s.loss * s.target_tokens as f64).sum::<f64>() / tokens.max(1) as f64;
     let checked: Vec<bool> = all.iter().filter_map(|s| s.right).collect();
-    Ok(Evaluation {
+    let evaluation = Evaluation {
         trace: scoring.control.to_string(),
         loss,
         loss_interval: loss_interval(&all, loss, tokens),
@@ -149,7 +167,8 @@ pub fn evaluate<B: ModelBackend>(
             forward_positions: total.positions as f64 / samples.len().max(1) as f64,
         }),
         against_real: None,
-    })
+    };
+    Ok((evaluation, all))
 }
 
 /// The 95 % interval of a ratio of sums over samples: that of the mean of `loss + (s_i − loss·n_i)·N / Σn`, the ratio's linearisation.
@@ -179,8 +198,16 @@ pub(super) fn proportion_interval(right: usize, n: usize) -> [f64; 2] {
     [bound(right, wrong + 1, 0.025).unwrap_or(0.0), bound(right + 1, wrong, 0.975).unwrap_or(1.0)]
 }
 
+/// What one batch adds to an evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoredBatch {
+    /// The scores of its samples.
+    pub scores: Vec<SampleScore>,
+    spent: Spent,
+}
+
 /// What upstream agents sent to the final one, and what that and its answers cost.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Spent {
     bytes: usize,
     messages: usize,
@@ -203,7 +230,7 @@ fn score_batch<B: ModelBackend>(
     upstream: Option<TeamBatch>,
     scoring: &Scoring<'_>,
     rows: &[usize],
-) -> Result<(Vec<SampleScore>, Spent)> {
+) -> Result<ScoredBatch> {
     let streams: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
     let text = team.config.channel == ChannelKind::Text && *scoring.control != Control::None;
     let mut spent = Spent::default();
@@ -262,7 +289,7 @@ fn score_batch<B: ModelBackend>(
             right,
         });
     }
-    Ok((scores, spent))
+    Ok(ScoredBatch { scores, spent })
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! What updates and held-out scores logged, as curves.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::folder::malformed;
 use crate::error::{Error, Result};
+use crate::input::{open_file, read_line};
 use crate::training::EvalMetrics;
 
 /// Updates and values, in the order of the updates; only finite values.
@@ -107,12 +107,12 @@ impl Curves {
 
 /// Hands every JSON line of the file at `path` to `each`; nothing where there is no such file.
 fn read_lines<T: DeserializeOwned>(path: &Path, mut each: impl FnMut(T)) -> Result<()> {
-    let file = match File::open(path) {
+    let file = match open_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file.map_err(|e| Error::file(path, e))?,
     };
     let (mut reader, mut line, mut number) = (BufReader::new(file), Vec::new(), 0);
-    while reader.read_until(b'\n', &mut line).map_err(|e| Error::file(path, e))? > 0 {
+    while read_line(&mut reader, &mut line).map_err(|e| Error::file(path, e))? {
         number += 1;
         if !line.trim_ascii().is_empty() {
             match serde_json::from_slice(&line) {

@@ -11,6 +11,7 @@ use super::{Verdict, page};
 use crate::checkpoint::write_atomic;
 use crate::error::{Error, Result};
 use crate::evaluation::{Comparison, Evaluation, Inspection};
+use crate::input;
 
 /// The files that a report is made of.
 const SOURCES: [&str; 6] = [
@@ -122,7 +123,7 @@ impl Report {
 
 /// The text of a file; none where there is no such file or nothing in it.
 fn text(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
+    match input::read_text(path, input::LONG_TEXT) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         text => Ok(Some(text.map_err(|e| Error::file(path, e))?).filter(|t| !t.trim().is_empty())),
     }

@@ -14,6 +14,8 @@
 //! stands the answer alone.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -21,6 +23,10 @@ use serde_json::{Map, Value};
 use super::toml_file::nearest;
 use super::unique_json::UniqueJson;
 use crate::error::{Error, Result};
+use crate::input::read_line;
+
+/// Most samples of a file: all of them are in memory, and a pipe could bring more and more.
+const MOST_SAMPLES: usize = 10_000_000;
 
 /// The fields that make up each form.
 const FORMS: [&[&str]; 4] =
@@ -76,16 +82,28 @@ pub enum Answers {
 /// field of the wrong type, an empty question, answer, prompt or target, a token id that is no unsigned
 /// 32-bit integer; and a file without samples.
 pub fn read_jsonl(path: &Path, answers: Answers) -> Result<Vec<Sample>> {
-    let bytes =
-        std::fs::read(path).map_err(|e| Error::file(path, format!("the file cannot be read: {e}")))?;
-    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    let mut samples = Vec::new();
-    for (index, raw) in bytes.split(|&b| b == b'\n').enumerate() {
+    let unreadable = |e: std::io::Error| format!("the file cannot be read: {e}");
+    let mut file = BufReader::new(File::open(path).map_err(|e| Error::file(path, unreadable(e)))?);
+    let (mut samples, mut line) = (Vec::new(), Vec::new());
+    for index in 1.. {
+        line.clear();
+        if !read_line(&mut file, &mut line).map_err(|e| Error::line(path, index, unreadable(e)))? {
+            break;
+        }
+        let mark = if index == 1 { "\u{feff}" } else { "" };
+        let raw = line.strip_prefix(mark.as_bytes()).unwrap_or(&line);
         if raw.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let sample = parse_line(index + 1, raw, answers).map_err(|m| Error::line(path, index + 1, m))?;
-        samples.push(sample);
+        let raw = raw.strip_suffix(b"\n").unwrap_or(raw);
+        samples.push(parse_line(index, raw, answers).map_err(|m| Error::line(path, index, m))?);
+        if samples.len() > MOST_SAMPLES {
+            return Err(Error::line(
+                path,
+                index,
+                format!("the file has more than {MOST_SAMPLES} samples; split it"),
+            ));
+        }
     }
     if samples.is_empty() {
         return Err(Error::file(path, "the file holds no samples; expected one JSON object a line"));

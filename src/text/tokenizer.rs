@@ -12,6 +12,7 @@ use super::stream::TextStream;
 use super::words::Words;
 use crate::error::{Error, Result};
 use crate::guard::guarded;
+use crate::input;
 
 /// Special tokens that a chat template may name: their names in `tokenizer_config.json`, and those of their ids in GGUF files.
 const SPECIAL_TOKENS: [(&str, &str); 7] = [
@@ -254,7 +255,7 @@ fn growth(part: &Value) -> usize {
 
 /// The file's content, `None` when there is no such file.
 fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
+    match input::read(path, input::LONG_TEXT) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::file(path, format!("the file cannot be read: {e}"))),

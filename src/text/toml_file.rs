@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::input;
 
 /// Reads the TOML file at `path`.
 ///
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// When the file cannot be read, is not TOML, or does not fit `T`.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path)
+    let text = input::read_text(path, input::TEXT)
         .map_err(|e| Error::file(path, format!("the file cannot be read: {e}")))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     toml::from_str(text).map_err(|e| {

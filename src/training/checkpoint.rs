@@ -19,6 +19,7 @@ use crate::checkpoint::peft::{COMMUNICATION, COMMUNICATION_CONFIG};
 use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
 use crate::communication::{ChannelKind, OverwriteUpdate, VectorsConfig};
 use crate::error::{Error, Result};
+use crate::input;
 use crate::text::TokenizedSample;
 
 /// The folder of a run or a checkpoint that holds what was learned.
@@ -128,7 +129,7 @@ pub fn read_communication<B: ModelBackend>(
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read_to_string(&settings).map_err(|e| Error::file(&settings, e))?;
+    let text = input::read_text(&settings, input::TEXT).map_err(|e| Error::file(&settings, e))?;
     let mut theirs: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| Error::file(&settings, e))?;
     // Modules that were written before it could be set have it.
@@ -237,7 +238,7 @@ fn manifest(dir: &Path) -> std::io::Result<BTreeMap<String, String>> {
 /// Refuses a checkpoint in which a file is not as it was written.
 fn check_manifest(dir: &Path) -> Result<()> {
     let path = dir.join(MANIFEST);
-    let text = fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+    let text = input::read_text(&path, input::TEXT).map_err(|e| Error::file(&path, e))?;
     let written: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
     let found = manifest(dir).map_err(|e| Error::file(dir, e))?;
     for name in written.keys().chain(found.keys()) {
@@ -302,7 +303,7 @@ pub fn read_checkpoint<B: ModelBackend>(
 fn read_state(dir: &Path) -> Result<CheckpointState> {
     check_manifest(dir)?;
     let path = dir.join("state.json");
-    let text = fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+    let text = input::read_text(&path, input::TEXT).map_err(|e| Error::file(&path, e))?;
     serde_json::from_str(&text).map_err(|e| Error::file(&path, e))
 }
 

@@ -146,6 +146,157 @@ fn a_folder_in_which_a_run_was_killed_before_it_began_counts_as_empty() {
     assert!(tree(&place.path("out")).iter().all(|name| !name.contains(".tmp-")));
 }
 
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_devices_pipes_and_sockets_are_never_replaced() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let place = Place::new();
+    let (model, data) = (golden("tiny-llama").join("model"), place.path("data.jsonl"));
+    let run = |output: &Path| {
+        let flags: [&dyn AsRef<std::ffi::OsStr>; 2] = [&"run", &"--overwrite"];
+        let mut command = diffmas(&flags);
+        command.arg("--model").arg(&model).arg("--data").arg(&data).args([
+            "--greedy",
+            "--max-new-tokens",
+            "2",
+        ]);
+        command.arg("--output").arg(output);
+        command
+    };
+    run(&place.path("plain")).assert().success();
+    let answers = fs::read(place.path("plain")).unwrap();
+    place.write("target", "old");
+    for target in ["target", "made/target"] {
+        let link = place.path("link");
+        let _ = fs::remove_file(&link);
+        symlink(target, &link).unwrap();
+        run(&link).assert().success();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(place.path(target)).unwrap(), answers);
+    }
+    assert_eq!(run(Path::new("/dev/stdout")).output().unwrap().stdout, answers);
+    run(Path::new("/dev/null")).assert().success();
+    assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    let socket = std::os::unix::net::UnixListener::bind(place.path("socket")).unwrap();
+    says(&failure(run(&place.path("socket"))), &["socket", "must be a file"]);
+    drop(socket);
+    let pipe = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let from = pipe.clone();
+    let reader = std::thread::spawn(move || fs::read(from).unwrap());
+    run(&pipe).assert().success();
+    assert_eq!(reader.join().unwrap(), answers);
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_lock_that_is_a_link_or_a_pipe_is_refused_and_empties_nothing() {
+    let place = Place::new();
+    let out = place.path("out");
+    place.train(&out, &["--max-steps", "1"]).assert().success();
+    let (lock, victim) = (out.join(".diffmas.lock"), place.write("victim", "precious"));
+    let resume = || diffmas(&[&"train", &"--resume", &"--output", &out]);
+    fs::remove_file(&lock).unwrap();
+    std::os::unix::fs::symlink(&victim, &lock).unwrap();
+    says(&failure(resume()), &[".diffmas.lock", "a symbolic link", "delete it"]);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    fs::remove_file(&lock).unwrap();
+    assert!(Command::new("mkfifo").arg(&lock).status().unwrap().success());
+    says(&failure(resume()), &[".diffmas.lock", "a pipe", "delete it"]);
+}
+
+#[test]
+fn what_a_stopped_run_left_is_gone_on_with_or_given_up_but_not_lost() {
+    let place = Place::new();
+    let (model, data) = (golden("tiny-llama").join("model"), place.path("data.jsonl"));
+    let run = |output: &str, more: &[&str]| {
+        let output = place.path(output);
+        let mut command = diffmas(&[&"run", &"--model", &model, &"--data", &data, &"--output", &output]);
+        command.args(["--batch-size", "1", "--max-new-tokens", "2"]).args(more);
+        command
+    };
+    run("whole", &[]).assert().success();
+    says(&failure(run("whole", &["--resume"])), &["whole", "nothing to resume"]);
+    place.write("a.part", "no run's\n");
+    says(&failure(run("a", &[])), &["a.part", "--resume", "--overwrite"]);
+    says(&failure(run("a", &["--resume"])), &["a.part, line 1", "--overwrite"]);
+    run("a", &["--overwrite"]).assert().success();
+    assert!(!place.path("a.part").exists());
+    let part = |seed: &str| {
+        let mut child = Command::new(assert_cmd::cargo::cargo_bin("diffmas"))
+            .args(["run", "--seed", seed, "--batch-size", "1", "--max-new-tokens", "1500", "--model"])
+            .arg(&model)
+            .arg("--data")
+            .arg(&data)
+            .arg("--output")
+            .arg(place.path("b"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while !fs::read_to_string(place.path("b.part")).is_ok_and(|text| text.ends_with('\n')) {
+            sleep(Duration::from_millis(2));
+        }
+        child.kill().and_then(|()| child.wait()).unwrap();
+    };
+    part("1");
+    let other = ["--resume", "--max-new-tokens", "1500", "--seed", "2"];
+    says(&failure(run("b", &other)), &["b.part", "another run", "`seed`: 1, here 2"]);
+    place.write("samples/samples.jsonl.part", "");
+    says(&failure(place.eval(&[&"--output", &place.path("samples")])), &["samples.jsonl.part", "--resume"]);
+    place.eval(&[&"--output", &place.path("samples"), &"--resume"]).assert().success();
+    assert!(!place.path("samples/samples.jsonl.part").exists());
+}
+
+/// Starts the program with `args`, asks it to end once it has begun, and returns its exit code and how long that took.
+#[cfg(unix)]
+fn ended(args: &[&dyn AsRef<std::ffi::OsStr>]) -> (Option<i32>, Duration) {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin("diffmas"));
+    command.args(args.iter().map(|a| a.as_ref())).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let _open = child.stdin.take(); // else it ends as the program is waited for
+    sleep(Duration::from_millis(500));
+    let clock = Instant::now();
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    (child.wait().unwrap().code(), clock.elapsed())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_program_that_waits_for_a_pipe_hears_that_it_is_to_end() {
+    let place = Place::new();
+    let (model, pipe) = (golden("tiny-llama").join("model"), place.path("pipe"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let data = place.path("data.jsonl");
+    for args in [
+        &[&"run" as &dyn AsRef<std::ffi::OsStr>, &"--model", &model, &"--data", &pipe][..],
+        &[&"run", &"--model", &model, &"--data", &"/dev/stdin"],
+        &[&"run", &"--model", &model, &"--data", &data, &"--system", &pipe],
+        &[&"eval", &"--model", &model, &"--data", &data, &"--config", &pipe],
+    ] {
+        let (code, time) = ended(args);
+        assert_eq!(code, Some(130));
+        assert!(time < Duration::from_secs(2), "{time:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn devices_without_end_and_pipes_for_weights_are_sentences() {
+    let place = Place::new();
+    let model = place.model();
+    let zero = Path::new("/dev/zero");
+    says(&failure(place.eval(&[&"--data", &zero])), &["/dev/zero, line 1", "more than 64 MiB"]);
+    says(&failure(place.eval(&[&"--system", &zero])), &["/dev/zero", "more than 64 MiB"]);
+    says(&failure(place.eval(&[&"--config", &zero])), &["/dev/zero", "more than 64 MiB"]);
+    let weights = model.join("model.safetensors");
+    fs::remove_file(&weights).unwrap();
+    assert!(Command::new("mkfifo").arg(&weights).status().unwrap().success());
+    says(&failure(place.eval(&[&"--model", &model])), &["model.safetensors", "a device or a pipe"]);
+    let mut many = place.eval(&[]);
+    many.env("RAYON_NUM_THREADS", "100000").assert().success();
+}
+
 /// Something mounted on a folder for one test.
 struct Mount(PathBuf);
 

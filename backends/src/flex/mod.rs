@@ -28,7 +28,7 @@ impl<J: Job> Job for InPool<J> {
     type Output = J::Output;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> J::Output {
-        match rayon::ThreadPoolBuilder::new().build() {
+        match rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build() {
             Ok(pool) => pool.install(|| self.0.run::<B>(device)),
             // No further threads are to be had: the caller's own will do.
             Err(_) => self.0.run::<B>(device),

@@ -4,9 +4,9 @@ use super::{BackboneConfig, Family, RopeConfig, RopeScaling};
 use crate::checkpoint::candle_message;
 use crate::checkpoint::gguf::{architecture, whole};
 use crate::error::{Error, Result};
+use crate::input::open_file;
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
-use std::fs::File;
 use std::path::Path;
 
 impl BackboneConfig {
@@ -136,7 +136,7 @@ impl Meta<'_> {
         if info.shape.dims() != [head_dim / 2] {
             return Err(error(format!("has the shape {:?}, not [{}]", info.shape.dims(), head_dim / 2)));
         }
-        let divisors = File::open(self.path)
+        let divisors = open_file(self.path)
             .map_err(candle_core::Error::from)
             .and_then(|mut file| self.content.tensor(&mut file, FACTORS, &Device::Cpu))
             .and_then(|tensor| tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>())
