@@ -152,6 +152,7 @@ impl Demo {
         if self.questions < 2 {
             return Err(Error::invalid("questions must be at least 2, so that messages can be shuffled"));
         }
+        TaskConfig::check_count("questions", self.questions)?;
         self.task_config().validate()?;
         self.team().validate()
     }

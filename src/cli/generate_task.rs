@@ -45,6 +45,8 @@ impl GenerateTaskCommand {
     pub fn execute(self) -> Result<()> {
         let config = TaskConfig { family: self.family, holders: self.holders, facts: self.facts };
         config.validate()?;
+        TaskConfig::check_count("train", self.train)?;
+        TaskConfig::check_count("test", self.test)?;
         let claim = Claim::new_run(&self.output, self.overwrite, "give another --output, or --overwrite")?;
         claim.clear()?;
         let train = config.problems(Split::Train, self.seed, self.train);

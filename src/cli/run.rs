@@ -469,7 +469,7 @@ impl AnswerAll<'_> {
         let room = self.answering.session.model.config.max_position_embeddings;
         for (sample, &start) in samples.iter().zip(start) {
             let prompt = sample.prompts.last().map_or(0, Vec::len);
-            let total = start as usize + prompt + self.answering.options.max_new_tokens;
+            let total = (start as usize + prompt).saturating_add(self.answering.options.max_new_tokens);
             if total > room {
                 return Err(Error::file(
                     path,

@@ -103,7 +103,7 @@ impl Session {
         path.display().to_string()
     }
 
-    /// Reads and tokenises a data file; `answer` tokens are left room for where a line has no target.
+    /// Reads and tokenises a data file; at least `answer` tokens are left room for.
     pub fn data(&self, path: &Path, answers: Answers, answer: usize) -> Result<Vec<TokenizedSample>> {
         let samples = read_jsonl(path, answers)?;
         // All of them before any error, so that it is that of the first line that has one.
@@ -115,7 +115,7 @@ impl Session {
     pub fn tokenize(&self, path: &Path, sample: &Sample, answer: usize) -> Result<TokenizedSample> {
         let c = &self.model.config;
         let tokenized = self.prompts.build(path, sample, c.vocab_size)?;
-        let answer = tokenized.target.as_ref().map_or(answer, Vec::len);
+        let answer = tokenized.target.as_ref().map_or(0, Vec::len).max(answer);
         check_context(&self.team, &tokenized, answer, c.max_position_embeddings)
             .map_err(|e| Error::file(path, e))?;
         Ok(tokenized)

@@ -86,9 +86,11 @@ impl TaskConfig {
         }
         // Nobody is the subject of two facts that could be asked for.
         let (subjects, what, room) = match family {
-            Family::Relay => (holders * self.facts.max, "names", NAMES.len()),
-            Family::TwoHop => (holders.div_ceil(2) * self.facts.max, "names and places", NAMES.len()),
-            Family::Distractor => (holders * relevant(self.facts.max), "names", NAMES.len()),
+            Family::Relay => (holders.saturating_mul(self.facts.max), "names", NAMES.len()),
+            Family::TwoHop => {
+                (holders.div_ceil(2).saturating_mul(self.facts.max), "names and places", NAMES.len())
+            }
+            Family::Distractor => (holders.saturating_mul(relevant(self.facts.max)), "names", NAMES.len()),
         };
         if subjects > room || self.facts.max > NAMES.len() {
             return Err(Error::invalid(format!(
@@ -96,6 +98,18 @@ impl TaskConfig {
                 self.facts.max,
                 subjects.max(self.facts.max)
             )));
+        }
+        Ok(())
+    }
+
+    /// Refuses more problems than fit into memory; `name` is the setting that asks for `count`.
+    ///
+    /// # Errors
+    /// Naming the setting and the most there may be.
+    pub fn check_count(name: &str, count: usize) -> Result<()> {
+        const MOST: usize = 1 << 20;
+        if count > MOST {
+            return Err(Error::invalid(format!("{name} = {count} is too large: at most {MOST}")));
         }
         Ok(())
     }

@@ -13,5 +13,6 @@ mod output;
 mod report;
 mod resume;
 mod settings;
+mod sizes;
 mod team;
 mod weights;
