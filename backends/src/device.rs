@@ -61,6 +61,19 @@ pub enum DeviceError {
     },
 }
 
+/// What a graphics API found to run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adapter {
+    /// Its name, as the driver gives it.
+    pub name: String,
+    /// The graphics API.
+    pub api: String,
+    /// Whether it is a program on the CPU.
+    pub software: bool,
+    /// Whether such a program was asked for (`DIFFMAS_SOFTWARE_GPU`).
+    pub wanted: bool,
+}
+
 /// Work that runs on any backend; [`BackendKind::run`] gives it one.
 pub trait Job: Send {
     /// What the work returns.
@@ -120,6 +133,16 @@ impl BackendKind {
     /// Whether the backend computes on the CPU, so that its memory is the process's.
     pub fn is_cpu(self) -> bool {
         matches!(self.name(), "flex" | "ndarray")
+    }
+
+    /// What a started device runs on; none for backends whose name says it.
+    pub fn adapter(self, index: Option<usize>) -> Option<Adapter> {
+        #[cfg(feature = "wgpu")]
+        if ["wgpu", "vulkan", "metal"].contains(&self.name()) {
+            return crate::wgpu::adapter(index);
+        }
+        let _ = index;
+        None
     }
 
     /// Runs `job` on this backend; `index` picks among several GPUs.

@@ -19,7 +19,13 @@ impl Job for Name {
 /// Lists what is compiled in, and what starts.
 pub fn execute() -> Result<()> {
     for kind in BackendKind::ALL {
-        let state = kind.run(None, Name).unwrap_or_else(|e| format!("not usable: {e}"));
+        let mut state = kind.run(None, Name).unwrap_or_else(|e| format!("not usable: {e}"));
+        if let Some(adapter) = kind.adapter(None) {
+            state = format!("{state}: {}, {}", adapter.name, adapter.api);
+            if adapter.software {
+                state.push_str("; no GPU but a program on the CPU, and slow");
+            }
+        }
         output::print(&format!("{:<8} {state}", kind.name()))?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! What every command does first: read model, team and data before any device is touched.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use diffmas::agents::{AdapterScope, AdapterSet, Base, Origin, TeamConfig, TeamModel, check_context};
@@ -135,10 +135,25 @@ impl Session {
 
     /// The team on a device, without values for what it learns.
     pub fn team_model<B: ModelBackend>(&self, device: &B::Device) -> Result<TeamModel<B>> {
+        self.tell_software()?;
         let clock = Instant::now();
         let backbone = self.model.load(device)?;
         tracing::debug!("weights loaded in {:.2} s", clock.elapsed().as_secs_f64());
         Ok(TeamModel::new(self.team.clone(), backbone, self.options.seed.unwrap_or(42)))
+    }
+
+    /// Says once that the graphics API found no GPU, where nobody asked for that.
+    fn tell_software(&self) -> Result<()> {
+        static TOLD: Once = Once::new();
+        let kind = self.options.backend()?;
+        let adapter = kind.adapter(self.options.device_index).filter(|a| a.software && !a.wanted);
+        if let Some(adapter) = adapter {
+            TOLD.call_once(|| {
+                let name = adapter.name;
+                tracing::warn!("{kind} found no GPU and runs on {name}, a program on the CPU; --backend flex is much faster");
+            });
+        }
+        Ok(())
     }
 
     /// How upstream agents write, on the channel `text`.
