@@ -13,6 +13,7 @@ mod output;
 mod report;
 mod resume;
 mod settings;
+#[cfg(unix)]
 mod sizes;
 mod team;
 mod weights;
