@@ -97,7 +97,7 @@ impl CommunicationConfig {
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn write_communication<B: ModelBackend>(
+fn write_communication<B: ModelBackend>(
     dir: &Path,
     model: &TeamModel<B>,
     parameters: &Parameters<B>,
@@ -117,7 +117,7 @@ pub fn write_communication<B: ModelBackend>(
     write_atomic(&dir.join(COMMUNICATION_CONFIG), text.as_bytes())
 }
 
-/// What [`write_communication`] left in `dir`; none where it left nothing.
+/// The communication modules that [`write_learned`] left in `dir`; none where it left none.
 ///
 /// # Errors
 /// If the files are damaged, or of another channel, model or team, naming the setting that differs.

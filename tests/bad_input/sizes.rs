@@ -40,6 +40,8 @@ fn outcome(command: Command) -> (Option<i32>, String, i64) {
     let mut said = tempfile::tempfile().unwrap();
     let mut process = std::process::Command::new(command.get_program());
     let process = process.args(command.get_args()).stdout(Stdio::null()).stderr(said.try_clone().unwrap());
+    // `wait4` below is its end: it tells the memory, which `wait` does not.
+    #[expect(clippy::zombie_processes)]
     let mut child = process.spawn().unwrap();
     let pid = libc::pid_t::try_from(child.id()).unwrap();
     let (clock, mut status) = (Instant::now(), 0);
