@@ -6,12 +6,14 @@
 //! operations.
 
 mod attention;
+mod batched;
 mod dots;
 mod elementwise;
 mod linear;
 mod matmul;
 mod shared;
 mod sums;
+mod weighted;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -42,6 +44,14 @@ fn contiguous<const D: usize>(x: Tensor<Flex, D>) -> FlexTensor {
     if t.as_slice::<f32>().is_some() { t } else { t.to_contiguous() }
 }
 
+/// The tensor below the public one, without gaps, its rows or its columns in order.
+fn laid(x: Tensor<Flex, 2>) -> FlexTensor {
+    let [rows, _] = x.dims();
+    let t = x.into_primitive().tensor();
+    let columns = *t.layout().strides() == [1, rows as isize];
+    if columns || t.as_slice::<f32>().is_some() { t } else { t.to_contiguous() }
+}
+
 /// The values of a [`contiguous`] f32 tensor.
 fn values(t: &FlexTensor) -> &[f32] {
     t.as_slice::<f32>().expect("a contiguous f32 tensor")
@@ -58,6 +68,18 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 impl ModelBackend for Flex {
     fn attention_mask(mask: HostMask, _device: &Self::Device) -> AttentionMask<Self> {
         AttentionMask::on_host(mask)
+    }
+
+    fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
+        if is_f32(&a) && is_f32(&b) { batched::matmul(a, b) } else { a.matmul(b) }
+    }
+
+    fn softmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        if is_f32(&x) { elementwise::softmax(x) } else { burn::tensor::activation::softmax(x, D - 1) }
+    }
+
+    fn frozen_weight(w: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if is_f32(&w) { linear::frozen_weight(w) } else { w }
     }
 
     fn frozen_linear(
