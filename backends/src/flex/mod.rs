@@ -2,7 +2,8 @@
 //! by allocation: linear layers on weights as they lie ([`dots`], [`sums`]), attention over blocks ([`attention`]), and
 //! elementwise passes ([`elementwise`]).
 //!
-//! Every kernel splits its work so that no result depends on the number of threads. Tensors that are not f32 take the composed
+//! What belongs to a row is summed in an order of its own: it has the same bits whatever rows and padding stand beside it, and whatever the
+//! number of threads. Gradients of parameters are sums over rows and agree to rounding. Tensors that are not f32 take the composed
 //! operations.
 
 mod attention;

@@ -110,8 +110,6 @@ fn load<S: Simd, const V: usize>(simd: S, x: &[f32]) -> [S::f32s; V] {
         return [simd.partial_load_f32s(tail); V];
     }
     let mut vectors = [simd.splat_f32s(0.0); V];
-    for v in 0..V {
-        vectors[v] = whole[v];
-    }
+    vectors.copy_from_slice(&whole[..V]);
     vectors
 }
