@@ -90,6 +90,23 @@ impl<B: ModelBackend, const D: usize> Backward<B, 1> for Sum<D> {
     }
 }
 
+/// State: the weights.
+#[derive(Debug)]
+struct Softmax<const D: usize>;
+
+impl<B: ModelBackend, const D: usize> Backward<B, 1> for Softmax<D> {
+    type State = Tensor<B, D>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float::<B, D>(grads.consume::<B>(&ops.node));
+        let y = ops.state;
+        if let [Some(n)] = ops.parents {
+            let mean = (dy.clone() * y.clone()).sum_dim(D - 1);
+            grads.register::<B>(n.id, to_float(y * (dy - mean)));
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct LinearState<B: Backend> {
     x: Option<Tensor<B, 2>>,
@@ -251,6 +268,16 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
         let (parent, shape) = (node(&x), x.dims());
         record(Sum::<D>, [parent], B::sum(x.inner()), || shape)
+    }
+
+    fn softmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        let parent = node(&x);
+        let y = B::softmax_last(x.inner());
+        record(Softmax::<D>, [parent], y.clone(), || y)
+    }
+
+    fn frozen_weight(weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        untracked(B::frozen_weight(weight.inner()))
     }
 
     fn frozen_linear(

@@ -95,6 +95,20 @@ pub trait ModelBackend: Backend {
         x.sum()
     }
 
+    /// Softmax over the last dimension. A score whose exponential is 0 changes no other weight, not even by rounding, where a backend
+    /// promises rows that do not depend on padding.
+    fn softmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        burn::tensor::activation::softmax(x, D - 1)
+    }
+
+    /// A weight laid out as [`ModelBackend::frozen_linear`] reads it best; the same numbers in the same places.
+    ///
+    /// # Shapes
+    /// `[out, in]` → `[out, in]`
+    fn frozen_weight(weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        weight
+    }
+
     /// `y = x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`, LoRA kept factored (Hu et al., arXiv 2106.09685).
     ///
     /// # Shapes

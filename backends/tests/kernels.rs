@@ -41,23 +41,89 @@ fn close<const D: usize>(got: T<D>, want: T<D>, what: &str) {
 fn frozen_linear_layers_agree_for_few_and_many_rows() {
     for rows in [1, 3, 8, 17, 40, 130] {
         for (cols, out) in [(64, 160), (70, 33), (576, 1536)] {
-            let what = format!("{rows} rows, {cols} to {out}");
             let (x, w, bias) = (random([rows, cols]), random([out, cols]), random([out]));
             let (a, b) = (random([4, cols]), random([out, 4]));
             let lora = Some(LoraRef { a: &a, b: &b, scaling: 0.7 });
-            close(
-                Flex::frozen_linear(x.clone(), &w, Some(&bias), lora),
-                composed::frozen_linear(x.clone(), &w, Some(&bias), lora),
-                &what,
-            );
-            let dy = random([rows, out]);
-            let got = Flex::frozen_linear_backward(dy.clone(), Some(x.clone()), &w, lora, true);
-            let want = composed::frozen_linear_backward(dy.clone(), Some(x), &w, lora, true);
-            close(got.0.unwrap(), want.0.unwrap(), &format!("{what}, dx"));
-            let ((da, db), (wa, wb)) = (got.1.unwrap(), want.1.unwrap());
-            close(da, wa, &format!("{what}, dA"));
-            close(db, wb, &format!("{what}, dB"));
-            assert!(Flex::frozen_linear_backward(dy, None, &w, None, false).0.is_none());
+            for (w, layout) in [(w.clone(), "rows"), (Flex::frozen_weight(w), "columns")] {
+                let what = format!("{rows} rows, {cols} to {out}, {layout} without gaps");
+                close(
+                    Flex::frozen_linear(x.clone(), &w, Some(&bias), lora),
+                    composed::frozen_linear(x.clone(), &w, Some(&bias), lora),
+                    &what,
+                );
+                let dy = random([rows, out]);
+                let got = Flex::frozen_linear_backward(dy.clone(), Some(x.clone()), &w, lora, true);
+                let want = composed::frozen_linear_backward(dy.clone(), Some(x.clone()), &w, lora, true);
+                close(got.0.unwrap(), want.0.unwrap(), &format!("{what}, dx"));
+                let ((da, db), (wa, wb)) = (got.1.unwrap(), want.1.unwrap());
+                close(da, wa, &format!("{what}, dA"));
+                close(db, wb, &format!("{what}, dB"));
+                assert!(Flex::frozen_linear_backward(dy, None, &w, None, false).0.is_none());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_of_a_product_does_not_depend_on_the_rows_beside_it() {
+    for (cols, out) in [(64, 160), (70, 33), (1, 5), (3, 1), (576, 192), (1100, 40)] {
+        let (x, w, bias) = (random([300, cols]), random([out, cols]), random([out]));
+        let (a, b) = (random([4, cols]), random([out, 4]));
+        let lora = Some(LoraRef { a: &a, b: &b, scaling: 0.7 });
+        let columns = Flex::frozen_weight(w.clone());
+        let right = w.clone().transpose().mul_scalar(1.0);
+        let ways: [(&str, &dyn Fn(T<2>) -> T<2>); 5] = [
+            ("rows", &|x| Flex::frozen_linear(x, &w, Some(&bias), lora)),
+            ("columns", &|x| Flex::frozen_linear(x, &columns, Some(&bias), lora)),
+            ("columns alone", &|x| Flex::frozen_linear(x, &columns, None, None)),
+            ("a matrix", &|x| Flex::matmul(x, right.clone())),
+            ("a transposed matrix", &|x| Flex::matmul(x, w.clone().transpose())),
+        ];
+        for (way, f) in ways {
+            let all = f(x.clone()).to_data();
+            for (from, n) in [(0, 1), (7, 2), (100, 9), (31, 60), (150, 150), (0, 0)] {
+                let some = f(x.clone().slice([from..from + n, 0..cols])).to_data();
+                let (some, all) = (some.as_slice::<f32>().unwrap(), all.as_slice::<f32>().unwrap());
+                assert!(
+                    some == &all[from * out..(from + n) * out],
+                    "{way}, {cols} to {out}: rows {from} to {}",
+                    from + n
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn products_in_leading_dimensions_agree_however_they_lie() {
+    for [m, k, n] in [[1, 7, 5], [4, 64, 33], [60, 9000, 70]] {
+        let (a, b) = (random([2, 3, m, k]), random([2, 3, k, n]));
+        let turned = |x: &T<4>| x.clone().swap_dims(2, 3).mul_scalar(1.0).swap_dims(2, 3);
+        let other = |x: &T<4>| x.clone().swap_dims(1, 2).mul_scalar(1.0).swap_dims(1, 2);
+        for (a, b) in
+            [(a.clone(), b.clone()), (a.clone(), turned(&b)), (turned(&a), b.clone()), (other(&a), other(&b))]
+        {
+            let what = format!("{m} x {k} x {n}");
+            close(Flex::matmul(a.clone(), b.clone()), a.matmul(b), &what);
+        }
+    }
+}
+
+#[test]
+fn hidden_scores_do_not_move_a_softmax() {
+    for n in [1, 5, 40, 700] {
+        let x = random([6, n]).mul_scalar(3.0);
+        let want = Flex::softmax_last(x.clone());
+        close(want.clone(), burn::tensor::activation::softmax(x.clone(), 1), "softmax");
+        for hidden in [1, 3, 33] {
+            let (left, right) = (x.clone().slice([0..6, 0..n / 3]), x.clone().slice([0..6, n / 3..n]));
+            let none = |n: usize| T::<2>::full([6, n], -3e4, &Default::default());
+            let y = Flex::softmax_last(Tensor::cat(vec![none(hidden), left, none(2), right], 1));
+            let [_, all] = y.dims();
+            let from = hidden + n / 3;
+            let real =
+                Tensor::cat(vec![y.clone().slice([0..6, hidden..from]), y.slice([0..6, from + 2..all])], 1);
+            real.into_data().assert_eq(&want.to_data(), true);
         }
     }
 }
@@ -141,6 +207,61 @@ fn attention_agrees_over_one_to_three_blocks_with_and_without_padding() {
     }
 }
 
+/// `x [B, t, …]` after `n` positions of other numbers.
+fn after<const D: usize>(x: &T<D>, dim: usize, n: usize) -> T<D> {
+    let mut shape = x.dims();
+    shape[dim] = n;
+    Tensor::cat(vec![random(shape).mul_scalar(100.0), x.clone()], dim)
+}
+
+#[test]
+fn padding_rows_beside_and_cuts_of_the_keys_change_no_bit_of_attention() {
+    let (h, g, d) = (6, 2, 48);
+    for (t, sizes) in [(1, vec![70, 3]), (5, vec![20, 5]), (30, vec![90, 41, 30]), (150, vec![150])] {
+        let blocks: Vec<_> = sizes
+            .iter()
+            .map(|&n| KeyValueBlock { key: random([1, g, n, d]), value: random([1, g, n, d]) })
+            .collect();
+        let q = random([1, t, h, d]);
+        let n: usize = sizes.iter().sum();
+        let of = |q: &T<4>, blocks: &[KeyValueBlock<Flex>], mask| {
+            let mask = AttentionMask::<Flex>::on_host(mask);
+            Flex::block_attention(q.clone(), blocks, &mask, 0.2).0
+        };
+        let alone = of(&q, &blocks, HostMask::new(1, t, n, None)).to_data();
+
+        // All keys in one block.
+        let joined = [KeyValueBlock {
+            key: Tensor::cat(blocks.iter().map(|b| b.key.clone()).collect(), 2),
+            value: Tensor::cat(blocks.iter().map(|b| b.value.clone()).collect(), 2),
+        }];
+        alone.assert_eq(&of(&q, &joined, HostMask::new(1, t, n, None)).into_data(), true);
+
+        // Padding before each block, the queries' own included, and another row beside.
+        for padding in [1, 9, 40] {
+            let padded: Vec<_> = blocks
+                .iter()
+                .map(|b| {
+                    let two = |x: &T<4>| {
+                        let x = after(x, 2, padding);
+                        Tensor::cat(vec![random(x.dims()), x], 0)
+                    };
+                    KeyValueBlock { key: two(&b.key), value: two(&b.value) }
+                })
+                .collect();
+            let own = if t == 1 { 0 } else { padding };
+            let two = after(&q, 1, own);
+            let two = Tensor::cat(vec![random(two.dims()), two], 0);
+            let total = n + sizes.len() * padding;
+            let row = sizes.iter().flat_map(|&n| [vec![false; padding], vec![true; n]].concat());
+            let valid = std::iter::repeat_n(true, total).chain(row).collect();
+            let out = of(&two, &padded, HostMask::new(2, t + own, total, Some(valid)));
+            let real = out.slice([1..2, own..own + t, 0..h, 0..d]);
+            alone.assert_eq(&real.into_data(), true);
+        }
+    }
+}
+
 #[test]
 fn a_query_that_sees_nothing_gives_zeros_and_finite_gradients() {
     let (q, blocks, _) = call(1, 1, &[4], false);
@@ -164,23 +285,31 @@ fn a_query_that_sees_nothing_gives_zeros_and_finite_gradients() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let (x, w) = (random([1, 576]), random([1536, 576]));
-    let dy = random([1, 1536]);
-    // Many query heads share each KV head, so that one query makes many rows.
-    let q = random([1, 1, 24, 16]);
-    let blocks = [KeyValueBlock { key: random([1, 2, 300, 16]), value: random([1, 2, 300, 16]) }];
-    let mask = HostMask { batch: 1, queries: 1, keys: 300, valid: None };
-    let compute = || -> [TensorData; 3] {
-        let mask = Flex::attention_mask(mask.clone(), &Default::default());
-        [
-            Flex::frozen_linear(x.clone(), &w, None, None).into_data(),
-            Flex::frozen_linear_backward(dy.clone(), None, &w, None, true).0.unwrap().into_data(),
-            Flex::block_attention(q.clone(), &blocks, &mask, 0.25).0.into_data(),
-        ]
-    };
-    let with = |n: usize| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(compute);
-    let one = with(1);
-    for n in [2, 3, 5] {
-        assert_eq!(with(n), one, "{n} threads");
+    let weight = random([1536, 576]);
+    let columns = Flex::frozen_weight(weight.clone());
+    let right = random([576, 200]);
+    for rows in [1, 200] {
+        let (x, dy) = (random([rows, 576]), random([rows, 1536]));
+        // Many query heads share each KV head, so that one query makes many rows.
+        let q = random([1, rows, 24, 16]);
+        let blocks = [KeyValueBlock { key: random([1, 2, 300, 16]), value: random([1, 2, 300, 16]) }];
+        let mask = HostMask { batch: 1, queries: rows, keys: 300, valid: None };
+        let compute = || -> Vec<TensorData> {
+            let mask = Flex::attention_mask(mask.clone(), &Default::default());
+            let linear = [&weight, &columns].into_iter().flat_map(|w| {
+                let y = Flex::frozen_linear(x.clone(), w, None, None);
+                [y, Flex::frozen_linear_backward(dy.clone(), None, w, None, true).0.unwrap()]
+            });
+            let products = [Flex::matmul(x.clone(), right.clone()), Flex::softmax_last(x.clone())];
+            let attention = Flex::block_attention(q.clone(), &blocks, &mask, 0.25).0;
+            let all = linear.chain(products).map(Tensor::into_data);
+            all.chain([attention.into_data()]).collect()
+        };
+        let with =
+            |n: usize| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(compute);
+        let one = with(1);
+        for n in [2, 3, 5] {
+            assert!(with(n) == one, "{rows} rows, {n} threads");
+        }
     }
 }

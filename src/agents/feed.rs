@@ -1,7 +1,7 @@
 //! How a hidden state becomes the next input embedding of a latent step.
 
 use burn::prelude::*;
-use burn::tensor::{TensorData, activation};
+use burn::tensor::TensorData;
 use diffmas_backends::{Autodiff, ModelBackend};
 use nalgebra::DMatrix;
 
@@ -56,9 +56,7 @@ impl<B: ModelBackend> FeedModule<B> {
                 B::matmul(h, self.realign.clone().expect("made with the realignment matrix"))
             }
             FeedKind::Learned => B::matmul(h, self.learned.clone().expect("made with the trainable matrix")),
-            FeedKind::Soft => {
-                B::matmul(activation::softmax(backbone.logits(h), 1), backbone.embed_tokens.clone())
-            }
+            FeedKind::Soft => B::matmul(B::softmax_last(backbone.logits(h)), backbone.embed_tokens.clone()),
         };
         let norm = z.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-6);
         z * norm.recip().mul_scalar(self.rho)

@@ -1,7 +1,6 @@
 //! Grouped-query self-attention over blocks of keys and values.
 
 use burn::prelude::*;
-use burn::tensor::activation;
 use diffmas_backends::{AttentionMask, Autodiff, KeyValueBlock, ModelBackend};
 
 use super::{BackboneConfig, Linear, RmsNorm};
@@ -98,7 +97,7 @@ impl<B: ModelBackend> Attention<B> {
             let hidden = allowed.clone().equal_elem(0).expand([b, h, context.len, n]);
             scores = scores.mask_fill(hidden, -1e30);
         }
-        activation::softmax(scores, 3)
+        B::softmax_last(scores)
     }
 
     /// Queries, rotated: `[B·t, D]` → `[B, t, H, d]`

@@ -132,7 +132,7 @@ fn block<B: ModelBackend>(read: &mut Reader<'_, B>, c: &BackboneConfig, i: usize
         Ok(RmsNorm { weight: read.vector(&format!("{p}.{name}.weight"))?, eps: c.rms_norm_eps })
     };
     let linear = |read: &mut Reader<'_, B>, name: &str, bias: bool| -> Result<Linear<B>> {
-        let weight = read.matrix(&format!("{p}.{name}.weight"))?;
+        let weight = B::frozen_weight(read.matrix(&format!("{p}.{name}.weight"))?);
         let bias = bias.then(|| read.vector(&format!("{p}.{name}.bias"))).transpose()?;
         Ok(Linear::new(weight, bias))
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::prelude::*;
-use burn::tensor::{TensorData, activation};
+use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
 use super::init::{Draws, Projection};
@@ -155,9 +155,9 @@ pub(super) fn attend<B: ModelBackend>(
     }
     let weights = if quiet {
         let nothing = Tensor::zeros([b, h, t, 1], &device);
-        activation::softmax(Tensor::cat(vec![scores, nothing], 3), 3).narrow(3, 0, n)
+        B::softmax_last(Tensor::cat(vec![scores, nothing], 3)).narrow(3, 0, n)
     } else {
-        activation::softmax(scores, 3)
+        B::softmax_last(scores)
     };
     let out = B::matmul(weights.clone(), v).swap_dims(1, 2).reshape([b, t, h * w]);
     (out, weights)

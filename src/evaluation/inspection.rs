@@ -4,7 +4,6 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use burn::tensor::activation;
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
@@ -199,7 +198,7 @@ fn senders<B: ModelBackend>(
 fn latents<B: ModelBackend>(team: &Team<B>, thought: &Thought<B>, tokenizer: &Tokenizer) -> Result<Latents> {
     let backbone: &Backbone<B> = &team.roles[thought.sender];
     let positions = thought.latents[1..].iter().map(|h| {
-        let scores = activation::softmax(backbone.logits(h.clone().narrow(0, 0, 1)), 1);
+        let scores = B::softmax_last(backbone.logits(h.clone().narrow(0, 0, 1)));
         let mut scores: Vec<(usize, f64)> = scores.into_data().iter::<f64>().enumerate().collect();
         scores.sort_by(|a, b| b.1.total_cmp(&a.1));
         let token = |&(id, probability): &(usize, f64)| {

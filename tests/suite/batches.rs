@@ -14,7 +14,7 @@ use diffmas::training::TrainConfig;
 use proptest::prelude::*;
 
 /// The team of `setting` with its gates open and one feed for all agents.
-fn open_team<B: ModelBackend>(setting: &Setting, feed: FeedKind, device: &B::Device) -> Golden<B> {
+pub fn open_team<B: ModelBackend>(setting: &Setting, feed: FeedKind, device: &B::Device) -> Golden<B> {
     with_open_gates(setting.load_with(|c| c.feed = feed, device))
 }
 
@@ -22,7 +22,7 @@ fn open_team<B: ModelBackend>(setting: &Setting, feed: FeedKind, device: &B::Dev
 /// beside, and soft feeds amplify it to 2e-4 on some backends; what is wrong is off by its own size.
 const TENSOR: f64 = 1e-3;
 
-const FEEDS: [FeedKind; 4] = [FeedKind::Identity, FeedKind::Realign, FeedKind::Soft, FeedKind::Learned];
+pub const FEEDS: [FeedKind; 4] = [FeedKind::Identity, FeedKind::Realign, FeedKind::Soft, FeedKind::Learned];
 
 struct SumOfRows;
 

@@ -4,6 +4,8 @@
 //! The unit of work is a query head of a row (or, for one query, all query heads of a KV head), so that what a task writes is
 //! contiguous in `[B, H, t, …]`.
 
+use std::ops::Range;
+
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
@@ -11,9 +13,9 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::dots::{Operands, dots_into};
-use super::elementwise::{exp, max_and_sum};
+use super::elementwise::{exp, largest, total};
 use super::matmul::{Matrix, product};
-use super::sums::add_sums;
+use super::weighted::add_weighted;
 use super::{contiguous, tensor, values};
 use crate::{AttentionGrads, AttentionMask, HostMask, KeyValueBlock};
 
@@ -55,27 +57,8 @@ impl Heads {
 /// Up to this many queries a row `gemm` takes longer to pack the other matrix than to multiply.
 const FEW_QUERIES: usize = 8;
 
-/// `dst = scale·a·bᵀ` for `a [rows, d]`, `b [n, d]`, rows of `dst` being `stride` apart.
-fn times_transposed(few: bool, dst: &mut [f32], stride: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
-    if !few {
-        return product(dst, stride, false, a, b.t(), scale, false);
-    }
-    dots_into(dst, stride, Operands { x: a, w: b });
-    if scale != 1.0 {
-        for row in dst.chunks_mut(stride).take(a.rows) {
-            row[..b.rows].iter_mut().for_each(|v| *v *= scale);
-        }
-    }
-}
-
-/// `dst += scale·a·b` for `a [rows, n]`, `b [n, d]`.
-fn add_times(few: bool, dst: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
-    if few {
-        add_sums(dst, b.cols, scale, a, b, 0..b.rows);
-    } else {
-        product(dst, b.cols, true, a, b, scale, false);
-    }
-}
+/// Query rows that share the keys they read, up to the last that any of them sees.
+const STRIP: usize = 24;
 
 /// The sizes of a call, and how it is cut into tasks.
 struct Plan<'a> {
@@ -120,11 +103,6 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Whether queries are few. The rows of a task would not do to tell: they depend on how the call is cut.
-    fn few(&self) -> bool {
-        self.t <= FEW_QUERIES
-    }
-
     /// Query rows of a task.
     fn rows(&self) -> usize {
         self.heads_per_task * self.t
@@ -141,25 +119,76 @@ impl<'a> Plan<'a> {
         if self.t == 1 { x.neighbours(b, h, self.heads_per_task) } else { x.head(b, h) }
     }
 
-    /// Scaled scores of a task, `[rows, n]`.
-    fn scores(&self, q: Matrix<'_>, b: usize, h: usize) -> Vec<f32> {
+    /// How many leading keys are not in the future of row `i` of a task.
+    fn seen(&self, i: usize) -> usize {
+        let query = if self.t == 1 { 0 } else { i };
+        self.mask.keys - self.t + query + 1
+    }
+
+    /// Calls `f(rows, block, start, count)` for strips of the rows of a task and each of the `blocks` of keys: the block begins with key
+    /// `start`, and `count` of its keys are not in the future of all the rows.
+    fn for_strips(&self, blocks: &[Heads], mut f: impl FnMut(Range<usize>, &Heads, usize, usize)) {
+        for from in (0..self.rows()).step_by(STRIP) {
+            let rows = from..self.rows().min(from + STRIP);
+            let seen = self.seen(rows.end - 1);
+            let mut start = 0;
+            for block in blocks {
+                f(rows.clone(), block, start, block.n.min(seen.saturating_sub(start)));
+                start += block.n;
+            }
+        }
+    }
+
+    /// `x·yᵀ` of a task for the keys or values `y` of all blocks, `[rows, n]`; 0 for keys in the future of a whole strip.
+    fn times_transposed(&self, x: Matrix<'_>, blocks: &[Heads], b: usize, h: usize) -> Vec<f32> {
+        let n = self.mask.keys;
+        let mut s = vec![0.0; self.rows() * n];
+        self.for_strips(blocks, |rows, block, start, count| {
+            let w = block.head(b, h / self.rep).of_rows(0..count);
+            dots_into(&mut s[rows.start * n + start..], n, Operands { x: x.of_rows(rows), w });
+        });
+        s
+    }
+
+    /// The same to rounding, of keys in the future, too: what is faster for many queries.
+    fn whole_times_transposed(&self, x: Matrix<'_>, blocks: &[Heads], b: usize, h: usize) -> Vec<f32> {
+        if self.t <= FEW_QUERIES {
+            return self.times_transposed(x, blocks, b, h);
+        }
         let n = self.mask.keys;
         let mut s = vec![0.0; self.rows() * n];
         let mut start = 0;
-        for k in &self.keys {
-            times_transposed(self.few(), &mut s[start..], n, q, k.head(b, h / self.rep), self.scale);
-            start += k.n;
+        for block in blocks {
+            product(&mut s[start..], n, false, x, block.head(b, h / self.rep).t(), 1.0, false);
+            start += block.n;
         }
         s
     }
 
+    /// Scaled scores of a task, `[rows, n]`.
+    fn scores(&self, q: Matrix<'_>, b: usize, h: usize) -> Vec<f32> {
+        let mut s = self.times_transposed(q, &self.keys, b, h);
+        s.iter_mut().for_each(|s| *s *= self.scale);
+        s
+    }
+
+    /// `dst += p·y` of a task for its weights `p [rows, n]` and the keys or values `y` of all blocks, summed over keys in order; a weight of
+    /// 0 changes no sum.
+    fn add_weighted(&self, dst: &mut [f32], p: &[f32], blocks: &[Heads], b: usize, h: usize) {
+        let (n, d) = (self.mask.keys, self.d);
+        self.for_strips(blocks, |rows, block, start, count| {
+            let p = Matrix::strided(&p[rows.start * n + start..], rows.len(), count, n);
+            let w = block.head(b, h / self.rep).of_rows(0..count);
+            add_weighted(&mut dst[rows.start * d..rows.end * d], d, p, w);
+        });
+    }
+
     /// Calls `f(row, seen, scores)` for each query row: `seen` is how many leading keys are not in its future.
     #[inline(always)]
-    fn for_rows(&self, s: &mut [f32], f: impl Fn(usize, usize, &mut [f32])) {
+    fn for_rows(&self, s: &mut [f32], mut f: impl FnMut(usize, usize, &mut [f32])) {
         let n = self.mask.keys;
         for (i, row) in s.chunks_exact_mut(n).enumerate() {
-            let query = if self.t == 1 { 0 } else { i };
-            f(i, n - self.t + query + 1, row);
+            f(i, self.seen(i), row);
         }
     }
 
@@ -210,13 +239,7 @@ pub(super) fn forward(
             for (lse, (max, sum)) in lse.iter_mut().zip(sums) {
                 *lse = max + sum.ln();
             }
-            let n = plan.mask.keys;
-            let mut start = 0;
-            for v in &plan.values {
-                let p = Matrix::strided(&s[start..], rows, v.n, n);
-                add_times(plan.few(), out, p, v.head(b, h / plan.rep), 1.0);
-                start += v.n;
-            }
+            plan.add_weighted(out, &s, &plan.values, b, h);
         },
     );
     let [b, t, h, _] = shape;
@@ -225,27 +248,55 @@ pub(super) fn forward(
 }
 
 /// Scores to weights in place, row by row; returns each row's maximum and sum of exponentials.
+///
+/// The sum runs over the keys that are seen as if nothing stood between them, so that it does not depend on padding.
 #[inline(always)]
 fn softmax_rows(plan: &Plan<'_>, b: usize, s: &mut [f32]) -> Vec<(f32, f32)> {
-    let sums = std::cell::RefCell::new(Vec::with_capacity(plan.rows()));
+    let mut sums = Vec::with_capacity(plan.rows());
+    let valid = plan.valid(b);
+    let runs = valid.map(runs);
+    let mut real = Vec::with_capacity(plan.mask.keys);
     plan.for_rows(
         s,
         #[inline(always)]
         |_, seen, row| {
             let (now, future) = row.split_at_mut(seen);
             future.fill(0.0);
-            if let Some(valid) = plan.valid(b) {
+            if let Some(valid) = valid {
                 hide(now, valid);
             }
-            let (max, sum) = max_and_sum(now);
+            let max = largest(now);
             // A row that sees nothing has only scores of minus infinity: all weights 0.
-            let (max, sum) = if max == f32::NEG_INFINITY { (0.0, 1e-30) } else { (max, sum) };
+            let max = if max == f32::NEG_INFINITY { 0.0 } else { max };
+            now.iter_mut().for_each(|x| *x = exp(*x - max));
+            let sum = match &runs {
+                None => total(now),
+                Some(runs) => {
+                    real.clear();
+                    let seen = runs.iter().take_while(|run| run.start < now.len());
+                    seen.for_each(|run| real.extend_from_slice(&now[run.start..run.end.min(now.len())]));
+                    total(&real)
+                }
+            };
+            let sum = sum.max(1e-30);
             let scale = sum.recip();
-            now.iter_mut().for_each(|x| *x = exp(*x - max) * scale);
-            sums.borrow_mut().push((max, sum));
+            now.iter_mut().for_each(|x| *x *= scale);
+            sums.push((max, sum));
         },
     );
-    sums.into_inner()
+    sums
+}
+
+/// Where the keys that are valid lie, in order.
+fn runs(valid: &[bool]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (i, _) in valid.iter().enumerate().filter(|&(_, &v)| v) {
+        match runs.last_mut() {
+            Some(run) if run.end == i => run.end += 1,
+            _ => runs.push(i..i + 1),
+        }
+    }
+    runs
 }
 
 /// Sets the scores of padding to minus infinity.
@@ -285,22 +336,19 @@ pub(super) fn backward(
             let (b, h) = plan.task(i);
             let (q, out, d_out) =
                 (plan.queries(&q, b, h), plan.queries(&out, b, h), plan.queries(&d_out, b, h));
-            let mut p = plan.scores(q, b, h);
-            let mut d_s = vec![0.0; rows * n];
-            let mut start = 0;
-            for v in &plan.values {
-                times_transposed(plan.few(), &mut d_s[start..], n, d_out, v.head(b, h / plan.rep), 1.0);
-                start += v.n;
-            }
+            let mut p = plan.whole_times_transposed(q, &plan.keys, b, h);
+            p.iter_mut().for_each(|s| *s *= plan.scale);
+            let mut d_s = plan.whole_times_transposed(d_out, &plan.values, b, h);
             Arch::new().dispatch(
                 #[inline(always)]
                 || score_gradients(&plan, b, lse, out, d_out, &mut p, &mut d_s),
             );
+            plan.add_weighted(d_q, &d_s, &plan.keys, b, h);
+            d_q.iter_mut().for_each(|d| *d *= plan.scale);
             let mut start = 0;
             let mut grads = Vec::with_capacity(wants.len());
             for (k, &wanted) in plan.keys.iter().zip(wants) {
                 let d_s = Matrix::strided(&d_s[start..], rows, k.n, n);
-                add_times(plan.few(), d_q, d_s, k.head(b, h / plan.rep), plan.scale);
                 grads.push(wanted.then(|| {
                     let (mut d_k, mut d_v) = (vec![0.0; k.n * d], vec![0.0; k.n * d]);
                     product(&mut d_k, d, false, d_s.t(), q, plan.scale, false);
@@ -348,12 +396,10 @@ fn score_gradients(
     d_s: &mut [f32],
 ) {
     let n = plan.mask.keys;
-    let d_s = std::cell::RefCell::new(d_s);
     plan.for_rows(
         p,
         #[inline(always)]
         |i, seen, p| {
-            let mut d_s = d_s.borrow_mut();
             let (p, future) = p.split_at_mut(seen);
             let (d_s, d_future) = d_s[i * n..][..n].split_at_mut(seen);
             future.fill(0.0);

@@ -62,7 +62,7 @@ impl<'a> Task<'a> {
         }
         assert!(bias.is_none_or(|b| b.len() == out) && outs.end <= out, "a bias of another shape");
         assert!(
-            out <= stride && rows.saturating_sub(1) * stride + out <= y.len(),
+            rows == 0 || out <= stride && (rows - 1) * stride + out <= y.len(),
             "a result of another shape"
         );
         Self { terms, bias, y, stride, rows, outs }
@@ -116,14 +116,16 @@ impl Task<'_> {
     fn strip<S: Simd, const O: usize, const R: usize>(&self, simd: S, r: usize, outs: &Range<usize>) {
         let mut o = outs.start;
         while o < outs.end {
-            let sums = self.tile::<S, O, R>(simd, r, o, outs.end - 1);
-            for (o, sums) in (o..outs.end).zip(sums) {
-                let bias = self.bias.map_or(0.0, |b| b[o]);
-                for (j, sum) in sums.into_iter().enumerate() {
-                    // SAFETY: `r + j < rows` and `o < out`; this task alone writes the columns `outs`.
-                    let y = unsafe { self.y.slice((r + j) * self.stride + o, 1) };
-                    y[0] = simd.reduce_sum_f32s(sum) + bias;
+            let rows = self.tile::<S, O, R>(simd, r, o, outs.end - 1);
+            let count = O.min(outs.end - o);
+            for (j, of_row) in rows.iter().enumerate() {
+                let mut sums = reduce::<S, O>(simd, of_row);
+                if let Some(bias) = self.bias {
+                    sums.iter_mut().zip(&bias[o..]).for_each(|(sum, bias)| *sum += bias);
                 }
+                // SAFETY: `r + j < rows` and `o + count <= out`; this task alone writes the columns `outs`.
+                let y = unsafe { self.y.slice((r + j) * self.stride + o, count) };
+                y.copy_from_slice(&sums[..count]);
             }
             o += O;
         }
@@ -137,8 +139,8 @@ impl Task<'_> {
         r: usize,
         o: usize,
         last: usize,
-    ) -> [[S::f32s; R]; O] {
-        let mut acc = [[simd.splat_f32s(0.0); R]; O];
+    ) -> [[S::f32s; O]; R] {
+        let mut acc = [[simd.splat_f32s(0.0); O]; R];
         for &Operands { x, w } in self.terms {
             let k = x.cols;
             let mut xs = [S::as_simd_f32s(&[]); R];
@@ -162,7 +164,7 @@ impl Task<'_> {
                     // SAFETY: as above.
                     let x = unsafe { *xs[j].0.get_unchecked(i) };
                     for o in 0..O {
-                        acc[o][j] = simd.mul_add_f32s(of_w[o], x, acc[o][j]);
+                        acc[j][o] = simd.mul_add_f32s(of_w[o], x, acc[j][o]);
                     }
                 }
             }
@@ -170,11 +172,28 @@ impl Task<'_> {
                 for o in 0..O {
                     let w = simd.partial_load_f32s(ws[o].1);
                     for j in 0..R {
-                        acc[o][j] = simd.mul_add_f32s(w, simd.partial_load_f32s(xs[j].1), acc[o][j]);
+                        acc[j][o] = simd.mul_add_f32s(w, simd.partial_load_f32s(xs[j].1), acc[j][o]);
                     }
                 }
             }
         }
         acc
     }
+}
+
+/// The sum over the lanes of each of `O` vectors.
+#[inline(always)]
+fn reduce<S: Simd, const O: usize>(simd: S, vectors: &[S::f32s; O]) -> [f32; O] {
+    let mut sums = [0.0; O];
+    if let ([a, b, c, d], true) = (&vectors[..], S::F32_LANES > 1) {
+        // Four vectors at once: each four lanes of the sum of their transposes belong to the four in turn.
+        let [a, b, c, d] = simd.deinterleave_shfl_f32s([*a, *b, *c, *d]);
+        let sum = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
+        for four in pulp::bytemuck::cast_slice::<_, f32>(&[sum]).chunks_exact(4) {
+            sums.iter_mut().zip(four).for_each(|(sum, x)| *sum += x);
+        }
+    } else {
+        sums.iter_mut().zip(vectors).for_each(|(sum, v)| *sum = simd.reduce_sum_f32s(*v));
+    }
+    sums
 }

@@ -202,11 +202,43 @@ pub(super) fn swiglu_backward(
     (tensor(d_gate, [rows, width]), tensor(d_up, [rows, width]))
 }
 
+/// The largest value.
+#[inline(always)]
+pub(super) fn largest(x: &[f32]) -> f32 {
+    x.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The sum of all values, in an order that depends on their number alone.
+#[inline(always)]
+pub(super) fn total(x: &[f32]) -> f32 {
+    sum(x.len(), |i| x[i])
+}
+
 /// The largest value, and `Σ exp(x − max)`.
 #[inline(always)]
-pub(super) fn max_and_sum(x: &[f32]) -> (f32, f32) {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+fn max_and_sum(x: &[f32]) -> (f32, f32) {
+    let max = largest(x);
     (max, sum(x.len(), |i| exp(x[i] - max)))
+}
+
+/// Softmax over the last dimension; the exponentials that are not 0 are summed as if they stood alone.
+pub(super) fn softmax<const D: usize>(x: Tensor<Flex, D>) -> Tensor<Flex, D> {
+    let shape = x.dims();
+    let (x, width) = (contiguous(x), shape[D - 1]);
+    let mut y = values(&x).to_vec();
+    for_rows(
+        &mut y,
+        width,
+        #[inline(always)]
+        |_, y| {
+            let max = largest(y);
+            y.iter_mut().for_each(|y| *y = exp(*y - max));
+            let seen: Vec<f32> = y.iter().copied().filter(|&y| y != 0.0).collect();
+            let scale = total(&seen).recip();
+            y.iter_mut().for_each(|y| *y *= scale);
+        },
+    );
+    tensor(y, shape)
 }
 
 pub(super) fn token_nll(logits: Tensor<Flex, 2>, targets: &[u32]) -> Tensor<Flex, 1> {

@@ -1,6 +1,10 @@
 //! Matrices in slices, and products of them that the `gemm` crate does best.
 
+use std::ops::Range;
+
+use burn::backend::flex::FlexTensor;
 use gemm::{Parallelism, gemm};
+use rayon::prelude::*;
 
 /// A row-major or transposed matrix in a slice.
 #[derive(Clone, Copy)]
@@ -23,6 +27,18 @@ impl<'a> Matrix<'a> {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
+    /// A [`laid`](super::laid) tensor.
+    pub fn laid(t: &'a FlexTensor) -> Self {
+        let [rows, cols] = [t.layout().shape()[0], t.layout().shape()[1]];
+        let data = &t.storage()[t.layout().start_offset()..];
+        match t.layout().strides() {
+            [1, stride] if *stride == rows as isize && cols > 1 && rows > 1 => {
+                Self::new(data, cols, rows).t()
+            }
+            _ => Self::new(data, rows, cols),
+        }
+    }
+
     /// Row `i` of a matrix that is not transposed.
     #[inline(always)]
     pub fn row(&self, i: usize) -> &'a [f32] {
@@ -38,6 +54,20 @@ impl<'a> Matrix<'a> {
             col_stride: self.row_stride,
             ..self
         }
+    }
+
+    /// The columns `cols`.
+    pub fn of_cols(self, cols: Range<usize>) -> Self {
+        Self {
+            data: &self.data[(cols.start * self.col_stride).min(self.data.len())..],
+            cols: cols.len(),
+            ..self
+        }
+    }
+
+    /// The rows `rows`.
+    pub fn of_rows(self, rows: Range<usize>) -> Self {
+        self.t().of_cols(rows).t()
     }
 
     /// Whether the last element lies inside the slice.
@@ -101,4 +131,23 @@ pub(super) fn times(a: Matrix<'_>, b: Matrix<'_>, scale: f32) -> Vec<f32> {
 /// Whether a product is large enough for more threads than one.
 pub(super) fn worth_threads(a: Matrix<'_>, b: Matrix<'_>) -> bool {
     a.rows * a.cols * b.cols > 1 << 20
+}
+
+/// Rows and columns of a matrix that are copied together, so that both sides stay in the first-level cache.
+const SQUARE: usize = 16;
+
+/// The transpose of a row-major matrix, row-major.
+pub(super) fn transposed(x: Matrix<'_>) -> Vec<f32> {
+    let mut y = vec![0.0; x.rows * x.cols];
+    y.par_chunks_mut((SQUARE * x.rows).max(1)).enumerate().for_each(|(i, y)| {
+        let height = y.len() / x.rows;
+        for from in (0..x.rows).step_by(SQUARE) {
+            let to = x.rows.min(from + SQUARE);
+            for r in from..to {
+                let row = &x.row(r)[i * SQUARE..][..height];
+                row.iter().enumerate().for_each(|(c, v)| y[c * x.rows + r] = *v);
+            }
+        }
+    });
+    y
 }

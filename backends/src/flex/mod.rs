@@ -2,16 +2,19 @@
 //! by allocation: linear layers on weights as they lie ([`dots`], [`sums`]), attention over blocks ([`attention`]), and
 //! elementwise passes ([`elementwise`]).
 //!
-//! Every kernel splits its work so that no result depends on the number of threads. Tensors that are not f32 take the composed
+//! What belongs to a row is summed in an order of its own: it has the same bits whatever rows and padding stand beside it, and whatever the
+//! number of threads. Gradients of parameters are sums over rows and agree to rounding. Tensors that are not f32 take the composed
 //! operations.
 
 mod attention;
+mod batched;
 mod dots;
 mod elementwise;
 mod linear;
 mod matmul;
 mod shared;
 mod sums;
+mod weighted;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -42,6 +45,14 @@ fn contiguous<const D: usize>(x: Tensor<Flex, D>) -> FlexTensor {
     if t.as_slice::<f32>().is_some() { t } else { t.to_contiguous() }
 }
 
+/// The tensor below the public one, without gaps, its rows or its columns in order.
+fn laid(x: Tensor<Flex, 2>) -> FlexTensor {
+    let [rows, _] = x.dims();
+    let t = x.into_primitive().tensor();
+    let columns = *t.layout().strides() == [1, rows as isize];
+    if columns || t.as_slice::<f32>().is_some() { t } else { t.to_contiguous() }
+}
+
 /// The values of a [`contiguous`] f32 tensor.
 fn values(t: &FlexTensor) -> &[f32] {
     t.as_slice::<f32>().expect("a contiguous f32 tensor")
@@ -58,6 +69,18 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 impl ModelBackend for Flex {
     fn attention_mask(mask: HostMask, _device: &Self::Device) -> AttentionMask<Self> {
         AttentionMask::on_host(mask)
+    }
+
+    fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
+        if is_f32(&a) && is_f32(&b) { batched::matmul(a, b) } else { a.matmul(b) }
+    }
+
+    fn softmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        if is_f32(&x) { elementwise::softmax(x) } else { burn::tensor::activation::softmax(x, D - 1) }
+    }
+
+    fn frozen_weight(w: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if is_f32(&w) { linear::frozen_weight(w) } else { w }
     }
 
     fn frozen_linear(

@@ -1,110 +1,201 @@
-//! `g·w` for few rows of `g`, `w` row-major: rows of `w` weighted and added, reading `w` once as it lies.
+//! `g·w`, `w` row-major: rows of `w` weighted and added, reading `w` once as it lies.
 //!
-//! Parts of `w` are summed each for itself and the parts then in order: the result does not depend on the number of threads.
+//! An element is summed in the same order whatever the number of rows, columns or threads: one running sum a chunk of terms, a fused
+//! multiply-add each, and the chunks' sums in order.
 
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::matmul::Matrix;
-use super::shared::prefetch;
+use super::matmul::{Matrix, product, worth_threads};
+use super::shared::{Shared, prefetch, ranges};
 
-/// Rows of `w` that a part has at least.
-const PART: usize = 64;
-/// Parts at most.
-const PARTS: usize = 8;
+/// Terms of a chunk: a quarter of all, so that few are summed one after the other and rounding stays small, within these bounds. `gemm` is
+/// sure to take as many in one pass, in order.
+const CHUNK: (usize, usize) = (16, 256);
 
-/// `g·w` for `g [rows, terms]`, `w [terms, cols]` → `[rows, cols]`, on all threads; neither transposed.
-pub(super) fn sums(g: Matrix<'_>, w: Matrix<'_>) -> Vec<f32> {
-    let (rows, cols) = (g.rows, w.cols);
-    let part = g.cols.div_ceil(PARTS).max(PART).next_multiple_of(4);
-    let parts: Vec<Vec<f32>> = (0..g.cols.div_ceil(part))
-        .into_par_iter()
-        .map(|i| {
-            let terms = i * part..g.cols.min((i + 1) * part);
-            let mut y = vec![0.0; rows * cols];
-            add_sums(&mut y, cols, 1.0, g, w, terms);
-            y
-        })
-        .collect();
-    parts
-        .into_iter()
-        .reduce(|mut y, part| {
-            y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
-            y
-        })
-        .unwrap_or_else(|| vec![0.0; rows * cols])
+/// Up to this many rows, adding rows of `w` is faster than packing them for `gemm`.
+const FEW_ROWS: usize = 12;
+
+/// Elements of a partial result that stay in the first-level cache.
+const CACHED: usize = 4096;
+
+/// The chunks of `terms` terms, of nearly equal length.
+fn chunks(terms: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let count = terms.div_ceil(terms.div_ceil(4).clamp(CHUNK.0, CHUNK.1)).max(1);
+    (0..count).map(move |i| i * terms / count..(i + 1) * terms / count)
 }
 
-/// `y += scale·g·w` over some of the terms, on the calling thread, rows of `y` being `stride` apart.
-pub(super) fn add_sums(
-    y: &mut [f32],
-    stride: usize,
-    scale: f32,
-    g: Matrix<'_>,
-    w: Matrix<'_>,
-    terms: Range<usize>,
-) {
-    assert!(g.cols == w.rows && terms.end <= w.rows && w.cols <= stride, "matrices of other shapes");
+/// `y += g·w` for `g [rows, terms]`, `w [terms, cols]`, `y [rows, cols]`, on all threads; neither transposed.
+pub(super) fn add_product(y: &mut [f32], g: Matrix<'_>, w: Matrix<'_>) {
+    assert_eq!((y.len(), g.cols), (g.rows * w.cols, w.rows), "matrices of other shapes");
+    // `gemm` has other orders for vectors and for one or two terms.
+    if g.rows <= FEW_ROWS || w.cols == 1 || g.cols <= 2 {
+        let shared = Shared::new(y);
+        ranges(w.cols, 16, g.rows * w.cols * w.rows)
+            .into_par_iter()
+            .for_each(|cols| add_to_columns(shared, cols, g, w));
+    } else {
+        for terms in chunks(g.cols) {
+            let (g, w) = (g.of_cols(terms.clone()), w.of_rows(terms));
+            product(y, w.cols, true, g, w, 1.0, worth_threads(g, w));
+        }
+    }
+}
+
+/// The columns `cols` of [`add_product`], on the calling thread, which alone writes them.
+fn add_to_columns(y: Shared<'_>, cols: Range<usize>, g: Matrix<'_>, w: Matrix<'_>) {
+    let width = (CACHED / g.rows.max(1)).next_multiple_of(64).min(cols.len().max(1));
+    let mut sums = vec![0.0; g.rows * width];
+    for from in cols.clone().step_by(width) {
+        let cols = from..cols.end.min(from + width);
+        let part = w.of_cols(cols.clone());
+        for terms in chunks(w.rows) {
+            sums.fill(0.0);
+            add_sums(&mut sums, width, g.of_cols(terms.clone()), part.of_rows(terms));
+            for (r, sums) in sums.chunks_exact(width).enumerate() {
+                // SAFETY: `r < rows` and `cols` are columns of the result that no other task writes.
+                let y = unsafe { y.slice(r * w.cols + cols.start, cols.len()) };
+                y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
+            }
+        }
+    }
+}
+
+/// `y += g·w` in order of terms, a fused multiply-add each, on the calling thread; rows of `y` are `stride` apart.
+fn add_sums(y: &mut [f32], stride: usize, g: Matrix<'_>, w: Matrix<'_>) {
+    assert!(g.cols == w.rows && w.cols <= stride, "matrices of other shapes");
     assert!(g.col_stride == 1 && w.col_stride == 1, "rows with gaps");
-    Arch::new().dispatch(Task { y, stride, scale, g, w, terms });
+    Arch::new().dispatch(Task { y, stride, g, w });
 }
 
-/// Some terms of `y += scale·g·w`.
+/// `y += g·w`.
 struct Task<'a> {
     y: &'a mut [f32],
     stride: usize,
-    scale: f32,
     g: Matrix<'a>,
     w: Matrix<'a>,
-    terms: Range<usize>,
 }
 
 impl WithSimd for Task<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { y, stride, scale, g, w, terms } = self;
-        for term in terms.clone().step_by(4) {
-            let mut rows = [w.row(term); 4];
-            let count = rows.len().min(terms.end - term);
-            for (j, row) in rows.iter_mut().enumerate().take(count) {
-                *row = w.row(term + j);
-            }
-            for (r, y) in y.chunks_mut(stride).enumerate().take(g.rows) {
-                let mut gs = [0.0; 4];
-                for (to, from) in gs.iter_mut().zip(&g.row(r)[term..term + count]) {
-                    *to = scale * from;
-                }
-                add4(simd, &mut y[..w.cols], gs, rows, 4 * w.row_stride);
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        for term in (0..self.w.rows).step_by(4) {
+            let mut r = 0;
+            while r < self.g.rows {
+                r += match self.g.rows - r {
+                    4.. if S::REGISTER_COUNT >= 32 => self.strip::<S, 4>(simd, r, term),
+                    2.. => self.strip::<S, 2>(simd, r, term),
+                    _ => self.strip::<S, 1>(simd, r, term),
+                };
             }
         }
     }
 }
 
-/// `y += Σ_j g[j]·w[j]`, four rows a pass so that `y` is loaded and stored once for them; the next four are
-/// `ahead` elements on.
-#[inline(always)]
-fn add4<S: Simd>(simd: S, y: &mut [f32], g: [f32; 4], w: [&[f32]; 4], ahead: usize) {
-    let (y, y_tail) = S::as_mut_simd_f32s(y);
-    let gs = [simd.splat_f32s(g[0]), simd.splat_f32s(g[1]), simd.splat_f32s(g[2]), simd.splat_f32s(g[3])];
-    let (w0, t0) = S::as_simd_f32s(w[0]);
-    let (w1, t1) = S::as_simd_f32s(w[1]);
-    let (w2, t2) = S::as_simd_f32s(w[2]);
-    let (w3, t3) = S::as_simd_f32s(w[3]);
-    for ((((y, w0), w1), w2), w3) in y.iter_mut().zip(w0).zip(w1).zip(w2).zip(w3) {
-        for w in [w0, w1, w2, w3] {
-            // The same place in the next four rows.
-            prefetch(std::ptr::from_ref(w).cast::<f32>().wrapping_add(ahead));
+impl Task<'_> {
+    /// Adds up to four terms from `term` to the rows `r..r + R`, so that `y` is loaded and stored once for them; returns `R`.
+    #[inline(always)]
+    fn strip<S: Simd, const R: usize>(&mut self, simd: S, r: usize, term: usize) -> usize {
+        let Self { stride, g, w, .. } = *self;
+        let count = (w.rows - term).min(4);
+        let mut gs = [[simd.splat_f32s(0.0); 4]; R];
+        for (j, gs) in gs.iter_mut().enumerate() {
+            let row = &g.row(r + j)[term..term + count];
+            for (t, to) in gs.iter_mut().enumerate() {
+                // What is missing of four counts nothing.
+                *to = simd.splat_f32s(row.get(t).copied().unwrap_or(0.0));
+            }
         }
-        let s = simd.mul_add_f32s(gs[0], *w0, *y);
-        let s = simd.mul_add_f32s(gs[1], *w1, s);
-        let s = simd.mul_add_f32s(gs[2], *w2, s);
-        *y = simd.mul_add_f32s(gs[3], *w3, s);
+        let mut ws = [S::as_simd_f32s(&[]); 4];
+        for (j, to) in ws.iter_mut().enumerate() {
+            *to = S::as_simd_f32s(w.row(term + j.min(count - 1)));
+        }
+        let mut rows = self.y[r * stride..].chunks_mut(stride);
+        let mut ys: [(&mut [S::f32s], &mut [f32]); R] = std::array::from_fn(
+            #[inline(always)]
+            |_| S::as_mut_simd_f32s(&mut rows.next().expect("a row of the result")[..w.cols]),
+        );
+        // The same place in the next four rows.
+        let ahead = 4 * w.row_stride;
+        for i in 0..ws[0].0.len() {
+            let mut of_w = [simd.splat_f32s(0.0); 4];
+            for (to, w) in of_w.iter_mut().zip(&ws) {
+                prefetch(w.0.as_ptr().wrapping_add(i).cast::<f32>().wrapping_add(ahead));
+                // SAFETY: every row has as many vectors.
+                *to = unsafe { *w.0.get_unchecked(i) };
+            }
+            for (y, gs) in ys.iter_mut().zip(&gs) {
+                // SAFETY: as above.
+                let y = unsafe { y.0.get_unchecked_mut(i) };
+                *y = add4(simd, gs, &of_w, *y);
+            }
+        }
+        if !ws[0].1.is_empty() {
+            let mut of_w = [simd.splat_f32s(0.0); 4];
+            for (to, w) in of_w.iter_mut().zip(&ws) {
+                *to = simd.partial_load_f32s(w.1);
+            }
+            for (y, gs) in ys.iter_mut().zip(&gs) {
+                let sum = add4(simd, gs, &of_w, simd.partial_load_f32s(y.1));
+                simd.partial_store_f32s(y.1, sum);
+            }
+        }
+        R
     }
-    for (i, y) in y_tail.iter_mut().enumerate() {
-        *y += g[0] * t0[i] + g[1] * t1[i] + g[2] * t2[i] + g[3] * t3[i];
+}
+
+/// `y + Σ_j g[j]·w[j]`, in order.
+#[inline(always)]
+fn add4<S: Simd>(simd: S, g: &[S::f32s; 4], w: &[S::f32s; 4], mut y: S::f32s) -> S::f32s {
+    for (g, w) in g.iter().zip(w) {
+        y = simd.mul_add_f32s(*g, *w, y);
+    }
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
+    }
+
+    /// The order that all ways to the product share.
+    fn in_order(y: &mut [f32], g: &[f32], w: &[f32], [rows, terms, cols]: [usize; 3]) {
+        for (r, c) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
+            for each in chunks(terms) {
+                y[r * cols + c] += each.fold(0.0f32, |sum, i| g[r * terms + i].mul_add(w[i * cols + c], sum));
+            }
+        }
+    }
+
+    #[test]
+    fn few_and_many_rows_are_summed_in_one_order() {
+        for rows in [1, 2, 3, 5, 8, FEW_ROWS, FEW_ROWS + 1, 31, 64, 200] {
+            for (terms, cols) in [
+                (1, 40),
+                (2, 33),
+                (3, 1),
+                (3, 2),
+                (8, 96),
+                (64, 17),
+                (70, 33),
+                (515, 65),
+                (1537, 100),
+                (576, 192),
+            ] {
+                let (g, w) = (numbers(rows * terms, 1), numbers(terms * cols, 2));
+                let mut want = numbers(rows * cols, 3);
+                let mut got = want.clone();
+                in_order(&mut want, &g, &w, [rows, terms, cols]);
+                add_product(&mut got, Matrix::new(&g, rows, terms), Matrix::new(&w, terms, cols));
+                assert!(got == want, "{rows} rows, {terms} terms, {cols} columns");
+            }
+        }
     }
 }
