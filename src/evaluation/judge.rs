@@ -256,14 +256,16 @@ fn same(wanted: &str, said: &str, marked: bool) -> bool {
     if marked && answer.split_first().is_some_and(|(first, rest)| article(first) && rest == gold) {
         return true;
     }
-    if let ([Token::Word(gold)], [Token::Word(first), ..]) = (&gold[..], &answer[..]) {
-        let decides = ["yes", "no", "true", "false"].contains(&gold.as_str());
-        let ends = said[first.len().min(said.len())..].starts_with([',', '.', ';', ':', '!', '-', ' ']);
-        if decides && gold == first && ends && !said[first.len()..].starts_with(' ') {
-            return true;
-        }
-    }
-    same_choice(wanted, said)
+    decides(&gold, said) || same_choice(wanted, said)
+}
+
+/// Whether an answer begins with the decision that is wanted, and goes on behind punctuation: "Yes, because …".
+fn decides(gold: &[Token], said: &str) -> bool {
+    let [Token::Word(gold)] = gold else { return false };
+    let begins = said.get(..gold.len()).is_some_and(|start| start.eq_ignore_ascii_case(gold));
+    ["yes", "no", "true", "false"].contains(&gold.as_str())
+        && begins
+        && said[gold.len()..].starts_with([',', '.', ';', ':', '!', '-'])
 }
 
 /// Whether both are the same choice: one letter, one text, or both.
@@ -320,7 +322,7 @@ mod tests {
     use super::*;
 
     /// `gold`, an answer, and whether it is right.
-    const CASES: [(&str, &str, bool); 104] = [
+    const CASES: [(&str, &str, bool); 109] = [
         // Words, whatever case, space and punctuation.
         ("bank", " Bank.", true),
         ("bank", "a bank", false),
@@ -336,6 +338,12 @@ mod tests {
         ("...", " ...", true),
         ("bank", "", false),
         ("no", "No!", true),
+        ("yes", "Yes, because it is.", true),
+        ("yes", "Yes it is", false),
+        ("yes", "No, yes", false),
+        // A character of several bytes before the word.
+        ("no", "“no, never”", false),
+        ("yes", "👍yes, always", false),
         // Numbers as values.
         ("18", "9 * 2 = 18", true),
         ("18", "She makes $18.", true),
