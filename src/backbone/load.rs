@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -22,6 +22,8 @@ pub struct ModelFiles {
     /// The tokenizer, where the model comes with one.
     pub tokenizer: Option<Arc<Tokenizer>>,
     weights: Box<dyn Weights + Send + Sync>,
+    /// Once it is known.
+    sha256: OnceLock<String>,
 }
 
 impl ModelFiles {
@@ -55,7 +57,8 @@ impl ModelFiles {
                 ),
             ));
         }
-        Ok(Self { path: path.to_path_buf(), config, tokenizer: tokenizer.map(Arc::new), weights })
+        let (path, tokenizer) = (path.to_path_buf(), tokenizer.map(Arc::new));
+        Ok(Self { path, config, tokenizer, weights, sha256: OnceLock::new() })
     }
 
     /// SHA-256 of the tensors that the model consists of, independent of file format and of the device that they are loaded onto.
@@ -63,8 +66,12 @@ impl ModelFiles {
     /// # Errors
     /// If a tensor is missing or cannot be read.
     pub fn sha256(&self) -> Result<String> {
+        if let Some(known) = self.sha256.get() {
+            return Ok(known.clone());
+        }
         let names: Vec<String> = expected(&self.config).into_iter().map(|(name, _)| name).collect();
-        sha256_of_weights(self.weights.as_ref(), &names)
+        let hash = sha256_of_weights(self.weights.as_ref(), &names)?;
+        Ok(self.sha256.get_or_init(|| hash).clone())
     }
 
     /// Reads the weights onto `device`, each in one pass to f32 and in Hugging Face's `[out, in]` layout.

@@ -9,7 +9,7 @@ use diffmas_backends::{LoraRef, ModelBackend};
 use rand_distr::{Distribution, Uniform};
 
 use super::{Backbone, Linear};
-use crate::checkpoint::target_modules::{PROJECTIONS, ends_with_module};
+use crate::checkpoint::target_modules::{ends_with_module, projection_names};
 use crate::checkpoint::{AdapterConfig, AdapterFile, TargetModules};
 use crate::error::{Error, Result};
 use crate::random::generator;
@@ -171,7 +171,7 @@ impl<B: ModelBackend> Adapter<B> {
             if let Some(name) = names.iter().find(alone) {
                 return Err(Error::invalid(format!(
                     "target_modules: `{name}` is no module that LoRA can change here; those are {}, and `all-linear` means all of them",
-                    PROJECTIONS.map(|path| path.rsplit_once('.').map_or(path, |(_, name)| name)).join(", ")
+                    projection_names().join(", ")
                 )));
             }
         }

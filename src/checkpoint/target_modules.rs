@@ -14,7 +14,7 @@ pub enum TargetModules {
 }
 
 /// The projections of one layer, which are all that an adapter here can change.
-pub(crate) const PROJECTIONS: [&str; 7] = [
+const PROJECTIONS: [&str; 7] = [
     "self_attn.q_proj",
     "self_attn.k_proj",
     "self_attn.v_proj",
@@ -51,6 +51,11 @@ impl TargetModules {
             _ => Ok(()),
         }
     }
+}
+
+/// The names of the projections, as `target_modules` lists them: `q_proj` to `down_proj`.
+pub fn projection_names() -> [&'static str; 7] {
+    PROJECTIONS.map(|path| path.rsplit_once('.').map_or(path, |(_, name)| name))
 }
 
 /// Whether `module` is one of the seven projections of a layer.

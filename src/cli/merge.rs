@@ -50,11 +50,11 @@ impl MergeCommand {
         };
         let adapter = fetch::adapter(Options::required(&of.adapter, "adapter")?, self.offline)?;
         let adapter = learned(&adapter);
-        check_adapter(&adapter)?;
+        let origin = Origin::read(&adapter)?;
+        check_adapter(&adapter, origin.as_ref())?;
         let output = self.output.or(self.run.map(|run| run.join("merged")));
         let output = Options::required(&output, "output")?;
         check_output(output, &adapter, self.overwrite)?;
-        let origin = Origin::read(&adapter)?;
         let known = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.clone());
         let base = fetch::model(Options::required(&of.model.or(known), "model")?, self.offline)?;
         if within(&base, output) {
@@ -70,7 +70,7 @@ impl MergeCommand {
 }
 
 /// One set of weights must be able to stand for every role's.
-fn check_adapter(dir: &Path) -> Result<()> {
+fn check_adapter(dir: &Path, origin: Option<&Origin>) -> Result<()> {
     if !dir.is_dir() {
         return Err(Error::file(dir, "the adapter must be a folder, but this is a file"));
     }
@@ -81,7 +81,7 @@ fn check_adapter(dir: &Path) -> Result<()> {
                  several; merge one role's folder to get that role's model, or run the team with --adapter",
         ));
     }
-    let scope = match Origin::read(dir)? {
+    let scope = match origin {
         Some(origin) => Some(origin.base.adapter_scope),
         None => run_of(dir).and_then(|(_, options)| options.adapter_scope),
     };

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Args;
 use diffmas::agents::{AdapterSet, Team};
 use diffmas::backends::{Job, ModelBackend};
+use diffmas::checkpoint::target_modules::projection_names;
 use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_atomic};
 use diffmas::evaluation::Control;
 use diffmas::text::{Answers, TokenizedSample};
@@ -203,10 +204,9 @@ impl Train<'_> {
     /// The shape of a fresh adapter.
     fn fresh_adapter(&self) -> AdapterConfig {
         let o = &self.session.options;
-        let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
         // As in PEFT, which writes what the word stands for.
         let named = o.target_modules.clone().filter(|names| *names != ["all-linear"]);
-        let targets = named.unwrap_or_else(|| all.map(String::from).to_vec());
+        let targets = named.unwrap_or_else(|| projection_names().map(String::from).to_vec());
         let mut config = AdapterConfig::new(
             o.lora_r.unwrap_or(8),
             o.lora_alpha.unwrap_or(16.0),
