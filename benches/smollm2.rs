@@ -167,7 +167,14 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
 fn team(args: &Args) -> TeamConfig {
     let agents = ["planner", "critic", "refiner", "solver"].map(AgentConfig::named).to_vec();
     let &Args { latent_steps, channel, topology, message_tokens, .. } = args;
-    TeamConfig { latent_steps, channel, topology, message_tokens, agents, ..TeamConfig::default() }
+    TeamConfig {
+        latent_steps,
+        channel: channel.into(),
+        topology,
+        message_tokens,
+        agents,
+        ..TeamConfig::default()
+    }
 }
 
 fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Value {
@@ -188,7 +195,7 @@ fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Va
         let clock = Instant::now();
         let mut samples = vec![sample.clone()];
         let mut written = Vec::new();
-        if args.channel == ChannelKind::Text {
+        if args.channel.text {
             (samples, written) =
                 write_messages(&team, &writing, "".as_ref(), &samples, Author::Agents, &[0]).unwrap();
         }

@@ -1,23 +1,44 @@
-//! A channel that the library does not have: an agent passes on only its last positions, keys and values times a gain that learns.
-//! `cargo run --release --example custom_channel -- MODEL_FOLDER "What is the capital of France?"`
+//! A channel that the library does not have, named in a team file: agents pass on their last positions, keys and values times a learned gain.
+//! `cargo run --release --example custom_channel -- MODEL_FOLDER DATA.jsonl`
 
 use burn::prelude::*;
-use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
-use diffmas::backbone::{Backbone, ModelFiles, Parameters};
-use diffmas::backends::{BackendKind, Job, ModelBackend};
-use diffmas::communication::{Channel, ChannelPair, Message, MessageLayout, Thought, ThoughtLayout, Trace};
-use diffmas::text::{PromptBuilder, Sample};
+use diffmas::agents::TeamConfig;
+use diffmas::backbone::{ParameterGroup, ParameterSpec, Parameters};
+use diffmas::backends::ModelBackend;
+use diffmas::communication::*;
 use diffmas::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+#[allow(dead_code)]
+#[path = "vectors_channel.rs"]
+pub mod vectors_channel;
 
 /// The last positions of a thought. Everything else (joining, recomputation, controls, checkpoints) the library does.
 #[derive(Debug)]
-pub struct Window(pub usize);
+pub struct Window(usize);
+
+/// The table `[channel.window]`.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WindowSettings {
+    positions: usize,
+}
+
+impl ChannelType for Window {
+    const NAME: &'static str = "window";
+    const ABOUT: &'static str = "The last positions of a thought.";
+    const SEGMENTS: bool = true;
+    type Settings = WindowSettings;
+
+    fn build<B: ModelBackend>(settings: WindowSettings, _sizes: &TeamSizes) -> ChannelPair<B> {
+        ChannelPair::new(Self(settings.positions))
+    }
+}
 
 impl<B: ModelBackend> Channel<B> for Window {
     /// What learns, by name; here one number.
-    fn parameters(&self, backbone: &Backbone<B>, _seed: u64) -> Parameters<B> {
-        let gain = Tensor::ones([1, 1], &backbone.device());
-        [("window.gain".to_string(), gain)].into_iter().collect()
+    fn parameters(&self, _sizes: &TeamSizes) -> Vec<(ParameterSpec, Initial)> {
+        vec![(ParameterSpec::new("window.gain", [1, 1], ParameterGroup::CHANNEL), Initial::Full(1.0))]
     }
 
     /// The form of a message, known before any tensor is.
@@ -43,37 +64,14 @@ impl<B: ModelBackend> Channel<B> for Window {
     }
 }
 
-/// The team's model over a window of `n` positions; `diffmas::training::Trainer` takes it as it takes any other.
-pub fn team<B: ModelBackend>(backbone: Backbone<B>, n: usize) -> TeamModel<B> {
-    let agent = |name: &str| AgentConfig { user: Some("{{ question }}".into()), ..AgentConfig::named(name) };
-    let agents = ["planner", "critic", "solver"].map(agent).to_vec();
-    let config = TeamConfig { latent_steps: 4, agents, ..TeamConfig::default() };
-    TeamModel::with_channel(config, backbone, ChannelPair::new(Window(n)), 0)
-}
-
-struct Positions(ModelFiles, String);
-
-impl Job for Positions {
-    type Output = Result<usize>;
-
-    fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let model = team(self.0.load::<B>(&device)?, 2);
-        let prompts = PromptBuilder::new(&model.config.agents, self.0.tokenizer.clone())?;
-        let (question, vocab) = (Sample::question(self.1), self.0.config.vocab_size);
-        let sample = prompts.build("question".as_ref(), &question, vocab)?;
-        let none = AdapterSet::none();
-        let team = model.bind(&none, &model.parameters(&none));
-        Ok(team.think_all(&TeamBatch::new(&[&sample])).positions(0))
-    }
-}
-
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, model, question] = &args[..] else {
-        return Err(Error::invalid("usage: custom_channel MODEL QUESTION"));
+    let [_, model, data] = &args[..] else {
+        return Err(Error::invalid("usage: custom_channel MODEL_FOLDER DATA.jsonl"));
     };
-    let job = Positions(ModelFiles::open(model.as_ref())?, question.clone());
-    let n = BackendKind::default_kind().and_then(|kind| kind.run(None, job)).map_err(Error::invalid)??;
-    println!("the solver reads {n} positions of the two agents before it");
+    register::<Window>()?;
+    let team = TeamConfig::read("examples/custom_channel.toml".as_ref())?;
+    let learned = vectors_channel::learn(team, model, data, 50)?;
+    println!("a message is {} bytes; losses: {:.3?}", learned.bytes, learned.losses);
     Ok(())
 }

@@ -51,10 +51,10 @@ impl Row {
 }
 
 const CARRIERS: [(&str, ChannelKind, OverwriteUpdate); 4] = [
-    ("overwrite, tanh", ChannelKind::Overwrite, OverwriteUpdate::Tanh),
-    ("overwrite, gated", ChannelKind::Overwrite, OverwriteUpdate::Gated),
-    ("concatenate vectors", ChannelKind::Vectors, OverwriteUpdate::Tanh),
-    ("concatenate trace", ChannelKind::Trace, OverwriteUpdate::Tanh),
+    ("overwrite, tanh", ChannelKind::OVERWRITE, OverwriteUpdate::Tanh),
+    ("overwrite, gated", ChannelKind::OVERWRITE, OverwriteUpdate::Gated),
+    ("concatenate vectors", ChannelKind::VECTORS, OverwriteUpdate::Tanh),
+    ("concatenate trace", ChannelKind::TRACE, OverwriteUpdate::Tanh),
 ];
 
 /// The measurement.
@@ -89,11 +89,10 @@ impl Job for Measure {
                     let name = |j: usize| format!("agent{j}");
                     let norms =
                         (0..agents - 1).map(|j| got.message_norms.get(&name(j)).copied().unwrap_or(0.0));
-                    let jacobians = match channel {
-                        ChannelKind::Overwrite => {
-                            jacobians(trainer.model(), &trainer.adapters(), trainer.parameters())
-                        }
-                        _ => Vec::new(),
+                    let jacobians = if channel.replaces {
+                        jacobians(trainer.model(), &trainer.adapters(), trainer.parameters())
+                    } else {
+                        Vec::new()
                     };
                     let (loss, norms) = (got.loss, norms.collect());
                     let row = Row { carrier, seed, trained, agents, loss, norms, jacobians };
@@ -119,7 +118,7 @@ fn chain<B: ModelBackend>(
     seed: u64,
 ) -> diffmas::Result<Trainer<B>> {
     let config = TeamConfig {
-        channel,
+        channel: channel.into(),
         overwrite_update: update,
         num_vectors: VECTORS,
         vector_dim: WIDTH,

@@ -15,7 +15,7 @@ use diffmas::{Error, Result};
 pub fn team() -> TeamConfig {
     let agent = |name: &str, user: &str| AgentConfig { user: Some(user.into()), ..AgentConfig::named(name) };
     TeamConfig {
-        channel: ChannelKind::Vectors,
+        channel: ChannelKind::VECTORS.into(),
         num_vectors: 4,
         vector_dim: 64,
         latent_steps: 4,
@@ -28,17 +28,18 @@ pub fn team() -> TeamConfig {
 pub struct Learned {
     /// The loss before each update.
     pub losses: Vec<f64>,
-    /// Bytes of the reader's message, whatever the length of its thought.
+    /// Bytes of what the final agent reads for the first line.
     pub bytes: usize,
 }
 
-/// Trains on the lines of `data`.
-pub fn learn(model: &str, data: &str, updates: usize) -> Result<Learned> {
-    let job = Learn { model: ModelFiles::open(model.as_ref())?, data: Path::new(data), updates };
+/// Trains `team` on the lines of `data`: what its channel learns, and nothing else.
+pub fn learn(team: TeamConfig, model: &str, data: &str, updates: usize) -> Result<Learned> {
+    let job = Learn { team, model: ModelFiles::open(model.as_ref())?, data: Path::new(data), updates };
     BackendKind::default_kind().and_then(|backend| backend.run(None, job)).map_err(Error::invalid)?
 }
 
 struct Learn<'a> {
+    team: TeamConfig,
     model: ModelFiles,
     data: &'a Path,
     updates: usize,
@@ -48,11 +49,11 @@ impl Job for Learn<'_> {
     type Output = Result<Learned>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let prompts = PromptBuilder::new(&team().agents, self.model.tokenizer.clone())?;
+        let prompts = PromptBuilder::new(&self.team.agents, self.model.tokenizer.clone())?;
         let lines = read_jsonl(self.data, Answers::Required)?;
         let build = |line| prompts.build(self.data, line, self.model.config.vocab_size);
         let samples: Vec<TokenizedSample> = lines.iter().map(build).collect::<Result<_>>()?;
-        let model = TeamModel::new(team(), self.model.load::<B>(&device)?, 1);
+        let model = TeamModel::new(self.team, self.model.load::<B>(&device)?, 1);
         let config =
             TrainConfig { max_steps: Some(self.updates), learning_rate: 1e-2, ..TrainConfig::default() };
         let mut trainer = Trainer::new(config, model, AdapterSet::none())?;
@@ -73,7 +74,7 @@ fn main() -> Result<()> {
     let [_, model, data] = &args[..] else {
         return Err(Error::invalid("usage: vectors_channel MODEL_FOLDER DATA.jsonl"));
     };
-    let Learned { losses, bytes } = learn(model, data, 50)?;
+    let Learned { losses, bytes } = learn(team(), model, data, 50)?;
     println!("a message is {bytes} bytes; losses: {losses:.3?}");
     Ok(())
 }

@@ -21,20 +21,22 @@ mod pretrain_tiny;
 #[allow(dead_code)]
 #[path = "../examples/quickstart.rs"]
 mod quickstart;
-#[allow(dead_code)]
-#[path = "../examples/vectors_channel.rs"]
-mod vectors_channel;
 
 use std::fs;
 use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use common::{Case, MODELS, close, folder, json, numbers, same_gradients, samples, slopes};
-use diffmas::agents::{AdapterSet, TeamBatch};
+use common::{Case, MODELS, batch, close, folder, json, losses, numbers, same_gradients, samples, slopes};
+use custom_channel::{Window, vectors_channel};
+use diffmas::agents::{AdapterScope, AdapterSet, Base, Origin, TeamBatch, TeamConfig, TeamModel};
 use diffmas::backbone::{ModelFiles, Parameters, Positions};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::read_safetensors;
+use diffmas::communication::register;
+use diffmas::evaluation::Control;
+use diffmas::text::TokenizedSample;
+use diffmas::training::{TrainConfig, Trainer, read_communication};
 use logits::logits;
 use serde_json::json;
 
@@ -129,11 +131,27 @@ fn vectors_of_a_fixed_size_learn_to_tell_what_only_the_sender_knows() {
     let data = dir.path().join("data.jsonl");
     let line = |(question, answer)| format!("{}\n", json!({"question": question, "answer": answer}));
     fs::write(&data, [("a", "x"), ("bbbbbb", "y")].map(line).concat()).unwrap();
-    let learned = vectors_channel::learn(dir.path().to_str().unwrap(), data.to_str().unwrap(), 60).unwrap();
+    let learned = vectors_channel::learn(
+        vectors_channel::team(),
+        dir.path().to_str().unwrap(),
+        data.to_str().unwrap(),
+        60,
+    )
+    .unwrap();
     assert_eq!(learned.bytes, 4 * 64 * size_of::<f32>());
     // A solver that knows nothing of the question cannot go below ln 2 on the token that tells the two answers apart.
     let (first, last) = (learned.losses[0], learned.losses.last().unwrap());
     assert!(*last < 0.25 * first && *last < f64::ln(2.0) / 2.0, "{first} -> {last}");
+}
+
+/// The team of the example's file, with `more` lines in the channel's table.
+fn window_team(dir: &Path, more: &str) -> diffmas::Result<TeamConfig> {
+    register::<Window>().unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/custom_channel.toml");
+    let text = fs::read_to_string(file).unwrap().replace("positions = 2\n", more);
+    let path = dir.join("team.toml");
+    fs::write(&path, text).unwrap();
+    TeamConfig::read(&path)
 }
 
 struct Windows;
@@ -144,7 +162,9 @@ impl Job for Windows {
     fn run<B: ModelBackend>(self, device: B::Device) {
         let backbone =
             ModelFiles::open(&folder("tiny-qwen3").join("model")).unwrap().load::<B>(&device).unwrap();
-        let model = custom_channel::team(backbone, 2);
+        let dir = tempfile::tempdir().unwrap();
+        let team = window_team(dir.path(), "positions = 2\n").unwrap();
+        let model = TeamModel::new(team, backbone.clone(), 0);
         let input = json("tiny-qwen3", "input.json");
         let mut sample = samples(&input).remove(0);
         sample.prompts.remove(0);
@@ -158,7 +178,62 @@ impl Job for Windows {
         same_gradients(&got, &case.end_to_end(&p).1, 1e-4, "window");
         slopes(|p| case.loss(p), &p, &got, 1e-2, 2e-3, "window");
         assert!(got.get("window.gain").clone().into_scalar().elem::<f64>() != 0.0);
+        self.saved_and_read(model, &[sample], dir.path());
     }
+}
+
+impl Windows {
+    /// What a channel from outside learned is read again, with its table, by the team that wrote it and no other.
+    fn saved_and_read<B: ModelBackend>(&self, model: TeamModel<B>, samples: &[TokenizedSample], dir: &Path) {
+        let backbone = model.backbone.clone();
+        let base = Base::new("tiny".into(), "0".repeat(64), &backbone.config, AdapterScope::Shared);
+        let config = TrainConfig { learning_rate: 0.1, ..TrainConfig::default() };
+        let mut trainer = Trainer::new(config, model, AdapterSet::none()).unwrap().with_base(base);
+        (0..3).for_each(|_| drop(trainer.update(&[batch(samples)], 0.1)));
+        let gain = trainer.parameters().get("window.gain").clone().into_scalar().elem::<f64>();
+        assert!((gain - 1.0).abs() > 0.05, "{gain}");
+        trainer.write(dir).unwrap();
+        let team = Origin::read(dir).unwrap().unwrap().team;
+        assert_eq!(team, trainer.model().config);
+        assert!(
+            fs::read_to_string(dir.join("team.toml")).unwrap().contains("[channel.window]\npositions = 2")
+        );
+        let read = |team: TeamConfig| {
+            let fresh = TeamModel::new(team, backbone.clone(), 9);
+            let modules = read_communication(dir, &fresh)?.unwrap();
+            let none = AdapterSet::none();
+            let model = fresh.with_modules(modules);
+            Ok(model.bind(&none, &model.parameters(&none)))
+        };
+        let own = losses(&trainer.team(), samples, 1, &Control::Real);
+        assert_eq!(losses(&read(team).unwrap(), samples, 1, &Control::Real), own);
+        let wider = tempfile::tempdir().unwrap();
+        let wider = window_team(wider.path(), "positions = 3\n").unwrap();
+        let origin = Origin::read(dir).unwrap().unwrap();
+        let differences = origin.differences(&wider);
+        assert_eq!(differences.len(), 1, "{differences:?}");
+        assert_eq!(differences[0].1, "`channel.window.positions` is 3, but the adapter learned with 2");
+        let refused: diffmas::Error = read(wider).err().unwrap();
+        assert!(refused.to_string().contains("their `channel` is"), "{refused}");
+    }
+}
+
+#[test]
+fn a_wrong_key_in_the_table_of_a_channel_from_outside_names_file_line_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |more: &str| window_team(dir.path(), more).unwrap_err().to_string();
+    let path = dir.path().join("team.toml").display().to_string();
+    let error = refused("position = 2\n");
+    assert_eq!(
+        error,
+        format!(
+            "{path}, line 4: unknown key `position`; did you mean `positions`? (known here: `positions`)"
+        )
+    );
+    let error = refused("positions = \"two\"\n");
+    assert!(error.starts_with(&format!("{path}, line 4: invalid type: string")), "{error}");
+    let error = refused("positions = 2\n[channel.trace]\n");
+    assert!(error.contains("a team has one channel"), "{error}");
 }
 
 #[test]

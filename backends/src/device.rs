@@ -83,6 +83,28 @@ pub trait Job: Send {
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output;
 }
 
+/// What is done once for every backend type; [`for_each_backend`] gives it them one after another.
+pub trait BackendVisitor {
+    /// Called with the backend type `B`.
+    fn visit<B: ModelBackend>(&mut self);
+}
+
+/// Shows `visitor` every backend type that is compiled in, each once: several names may run on one type.
+pub fn for_each_backend(visitor: &mut impl BackendVisitor) {
+    #[cfg(feature = "flex")]
+    visitor.visit::<burn::backend::Flex>();
+    #[cfg(feature = "ndarray")]
+    visitor.visit::<burn::backend::NdArray>();
+    #[cfg(feature = "wgpu")]
+    visitor.visit::<burn::backend::Wgpu>();
+    #[cfg(feature = "cuda")]
+    visitor.visit::<burn::backend::Cuda>();
+    #[cfg(feature = "rocm")]
+    visitor.visit::<burn::backend::Rocm>();
+    // A binary without backends has none to show.
+    let _ = visitor;
+}
+
 impl BackendKind {
     /// The backends compiled in, the default first.
     pub const ALL: &[BackendKind] = &[
@@ -235,6 +257,29 @@ mod tests {
     fn an_unknown_backend_is_one_sentence_that_lists_the_known_ones() {
         let e = "abacus".parse::<BackendKind>().unwrap_err().to_string();
         assert!(e.contains("abacus") && BackendKind::ALL.iter().all(|k| e.contains(k.name())), "{e}");
+    }
+
+    #[test]
+    fn every_backend_runs_on_a_type_that_is_visited_once() {
+        struct Types(Vec<std::any::TypeId>);
+        impl BackendVisitor for Types {
+            fn visit<B: ModelBackend>(&mut self) {
+                self.0.push(std::any::TypeId::of::<B>());
+            }
+        }
+        struct Own;
+        impl Job for Own {
+            type Output = std::any::TypeId;
+            fn run<B: ModelBackend>(self, _device: B::Device) -> Self::Output {
+                std::any::TypeId::of::<B>()
+            }
+        }
+        let mut types = Types(Vec::new());
+        for_each_backend(&mut types);
+        for kind in BackendKind::ALL.iter().filter(|kind| kind.is_cpu()) {
+            let own = kind.run(None, Own).unwrap();
+            assert_eq!(types.0.iter().filter(|&&visited| visited == own).count(), 1, "{kind}");
+        }
     }
 
     #[test]

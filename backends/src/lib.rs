@@ -29,7 +29,7 @@ mod wgpu;
 pub use burn::backend::Autodiff;
 #[cfg(feature = "flex")]
 pub use burn::backend::Flex;
-pub use device::{Adapter, BackendKind, DeviceError, Job};
+pub use device::{Adapter, BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use mask::{AttentionMask, HostMask};
 
 /// Keys and values of some positions of one layer, each `[B, G, n, d]`; keys carry their rotary embedding.

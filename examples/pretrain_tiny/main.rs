@@ -15,7 +15,7 @@ use std::time::Instant;
 use burn::prelude::*;
 use burn::tensor::{TensorData, activation};
 use diffmas::agents::{AdapterSet, TeamModel};
-use diffmas::backbone::{ModelFiles, Parameters};
+use diffmas::backbone::{ModelFiles, ParameterSpecs, Parameters};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{StoredType, write_atomic, write_tensors};
 use diffmas::evaluation::{Accuracy, Checking, Control, Scoring, evaluate};
@@ -63,7 +63,7 @@ impl Job for Pretrain {
         B::seed(&device, SEED);
         let mut weights: Parameters<B> = sizes.fresh(&device);
         eprintln!("{} parameters", weights.num_elements());
-        let mut optimizer = Optimizer::new(0.05, Decay::All);
+        let mut optimizer = Optimizer::new(0.05, Decay::All, &ParameterSpecs::default());
         let mut documents: Option<(usize, Documents)> = None;
         let clock = Instant::now();
         let mut read = 0;

@@ -1,7 +1,7 @@
 //! Rows of different length as one rectangle, with what is real marked.
 
 use super::{TeamConfig, TeamPlan};
-use crate::communication::{ChannelKind, MessageLayout};
+use crate::communication::MessageLayout;
 use crate::error::{Error, Result};
 use crate::text::TokenizedSample;
 
@@ -193,16 +193,16 @@ fn check_places(
     max_positions: usize,
 ) -> Result<()> {
     let batch = TeamBatch::new(&[sample]);
-    let segments = matches!(config.channel, ChannelKind::Trace | ChannelKind::Hybrid);
+    // The most that a segment of any channel takes.
     let plan = TeamPlan::new(config, &batch, |thought| MessageLayout {
-        segment: segments.then(|| thought.segment()),
+        segment: config.channel.kind.segments.then(|| thought.segment()),
         vectors: None,
     });
     let last = config.agents.len() - 1;
     for (j, agent) in plan.agents.iter().enumerate() {
         let (prompt, steps) = (sample.prompts[j].len(), config.steps(j));
         let (mut text, mut before) = (batch.expert(j).map_or(0, |e| e.len), agent.start[0] as usize);
-        if config.channel == ChannelKind::Text {
+        if config.channel.kind.text {
             before = config.reads(j).iter().map(|&r| config.message_tokens(r)).fold(0, usize::saturating_add);
             text = text.max(config.message_tokens(j));
         }

@@ -10,7 +10,11 @@ impl<B: ModelBackend> Team<B> {
     /// SHA-256 of everything learned, as f32: adapters with their scales, and the communication modules.
     pub fn learned_sha256(&self) -> String {
         let mut adapter = Sha256::new();
-        adapter.update(format!("{:?} {}", self.adapters.scope, self.config.channel));
+        let channel = &self.config.channel;
+        adapter.update(format!("{:?} {channel}", self.adapters.scope));
+        if !channel.settings().is_empty() {
+            adapter.update(serde_json::to_vec(channel).expect("settings are plain data"));
+        }
         for (name, one) in &self.adapters.adapters {
             let scalings: Vec<f64> = one.factors.values().map(|lora| lora.scaling).collect();
             adapter.update(format!("{name} {scalings:?}"));

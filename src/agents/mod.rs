@@ -25,4 +25,4 @@ pub use preset::paper_team;
 pub use stages::{LossWeights, StageGraph, StageOutput, TeamStages};
 pub use team::{AgentConfig, FeedKind, TeamConfig, Topology};
 
-pub use crate::communication::{ChannelKind, OverwriteUpdate, Transmit};
+pub use crate::communication::{ChannelConfig, ChannelKind, OverwriteUpdate, Transmit};

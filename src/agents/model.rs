@@ -5,11 +5,10 @@ use burn::tensor::TensorData;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{AdapterScope, AdapterSet, FeedKind, FeedModule, PaddedIds, TeamBatch, TeamConfig, TeamPlan};
-use crate::backbone::{Adapter, Backbone, KeyValues, Parameters, Positions};
-use crate::communication::{
-    ChannelKind, ChannelPair, Message, NoChannel, OverwriteChannel, Reading, Thought, Trace, TraceChannel,
-    VectorsChannel,
+use crate::backbone::{
+    Adapter, Backbone, KeyValues, ParameterGroup, ParameterSpec, ParameterSpecs, Parameters, Positions, Pull,
 };
+use crate::communication::{ChannelPair, Message, NoChannel, Reading, Thought, Trace, draw};
 
 /// Name of the learned feed among the parameters.
 const FEED: &str = "feed.learned";
@@ -50,18 +49,11 @@ impl<B: ModelBackend> TeamModel<B> {
     /// A team on `backbone` with the channel that its configuration names; what the channel learns is drawn from `seed`.
     ///
     /// # Panics
-    /// If the configuration is not valid for the backbone.
+    /// If the configuration is not valid for the backbone, or names a channel that was registered for other backends.
     pub fn new(config: TeamConfig, backbone: Backbone<B>, seed: u64) -> Self {
-        let vectors = || config.vectors(backbone.layers.len()).expect("a channel with vectors has sizes");
-        let channel = match config.channel {
-            ChannelKind::Trace => ChannelPair::new(TraceChannel),
-            ChannelKind::Text => ChannelPair::new(NoChannel),
-            ChannelKind::Vectors => ChannelPair::new(VectorsChannel { config: vectors(), with_trace: false }),
-            ChannelKind::Hybrid => ChannelPair::new(VectorsChannel { config: vectors(), with_trace: true }),
-            ChannelKind::Overwrite => {
-                ChannelPair::new(OverwriteChannel { config: vectors(), update: config.overwrite_update })
-            }
-        };
+        let sizes = config.sizes(&backbone.config);
+        let channel = config.channel.kind.build(&config.channel_settings(), &sizes);
+        let channel = channel.expect("a valid configuration");
         Self::with_channel(config, backbone, channel, seed)
     }
 
@@ -74,7 +66,8 @@ impl<B: ModelBackend> TeamModel<B> {
     ) -> Self {
         let kinds: Vec<FeedKind> = (0..config.agents.len() - 1).map(|j| config.feed(j)).collect();
         let feed = FeedModule::new(&backbone, &kinds);
-        let communication = channel.inner.parameters(&backbone, seed);
+        let parameters = channel.inner.parameters(&config.sizes(&backbone.config));
+        let communication = draw(&parameters, seed, &backbone.device());
         Self { config, backbone, feed, channel, communication }
     }
 
@@ -108,6 +101,20 @@ impl<B: ModelBackend> TeamModel<B> {
         let mut all = adapters.parameters();
         all.extend(self.modules());
         all
+    }
+
+    /// What everything that the team learns is.
+    pub fn parameter_specs(&self, adapters: &AdapterSet<B>) -> ParameterSpecs {
+        let channel = self.channel.inner.parameters(&self.config.sizes(&self.backbone.config));
+        let channel = channel.into_iter().map(|(spec, _)| ParameterSpec { needs_channel: true, ..spec });
+        let feed = self.feed.learned.as_ref().map(|w| {
+            // It began there.
+            ParameterSpec::new(FEED, w.dims(), ParameterGroup::FEED).pulled(Pull::Identity)
+        });
+        let factors = adapters.parameters();
+        let factors =
+            factors.iter().map(|(name, w)| ParameterSpec::new(name, w.dims(), ParameterGroup::LORA));
+        channel.chain(feed).chain(factors).collect()
     }
 
     /// What the team learns beside its adapters.

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::communication::{ChannelKind, OverwriteUpdate, Transmit, VectorsConfig};
+use crate::backbone::BackboneConfig;
+use crate::communication::{
+    ChannelConfig, ChannelSettings, OverwriteUpdate, TeamSizes, Transmit, VectorsSettings,
+};
 use crate::error::{Error, Result};
 use crate::text::toml_file::read_toml;
 
@@ -44,7 +47,7 @@ named_enum! {
 #[serde(deny_unknown_fields, default)]
 pub struct TeamConfig {
     /// What agents pass to each other.
-    pub channel: ChannelKind,
+    pub channel: ChannelConfig,
     /// Who reads whom.
     pub topology: Topology,
     /// Latent steps of every upstream agent that does not set its own.
@@ -120,17 +123,18 @@ impl AgentConfig {
 impl Default for TeamConfig {
     /// The defaults of the team file, without any agent.
     fn default() -> Self {
+        let vectors = VectorsSettings::default();
         Self {
-            channel: ChannelKind::default(),
+            channel: ChannelConfig::default(),
             topology: Topology::default(),
             latent_steps: 10,
             transmit: Transmit::default(),
             feed: FeedKind::default(),
-            num_vectors: 8,
-            vector_dim: 256,
-            vector_heads: 4,
-            cross_attention_layers: None,
-            encoder_position_prior: true,
+            num_vectors: vectors.num_vectors,
+            vector_dim: vectors.vector_dim,
+            vector_heads: vectors.vector_heads,
+            cross_attention_layers: vectors.cross_attention_layers,
+            encoder_position_prior: vectors.encoder_position_prior,
             overwrite_update: OverwriteUpdate::default(),
             message_tokens: 128,
             agents: Vec::new(),
@@ -189,16 +193,13 @@ impl TeamConfig {
             }
         }
         for (index, agent) in self.upstream().iter().enumerate() {
-            if self.channel == ChannelKind::Text && self.message_tokens(index) == 0 {
+            if self.channel.kind.text && self.message_tokens(index) == 0 {
                 return Err(Error::invalid(format!(
                     "agent `{}`: with `message_tokens = 0` it would write nothing",
                     agent.name
                 )));
             }
-            if self.channel != ChannelKind::Text
-                && self.transmit(index) == Transmit::Latent
-                && self.steps(index) == 0
-            {
+            if !self.channel.kind.text && self.transmit(index) == Transmit::Latent && self.steps(index) == 0 {
                 return Err(Error::invalid(format!(
                     "agent `{}`: `transmit = \"latent\"` with `latent_steps = 0` would transmit nothing",
                     agent.name
@@ -206,8 +207,15 @@ impl TeamConfig {
             }
         }
         self.check_topology()?;
-        // The model's layers are not known here, and do not matter to sizes.
-        self.vectors(1).map_or(Ok(()), |vectors| vectors.check_sizes())
+        self.channel.kind.check(&self.channel_settings(), None)
+    }
+
+    /// Refuses settings of the channel that make no sense on a model of the sizes `config`.
+    ///
+    /// # Errors
+    /// One sentence that names the setting.
+    pub fn check_model(&self, config: &BackboneConfig) -> Result<()> {
+        self.channel.kind.check(&self.channel_settings(), Some(&self.sizes(config)))
     }
 
     /// Refuses more agents than can work together.
@@ -220,20 +228,21 @@ impl TeamConfig {
         }
     }
 
-    /// Sizes of the learned channel in a model of `layers` layers, where the team uses one.
-    pub fn vectors(&self, layers: usize) -> Option<VectorsConfig> {
-        let learned = [ChannelKind::Vectors, ChannelKind::Hybrid, ChannelKind::Overwrite];
-        learned.contains(&self.channel).then(|| VectorsConfig {
-            num_vectors: self.num_vectors,
-            vector_dim: self.vector_dim,
-            vector_heads: self.vector_heads,
-            cross_attention_layers: self
-                .cross_attention_layers
-                .clone()
-                .unwrap_or_else(|| (0..layers).step_by(4).collect()),
-            encoder_position_prior: self.encoder_position_prior,
-            agents: self.agents.iter().map(|a| a.name.clone()).collect(),
-        })
+    /// The settings of the channel: its own table, or those keys of this file that are its.
+    pub fn channel_settings(&self) -> ChannelSettings {
+        let Some(keys) = self.channel.kind.keys else { return self.channel.settings().clone() };
+        let all = serde_json::to_value(self).expect("settings are plain data");
+        keys.iter().filter_map(|&key| Some((key.to_string(), all.get(key)?.clone()))).collect()
+    }
+
+    /// How many vectors an agent sends, and their width, where the channel has some.
+    pub fn vectors(&self) -> Option<[usize; 2]> {
+        self.channel.kind.vectors(&self.channel_settings())
+    }
+
+    /// What shapes depend on in this team, on a model of the sizes `config`.
+    pub fn sizes(&self, config: &BackboneConfig) -> TeamSizes {
+        TeamSizes::new(config, self.agents.iter().map(|agent| agent.name.clone()).collect())
     }
 
     /// All agents but the final one.
@@ -248,7 +257,7 @@ impl TeamConfig {
 
     /// Latent steps of agent `j`: its own or the team's; 0 for the final agent, and where agents write text.
     pub fn steps(&self, j: usize) -> usize {
-        if self.channel == ChannelKind::Text {
+        if self.channel.kind.text {
             return 0;
         }
         self.upstream().get(j).map_or(0, |agent| agent.latent_steps.unwrap_or(self.latent_steps))
@@ -291,6 +300,7 @@ fn check_name(index: usize, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::communication::ChannelKind;
 
     fn read(text: &str) -> std::result::Result<TeamConfig, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -312,7 +322,7 @@ mod tests {
              user = \"{{ question }}\"\n",
         )
         .unwrap();
-        assert_eq!((team.channel, team.topology), (ChannelKind::Trace, Topology::Sequential));
+        assert_eq!((team.channel, team.topology), (ChannelKind::TRACE.into(), Topology::Sequential));
         assert_eq!((0..3).map(|j| team.steps(j)).collect::<Vec<_>>(), [3, 10, 0]);
         assert_eq!((team.transmit(0), team.transmit(1)), (Transmit::Prompt, Transmit::Latent));
         assert_eq!((team.feed(0), team.feed(1)), (FeedKind::Soft, FeedKind::Identity));
@@ -349,8 +359,17 @@ mod tests {
             assert!(error.contains(part), "{settings}: {error}");
         }
         let mut config = team(&["a", "b"]);
-        (config.channel, config.cross_attention_layers) = (ChannelKind::Hybrid, Some(vec![1, 4]));
-        let error = config.vectors(4).unwrap().check(4).unwrap_err().to_string();
+        (config.channel, config.cross_attention_layers) = (ChannelKind::HYBRID.into(), Some(vec![1, 4]));
+        let sizes = TeamSizes {
+            hidden_size: 8,
+            num_hidden_layers: 4,
+            num_key_value_heads: 1,
+            head_dim: 8,
+            agents: vec!["a".into(), "b".into()],
+        };
+        let check = |sizes| config.channel.kind.check(&config.channel_settings(), sizes);
+        check(None).unwrap();
+        let error = check(Some(&sizes)).unwrap_err().to_string();
         assert_eq!(error, "cross_attention_layers names layer 4, but the model's layers are 0 to 3");
     }
 
@@ -395,8 +414,8 @@ mod tests {
 
     #[test]
     fn names_of_settings_are_parsed_and_displayed() {
-        for name in ChannelKind::NAMES {
-            assert_eq!(name.parse::<ChannelKind>().unwrap().to_string(), *name);
+        for kind in ChannelKind::all() {
+            assert_eq!(kind.to_string().parse::<ChannelKind>().unwrap(), kind);
         }
         assert_eq!(format!("{:>9}", FeedKind::Learned), "  learned");
         let error = "latnt".parse::<Transmit>().unwrap_err().to_string();

@@ -2,18 +2,15 @@
 
 use super::TeamConfig;
 use super::team::Topology;
-use crate::communication::ChannelKind;
 use crate::error::{Error, Result};
 
 impl TeamConfig {
     /// The agents that agent `j` reads, in reading order.
     ///
-    /// On `overwrite` that is the one before it: its state stands for all earlier ones.
+    /// Where each message replaces the one before it, that is the one before: its state stands for all earlier ones.
     pub fn reads(&self, j: usize) -> Vec<usize> {
         match self.topology {
-            Topology::Sequential if self.channel == ChannelKind::Overwrite => {
-                (j.saturating_sub(1)..j).collect()
-            }
+            Topology::Sequential if self.channel.kind.replaces => (j.saturating_sub(1)..j).collect(),
             Topology::Sequential => (0..j).collect(),
             Topology::Hierarchical if j + 1 == self.agents.len() => (0..j).collect(),
             Topology::Hierarchical => Vec::new(),
@@ -93,14 +90,14 @@ impl TeamConfig {
                     "agent `{}`: `reads` needs `topology = \"graph\"`; this team is `{}`",
                     agent.name, self.topology
                 ))),
-                None if self.topology == Topology::Hierarchical && self.channel == ChannelKind::Overwrite => {
-                    self.no_overwrite()
+                None if self.topology == Topology::Hierarchical && self.channel.kind.replaces => {
+                    self.not_sequential()
                 }
                 None => Ok(()),
             };
         }
-        if self.channel == ChannelKind::Overwrite {
-            return self.no_overwrite();
+        if self.channel.kind.replaces {
+            return self.not_sequential();
         }
         self.check_names()?;
         let mut read = vec![false; self.agents.len()];
@@ -126,10 +123,10 @@ impl TeamConfig {
         }
     }
 
-    fn no_overwrite(&self) -> Result<()> {
+    fn not_sequential(&self) -> Result<()> {
         Err(Error::invalid(format!(
-            "channel `overwrite` replaces one state agent by agent and needs `topology = \"sequential\"`, not `{}`",
-            self.topology
+            "channel `{}` replaces one state agent by agent and needs `topology = \"sequential\"`, not `{}`",
+            self.channel, self.topology
         )))
     }
 }
@@ -138,6 +135,7 @@ impl TeamConfig {
 mod tests {
     use super::super::AgentConfig;
     use super::*;
+    use crate::communication::ChannelKind;
 
     fn graph(agents: &[(&str, &[&str])]) -> TeamConfig {
         let agent = |(name, reads): &(&str, &[&str])| AgentConfig {
@@ -175,11 +173,11 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         let mut team = graph(&[("a", &[]), ("b", &["a"])]);
-        team.channel = ChannelKind::Overwrite;
+        team.channel = ChannelKind::OVERWRITE.into();
         assert!(
             team.clone().ordered().unwrap_err().to_string().contains("needs `topology = \"sequential\"`")
         );
-        (team.channel, team.topology) = (ChannelKind::Trace, Topology::Sequential);
+        (team.channel, team.topology) = (ChannelKind::TRACE.into(), Topology::Sequential);
         assert!(team.ordered().unwrap_err().to_string().contains("`reads` needs `topology = \"graph\"`"));
     }
 

@@ -15,6 +15,7 @@ mod merge;
 mod mlp;
 mod model;
 mod norm;
+mod parameter_spec;
 mod parameters;
 mod rope;
 
@@ -30,5 +31,6 @@ pub use merge::merge;
 pub use mlp::Mlp;
 pub use model::Backbone;
 pub use norm::RmsNorm;
+pub use parameter_spec::{ParameterGroup, ParameterSpec, ParameterSpecs, Pull};
 pub use parameters::Parameters;
 pub use rope::RotaryEmbedding;

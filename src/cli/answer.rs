@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use diffmas::Result;
-use diffmas::agents::{ChannelKind, Listening, Team, TeamBatch};
+use diffmas::agents::{Listening, Team, TeamBatch};
 use diffmas::backends::ModelBackend;
 use diffmas::communication::Trace;
 use diffmas::evaluation::Control;
@@ -45,7 +45,7 @@ impl Answering<'_> {
     ) -> Result<Left<B>> {
         let mut samples = samples.to_vec();
         let mut written = Vec::new();
-        if team.config.channel == ChannelKind::Text && *self.control != Control::None {
+        if team.config.channel.kind.text && *self.control != Control::None {
             let writing = self.session.writing(self.options.clone());
             let path = Path::new("a message");
             (samples, written) = write_messages(team, &writing, path, &samples, Author::Agents, streams)?;

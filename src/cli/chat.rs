@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diffmas::agents::{ChannelKind, Team, TeamConfig};
+use diffmas::agents::{Team, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::{follow, is_stream, write_atomic};
 use diffmas::communication::{Message, Trace};
@@ -209,14 +209,17 @@ fn describe_team(team: &TeamConfig) -> String {
         if j == last {
             return format!("{name}: answers");
         }
+        let channel = team.channel.kind;
+        if channel.text {
+            return format!("{name}: writes at most {} tokens", team.message_tokens(j));
+        }
         let (steps, transmit, feed) = (team.steps(j), team.transmit(j), team.feed(j));
-        let leaves = match team.channel {
-            ChannelKind::Text => return format!("{name}: writes at most {} tokens", team.message_tokens(j)),
-            ChannelKind::Trace => format!("{transmit} in the trace"),
-            ChannelKind::Hybrid => format!("{transmit} in the trace and {} vectors", team.num_vectors),
-            ChannelKind::Vectors => format!("{} vectors", team.num_vectors),
-            ChannelKind::Overwrite => format!("a new state of {} vectors", team.num_vectors),
-        };
+        let segment = channel.segments.then(|| format!("{transmit} in the trace"));
+        let state = if channel.replaces { "a new state of " } else { "" };
+        let vectors = team.vectors().map(|[m, _]| format!("{state}{m} vectors"));
+        let leaves: Vec<String> = segment.into_iter().chain(vectors).collect();
+        let leaves =
+            if leaves.is_empty() { format!("a message of `{channel}`") } else { leaves.join(" and ") };
         format!("{name}: {steps} latent steps, feed {feed}, leaves {leaves}")
     };
     (0..=last).map(describe).collect::<Vec<_>>().join("\n")

@@ -140,7 +140,7 @@ struct Demo {
 
 impl Demo {
     fn validate(&self) -> Result<()> {
-        if ![ChannelKind::Trace, ChannelKind::Vectors, ChannelKind::Hybrid].contains(&self.channel) {
+        if ![ChannelKind::TRACE, ChannelKind::VECTORS, ChannelKind::HYBRID].contains(&self.channel) {
             return Err(Error::invalid(format!(
                 "demo shows the channels trace, vectors and hybrid, not {}; it measures text beside each of them",
                 self.channel
@@ -164,7 +164,7 @@ impl Demo {
     /// The team that learns.
     fn team(&self) -> TeamConfig {
         TeamConfig {
-            channel: self.channel,
+            channel: self.channel.into(),
             latent_steps: self.latent_steps,
             num_vectors: self.num_vectors,
             vector_dim: 128,
@@ -176,14 +176,14 @@ impl Demo {
     /// Vectors and their readers begin with next to nothing. A team that passes on its keys and values begins with most of what it needs,
     /// and forgets it again in larger steps than these.
     fn learning_rate(&self) -> f64 {
-        if self.channel == ChannelKind::Vectors { 2e-3 } else { 3e-4 }
+        if self.channel == ChannelKind::VECTORS { 2e-3 } else { 3e-4 }
     }
 
     /// The same team with messages of text, of as many tokens as the other's have positions.
     fn text_team(&self) -> TeamConfig {
         let message_tokens =
-            if self.channel == ChannelKind::Vectors { self.num_vectors } else { self.latent_steps };
-        TeamConfig { channel: ChannelKind::Text, message_tokens, ..self.task_config().team() }
+            if self.channel == ChannelKind::VECTORS { self.num_vectors } else { self.latent_steps };
+        TeamConfig { channel: ChannelKind::TEXT.into(), message_tokens, ..self.task_config().team() }
     }
 }
 
@@ -262,7 +262,7 @@ impl Folder<'_> {
     fn learn(&self, team: TeamConfig, name: &str, what: &str) -> Result<()> {
         let dir = self.dir.join(name);
         verbosity::note(format_args!("training {what}"));
-        let text = team.channel == ChannelKind::Text;
+        let text = team.channel.kind.text;
         let options = Options {
             data: Some(self.dir.join("train.jsonl")),
             output: Some(dir.clone()),

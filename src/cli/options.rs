@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::agents::{AdapterScope, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
+use diffmas::agents::{
+    AdapterScope, ChannelConfig, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
+};
 use diffmas::backends::BackendKind;
 use diffmas::checkpoint::peft::{BASE, CONFIG};
 use diffmas::text::{Thinking, read_toml};
@@ -195,7 +197,7 @@ pub struct Options {
     pub adapter: Option<PathBuf>,
     pub system: Option<PathBuf>,
     pub override_team: Option<bool>,
-    pub channel: Option<ChannelKind>,
+    pub channel: Option<ChannelConfig>,
     pub topology: Option<Topology>,
     pub num_vectors: Option<usize>,
     pub vector_dim: Option<usize>,
@@ -360,7 +362,11 @@ impl Options {
             agent.message_tokens = agent.message_tokens.filter(|_| self.message_tokens.is_none());
             agent.reads = agent.reads.take().filter(|_| self.topology.is_none_or(|t| t == Topology::Graph));
         }
-        team.channel = self.channel.unwrap_or(team.channel);
+        if let Some(channel) = &self.channel
+            && !(channel.kind == team.channel.kind && *channel == channel.kind.into())
+        {
+            team.channel = channel.clone();
+        }
         team.latent_steps = self.latent_steps.unwrap_or(team.latent_steps);
         team.transmit = self.transmit.unwrap_or(team.transmit);
         team.feed = self.feed.unwrap_or(team.feed);
@@ -423,7 +429,7 @@ impl Options {
         let mut all = object(&self)?;
         all.extend(object(config)?.into_iter().filter(|(_, v)| !v.is_null()));
         self = serde_json::from_value(Value::Object(all)).map_err(Error::invalid)?;
-        self.channel = Some(team.channel);
+        self.channel = Some(team.channel.clone());
         self.latent_steps = None;
         self.transmit = None;
         self.feed = None;

@@ -121,7 +121,7 @@ impl RunCommand {
             return kind.run(session.options.device_index, job).map_err(Error::invalid)?;
         };
         self.trace.validate(&session.team, samples.len())?;
-        self.check_traces(samples.len(), session.batch_size(), session.team.channel)?;
+        self.check_traces(samples.len(), session.batch_size(), session.team.channel.kind)?;
         let checking = self.checking(&answering, &samples)?;
         let job = AnswerAll { command: &self, answering, samples: &samples };
         let (answers, sink) = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
@@ -197,7 +197,7 @@ impl RunCommand {
                 "a trace file holds one batch, but there are {samples} questions; give --batch-size {samples}"
             )));
         }
-        if traced && channel == ChannelKind::Text {
+        if traced && channel.text {
             return Err(Error::invalid("on the channel `text` there is no trace to save or load"));
         }
         if traced && self.trace == Control::Shuffled {
@@ -219,7 +219,7 @@ impl RunCommand {
             return Ok(None);
         }
         let session = answering.session;
-        if session.team.channel != ChannelKind::Text {
+        if !session.team.channel.kind.text {
             return Err(Error::invalid(
                 "--save-trajectories needs --channel text: only there do agents write",
             ));
@@ -440,10 +440,7 @@ impl AnswerAll<'_> {
             model: &self.answering.session.model.config,
             fingerprint: &fingerprint,
             agents: &agents,
-            vectors: team
-                .config
-                .vectors(team.answering().layers.len())
-                .map(|v| [v.num_vectors, v.vector_dim]),
+            vectors: team.config.vectors(),
         };
         if let Some(path) = &self.command.load_trace {
             let trace = Trace::read(path, owner, device)?;

@@ -61,9 +61,7 @@ impl Session {
         let (layers, width) = (c.num_hidden_layers, c.hidden_size);
         tracing::debug!("{}: {:?}, {layers} layers of width {width}", model.path.display(), c.family);
         let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?.with_thinking(thinking);
-        if let Some(vectors) = team.vectors(c.num_hidden_layers) {
-            vectors.check(c.num_hidden_layers)?;
-        }
+        team.check_model(c)?;
         Ok(Self { options, team, model, adapter, origin, changed, prompts: Arc::new(prompts) })
     }
 

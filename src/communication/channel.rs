@@ -4,19 +4,26 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use diffmas_backends::{Autodiff, ModelBackend};
+use serde_json::{Map, Value};
 
-use super::{Message, MessageLayout, Thought, ThoughtLayout, Trace};
-use crate::backbone::{Backbone, KeyValues, Parameters, ResidualHook};
+use super::{Initial, Message, MessageLayout, TeamSizes, Thought, ThoughtLayout, Trace};
+use crate::backbone::{KeyValues, ParameterSpec, Parameters, ResidualHook};
 
 /// A way of passing state between agents. Each method is a function of its arguments alone: training runs a stage twice and relies on
 /// the same numbers.
 ///
-/// What the channel learns lives in `parameters`, under names of its own; the channel itself holds settings. The provided methods make
+/// What the channel learns lives in the team's parameters, under names of its own; the channel itself holds settings. The provided methods make
 /// up the trace: the sender's keys and values, which the reader attends to beside its own.
 pub trait Channel<B: ModelBackend>: Debug + Send + Sync {
-    /// What the channel learns, with its initial values.
-    fn parameters(&self, _backbone: &Backbone<B>, _seed: u64) -> Parameters<B> {
-        Parameters::default()
+    /// What the channel learns in a team of these sizes, and how each matrix begins. Values are drawn in this order.
+    fn parameters(&self, _sizes: &TeamSizes) -> Vec<(ParameterSpec, Initial)> {
+        Vec::new()
+    }
+
+    /// What it was made with, where that is more than its own table says: it stands beside what was learned, and a team that reads that must
+    /// have the same.
+    fn config(&self) -> Map<String, Value> {
+        Map::new()
     }
 
     /// The form of the message that a thought becomes.

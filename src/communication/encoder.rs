@@ -1,121 +1,99 @@
 //! The communication encoder: an agent's hidden states, however many, as `M` vectors of width `c`.
+//!
+//! For a thought of `n` transmitted positions, `H [B, n, D]` after the final norm:
+//! 1. `S = norm(H)` — `[B·n, D]`
+//! 2. `Q = Q_j` of the sender — `[M, c]`, the same for all rows → `[B, heads, M, c/heads]`
+//! 3. `K = S·W_k`, `V = S·W_v` — `[B, heads, n, c/heads]`
+//! 4. `A = softmax(Q·Kᵀ/√(c/heads) + P)·V` — `[B·M, c]`; `P [B, 1, M, n]`: the position prior, padding hidden
+//! 5. `E_j = A + silu(norm(A)·W_up)·W_down` — `[B, M, c]`
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::tensor::activation::silu;
 use diffmas_backends::ModelBackend;
-use serde::{Deserialize, Serialize};
 
 use super::cross_attention::{HIDDEN, attend, heads, normalise};
-use super::init::{Draws, Projection};
-use super::{Thought, Vectors};
-use crate::backbone::Parameters;
-use crate::error::{Error, Result};
+use super::{Initial, Thought, Vectors, VectorsConfig};
+use crate::backbone::{ParameterGroup, ParameterSpec, Parameters};
 
 /// How much the score of a state falls with each part of the thought between it and a query's own.
 const SLOPE: f32 = 2.0;
 
-fn yes() -> bool {
-    true
+/// What an encoder learns, by part.
+#[derive(Clone, Debug)]
+pub(super) struct Encoder<B: Backend> {
+    /// Of each sender, `[M, c]`.
+    queries: Vec<Tensor<B, 2>>,
+    /// `[D, c]`
+    k_proj: Tensor<B, 2>,
+    /// `[D, c]`
+    v_proj: Tensor<B, 2>,
+    /// `[c, 2c]`
+    up_proj: Tensor<B, 2>,
+    /// `[2c, c]`
+    down_proj: Tensor<B, 2>,
+    heads: usize,
+    /// Of the position prior; 0 without one.
+    slope: f32,
 }
 
-/// The largest size that makes sense, far above that of any model.
-const MOST: usize = 1 << 14;
+impl<B: ModelBackend> Encoder<B> {
+    /// What learns, on hidden states of width `d`: a vector begins as a mean around its part of the thought.
+    pub fn parameters(config: &VectorsConfig, d: usize) -> Vec<(ParameterSpec, Initial)> {
+        let (m, c) = (config.num_vectors, config.vector_dim);
+        let spec = |name: String, shape| ParameterSpec::new(name, shape, ParameterGroup::ENCODER);
+        // Directions are drawn before anything else.
+        let mut all = vec![(spec("encoder.v_proj".into(), [d, c]), Initial::Projection)];
+        all.extend(config.senders().iter().map(|sender| {
+            (spec(format!("encoder.queries.{sender}"), [m, c]).spared(), Initial::Normal(0.02))
+        }));
+        all.extend([
+            (spec("encoder.k_proj".into(), [d, c]), Initial::Linear),
+            (spec("encoder.up_proj".into(), [c, 2 * c]), Initial::Linear),
+            (spec("encoder.down_proj".into(), [2 * c, c]), Initial::Full(0.0)),
+        ]);
+        all
+    }
 
-/// Sizes of the learned channel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VectorsConfig {
-    /// Vectors per agent, `M`.
-    pub num_vectors: usize,
-    /// Their width, `c`.
-    pub vector_dim: usize,
-    /// Attention heads of encoder and cross-agent attention.
-    pub vector_heads: usize,
-    /// Layers of the receiver that read vectors.
-    pub cross_attention_layers: Vec<usize>,
-    /// Whether query `m` of the encoder prefers the `m`-th part of the thought. On where a file does not say: it was before it could be
-    /// set.
-    #[serde(default = "yes")]
-    pub encoder_position_prior: bool,
-    /// The agents' names in order; each sender has queries and an embedding of its own.
-    pub agents: Vec<String>,
-}
+    /// The encoder with the values of `parameters`.
+    pub fn new(config: &VectorsConfig, parameters: &Parameters<B>) -> Self {
+        let get = |name: &str| parameters.get(&format!("encoder.{name}")).clone();
+        Self {
+            queries: config.senders().iter().map(|sender| get(&format!("queries.{sender}"))).collect(),
+            k_proj: get("k_proj"),
+            v_proj: get("v_proj"),
+            up_proj: get("up_proj"),
+            down_proj: get("down_proj"),
+            heads: config.vector_heads,
+            slope: if config.encoder_position_prior { SLOPE } else { 0.0 },
+        }
+    }
 
-impl VectorsConfig {
-    /// Refuses sizes that make no sense in any model.
+    /// The vectors of `thought`: its sender's queries attend over the hidden states of its transmitted positions.
     ///
-    /// # Errors
-    /// Names the setting.
-    pub fn check_sizes(&self) -> Result<()> {
-        let wrong = |message: String| Err(Error::invalid(message));
-        for (name, size) in [
-            ("num_vectors", self.num_vectors),
-            ("vector_dim", self.vector_dim),
-            ("vector_heads", self.vector_heads),
-        ] {
-            if size == 0 {
-                return wrong(format!("{name} must be at least 1"));
-            }
-            if size > MOST {
-                return wrong(format!("{name} = {size} is too large: at most {MOST}"));
-            }
-        }
-        if self.num_vectors * self.vector_dim > MOST << 10 {
-            return wrong(format!(
-                "num_vectors = {} times vector_dim = {} is too large: at most {} numbers a message",
-                self.num_vectors,
-                self.vector_dim,
-                MOST << 10
-            ));
-        }
-        if !self.vector_dim.is_multiple_of(self.vector_heads) {
-            return wrong(format!(
-                "vector_dim = {} cannot be divided among vector_heads = {} heads",
-                self.vector_dim, self.vector_heads
-            ));
-        }
-        if self.cross_attention_layers.is_empty() {
-            return wrong("cross_attention_layers is empty: nobody would read the vectors".into());
-        }
-        Ok(())
+    /// # Shapes
+    /// `H [B, n, D]` → `[B, M, c]`
+    pub fn forward(&self, thought: &Thought<B>) -> Vectors<B> {
+        let (states, valid) = thought.hidden_states();
+        let ([batch, n, d], [m, c]) = (states.dims(), self.queries[thought.sender].dims());
+        let places = TensorData::new(places(&valid, batch, m, self.slope), [batch, 1, m, n]);
+        let places = Tensor::from_data(places, &states.device());
+        // 1. S
+        let states = normalise(states.reshape([batch * n, d]));
+        // 2. Q
+        let queries = self.queries[thought.sender].clone();
+        let queries = heads(queries, 1, self.heads).expand([batch, self.heads, m, c / self.heads]);
+        // 3. K, V
+        let project = |w: &Tensor<B, 2>| heads(B::matmul(states.clone(), w.clone()), batch, self.heads);
+        let (keys, values) = (project(&self.k_proj), project(&self.v_proj));
+        // 4. A
+        let (gathered, _) = attend(queries, keys, values, Some(places), false);
+        let gathered = gathered.reshape([batch * m, c]);
+        // 5. E_j
+        let up = B::matmul(normalise(gathered.clone()), self.up_proj.clone());
+        let values = gathered + B::matmul(silu(up), self.down_proj.clone());
+        Vectors { values: values.reshape([batch, m, c]), valid: vec![true; batch * m] }
     }
-
-    /// Refuses sizes that make no sense for a model of `layers` layers.
-    ///
-    /// # Errors
-    /// As [`VectorsConfig::check_sizes`]; or names a layer that the model does not have.
-    pub fn check(&self, layers: usize) -> Result<()> {
-        self.check_sizes()?;
-        match self.cross_attention_layers.iter().find(|&&l| l >= layers) {
-            Some(layer) => Err(Error::invalid(format!(
-                "cross_attention_layers names layer {layer}, but the model's layers are 0 to {}",
-                layers.saturating_sub(1)
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    /// The mask of a message whose vectors are all seen.
-    pub(super) fn shown(&self, batch: usize) -> Vec<bool> {
-        vec![true; batch * self.num_vectors]
-    }
-
-    /// The agents that send.
-    pub(super) fn senders(&self) -> &[String] {
-        self.agents.split_last().map_or(&[], |(_, senders)| senders)
-    }
-}
-
-/// Fresh weights: a vector begins as a mean around its part of the thought.
-pub(super) fn init<B: Backend>(config: &VectorsConfig, projection: &Projection<B>, draws: &mut Draws<B>) {
-    let c = config.vector_dim;
-    for name in config.senders() {
-        draws.normal(format!("encoder.queries.{name}"), [config.num_vectors, c], 0.02);
-    }
-    draws.linear("encoder.k_proj", projection.onto.dims());
-    draws.copy("encoder.v_proj", &projection.onto);
-    draws.linear("encoder.up_proj", [c, 2 * c]);
-    draws.full("encoder.down_proj", [2 * c, c], 0.0);
 }
 
 /// What is added to the scores of `m` queries, `[B, m, n]` row-major: each prefers its own of `m` equal parts of the thought, which is where
@@ -135,32 +113,6 @@ fn places(valid: &[bool], batch: usize, m: usize, slope: f32) -> Vec<f32> {
         }
     }
     scores
-}
-
-/// The sender's queries attend over its normalised hidden states; what they gather goes through a small MLP with a residual.
-pub(super) fn encode<B: ModelBackend>(
-    config: &VectorsConfig,
-    parameters: &Parameters<B>,
-    thought: &Thought<B>,
-) -> Vectors<B> {
-    let (m, c, h) = (config.num_vectors, config.vector_dim, config.vector_heads);
-    let (states, valid) = thought.hidden_states();
-    let [batch, n, d] = states.dims();
-    let slope = if config.encoder_position_prior { SLOPE } else { 0.0 };
-    let places = TensorData::new(places(&valid, batch, m, slope), [batch, 1, m, n]);
-    let places = Tensor::from_data(places, &states.device());
-    let states = normalise(states.reshape([batch * n, d]));
-    let project = |name: &str| {
-        let y = B::matmul(states.clone(), parameters.get(&format!("encoder.{name}")).clone());
-        heads(y, batch, h)
-    };
-    let queries = parameters.get(&format!("encoder.queries.{}", config.agents[thought.sender])).clone();
-    let queries = heads(queries, 1, h).expand([batch, h, m, c / h]);
-    let (gathered, _) = attend(queries, project("k_proj"), project("v_proj"), Some(places), false);
-    let gathered = gathered.reshape([batch * m, c]);
-    let up = B::matmul(normalise(gathered.clone()), parameters.get("encoder.up_proj").clone());
-    let values = gathered + B::matmul(silu(up), parameters.get("encoder.down_proj").clone());
-    Vectors { values: values.reshape([batch, m, c]), valid: config.shown(batch) }
 }
 
 #[cfg(test)]
@@ -183,5 +135,74 @@ mod tests {
         assert!([own[1], own[3], own[5], own[7]].iter().all(|x| (x + s).abs() < 1e-6), "{own:?}");
         // Without the prior all that is there counts the same, and padding is hidden all the same.
         assert_eq!(places(&left_padded, 1, 1, 0.0), [h, 0.0, 0.0, 0.0, 0.0]);
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod flex_tests {
+    use super::*;
+    use crate::backbone::{KeyValues, Positions};
+    use crate::communication::{Transmit, initial::draw};
+
+    type TestBackend = diffmas_backends::Flex;
+
+    const WIDTH: usize = 4;
+
+    fn config(prior: bool) -> VectorsConfig {
+        VectorsConfig {
+            num_vectors: 2,
+            vector_dim: WIDTH,
+            vector_heads: 1,
+            cross_attention_layers: vec![0],
+            encoder_position_prior: prior,
+            agents: vec!["first".into(), "last".into()],
+        }
+    }
+
+    /// A thought of one row with these hidden states, of which the first `padding` are not there.
+    fn thought(states: &[[f32; WIDTH]], padding: usize) -> Thought<TestBackend> {
+        let valid: Vec<bool> = (0..states.len()).map(|i| i >= padding).collect();
+        let data = TensorData::new(states.concat(), [1, states.len(), WIDTH]);
+        let hidden: Tensor<TestBackend, 3> = Tensor::from_data(data, &Default::default());
+        Thought {
+            sender: 0,
+            transmit: Transmit::Prompt,
+            dropped: vec![false],
+            prompt: KeyValues { layers: Vec::new(), positions: Positions::issue(&valid, &mut [0]) },
+            latent: None,
+            latents: vec![hidden.clone().narrow(1, states.len() - 1, 1).squeeze_dim(1)],
+            hidden,
+        }
+    }
+
+    fn encode(config: &VectorsConfig, thought: &Thought<TestBackend>) -> Vec<f32> {
+        let drawn = draw(&Encoder::<TestBackend>::parameters(config, WIDTH), 1, &Default::default());
+        Encoder::new(config, &drawn).forward(thought).values.into_data().iter().collect()
+    }
+
+    #[test]
+    fn vectors_do_not_depend_on_padding_nor_on_the_length_of_a_state() {
+        let config = config(true);
+        let states = [[1.0, 2.0, -1.0, 0.5], [0.0, -2.0, 1.0, 1.0], [3.0, 0.0, 0.0, 1.0]];
+        let own = encode(&config, &thought(&states, 0));
+        let padded = [[[9.0; WIDTH]; 2].to_vec(), states.to_vec()].concat();
+        for (a, b) in own.iter().zip(encode(&config, &thought(&padded, 2))) {
+            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        }
+        let longer = states.map(|state| state.map(|x| 100.0 * x));
+        for (a, b) in own.iter().zip(encode(&config, &thought(&longer, 0))) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_fresh_encoder_keeps_what_all_states_have_in_common() {
+        // Whatever the weights of attention, the mean of equal states is that state: norm(h)·W_v, W_v orthonormal.
+        let state = [1.0, 2.0, -1.0, 0.5];
+        let vectors = encode(&config(false), &thought(&[state; 3], 0));
+        let (first, second) = vectors.split_at(WIDTH);
+        let square = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>();
+        assert!((square(first) - WIDTH as f32).abs() < 1e-4, "{first:?}");
+        assert!(first.iter().zip(second).all(|(a, b)| (a - b).abs() < 1e-6), "{vectors:?}");
     }
 }

@@ -30,21 +30,35 @@
 //! - `overwrite` begins with a learned state, 0 at first. Where communication dropout drops a sender, the state stays as it was before it.
 
 mod channel;
+mod channel_config;
+mod channel_type;
 mod channels;
 mod cross_attention;
 mod encoder;
-mod init;
+mod initial;
 mod message;
+mod registry;
 mod segment;
 mod thought;
 mod trace;
 mod trace_file;
+mod vectors_config;
 
 pub use channel::{Channel, ChannelPair, Reading, SharedHook};
-pub use channels::{ChannelKind, NoChannel, OverwriteChannel, OverwriteUpdate, TraceChannel, VectorsChannel};
-pub use encoder::VectorsConfig;
+pub use channel_config::ChannelConfig;
+pub use channel_type::{
+    ChannelDescription, ChannelKind, ChannelSettings, ChannelType, NoSettings, TeamSizes,
+};
+pub use channels::{
+    HybridChannel, NoChannel, OverwriteChannel, OverwriteSettings, OverwriteUpdate, TextSettings,
+    TraceChannel, VectorsChannel,
+};
+pub use initial::Initial;
+pub(crate) use initial::draw;
 pub use message::{Message, MessageLayout, Vectors};
+pub use registry::register;
 pub use segment::{Segment, SegmentLayout};
 pub use thought::{Thought, ThoughtLayout, Transmit};
 pub use trace::Trace;
 pub use trace_file::{Fingerprint, TraceOwner};
+pub use vectors_config::{VectorsConfig, VectorsSettings};

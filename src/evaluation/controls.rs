@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::agents::{ChannelKind, TeamConfig};
+use crate::agents::TeamConfig;
 use crate::communication::{Message, Trace};
 use crate::error::{Error, Result};
 use crate::random::generator;
@@ -85,8 +85,9 @@ impl Control {
                 read.join(", ")
             ))),
             Self::Real | Self::None => Ok(()),
-            _ if team.channel == ChannelKind::Text => Err(Error::invalid(format!(
-                "{self} replaces internal state, but on the channel `text` agents pass sentences; use real or none"
+            _ if team.channel.kind.text => Err(Error::invalid(format!(
+                "{self} replaces internal state, but on the channel `{}` agents pass sentences; use real or none",
+                team.channel
             ))),
             Self::Shuffled if samples < 2 => {
                 Err(Error::invalid("shuffled needs at least two samples, to give each the trace of another"))

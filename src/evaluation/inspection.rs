@@ -8,7 +8,7 @@ use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
 use super::Checking;
-use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
+use crate::agents::{PaddedIds, Team, TeamBatch};
 use crate::backbone::Backbone;
 use crate::communication::{Message, Thought, Trace};
 use crate::error::Result;
@@ -106,7 +106,7 @@ pub fn inspect<B: ModelBackend>(
 ) -> Result<Inspection> {
     let streams: Vec<u64> = (0..samples.len() as u64).collect();
     let (mut samples, mut texts, mut text_bytes) = (samples.to_vec(), Vec::new(), Vec::new());
-    if team.config.channel == ChannelKind::Text {
+    if team.config.channel.kind.text {
         let path = Path::new("inspected data");
         let written;
         (samples, written) = write_messages(team, writing, path, &samples, Author::Agents, &streams)?;

@@ -9,7 +9,7 @@ use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use statrs::statistics::Statistics;
 
 use super::{Checking, Control, Paired};
-use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
+use crate::agents::{PaddedIds, Team, TeamBatch};
 use crate::error::{Error, Result};
 use crate::inference::{Author, Writing, decode, write_messages};
 use crate::text::TokenizedSample;
@@ -232,7 +232,7 @@ fn score_batch<B: ModelBackend>(
     rows: &[usize],
 ) -> Result<ScoredBatch> {
     let streams: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
-    let text = team.config.channel == ChannelKind::Text && *scoring.control != Control::None;
+    let text = team.config.channel.kind.text && *scoring.control != Control::None;
     let mut spent = Spent::default();
     let clock = Instant::now();
     if let Some(writing) = scoring.writing.filter(|_| text) {

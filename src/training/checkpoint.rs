@@ -17,7 +17,7 @@ use crate::backbone::Parameters;
 use crate::checkpoint::hash::sha256_of;
 use crate::checkpoint::peft::{COMMUNICATION, COMMUNICATION_CONFIG};
 use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
-use crate::communication::{ChannelKind, OverwriteUpdate, VectorsConfig};
+use crate::communication::ChannelConfig;
 use crate::error::{Error, Result};
 use crate::input;
 use crate::text::TokenizedSample;
@@ -67,28 +67,25 @@ impl DataMark {
 }
 
 /// What must be the same in a team that reads communication modules and in the one that wrote them.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 struct CommunicationConfig {
-    channel: ChannelKind,
+    channel: ChannelConfig,
     hidden_size: usize,
     num_hidden_layers: usize,
     learned_feed: bool,
     #[serde(flatten)]
-    vectors: Option<VectorsConfig>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    overwrite_update: Option<OverwriteUpdate>,
+    channel_config: Map<String, Value>,
 }
 
 impl CommunicationConfig {
     fn of<B: ModelBackend>(model: &TeamModel<B>) -> Self {
         let (team, backbone) = (&model.config, &model.backbone.config);
         Self {
-            channel: team.channel,
+            channel: team.channel.clone(),
             hidden_size: backbone.hidden_size,
             num_hidden_layers: backbone.num_hidden_layers,
             learned_feed: model.feed.learned.is_some(),
-            vectors: team.vectors(backbone.num_hidden_layers),
-            overwrite_update: (team.channel == ChannelKind::Overwrite).then_some(team.overwrite_update),
+            channel_config: model.channel.inner.config(),
         }
     }
 }

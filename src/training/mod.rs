@@ -23,7 +23,7 @@ pub use decay::Decay;
 pub use driver::{Outcome, end_to_end, frobenius, recompute};
 pub use metrics::{EvalMetrics, StepMetrics, peak_memory_bytes};
 pub use optimizer::{Optimizer, clip};
-pub use phases::{Phase, PhaseConfig, PhasePreset, Trainable};
+pub use phases::{Phase, PhaseConfig, PhasePreset};
 pub use sampler::Sampler;
 pub use schedule::{LrSchedulerType, learning_rate};
 pub use settings::RunSettings;

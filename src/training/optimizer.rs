@@ -6,8 +6,8 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, SimpleO
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::decay::{Decay, Pull};
-use crate::backbone::Parameters;
+use super::Decay;
+use crate::backbone::{ParameterSpecs, Parameters, Pull};
 use crate::error::{Error, Result};
 
 /// Named host tensors, as they are stored.
@@ -19,13 +19,14 @@ pub struct Optimizer<B: Backend> {
     /// The same without weight decay.
     sparing: AdamW,
     weight_decay: f64,
-    decay: Decay,
+    /// Where weight decay pulls what it does not pull to zero.
+    pulls: BTreeMap<String, Pull>,
     state: BTreeMap<String, AdamWState<B, 2>>,
 }
 
 impl<B: Backend> Optimizer<B> {
-    /// An optimiser that has seen no gradient yet.
-    pub fn new(weight_decay: f64, decay: Decay) -> Self {
+    /// An optimiser that has seen no gradient yet; `specs` say where `decay` pulls.
+    pub fn new(weight_decay: f64, decay: Decay, specs: &ParameterSpecs) -> Self {
         let rule = |weight_decay: f64| {
             AdamWConfig::new()
                 .with_beta_1(0.9)
@@ -34,7 +35,14 @@ impl<B: Backend> Optimizer<B> {
                 .with_weight_decay(weight_decay as f32)
                 .build()
         };
-        Self { rule: rule(weight_decay), sparing: rule(0.0), weight_decay, decay, state: BTreeMap::new() }
+        let pulls = specs.iter().map(|spec| (spec.name.clone(), decay.pull(spec)));
+        Self {
+            rule: rule(weight_decay),
+            sparing: rule(0.0),
+            weight_decay,
+            pulls: pulls.filter(|(_, pull)| *pull != Pull::Zero).collect(),
+            state: BTreeMap::new(),
+        }
     }
 
     /// One update; a parameter without a gradient stays as it is.
@@ -43,7 +51,7 @@ impl<B: Backend> Optimizer<B> {
             .iter()
             .map(|(name, value)| {
                 let Some(grad) = gradients.find(name).cloned() else { return (name.clone(), value.clone()) };
-                let pull = self.decay.pull(name);
+                let pull = self.pulls.get(name).copied().unwrap_or_default();
                 let rule = if pull == Pull::Nowhere { &self.sparing } else { &self.rule };
                 let (mut value, state) = rule.step(lr, value.clone(), grad, self.state.remove(name));
                 if pull == Pull::Identity && self.weight_decay > 0.0 {

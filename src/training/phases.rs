@@ -1,46 +1,15 @@
 //! Training in phases: what learns when, and on which loss.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::TrainConfig;
-use crate::backbone::Parameters;
+use crate::backbone::{ParameterGroup, ParameterSpec, ParameterSpecs, Parameters};
+use crate::communication::ChannelKind;
 use crate::error::{Error, Result};
+use crate::named_enum::unknown_name;
 use crate::text::TokenizedSample;
-
-named_enum! {
-    /// A part of a team that learns.
-    Trainable, "part" {
-        /// The LoRA factors of all adapters.
-        #[default]
-        Lora = "lora",
-        /// The communication encoder, and the update of `overwrite`.
-        Encoder = "encoder",
-        /// Cross-agent attention with its gates and the senders' embeddings.
-        CrossAttention = "cross_attention",
-        /// The learned feed.
-        Feed = "feed",
-        /// Anything else that a channel learns.
-        Channel = "channel",
-    }
-}
-
-impl Trainable {
-    /// The part that the parameter `name` belongs to.
-    pub fn of(name: &str) -> Self {
-        match name.split('.').next() {
-            Some("adapter") => Self::Lora,
-            Some("encoder" | "overwrite") => Self::Encoder,
-            Some("cross_attention") => Self::CrossAttention,
-            Some("feed") => Self::Feed,
-            _ => Self::Channel,
-        }
-    }
-
-    /// Whether it learns nothing while the channel is off.
-    fn needs_channel(self) -> bool {
-        matches!(self, Self::Encoder | Self::CrossAttention | Self::Channel)
-    }
-}
 
 named_enum! {
     /// A ready-made list of phases.
@@ -68,9 +37,9 @@ pub struct PhaseConfig {
     /// Peak learning rate, in place of the run's; each phase has a schedule of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// What learns; everything where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub train: Option<Vec<Trainable>>,
+    /// The groups that learn; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_groups")]
+    pub train: Option<Vec<ParameterGroup>>,
     /// Whether agents read each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<bool>,
@@ -88,8 +57,8 @@ pub struct Phase {
     pub steps: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// What learns; everything where absent.
-    pub train: Option<Vec<Trainable>>,
+    /// The groups that learn; all where absent.
+    pub train: Option<Vec<ParameterGroup>>,
     /// Whether agents read each other.
     pub channel: bool,
     /// The weight λ of expert texts.
@@ -97,11 +66,35 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// Whether the parameter `name` learns in this phase.
-    pub fn trains(&self, name: &str) -> bool {
-        let part = Trainable::of(name);
-        (self.channel || !part.needs_channel())
-            && self.train.as_ref().is_none_or(|parts| parts.contains(&part))
+    /// Whether this matrix learns in this phase.
+    pub fn trains(&self, parameter: &ParameterSpec) -> bool {
+        (self.channel || !parameter.needs_channel)
+            && self.train.as_ref().is_none_or(|groups| groups.contains(&parameter.group))
+    }
+}
+
+/// Groups as a file names them: those of any team, and those of every channel that is known.
+fn known_groups<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<ParameterGroup>>, D::Error> {
+    let groups = Option::<Vec<ParameterGroup>>::deserialize(deserializer)?;
+    let channels = ChannelKind::all();
+    let known = channels.iter().flat_map(|kind| kind.groups);
+    check_groups(groups.iter().flatten(), known).map_err(serde::de::Error::custom)?;
+    Ok(groups)
+}
+
+/// Refuses groups that are neither among `known` nor among those that every file may name.
+fn check_groups<'a>(
+    groups: impl IntoIterator<Item = &'a ParameterGroup>,
+    known: impl IntoIterator<Item = &'a ParameterGroup>,
+) -> Result<()> {
+    let mut names: Vec<&str> = ParameterGroup::ALWAYS.iter().map(ParameterGroup::name).collect();
+    let more: BTreeSet<&str> = known.into_iter().map(ParameterGroup::name).collect();
+    names.extend(more.into_iter().filter(|name| !ParameterGroup::ALWAYS.iter().any(|g| g.name() == *name)));
+    match groups.into_iter().find(|group| !names.contains(&group.name())) {
+        Some(group) => Err(unknown_name("part", group.name(), &names)),
+        None => Ok(()),
     }
 }
 
@@ -192,36 +185,55 @@ impl TrainConfig {
 /// Refuses phases in which nothing could learn.
 ///
 /// # Errors
-/// Names the phase and what is wrong: none of its parts is in the team, or it trains the encoder while every gate is 0 and stays so.
-pub(super) fn check<B: burn::prelude::Backend>(phases: &[Phase], parameters: &Parameters<B>) -> Result<()> {
-    let gates: Vec<_> = parameters.iter().filter(|(name, _)| name.ends_with(".gate")).collect();
-    let gates = gates.iter().filter(|(name, _)| name.starts_with("cross_attention."));
-    let mut values = gates.flat_map(|(_, g)| g.to_data().iter::<f64>().collect::<Vec<_>>());
-    let mut open = values.any(|g| g != 0.0);
+/// Names the phase and what is wrong: it names a group that no team has, the team has none of those that it names, or it trains what lies
+/// behind gates that are all 0 and stay so.
+pub(super) fn check<B: burn::prelude::Backend>(
+    phases: &[Phase],
+    specs: &ParameterSpecs,
+    parameters: &Parameters<B>,
+) -> Result<()> {
+    let gates: Vec<&ParameterSpec> = specs.iter().filter(|spec| spec.gate).collect();
+    let is_open =
+        |gate: &&ParameterSpec| parameters.get(&gate.name).to_data().iter::<f64>().any(|g| g != 0.0);
+    let mut open = gates.is_empty() || gates.iter().any(is_open);
     for phase in phases {
-        let wrong = |what: &str| Err(Error::invalid(format!("phase `{}` {what}", phase.name)));
-        let trained: Vec<&str> =
-            parameters.iter().map(|(name, _)| name.as_str()).filter(|name| phase.trains(name)).collect();
-        if trained.is_empty() {
-            return wrong(
-                "trains nothing: the team has none of the parts that it names, or they need the channel, which is off",
-            );
+        let wrong = |what: String| Err(Error::invalid(format!("phase `{}` {what}", phase.name)));
+        if let Err(e) = check_groups(phase.train.iter().flatten(), specs.groups()) {
+            return wrong(format!("cannot train: {e}"));
         }
-        let trains = |part| trained.iter().any(|name| Trainable::of(name) == part);
-        open |= trains(Trainable::CrossAttention);
-        if trains(Trainable::Encoder) && !open {
-            return wrong(
-                "trains the encoder while all gates of cross_attention are 0 and frozen: no gradient would reach it; \
-                 add \"cross_attention\" to its `train`",
-            );
+        let trained: Vec<&ParameterSpec> = specs.iter().filter(|spec| phase.trains(spec)).collect();
+        if trained.is_empty() {
+            return wrong(format!(
+                "trains nothing: the team has none of the parts that it names, or they need the channel, which is off (its parts: {})",
+                names(specs.groups())
+            ));
+        }
+        open |= trained.iter().any(|spec| spec.gate);
+        let behind: BTreeSet<_> =
+            trained.iter().filter(|spec| spec.needs_channel).map(|spec| &spec.group).collect();
+        if !behind.is_empty() && !open {
+            let of = names(gates.iter().map(|gate| &gate.group).collect());
+            return wrong(format!(
+                "trains the {} while all gates of {of} are 0 and frozen: no gradient would reach it; add \"{of}\" to its `train`",
+                names(behind)
+            ));
         }
     }
     Ok(())
 }
 
+/// Groups, as a sentence lists them.
+fn names(groups: BTreeSet<&ParameterGroup>) -> String {
+    groups.into_iter().map(ParameterGroup::name).collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn spec(group: ParameterGroup) -> ParameterSpec {
+        ParameterSpec::new("x", [1, 1], group)
+    }
 
     #[test]
     fn presets_and_tables_resolve_to_phases() {
@@ -232,19 +244,26 @@ mod tests {
         assert_eq!(phases.iter().map(|p| (p.steps, p.channel)).collect::<Vec<_>>(), [(2, false), (3, true)]);
         assert_eq!((phases[0].trajectory_weight, phases[1].trajectory_weight), (1.0, 0.0));
         config.phases = vec![
-            PhaseConfig { name: "a".into(), train: Some(vec![Trainable::Feed]), ..PhaseConfig::default() },
+            PhaseConfig {
+                name: "a".into(),
+                train: Some(vec![ParameterGroup::FEED]),
+                ..PhaseConfig::default()
+            },
             PhaseConfig { name: "b".into(), num_train_epochs: Some(0.5), ..PhaseConfig::default() },
         ];
         assert_eq!(config.phases(7).iter().map(|p| p.steps).collect::<Vec<_>>(), [5, 4]);
         let a = &config.phases(7)[0];
-        assert!(a.trains("feed.learned") && !a.trains("adapter.default.x.lora_A"));
+        assert!(a.trains(&spec(ParameterGroup::FEED)) && !a.trains(&spec(ParameterGroup::LORA)));
     }
 
     #[test]
     fn the_channels_parts_do_not_learn_while_it_is_off() {
         let config = TrainConfig { phase_preset: PhasePreset::IndividualThenJoint, ..TrainConfig::default() };
         let phases = config.phases(1);
-        assert!(!phases[0].trains("encoder.k_proj") && phases[0].trains("adapter.default.x.lora_A"));
-        assert!(phases[1].trains("encoder.k_proj") && phases[1].trains("my_channel.weight"));
+        let of_channel = |group| ParameterSpec { needs_channel: true, ..spec(group) };
+        for group in [ParameterGroup::ENCODER, ParameterGroup::named("my_part")] {
+            assert!(!phases[0].trains(&of_channel(group.clone())) && phases[1].trains(&of_channel(group)));
+        }
+        assert!(phases[0].trains(&spec(ParameterGroup::LORA)));
     }
 }

@@ -8,15 +8,14 @@ use std::time::Instant;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{
-    CheckpointState, DataMark, Optimizer, Phase, RunSettings, Sampler, StepMetrics, TrainConfig, Trainable,
-    clip, competence, frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute,
+    CheckpointState, DataMark, Optimizer, Phase, RunSettings, Sampler, StepMetrics, TrainConfig, clip,
+    competence, frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute,
     write_checkpoint, write_learned,
 };
 use crate::agents::{
-    AdapterScope, AdapterSet, Base, ChannelKind, Dropout, LossWeights, Team, TeamBatch, TeamModel, TeamPlan,
-    TeamStages,
+    AdapterScope, AdapterSet, Base, Dropout, LossWeights, Team, TeamBatch, TeamModel, TeamPlan, TeamStages,
 };
-use crate::backbone::Parameters;
+use crate::backbone::{ParameterGroup, ParameterSpecs, Parameters};
 use crate::error::{Error, Result};
 use crate::inference::{Author, Writing, write_messages};
 use crate::text::TokenizedSample;
@@ -74,6 +73,8 @@ pub struct Trainer<B: ModelBackend> {
     adapters: AdapterSet<B>,
     /// What stands beside the adapters of a checkpoint.
     base: Option<Base>,
+    /// What everything in `parameters` is.
+    specs: ParameterSpecs,
     parameters: Parameters<B>,
     leaves: Parameters<Autodiff<B>>,
     optimizer: Optimizer<B>,
@@ -103,7 +104,8 @@ impl<B: ModelBackend> Trainer<B> {
         }
         // Lengths do not matter to what a phase may learn.
         let phases = config.phases(1);
-        phases::check(&phases, &parameters)?;
+        let specs = model.parameter_specs(&adapters);
+        phases::check(&phases, &specs, &parameters)?;
         let silent = phases.iter().any(|p| !p.channel).then(|| {
             let silent = model.without_channel();
             let outer = silent.to_autodiff();
@@ -112,15 +114,16 @@ impl<B: ModelBackend> Trainer<B> {
         let phase = phases.into_iter().next().expect("a run has a phase");
         Ok(Self {
             outer: model.to_autodiff(),
-            leaves: parameters.leaves(|name| phase.trains(name)),
+            leaves: leaves(&parameters, &specs, &phase),
             phase,
             writing: None,
             silent,
-            optimizer: Optimizer::new(config.weight_decay, config.decay),
+            optimizer: Optimizer::new(config.weight_decay, config.decay, &specs),
             config,
             model,
             adapters,
             base: None,
+            specs,
             parameters,
             step: 0,
             skipped_in_a_row: 0,
@@ -197,7 +200,7 @@ impl<B: ModelBackend> Trainer<B> {
         let read = read_checkpoint(output, &self.model, &self.adapters, &mut self.optimizer, accept)?;
         let Some((parameters, state)) = read else { return Ok(None) };
         let [_, applied] = state.settings.changes(&settings);
-        self.leaves = parameters.leaves(|name| self.phase.trains(name));
+        self.leaves = leaves(&parameters, &self.specs, &self.phase);
         self.parameters = parameters;
         self.changed = applied;
         self.step = state.step;
@@ -285,10 +288,10 @@ impl<B: ModelBackend> Trainer<B> {
     /// Which agents the gradient goes through: those `trace_gradient` reaches, and upstream only where something learns there.
     fn through(&self) -> Vec<bool> {
         let upstream = self.model.config.agents.len() - 1;
-        let learns = self.parameters.iter().any(|(name, _)| {
+        let learns = self.specs.iter().any(|spec| {
             let only_final =
-                Trainable::of(name) == Trainable::Lora && self.adapters.scope == AdapterScope::FinalOnly;
-            self.phase.trains(name) && !only_final
+                spec.group == ParameterGroup::LORA && self.adapters.scope == AdapterScope::FinalOnly;
+            self.phase.trains(spec) && !only_final
         });
         (0..upstream)
             .map(|j| learns && self.config.trace_gradient.reaches(j, upstream))
@@ -310,7 +313,7 @@ impl<B: ModelBackend> Trainer<B> {
             let (clipped, factor) = clip(gradients, norm, self.config.max_grad_norm);
             clip_factor = factor;
             self.parameters = self.optimizer.step(lr, &self.parameters, &clipped);
-            self.leaves = self.parameters.leaves(|name| self.phase.trains(name));
+            self.leaves = leaves(&self.parameters, &self.specs, &self.phase);
         } else {
             self.skipped_in_a_row += 1;
         }
@@ -415,14 +418,14 @@ impl<B: ModelBackend> Trainer<B> {
     /// Goes over to `phase`, if it is not the present one.
     fn enter(&mut self, phase: Phase) {
         if phase != self.phase {
-            self.leaves = self.parameters.leaves(|name| phase.trains(name));
+            self.leaves = leaves(&self.parameters, &self.specs, &phase);
             self.phase = phase;
         }
     }
 
     /// The micro-batches of the samples `drawn`; on the channel `text`, with what upstream agents write now.
     fn batches(&self, samples: &[TokenizedSample], drawn: &[Vec<usize>]) -> Result<Vec<TeamBatch>> {
-        let text = self.model.config.channel == ChannelKind::Text && self.phase.channel;
+        let text = self.model.config.channel.kind.text && self.phase.channel;
         let writer = self.writing.as_ref().filter(|_| text).map(|w| (w, self.team()));
         drawn
             .iter()
@@ -455,4 +458,13 @@ impl<B: ModelBackend> Trainer<B> {
         let dir: PathBuf = write_checkpoint(output, |dir| self.write(dir), &self.optimizer, &state, keep)?;
         on_event(Event::Checkpoint(&dir))
     }
+}
+
+/// The parameters for an autodiff graph: those that `phase` trains as leaves.
+fn leaves<B: ModelBackend>(
+    parameters: &Parameters<B>,
+    specs: &ParameterSpecs,
+    phase: &Phase,
+) -> Parameters<Autodiff<B>> {
+    parameters.leaves(|name| specs.get(name).is_some_and(|spec| phase.trains(spec)))
 }

@@ -12,6 +12,7 @@ use diffmas::agents::TeamConfig;
 use diffmas::backbone::ModelFiles;
 use diffmas::backends::Flex;
 use diffmas::checkpoint::AdapterConfig;
+use diffmas::communication::TeamSizes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -183,7 +184,11 @@ proptest! {
         }
         text.push_str("[[agents]]\nname = \"a\"\n[[agents]]\nname = \"b\"\n");
         if let Ok(team) = TeamConfig::read(&place.write("team.toml", text)) {
-            let _ = team.vectors(4).map(|vectors| vectors.check(4));
+            let agents = vec!["a".into(), "b".into()];
+            let sizes = TeamSizes {
+                hidden_size: 8, num_hidden_layers: 4, num_key_value_heads: 1, head_dim: 8, agents
+            };
+            let _ = team.channel.kind.check(&team.channel_settings(), Some(&sizes));
             let _ = team.total_steps();
         }
     }

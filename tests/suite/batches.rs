@@ -31,7 +31,7 @@ impl Job for SumOfRows {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         for setting in Setting::all() {
-            let feeds = if setting.channel == ChannelKind::Text { &FEEDS[..1] } else { &FEEDS };
+            let feeds = if setting.channel == ChannelKind::TEXT { &FEEDS[..1] } else { &FEEDS };
             for &feed in feeds {
                 let what = format!("{} {feed}", setting.name());
                 let g = open_team::<B>(&setting, feed, &device);
@@ -204,7 +204,7 @@ impl Job for Dropped {
 
     /// Nothing of a sender that is dropped reaches anybody through a state that later agents replace.
     fn run<B: ModelBackend>(self, device: B::Device) {
-        let setting = Setting::new(ChannelKind::Overwrite, Topology::Sequential);
+        let setting = Setting::new(ChannelKind::OVERWRITE, Topology::Sequential);
         let g = open_team::<B>(&setting, FeedKind::Identity, &device);
         let p = g.model.parameters(&g.adapters);
         let dropped = [false, true, true];

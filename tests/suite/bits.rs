@@ -88,7 +88,7 @@ impl Job for Neighbours {
             return;
         }
         for setting in Setting::all() {
-            let feeds = if setting.channel == ChannelKind::Text { &FEEDS[..1] } else { &FEEDS };
+            let feeds = if setting.channel == ChannelKind::TEXT { &FEEDS[..1] } else { &FEEDS };
             for &feed in feeds {
                 let mut setting = setting.clone();
                 setting.steps = [1, 20, 3];
@@ -123,7 +123,7 @@ impl Job for Threads {
         if !is_exact::<B>(&device) {
             return;
         }
-        for channel in [ChannelKind::Hybrid, ChannelKind::Overwrite] {
+        for channel in [ChannelKind::HYBRID, ChannelKind::OVERWRITE] {
             let setting = Setting::new(channel, Topology::Sequential);
             let g = open_team::<B>(&setting, FeedKind::Soft, &device);
             let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));

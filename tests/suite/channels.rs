@@ -5,19 +5,19 @@ use burn::prelude::*;
 use diffmas::agents::{
     AdapterScope, ChannelKind, Dropout, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
 };
-use diffmas::backbone::Parameters;
+use diffmas::backbone::{ParameterGroup, Parameters, Pull};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Message;
 use diffmas::evaluation::Control;
 use diffmas::inference::{Author, DecodeOptions, Writing, write_messages};
 use diffmas::text::PromptBuilder;
-use diffmas::training::{Curriculum, PhaseConfig, TrainConfig, Trainable};
+use diffmas::training::{Curriculum, PhaseConfig, TrainConfig};
 
 const MODEL: &str = "tiny-qwen3";
 
 /// Every channel that passes internal state.
 const LATENT: [ChannelKind; 4] =
-    [ChannelKind::Trace, ChannelKind::Vectors, ChannelKind::Hybrid, ChannelKind::Overwrite];
+    [ChannelKind::TRACE, ChannelKind::VECTORS, ChannelKind::HYBRID, ChannelKind::OVERWRITE];
 
 /// What a test changes of the reference's team.
 #[derive(Clone)]
@@ -53,14 +53,14 @@ impl Setting {
         for channel in LATENT {
             all.push(Self::new(channel, T::Sequential));
         }
-        all.push(Self { update: OverwriteUpdate::Gated, ..Self::new(C::Overwrite, T::Sequential) });
-        for channel in [C::Trace, C::Vectors, C::Hybrid] {
+        all.push(Self { update: OverwriteUpdate::Gated, ..Self::new(C::OVERWRITE, T::Sequential) });
+        for channel in [C::TRACE, C::VECTORS, C::HYBRID] {
             all.push(Self { steps: [1, 3, 2], ..Self::new(channel, T::Hierarchical) });
         }
-        all.push(Self { scope: AdapterScope::PerRole, ..Self::new(C::Trace, T::Hierarchical) });
-        all.push(Self::new(C::Trace, T::Graph));
-        all.push(Self { steps: [3, 1, 2], experts: true, ..Self::new(C::Hybrid, T::Graph) });
-        all.push(Self { experts: true, ..Self::new(C::Text, T::Sequential) });
+        all.push(Self { scope: AdapterScope::PerRole, ..Self::new(C::TRACE, T::Hierarchical) });
+        all.push(Self::new(C::TRACE, T::Graph));
+        all.push(Self { steps: [3, 1, 2], experts: true, ..Self::new(C::HYBRID, T::Graph) });
+        all.push(Self { experts: true, ..Self::new(C::TEXT, T::Sequential) });
         all
     }
 
@@ -72,12 +72,12 @@ impl Setting {
     }
 
     fn change(&self, c: &mut TeamConfig) {
-        (c.channel, c.topology, c.overwrite_update) = (self.channel, self.topology, self.update);
+        (c.channel, c.topology, c.overwrite_update) = (self.channel.into(), self.topology, self.update);
         (c.num_vectors, c.vector_dim, c.vector_heads) = (3, 16, 2);
         c.cross_attention_layers = Some(vec![0, 1]);
         let names: Vec<String> = c.agents.iter().map(|a| a.name.clone()).collect();
         for (j, agent) in c.agents.iter_mut().enumerate() {
-            agent.latent_steps = self.steps.get(j).copied().filter(|_| self.channel != ChannelKind::Text);
+            agent.latent_steps = self.steps.get(j).copied().filter(|_| self.channel != ChannelKind::TEXT);
             if self.topology == Topology::Graph {
                 agent.reads = Some(self.reads[j].iter().map(|&r| names[r].clone()).collect());
             }
@@ -153,7 +153,7 @@ impl Job for Gradients {
             same_gradients(&got.gradients, &want, 1e-4, &what);
             slopes(|p| case.loss(p), &p, &got.gradients, 1e-3, 3e-3, &what);
             let learns = |part: &str| got.gradients.iter().any(|(name, _)| name.starts_with(part));
-            let vectors = !matches!(setting.channel, ChannelKind::Trace | ChannelKind::Text);
+            let vectors = ![ChannelKind::TRACE, ChannelKind::TEXT].contains(&setting.channel);
             assert_eq!((learns("encoder."), learns("cross_attention.")), (vectors, vectors), "{what}");
         }
     }
@@ -162,6 +162,56 @@ impl Job for Gradients {
 #[test]
 fn every_channel_and_topology_has_the_gradient_of_plain_autodiff_and_the_slope_of_the_loss() {
     on_backend(Gradients);
+}
+
+struct Described;
+
+impl Job for Described {
+    type Output = ();
+
+    /// What is said of each parameter without tensors is so: name and shape; its group, by which phases choose; what weight decay spares.
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        for setting in Setting::all() {
+            let what = setting.name();
+            let g = setting.load_with(|c| c.feed = FeedKind::Learned, &device);
+            let specs = g.model.parameter_specs(&g.adapters);
+            let said: Vec<_> = specs.iter().map(|spec| (spec.name.clone(), spec.shape)).collect();
+            let p: Parameters<B> = g.model.parameters(&g.adapters);
+            let found: Vec<_> = p.iter().map(|(name, value)| (name.clone(), value.dims())).collect();
+            assert_eq!(said, found, "{what}");
+            for spec in specs.iter() {
+                let name = spec.name.as_str();
+                let group = match name.split('.').next().unwrap() {
+                    "adapter" => ParameterGroup::LORA,
+                    "encoder" | "overwrite" => ParameterGroup::ENCODER,
+                    "cross_attention" => ParameterGroup::CROSS_ATTENTION,
+                    "feed" => ParameterGroup::FEED,
+                    _ => panic!("{what}: {name}"),
+                };
+                let gate = name.starts_with("cross_attention.") && name.ends_with(".gate");
+                let spared = gate
+                    || name.starts_with("encoder.queries.")
+                    || name.starts_with("cross_attention.sender.")
+                    || ["overwrite.initial", "overwrite.bias"].contains(&name);
+                let pull = match name {
+                    "feed.learned" => Pull::Identity,
+                    _ if spared => Pull::Nowhere,
+                    _ => Pull::Zero,
+                };
+                let of_channel = ![ParameterGroup::LORA, ParameterGroup::FEED].contains(&group);
+                let said = (&spec.group, spec.gate, spec.pull, spec.needs_channel);
+                assert_eq!(said, (&group, gate, pull, of_channel), "{what}: {name}");
+            }
+            let groups: Vec<_> = setting.channel.groups.iter().collect();
+            let learned: Vec<_> = specs.iter().filter(|s| s.needs_channel).map(|s| &s.group).collect();
+            assert!(learned.iter().all(|group| groups.contains(group)), "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_is_said_of_parameters_without_tensors_is_so() {
+    on_backend(Described);
 }
 
 struct Batches;
@@ -205,7 +255,7 @@ impl Job for Texts {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        let mut setting = Setting::new(ChannelKind::Text, Topology::Graph);
+        let mut setting = Setting::new(ChannelKind::TEXT, Topology::Graph);
         setting.experts = true;
         let mut g = setting.load::<B>(&device);
         g.model.config.message_tokens = 3;
@@ -252,9 +302,9 @@ impl Job for ClosedGates {
             losses(&team, &g.samples, 3, &control)
         };
         // With all gates at 0 the vectors change no bit: hybrid is the trace, and vectors are a final agent alone.
-        assert_eq!(score(ChannelKind::Hybrid, Control::Real), score(ChannelKind::Trace, Control::Real));
-        assert_eq!(score(ChannelKind::Vectors, Control::Real), score(ChannelKind::Trace, Control::None));
-        assert_eq!(score(ChannelKind::Overwrite, Control::Real), score(ChannelKind::Trace, Control::None));
+        assert_eq!(score(ChannelKind::HYBRID, Control::Real), score(ChannelKind::TRACE, Control::Real));
+        assert_eq!(score(ChannelKind::VECTORS, Control::Real), score(ChannelKind::TRACE, Control::None));
+        assert_eq!(score(ChannelKind::OVERWRITE, Control::Real), score(ChannelKind::TRACE, Control::None));
     }
 }
 
@@ -307,7 +357,7 @@ impl Job for Together {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         for scope in [AdapterScope::Shared, AdapterScope::PerRole] {
-            let mut setting = Setting::new(ChannelKind::Hybrid, Topology::Hierarchical);
+            let mut setting = Setting::new(ChannelKind::HYBRID, Topology::Hierarchical);
             (setting.scope, setting.steps) = (scope, [1, 3, 2]);
             let mut g = setting.load::<B>(&device);
             g.model.config.agents[1].transmit = Some(Transmit::Latent);
@@ -347,7 +397,7 @@ impl Job for Controls {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        for setting in Setting::all().into_iter().filter(|s| s.channel != ChannelKind::Text) {
+        for setting in Setting::all().into_iter().filter(|s| s.channel != ChannelKind::TEXT) {
             let what = setting.name();
             let g = setting.load::<B>(&device);
             let team = g.model.bind(&g.adapters, &opened(&g));
@@ -430,15 +480,15 @@ impl Job for Phases {
 
     /// In each phase, only what it names changes; with draws of dropout and of a curriculum that a resumed run repeats.
     fn run<B: ModelBackend>(self, device: B::Device) {
-        let mut setting = Setting::new(ChannelKind::Hybrid, Topology::Sequential);
+        let mut setting = Setting::new(ChannelKind::HYBRID, Topology::Sequential);
         setting.experts = true;
         let parts = [
-            (Trainable::CrossAttention, true),
-            (Trainable::Encoder, true),
-            (Trainable::Lora, false),
-            (Trainable::Feed, true),
+            (ParameterGroup::CROSS_ATTENTION, true),
+            (ParameterGroup::ENCODER, true),
+            (ParameterGroup::LORA, false),
+            (ParameterGroup::FEED, true),
         ];
-        let phase = |(part, channel): (Trainable, bool)| PhaseConfig {
+        let phase = |(part, channel): (ParameterGroup, bool)| PhaseConfig {
             name: part.to_string(),
             max_steps: Some(2),
             train: Some(vec![part]),
@@ -447,7 +497,7 @@ impl Job for Phases {
             ..PhaseConfig::default()
         };
         let config = TrainConfig {
-            phases: parts.map(phase).to_vec(),
+            phases: parts.clone().map(phase).to_vec(),
             learning_rate: 1e-2,
             save_steps: 1,
             batch_size: 2,
@@ -474,6 +524,7 @@ impl Job for Phases {
         let g = load();
         let dir = tempfile::tempdir().unwrap();
         let mut trainer = g.trainer(config.clone());
+        let specs = g.model.parameter_specs(&g.adapters);
         let stop = std::sync::atomic::AtomicBool::new(false);
         let mut phases = Vec::new();
         trainer
@@ -501,7 +552,8 @@ impl Job for Phases {
             let (before, after) = (at(2 * i), at(2 * i + 2));
             let mut moved = 0;
             for (name, value) in &after {
-                if Trainable::of(name) == part {
+                let group = specs.get(name).map_or(&ParameterGroup::LORA, |spec| &spec.group);
+                if *group == part {
                     moved += usize::from(before[name] != *value);
                 } else {
                     assert_eq!(before[name], *value, "{name} in phase {part}");
@@ -550,28 +602,34 @@ impl Job for Refusals {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        let g = Setting::new(ChannelKind::Vectors, Topology::Sequential).load::<B>(&device);
+        let g = Setting::new(ChannelKind::VECTORS, Topology::Sequential).load::<B>(&device);
         let try_new = |phases: Vec<PhaseConfig>| {
             let config = TrainConfig { phases, ..TrainConfig::default() };
             diffmas::training::Trainer::new(config, g.model.clone(), g.adapters.clone())
                 .err()
                 .map(|e| e.to_string())
         };
-        let phase = |name: &str, train: &[Trainable], channel| PhaseConfig {
+        let phase = |name: &str, train: &[ParameterGroup], channel| PhaseConfig {
             name: name.into(),
             train: Some(train.to_vec()),
             channel: Some(channel),
             ..PhaseConfig::default()
         };
-        let encoder = phase("a", &[Trainable::Encoder], true);
+        let encoder = phase("a", &[ParameterGroup::ENCODER], true);
         let error = try_new(vec![encoder.clone()]).unwrap();
         assert!(error.starts_with("phase `a` trains the encoder while all gates"), "{error}");
-        let opening = phase("b", &[Trainable::CrossAttention], true);
+        let opening = phase("b", &[ParameterGroup::CROSS_ATTENTION], true);
         assert_eq!(try_new(vec![opening, encoder.clone()]), None);
-        for nothing in [phase("c", &[Trainable::Feed], true), phase("c", &[Trainable::Encoder], false)] {
+        for nothing in
+            [phase("c", &[ParameterGroup::FEED], true), phase("c", &[ParameterGroup::ENCODER], false)]
+        {
             let error = try_new(vec![nothing]).unwrap();
             assert!(error.starts_with("phase `c` trains nothing"), "{error}");
+            assert!(error.ends_with("(its parts: cross_attention, encoder, lora)"), "{error}");
         }
+        let error = try_new(vec![phase("d", &[ParameterGroup::named("encodr")], true)]).unwrap();
+        let part = "phase `d` cannot train: unknown part `encodr`; did you mean `encoder`? (known: lora, ";
+        assert!(error.starts_with(part), "{error}");
         let config = TrainConfig { trajectory_weight: 0.5, max_steps: Some(1), ..TrainConfig::default() };
         let mut trainer = g.trainer(config);
         let stop = std::sync::atomic::AtomicBool::new(false);

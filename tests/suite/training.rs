@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::*;
 use burn::tensor::Tensor;
-use diffmas::agents::{AdapterScope, AdapterSet, FeedKind};
+use diffmas::agents::{AdapterScope, AdapterSet, ChannelKind, FeedKind, TeamConfig};
 use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
@@ -224,13 +224,18 @@ impl Job for Decays {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
+        let hybrid = |c: &mut TeamConfig| {
+            (c.channel, c.feed) = (ChannelKind::HYBRID.into(), FeedKind::Learned);
+        };
+        let g = Golden::<B>::load("tiny-qwen3", AdapterScope::Shared, hybrid, &device);
+        let specs = g.model.parameter_specs(&g.adapters);
         let names = ["cross_attention.0.gate", "encoder.k_proj", "feed.learned"];
         let value = || Tensor::<B, 2>::from_data([[0.5, -2.0], [3.0, 0.25]], &device);
         let parameters: Parameters<B> = names.iter().map(|n| (n.to_string(), value())).collect();
         let still: Parameters<B> = names.iter().map(|n| (n.to_string(), value().zeros_like())).collect();
         // Without a gradient what is left of an update is the decay: a tenth of the way to where it pulls.
         let after = |decay| {
-            let after = Optimizer::new(0.5, decay).step(0.2, &parameters, &still);
+            let after = Optimizer::new(0.5, decay, &specs).step(0.2, &parameters, &still);
             names.map(|name| {
                 values(after.get(name)).iter().map(|x| (x * 1e6).round() / 1e6).collect::<Vec<_>>()
             })
