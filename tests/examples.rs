@@ -232,7 +232,7 @@ fn a_wrong_key_in_the_table_of_a_channel_from_outside_names_file_line_and_key() 
     );
     let error = refused("positions = \"two\"\n");
     assert!(error.starts_with(&format!("{path}, line 4: invalid type: string")), "{error}");
-    let error = refused("positions = 2\n[channel.trace]\n");
+    let error = refused("positions = 2\n[channel.zero]\n");
     assert!(error.contains("a team has one channel"), "{error}");
 }
 

@@ -322,7 +322,7 @@ mod tests {
              user = \"{{ question }}\"\n",
         )
         .unwrap();
-        assert_eq!((team.channel, team.topology), (ChannelKind::TRACE.into(), Topology::Sequential));
+        assert_eq!((team.channel.kind, team.topology), (ChannelKind::TRACE, Topology::Sequential));
         assert_eq!((0..3).map(|j| team.steps(j)).collect::<Vec<_>>(), [3, 10, 0]);
         assert_eq!((team.transmit(0), team.transmit(1)), (Transmit::Prompt, Transmit::Latent));
         assert_eq!((team.feed(0), team.feed(1)), (FeedKind::Soft, FeedKind::Identity));

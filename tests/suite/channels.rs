@@ -552,8 +552,8 @@ impl Job for Phases {
             let (before, after) = (at(2 * i), at(2 * i + 2));
             let mut moved = 0;
             for (name, value) in &after {
-                let group = specs.get(name).map_or(&ParameterGroup::LORA, |spec| &spec.group);
-                if *group == part {
+                let group = specs.get(name).map_or(ParameterGroup::LORA, |spec| spec.group.clone());
+                if group == part {
                     moved += usize::from(before[name] != *value);
                 } else {
                     assert_eq!(before[name], *value, "{name} in phase {part}");
