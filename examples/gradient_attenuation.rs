@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use diffmas::agents::{
-    AdapterScope, AdapterSet, AgentConfig, ChannelKind, OverwriteUpdate, TeamBatch, TeamConfig, TeamModel,
+    AdapterScope, AdapterSet, AgentConfig, AgentInput, ChannelKind, OverwriteUpdate, PaddedIds, TeamBatch,
+    TeamConfig, TeamModel,
 };
 use diffmas::backbone::{Backbone, ModelFiles, Parameters};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
@@ -173,7 +174,8 @@ fn jacobians<B: ModelBackend>(model: &TeamModel<B>, parameters: &Parameters<B>) 
         prompts: one
             .prompts
             .iter()
-            .map(|p| diffmas::agents::PaddedIds::left(&vec![&p.ids[..]; size]))
+            .flat_map(AgentInput::ids)
+            .map(|p| PaddedIds::left(&vec![&p.ids[..]; size]).into())
             .collect(),
         ..TeamBatch::default()
     };

@@ -88,7 +88,7 @@ pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
     let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
     let backend = session.options.backend()?;
     let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
-    let settings = toml::to_string(&resolved).map_err(Error::invalid)?;
+    let settings = toml::to_string(&resolved)?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let claim = match begin {
         Begin::New { overwrite } => {
@@ -111,7 +111,7 @@ pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
         begin,
         ending,
     };
-    backend.run(session.options.device_index, job).map_err(Error::invalid)?
+    backend.run(session.options.device_index, job)?
 }
 
 struct Train<'a> {

@@ -157,7 +157,7 @@ impl Check for Segments {
                 let both: Vec<f64> = tensors[2 * l..2 * l + 2].iter().flat_map(values).collect();
                 close(norm(&both), want, scale, 2e-4, &format!("{what} layer {l}"));
             }
-            let prompt = b.prompts[j].len;
+            let prompt = b.prompts[j].len();
             let part = |from: usize, to: usize| -> f64 {
                 norm(
                     &tensors
