@@ -36,7 +36,7 @@ use diffmas::checkpoint::read_safetensors;
 use diffmas::communication::register;
 use diffmas::evaluation::Control;
 use diffmas::text::TokenizedSample;
-use diffmas::training::{TrainConfig, Trainer, read_communication};
+use diffmas::training::{TrainConfig, Trainer};
 use logits::logits;
 use serde_json::json;
 
@@ -164,16 +164,15 @@ impl Job for Windows {
             ModelFiles::open(&folder("tiny-qwen3").join("model")).unwrap().load::<B>(&device).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let team = window_team(dir.path(), "positions = 2\n").unwrap();
-        let model = TeamModel::new(team, backbone.clone(), 0);
+        let model = TeamModel::new(team, AdapterSet::none(), backbone);
         let input = json("tiny-qwen3", "input.json");
         let mut sample = samples(&input).remove(0);
         sample.prompts.remove(0);
         let batch = TeamBatch::new(&[&sample]);
-        let none = AdapterSet::none();
-        let p = model.parameters(&none);
-        assert_eq!(model.bind(&none, &p).think_all(&batch).positions(0), 4);
+        let p = model.init(0);
+        assert_eq!(model.bind(&p).think_all(&batch).positions(0), 4);
         // It is differentiated like any other channel.
-        let case = Case { model: &model, adapters: &none, batch: &batch, through: &[true; 3], lambda: 0.0 };
+        let case = Case { model: &model, batch: &batch, through: &[true; 3], lambda: 0.0 };
         let got = case.recomputed(&p).gradients;
         same_gradients(&got, &case.end_to_end(&p).1, 1e-4, "window");
         slopes(|p| case.loss(p), &p, &got, 1e-2, 2e-3, "window");
@@ -188,22 +187,20 @@ impl Windows {
         let backbone = model.backbone.clone();
         let base = Base::new("tiny".into(), "0".repeat(64), &backbone.config, AdapterScope::Shared);
         let config = TrainConfig { learning_rate: 0.1, ..TrainConfig::default() };
-        let mut trainer = Trainer::new(config, model, AdapterSet::none()).unwrap().with_base(base);
+        let parameters = model.init(0);
+        let mut trainer = Trainer::new(config, model, parameters).unwrap().with_base(base);
         (0..3).for_each(|_| drop(trainer.update(&[batch(samples)], 0.1)));
         let gain = trainer.parameters().get("window.gain").clone().into_scalar().elem::<f64>();
         assert!((gain - 1.0).abs() > 0.05, "{gain}");
         trainer.write(dir).unwrap();
         let team = Origin::read(dir).unwrap().unwrap().team;
-        assert_eq!(team, trainer.model().config);
+        assert_eq!(team, trainer.model().layout.config);
         assert!(
             fs::read_to_string(dir.join("team.toml")).unwrap().contains("[channel.window]\npositions = 2")
         );
         let read = |team: TeamConfig| {
-            let fresh = TeamModel::new(team, backbone.clone(), 9);
-            let modules = read_communication(dir, &fresh)?.unwrap();
-            let none = AdapterSet::none();
-            let model = fresh.with_modules(modules);
-            Ok(model.bind(&none, &model.parameters(&none)))
+            let (model, parameters) = TeamModel::open(dir, None, team, backbone.clone())?;
+            Ok(model.bind(&parameters))
         };
         let own = losses(&trainer.team(), samples, 1, &Control::Real);
         assert_eq!(losses(&read(team).unwrap(), samples, 1, &Control::Real), own);

@@ -4,19 +4,20 @@ use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 use sha2::{Digest, Sha256};
 
-use super::Team;
+use super::{Team, TeamLayout};
 
 impl<B: ModelBackend> Team<B> {
     /// SHA-256 of everything learned, as f32: adapters with their scales, and the communication modules.
     pub fn learned_sha256(&self) -> String {
         let mut adapter = Sha256::new();
-        let channel = &self.config.channel;
-        adapter.update(format!("{:?} {channel}", self.adapters.scope));
+        let TeamLayout { config, adapters, .. } = &*self.layout;
+        let channel = &config.channel;
+        adapter.update(format!("{:?} {channel}", adapters.scope));
         if !channel.settings().is_empty() {
             adapter.update(serde_json::to_vec(channel).expect("settings are plain data"));
         }
-        for (name, one) in &self.adapters.adapters {
-            let scalings: Vec<f64> = one.factors.values().map(|lora| lora.scaling).collect();
+        for (name, one) in &adapters.adapters {
+            let scalings: Vec<f64> = one.modules.keys().map(|path| one.config.scaling(path)).collect();
             adapter.update(format!("{name} {scalings:?}"));
         }
         for (name, value) in self.parameters.iter() {

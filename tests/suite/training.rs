@@ -155,10 +155,8 @@ impl Job for Skip {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         let mut g = golden::<B>(&device);
-        for adapter in g.adapters.adapters.values_mut() {
-            let lora = adapter.factors.values_mut().next().unwrap();
-            lora.b = lora.b.clone().mul_scalar(f32::NAN);
-        }
+        let name = "adapter.default.model.layers.0.self_attn.q_proj.lora_B";
+        g.parameters.insert(name.into(), g.parameters.get(name).clone().mul_scalar(f32::NAN));
         let mut trainer = g.trainer(TrainConfig { max_skipped_updates: 3, ..config() });
         let before = bits(&trainer);
         let mut skipped = 0;
@@ -228,7 +226,7 @@ impl Job for Decays {
             (c.channel, c.feed) = (ChannelKind::HYBRID.into(), FeedKind::Learned);
         };
         let g = Golden::<B>::load("tiny-qwen3", AdapterScope::Shared, hybrid, &device);
-        let specs = g.model.parameter_specs(&g.adapters);
+        let specs = g.model.parameter_specs();
         let names = ["cross_attention.0.gate", "encoder.k_proj", "feed.learned"];
         let value = || Tensor::<B, 2>::from_data([[0.5, -2.0], [3.0, 0.25]], &device);
         let parameters: Parameters<B> = names.iter().map(|n| (n.to_string(), value())).collect();
@@ -260,10 +258,11 @@ impl Job for Streams {
         let g = golden::<B>(&device);
         let lora = AdapterConfig::new(2, 4.0, TargetModules::List(vec!["q_proj".into()]));
         let draw = |scope, seed| {
-            let (team, backbone) = (&g.model.config, &g.model.backbone);
-            AdapterSet::init(scope, &lora, team, backbone, seed).unwrap().parameters()
+            let (team, sizes) = (&g.model.layout.config, &g.model.layout.sizes);
+            let adapters = AdapterSet::new(scope, &lora, team, sizes).unwrap();
+            adapters.init::<B>(team, sizes, seed, &device)
         };
-        let roles: Vec<String> = g.model.config.agents.iter().map(|a| a.name.clone()).collect();
+        let roles: Vec<String> = g.model.layout.config.agents.iter().map(|a| a.name.clone()).collect();
         let a = |p: &Parameters<B>, name: &str| {
             values(p.get(&format!("adapter.{name}.model.layers.0.self_attn.q_proj.lora_A")))
         };
