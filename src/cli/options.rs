@@ -272,6 +272,10 @@ impl Options {
         let mut merged = object(&base)?;
         for flags in flags {
             for (key, value) in flags.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+                let named = base.channel.as_ref().map(|channel| channel.kind.name());
+                if key == "channel" && value.as_str() == named {
+                    continue; // the file's own choice, which may have a table
+                }
                 merged.insert(key.clone(), value.clone());
                 if key == "system" {
                     merged.remove("team");
@@ -362,9 +366,11 @@ impl Options {
             agent.message_tokens = agent.message_tokens.filter(|_| self.message_tokens.is_none());
             agent.reads = agent.reads.take().filter(|_| self.topology.is_none_or(|t| t == Topology::Graph));
         }
-        if let Some(channel) = &self.channel
-            && !(channel.kind == team.channel.kind && *channel == channel.kind.into())
-        {
+        // Its name alone does not take the table of the team's own channel away.
+        let own = |channel: &ChannelConfig| {
+            channel.kind == team.channel.kind && *channel == ChannelConfig::from(channel.kind)
+        };
+        if let Some(channel) = self.channel.as_ref().filter(|channel| !own(channel)) {
             team.channel = channel.clone();
         }
         team.latent_steps = self.latent_steps.unwrap_or(team.latent_steps);
@@ -509,7 +515,38 @@ fn object(value: &impl Serialize) -> Result<Map<String, Value>> {
 
 #[cfg(test)]
 mod tests {
+    use diffmas::backbone::ParameterGroup;
+    use diffmas::backends::ModelBackend;
+    use diffmas::communication::{ChannelPair, ChannelType, TeamSizes, TraceChannel, register};
+
     use super::*;
+
+    /// A channel with a table and a group of its own.
+    struct Ring;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct RingSettings {
+        width: usize,
+    }
+
+    impl Default for RingSettings {
+        fn default() -> Self {
+            Self { width: 3 }
+        }
+    }
+
+    impl ChannelType for Ring {
+        const NAME: &'static str = "ring";
+        const ABOUT: &'static str = "The trace, with a table.";
+        const SEGMENTS: bool = true;
+        const GROUPS: &'static [ParameterGroup] = &[ParameterGroup::named("spokes")];
+        type Settings = RingSettings;
+
+        fn build<B: ModelBackend>(_settings: RingSettings, _sizes: &TeamSizes) -> ChannelPair<B> {
+            ChannelPair::new(TraceChannel)
+        }
+    }
 
     #[test]
     fn flags_win_over_the_file_and_every_flag_is_a_key_of_the_file() {
@@ -542,6 +579,43 @@ mod tests {
             recipes += 1;
         }
         assert!(recipes > 0);
+    }
+
+    #[test]
+    fn a_registered_channel_is_named_by_flag_or_file_and_keeps_its_table() {
+        let kind = register::<Ring>().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let team = |file: &str, flag: Option<&str>| {
+            std::fs::write(&path, file).unwrap();
+            let args = TeamArgs { channel: flag.map(|name| name.parse().unwrap()), ..TeamArgs::default() };
+            let o = Options::read(Some(&path), &[flags(&args).unwrap()]).unwrap();
+            let team = o.overridden(o.stated_team().unwrap().unwrap_or_else(TeamConfig::preset)).unwrap();
+            let resolved = o.resolved(&team, &TrainConfig::default(), BackendKind::default_kind().unwrap());
+            std::fs::write(&path, toml::to_string(&resolved.unwrap()).unwrap()).unwrap();
+            assert_eq!(Options::read(Some(&path), &[]).unwrap().stated_team().unwrap().unwrap(), team);
+            team.channel
+        };
+        let width = |channel: &ChannelConfig| channel.settings().get("width").cloned();
+        let named = team("", Some(Ring::NAME));
+        assert_eq!((named.kind, width(&named)), (kind, Some(3.into())));
+        let table = format!("[channel.{}]\nwidth = 5\n", Ring::NAME);
+        for flag in [None, Some(Ring::NAME)] {
+            assert_eq!(width(&team(&table, flag)), Some(5.into()));
+            let inside = format!("[team.channel.{}]\nwidth = 5\n[[team.agents]]\nname = \"a\"\n", Ring::NAME);
+            assert_eq!(width(&team(&inside, flag)), Some(5.into()));
+        }
+        assert_eq!(team(&table, Some("vectors")), ChannelKind::VECTORS.into());
+        let phase = |part: &str| {
+            std::fs::write(&path, format!("[[phases]]\nname = \"a\"\ntrain = [\"{part}\"]\n")).unwrap();
+            Options::read(Some(&path), &[]).map_err(|e| e.to_string())
+        };
+        phase("spokes").unwrap();
+        let error = phase("spoke").unwrap_err();
+        assert!(
+            error.contains("line 3: unknown part `spoke`; did you mean `spokes`? (known: lora, "),
+            "{error}"
+        );
     }
 
     #[test]

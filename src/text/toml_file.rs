@@ -62,6 +62,9 @@ fn explain(message: &str) -> String {
     let Some((&wrong, known)) = quoted.split_first() else {
         return message.to_string();
     };
+    if known.is_empty() {
+        return format!("unknown {what} `{wrong}`; none is known here");
+    }
     let known_list = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     match nearest(wrong, known) {
         Some(right) => {
