@@ -10,7 +10,7 @@ mod listening;
 mod model;
 mod origin;
 mod plan;
-pub mod preset;
+mod preset;
 mod saved;
 mod stages;
 pub mod team;
@@ -26,7 +26,6 @@ pub use model::Team;
 pub(crate) use model::{last_position, prefill, read_on};
 pub use origin::{Base, Origin};
 pub use plan::{AgentPlan, Dropout, Dropped, Read, StagePlan, TeamPlan};
-pub use preset::paper_team;
 pub use stages::{LossWeights, StageGraph, StageOutput, TeamStages};
 pub use team::{AgentConfig, FeedKind, TeamConfig, Topology};
 
