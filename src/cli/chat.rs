@@ -219,7 +219,7 @@ fn describe_team(team: &TeamConfig) -> String {
         let vectors = team.vectors().map(|[m, _]| format!("{state}{m} vectors"));
         let leaves: Vec<String> = segment.into_iter().chain(vectors).collect();
         let leaves =
-            if leaves.is_empty() { format!("a message of `{channel}`") } else { leaves.join(" and ") };
+            if leaves.is_empty() { format!("`{channel}`: {}", channel.about) } else { leaves.join(" and ") };
         format!("{name}: {steps} latent steps, feed {feed}, leaves {leaves}")
     };
     (0..=last).map(describe).collect::<Vec<_>>().join("\n")

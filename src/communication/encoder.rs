@@ -115,31 +115,8 @@ fn places(valid: &[bool], batch: usize, m: usize, slope: f32) -> Vec<f32> {
     scores
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries_prefer_their_own_parts_of_what_is_there() {
-        let (h, s) = (HIDDEN, SLOPE);
-        let left_padded = [false, true, true, true, true];
-        let whole = [true; 5];
-        let scores = places(&[left_padded, whole].concat(), 2, 2, s);
-        // Four states in two parts: a query stands in the middle of its two.
-        assert_eq!(scores[..5], [h, -0.25 * s, -0.25 * s, -0.75 * s, -1.25 * s]);
-        assert_eq!(scores[5..10], [h, -1.25 * s, -0.75 * s, -0.25 * s, -0.25 * s]);
-        assert!(scores.len() == 20 && scores[10..].iter().all(|&x| x > h));
-        // As many queries as states: one each.
-        let own = places(&[true; 3], 1, 3, s);
-        assert_eq!([own[0], own[4], own[8]], [0.0; 3]);
-        assert!([own[1], own[3], own[5], own[7]].iter().all(|x| (x + s).abs() < 1e-6), "{own:?}");
-        // Without the prior all that is there counts the same, and padding is hidden all the same.
-        assert_eq!(places(&left_padded, 1, 1, 0.0), [h, 0.0, 0.0, 0.0, 0.0]);
-    }
-}
-
 #[cfg(all(test, feature = "flex"))]
-mod flex_tests {
+mod tests {
     use super::*;
     use crate::backbone::{KeyValues, Positions};
     use crate::communication::{Transmit, initial::draw};
@@ -178,6 +155,24 @@ mod flex_tests {
     fn encode(config: &VectorsConfig, thought: &Thought<TestBackend>) -> Vec<f32> {
         let drawn = draw(&Encoder::<TestBackend>::parameters(config, WIDTH), 1, &Default::default());
         Encoder::new(config, &drawn).forward(thought).values.into_data().iter().collect()
+    }
+
+    #[test]
+    fn queries_prefer_their_own_parts_of_what_is_there() {
+        let (h, s) = (HIDDEN, SLOPE);
+        let left_padded = [false, true, true, true, true];
+        let whole = [true; 5];
+        let scores = places(&[left_padded, whole].concat(), 2, 2, s);
+        // Four states in two parts: a query stands in the middle of its two.
+        assert_eq!(scores[..5], [h, -0.25 * s, -0.25 * s, -0.75 * s, -1.25 * s]);
+        assert_eq!(scores[5..10], [h, -1.25 * s, -0.75 * s, -0.25 * s, -0.25 * s]);
+        assert!(scores.len() == 20 && scores[10..].iter().all(|&x| x > h));
+        // As many queries as states: one each.
+        let own = places(&[true; 3], 1, 3, s);
+        assert_eq!([own[0], own[4], own[8]], [0.0; 3]);
+        assert!([own[1], own[3], own[5], own[7]].iter().all(|x| (x + s).abs() < 1e-6), "{own:?}");
+        // Without the prior all that is there counts the same, and padding is hidden all the same.
+        assert_eq!(places(&left_padded, 1, 1, 0.0), [h, 0.0, 0.0, 0.0, 0.0]);
     }
 
     #[test]

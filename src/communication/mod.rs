@@ -31,6 +31,7 @@
 
 mod channel;
 mod channel_config;
+mod channel_kind;
 mod channel_type;
 mod channels;
 mod cross_attention;
@@ -39,6 +40,7 @@ mod initial;
 mod message;
 mod registry;
 mod segment;
+mod team_sizes;
 mod thought;
 mod trace;
 mod trace_file;
@@ -46,9 +48,8 @@ mod vectors_config;
 
 pub use channel::{Channel, ChannelPair, Reading, SharedHook};
 pub use channel_config::ChannelConfig;
-pub use channel_type::{
-    ChannelDescription, ChannelKind, ChannelSettings, ChannelType, NoSettings, TeamSizes,
-};
+pub use channel_kind::{ChannelKind, register};
+pub use channel_type::{ChannelDescription, ChannelSettings, ChannelType, NoSettings};
 pub use channels::{
     HybridChannel, NoChannel, OverwriteChannel, OverwriteSettings, OverwriteUpdate, TextSettings,
     TraceChannel, VectorsChannel,
@@ -56,8 +57,8 @@ pub use channels::{
 pub use initial::Initial;
 pub(crate) use initial::draw;
 pub use message::{Message, MessageLayout, Vectors};
-pub use registry::register;
 pub use segment::{Segment, SegmentLayout};
+pub use team_sizes::TeamSizes;
 pub use thought::{Thought, ThoughtLayout, Transmit};
 pub use trace::Trace;
 pub use trace_file::{Fingerprint, TraceOwner};
