@@ -201,8 +201,8 @@ impl Reference {
         ];
         let at = |norms: &BTreeMap<String, f64>, name: &str| norms.get(name).copied().unwrap_or(0.0);
         let messages = want.trace_grad_norm.clone().unwrap_or_default();
-        for name in g.model.config.upstream().iter().map(|a| &a.name) {
-            let (got, want) = (at(&got.message_norms, name), at(&messages, name));
+        for (name, got) in g.model.config.upstream().iter().map(|a| &a.name).zip(got.message_norms()) {
+            let (got, want) = (got.unwrap_or(0.0), at(&messages, name));
             off.push(relative(got, want, GRADIENT, &format!("gradient of {name}'s message")));
         }
         if let Some(parts) = &want.parts {
