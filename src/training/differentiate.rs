@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{TrainConfig, recompute};
-use crate::agents::{
-    AdapterSet, Dropout, Dropped, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, TeamStages,
-};
+use crate::agents::{Dropout, Dropped, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, TeamStages};
 use crate::backbone::{Parameters, frobenius};
 
 /// Keeps the draws of communication dropout apart from those of the samples' order, which have the same seed.
@@ -58,7 +56,8 @@ impl Draws {
         model: &TeamModel<B>,
         batch: &TeamBatch,
     ) -> (TeamPlan, Vec<Dropped>) {
-        let mut plan = TeamPlan::new(&model.config, batch, |thought| model.channel.inner.layout(thought));
+        let mut plan =
+            TeamPlan::new(&model.layout.config, batch, |thought| model.channel.inner.layout(thought));
         if self.dropout == Dropout::default() {
             return (plan, Vec::new());
         }
@@ -86,7 +85,6 @@ impl Draws {
 pub(super) struct Differentiation<'a, B: ModelBackend> {
     pub model: &'a TeamModel<B>,
     pub outer: &'a TeamModel<Autodiff<B>>,
-    pub adapters: &'a AdapterSet<B>,
     pub parameters: &'a Parameters<B>,
     pub leaves: &'a Parameters<Autodiff<B>>,
     pub objective: &'a dyn Objective<Autodiff<B>>,
@@ -102,7 +100,7 @@ impl<B: ModelBackend> Differentiation<'_, B> {
     /// If two rows of the update have the same number and dropout would hide the same of both.
     pub fn gradient(&self, batches: &[TeamBatch], weights: &LossWeights) -> UpdateGradient<B> {
         self.draws.check(batches);
-        let config = &self.model.config;
+        let config = &self.model.layout.config;
         let mut all = UpdateGradient {
             loss: 0.0,
             trajectory_loss: 0.0,
@@ -124,11 +122,10 @@ impl<B: ModelBackend> Differentiation<'_, B> {
             all.dropped[0] += usize::from(dropped.all);
             all.dropped[1] += dropped.positions;
         }
-        let (adapters, through) = (self.adapters, self.through);
-        let inner =
-            TeamStages { model: self.model, adapters, batch, plan, objective: None, weights, through };
+        let through = self.through;
+        let inner = TeamStages { model: self.model, batch, plan, objective: None, weights, through };
         let objective = Some(self.objective);
-        let outer = TeamStages { model: self.outer, adapters, batch, plan, objective, weights, through };
+        let outer = TeamStages { model: self.outer, batch, plan, objective, weights, through };
         let outcome = recompute(&inner, &outer, self.parameters, self.leaves, &inner.reached());
         let (last, upstream) = outcome.losses.split_last().expect("the final agent is a stage");
         let trajectory_loss: f64 = upstream.iter().sum();

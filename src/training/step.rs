@@ -41,7 +41,7 @@ impl<B: ModelBackend> Trainer<B> {
 
         let seconds = start.elapsed().as_secs_f64();
         let drops = self.config.sender_dropout > 0.0 || self.config.position_dropout > 0.0;
-        let names = self.model.config.agents.iter().map(|agent| agent.name.clone());
+        let names = self.model.layout.config.agents.iter().map(|agent| agent.name.clone());
         let message_norms = names.zip(message_norms);
         let finite_norm = |(name, norm): (String, Option<f64>)| Some((name, norm.filter(|n| n.is_finite())?));
         Ok(StepMetrics {
@@ -91,7 +91,6 @@ impl<B: ModelBackend> Trainer<B> {
         let differentiation = Differentiation {
             model,
             outer,
-            adapters: &self.adapters,
             parameters: &self.parameters,
             leaves: &self.leaves,
             objective: &*self.objective,
@@ -102,7 +101,7 @@ impl<B: ModelBackend> Trainer<B> {
     }
 
     fn tokens(&self, batches: &[TeamBatch]) -> TokenCounts {
-        TokenCounts::new(batches, self.model.config.agents.len() - 1)
+        TokenCounts::new(batches, self.model.layout.config.agents.len() - 1)
     }
 
     /// `batches` without texts that the present phase does not learn.

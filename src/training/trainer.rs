@@ -6,9 +6,9 @@ use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{
     CheckpointState, CrossEntropy, DataMark, OneProcess, Optimizer, Phase, Reduce, RunSettings, TrainConfig,
-    Trainable, phases, read_checkpoint, write_learned,
+    Trainable, phases, read_checkpoint,
 };
-use crate::agents::{AdapterScope, AdapterSet, Base, Objective, Team, TeamModel};
+use crate::agents::{AdapterScope, Base, Objective, Team, TeamModel};
 use crate::backbone::Parameters;
 use crate::error::{Error, Result};
 use crate::inference::Writing;
@@ -23,7 +23,6 @@ pub struct Trainer<B: ModelBackend> {
     pub(super) outer: TeamModel<Autodiff<B>>,
     /// The same two with the channel off, where a phase has it off.
     pub(super) silent: Option<(TeamModel<B>, TeamModel<Autodiff<B>>)>,
-    pub(super) adapters: AdapterSet<B>,
     /// What stands beside the adapters of a checkpoint.
     pub(super) base: Option<Base>,
     pub(super) parameters: Parameters<B>,
@@ -38,14 +37,13 @@ pub struct Trainer<B: ModelBackend> {
 }
 
 impl<B: ModelBackend> Trainer<B> {
-    /// A run that starts from `adapters`.
+    /// A run that starts from `parameters`.
     ///
     /// # Errors
     /// If a setting makes no sense, or nothing would learn.
-    pub fn new(config: TrainConfig, model: TeamModel<B>, adapters: AdapterSet<B>) -> Result<Self> {
+    pub fn new(config: TrainConfig, model: TeamModel<B>, parameters: Parameters<B>) -> Result<Self> {
         config.validate()?;
-        let parameters = model.parameters(&adapters);
-        if adapters.adapters.values().any(|a| a.config.lora_dropout > 0.0) {
+        if model.layout.adapters.adapters.values().any(|a| a.config.lora_dropout > 0.0) {
             return Err(Error::invalid(
                 "lora_dropout is not supported: set it to 0 in adapter_config.json to train this adapter",
             ));
@@ -75,7 +73,6 @@ impl<B: ModelBackend> Trainer<B> {
             optimizer: Optimizer::new(config.weight_decay, config.decay),
             config,
             model,
-            adapters,
             base: None,
             parameters,
             step: 0,
@@ -87,7 +84,7 @@ impl<B: ModelBackend> Trainer<B> {
     /// What the run is trained with.
     pub(super) fn settings(&self) -> RunSettings {
         let sha256 = self.base.as_ref().map(|base| base.base_model_sha256.as_str());
-        RunSettings::new(&self.config, &self.model.config, &self.adapters, sha256)
+        RunSettings::new(&self.config, &self.model.layout.config, &self.model.layout.adapters, sha256)
     }
 
     /// Settings that a resumed run has changed, a sentence each.
@@ -105,13 +102,7 @@ impl<B: ModelBackend> Trainer<B> {
     /// # Errors
     /// If a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        write_learned(
-            dir,
-            &self.model,
-            &self.adapters.bind(&self.parameters),
-            &self.parameters,
-            self.base.as_ref(),
-        )
+        self.model.write(dir, &self.parameters, self.base.as_ref())
     }
 
     /// The same run with upstream agents that write, which the channel `text` needs.
@@ -162,7 +153,7 @@ impl<B: ModelBackend> Trainer<B> {
                 ),
             ))
         };
-        let read = read_checkpoint(output, &self.model, &self.adapters, &mut self.optimizer, accept)?;
+        let read = read_checkpoint(output, &self.model, &mut self.optimizer, accept)?;
         let Some((parameters, state)) = read else { return Ok(None) };
         self.leaves = parameters.leaves(|name| self.phase.trains(name));
         self.parameters = parameters;
@@ -174,12 +165,7 @@ impl<B: ModelBackend> Trainer<B> {
 
     /// The team as it is now.
     pub fn team(&self) -> Team<B> {
-        self.model.bind(&self.adapters, &self.parameters)
-    }
-
-    /// The adapters as they are now.
-    pub fn adapters(&self) -> AdapterSet<B> {
-        self.adapters.bind(&self.parameters)
+        self.model.bind(&self.parameters)
     }
 
     /// The team without values for what it learns.
@@ -194,10 +180,10 @@ impl<B: ModelBackend> Trainer<B> {
 
     /// Which agents the gradient goes through: those `trace_gradient` reaches, and upstream only where something learns there.
     pub(super) fn through(&self) -> Vec<bool> {
-        let upstream = self.model.config.agents.len() - 1;
+        let upstream = self.model.layout.config.agents.len() - 1;
         let learns = self.parameters.iter().any(|(name, _)| {
-            let only_final =
-                Trainable::of(name) == Trainable::Lora && self.adapters.scope == AdapterScope::FinalOnly;
+            let only_final = Trainable::of(name) == Trainable::Lora
+                && self.model.layout.adapters.scope == AdapterScope::FinalOnly;
             self.phase.trains(name) && !only_final
         });
         (0..upstream)

@@ -110,7 +110,7 @@ impl<B: ModelBackend> Trainer<B> {
 
     /// The micro-batches of the samples `drawn`; on the channel `text`, with what upstream agents write now.
     fn batches(&self, samples: &[TokenizedSample], drawn: &[Vec<Drawn>]) -> Result<Vec<TeamBatch>> {
-        let text = self.model.config.channel == ChannelKind::Text && self.phase.channel;
+        let text = self.model.layout.config.channel == ChannelKind::Text && self.phase.channel;
         let writer = self.writing.as_ref().filter(|_| text).map(|w| (w, self.team()));
         drawn
             .iter()

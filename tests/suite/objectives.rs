@@ -36,7 +36,7 @@ fn predictions<B: ModelBackend>(
     p: &Parameters<B>,
     batch: &TeamBatch,
 ) -> (PerToken, BTreeMap<u64, Vec<u32>>) {
-    let team = g.model.bind(&g.adapters, p);
+    let team = g.model.bind(p);
     let reading = team.read(&team.think_all(batch));
     let found = team.predict_target(batch.prompts.last().unwrap(), batch.target.as_ref().unwrap(), &reading);
     let [_, vocabulary] = found.logits.dims();
@@ -94,10 +94,9 @@ impl Job for Direct {
         for setting in Setting::all() {
             let what = setting.name();
             let g = open_team::<B>(&setting, FeedKind::Identity, &device);
-            let p = g.model.parameters(&g.adapters);
+            let p = g.parameters.clone();
             let batch = &batch(&g.samples);
-            let (model, adapters) = (&g.model, &g.adapters);
-            let case = Case { model, adapters, batch, through: &[true; 4], lambda: 0.0 };
+            let case = Case { model: &g.model, batch, through: &[true; 4], lambda: 0.0 };
             let (logits, tokens) = predictions(&g, &p, batch);
             let teacher = stranger(&logits);
             let got = case.recomputed_by(&Distillation::new(given(&teacher), WEIGHT), &p);
@@ -147,10 +146,9 @@ impl Job for Slopes {
             let mut setting = Setting::new(channel, Topology::Sequential);
             setting.experts = true;
             let g = open_team::<B>(&setting, FeedKind::Learned, &device);
-            let p = g.model.parameters(&g.adapters);
+            let p = g.parameters.clone();
             let batch = &batch(&g.samples);
-            let (model, adapters) = (&g.model, &g.adapters);
-            let case = Case { model, adapters, batch, through: &[true; 4], lambda: 0.5 };
+            let case = Case { model: &g.model, batch, through: &[true; 4], lambda: 0.5 };
             let objective = Distillation::new(given(&stranger(&predictions(&g, &p, batch).0)), WEIGHT);
             let gradients = case.recomputed_by(&objective, &p).gradients;
             slope_of_every_tensor(|p| case.loss_by(&objective, p), &p, &gradients, &setting.name());
@@ -172,10 +170,9 @@ impl Job for Ends {
         let mut setting = Setting::new(ChannelKind::Hybrid, Topology::Sequential);
         setting.experts = true;
         let g = open_team::<B>(&setting, FeedKind::Identity, &device);
-        let p = g.model.parameters(&g.adapters);
+        let p = g.parameters.clone();
         let batch = &batch(&g.samples);
-        let (model, adapters) = (&g.model, &g.adapters);
-        let case = |lambda| Case { model, adapters, batch, through: &[true; 4], lambda };
+        let case = |lambda| Case { model: &g.model, batch, through: &[true; 4], lambda };
         let (logits, tokens) = predictions(&g, &p, batch);
 
         // Who has nothing to learn: the team is its own teacher.
@@ -217,7 +214,7 @@ impl Job for Rows {
         let g = open_team::<B>(&setting, FeedKind::Identity, &device);
         let numbers = vec![4, 0, 9];
         let all = batch(&g.samples).numbered(numbers.clone());
-        let (logits, _) = predictions(&g, &g.model.parameters(&g.adapters), &all);
+        let (logits, _) = predictions(&g, &g.parameters, &all);
         let teacher = given(&stranger(&logits));
         let config = TrainConfig { trajectory_weight: 0.5, ..TrainConfig::default() };
         let trainer = g.trainer(config).with_objective(Distillation::new(teacher, WEIGHT));
