@@ -62,10 +62,10 @@ pub(super) fn all_gradients<B: ModelBackend>(
     let mut sums = vec![loss, trajectory_loss, dropped[0] as f64, dropped[1] as f64, positions as f64];
     let messages = sums.len();
     for squares in &message_squares {
-        sums.extend([f64::from(u8::from(squares.is_some())), squares.unwrap_or(0.0)]);
+        sums.extend([f64::from(squares.is_some()), squares.unwrap_or(0.0)]);
     }
     let present = sums.len();
-    let has = |(name, _): (&String, _)| f64::from(u8::from(gradients.find(name).is_some()));
+    let has = |(name, _): (&String, _)| f64::from(gradients.find(name).is_some());
     sums.extend(parameters.iter().map(has));
     reduce.numbers(&mut sums)?;
 

@@ -1,5 +1,6 @@
 //! An update: differentiate, reduce, clip, step.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use diffmas_backends::{Autodiff, ModelBackend};
@@ -105,9 +106,10 @@ impl<B: ModelBackend> Trainer<B> {
     }
 
     /// `batches` without texts that the present phase does not learn.
-    fn learned(&self, batches: &[TeamBatch]) -> Vec<TeamBatch> {
-        let experts = self.phase.trajectory_weight != 0.0;
-        let learned = |b: &TeamBatch| if experts { b.clone() } else { b.clone().without_experts() };
-        batches.iter().map(learned).collect()
+    fn learned<'a>(&self, batches: &'a [TeamBatch]) -> Cow<'a, [TeamBatch]> {
+        match self.phase.trajectory_weight {
+            0.0 => batches.iter().map(|b| b.clone().without_experts()).collect(),
+            _ => Cow::Borrowed(batches),
+        }
     }
 }

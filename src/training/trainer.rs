@@ -115,7 +115,7 @@ impl<B: ModelBackend> Trainer<B> {
         Self { objective: Box::new(objective), ..self }
     }
 
-    /// The same run as one of several processes, each of which updates on rows of its own.
+    /// The same run as one of several processes, each of which updates on rows of its own, numbered among those of all.
     pub fn with_reduce(self, reduce: impl Reduce<B> + 'static) -> Self {
         Self { reduce: Box::new(reduce), ..self }
     }

@@ -117,7 +117,7 @@ impl Job for Direct {
                 let token = tokens[&n][i] as usize;
                 let log_p = &teacher[&n][i];
                 let slope = |(v, q): (usize, f64)| {
-                    let target = WEIGHT * log_p[v].exp() + (1.0 - WEIGHT) * f64::from(u8::from(v == token));
+                    let target = WEIGHT * log_p[v].exp() + (1.0 - WEIGHT) * f64::from(v == token);
                     q.exp() - target
                 };
                 log_softmax(row).into_iter().enumerate().map(slope).collect()
