@@ -68,17 +68,6 @@ impl Draws {
         let dropped = plan.drop_messages(self.dropout, self.seed, &streams, hide);
         (plan, dropped)
     }
-
-    /// Refuses rows that would hide the same.
-    fn check(&self, batches: &[TeamBatch]) {
-        let rows = batches.iter().map(TeamBatch::rows).sum::<usize>();
-        let numbers: BTreeSet<u64> = batches.iter().flat_map(|b| b.numbers.iter().copied()).collect();
-        let draws = self.dropout != Dropout::default();
-        assert!(
-            !draws || numbers.len() == rows,
-            "communication dropout needs a number for each row of an update"
-        );
-    }
 }
 
 /// What an update differentiates.
@@ -97,9 +86,11 @@ impl<B: ModelBackend> Differentiation<'_, B> {
     /// The gradient of the terms of `batches`, weighed by `weights`.
     ///
     /// # Panics
-    /// If two rows of the update have the same number and dropout would hide the same of both.
+    /// If two rows have the same number: what is drawn for one would be drawn for the other.
     pub fn gradient(&self, batches: &[TeamBatch], weights: &LossWeights) -> UpdateGradient<B> {
-        self.draws.check(batches);
+        let rows = batches.iter().map(TeamBatch::rows).sum::<usize>();
+        let numbers: BTreeSet<u64> = batches.iter().flat_map(|b| b.numbers.iter().copied()).collect();
+        assert_eq!(numbers.len(), rows, "every row of an update has a number of its own");
         let config = &self.model.layout.config;
         let mut all = UpdateGradient {
             loss: 0.0,

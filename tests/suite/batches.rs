@@ -38,8 +38,7 @@ impl Job for SumOfRows {
                 let config = TrainConfig { trajectory_weight: 0.5, ..TrainConfig::default() };
                 let trainer = g.trainer(config);
                 let together = trainer.gradients(&[batch(&g.samples)]);
-                let rows: Vec<TeamBatch> = g.samples.iter().map(|s| TeamBatch::new(&[s])).collect();
-                let apart = trainer.gradients(&rows);
+                let apart = trainer.gradients(&micro_batches(&g.samples, 1));
                 close(together.loss, apart.loss, apart.loss, 1e-5, &what);
                 same_gradients(&together.gradients, &apart.gradients, TENSOR, &what);
                 same_gradients(&apart.gradients, &together.gradients, TENSOR, &what);

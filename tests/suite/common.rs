@@ -81,6 +81,13 @@ pub fn batch(samples: &[TokenizedSample]) -> TeamBatch {
     TeamBatch::new(&samples.iter().collect::<Vec<_>>())
 }
 
+/// The micro-batches of an update on `samples`, `size` rows each, numbered through.
+pub fn micro_batches(samples: &[TokenizedSample], size: usize) -> Vec<TeamBatch> {
+    let numbers: Vec<u64> = (0..samples.len() as u64).collect();
+    let each = samples.chunks(size).zip(numbers.chunks(size));
+    each.map(|(rows, numbers)| batch(rows).numbered(numbers.to_vec())).collect()
+}
+
 /// A reference model on a device.
 pub struct Golden<B: ModelBackend> {
     pub expected: Value,

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use crate::common::*;
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas::agents::{AdapterScope, Team, TeamBatch, TeamConfig};
+use diffmas::agents::{AdapterScope, Team, TeamConfig};
 use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::evaluation::{Control, evaluate};
@@ -190,13 +190,7 @@ impl Reference {
     /// What is wrong with the gradient of a first update.
     fn update<B: ModelBackend>(&self, g: &Golden<B>, want: &Update) -> Vec<String> {
         let config = train_config(&want.flags, want.config.as_deref());
-        let micro_batches = g.samples.chunks(config.batch_size).map(batch);
-        let first = (0..).step_by(config.batch_size);
-        let numbered = |(b, first): (TeamBatch, u64)| {
-            let rows = b.rows() as u64;
-            b.numbered((first..first + rows).collect())
-        };
-        let batches: Vec<TeamBatch> = micro_batches.zip(first).map(numbered).collect();
+        let batches = micro_batches(&g.samples, config.batch_size);
         assert!(batches.len() <= config.gradient_accumulation_steps, "{}: rows are left over", want.tag);
         let got = g.trainer(config).gradients(&batches);
         let mut off = vec![
