@@ -11,7 +11,7 @@ mod model;
 mod objective;
 mod origin;
 mod plan;
-pub mod preset;
+mod preset;
 mod saved;
 mod stages;
 pub mod team;
@@ -28,7 +28,6 @@ pub(crate) use model::{last_position, prefill, read_on};
 pub use objective::{LossTerm, LossWeights, Objective, Predictions, Text, TokenCounts};
 pub use origin::{Base, Origin};
 pub use plan::{AgentPlan, Dropout, Dropped, Read, StagePlan, TeamPlan};
-pub use preset::paper_team;
 pub use stages::{StageGraph, StageOutput, TeamStages};
 pub use team::{AgentConfig, FeedKind, TeamConfig, Topology};
 
