@@ -32,5 +32,5 @@ pub use mlp::Mlp;
 pub use model::Backbone;
 pub use norm::RmsNorm;
 pub use parameter_spec::{ParameterGroup, ParameterSpec, ParameterSpecs, Pull};
-pub use parameters::Parameters;
+pub use parameters::{Parameters, frobenius};
 pub use rope::RotaryEmbedding;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use diffmas_backends::{Autodiff, ModelBackend};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::TrainConfig;
@@ -70,6 +71,15 @@ impl Phase {
     pub fn trains(&self, parameter: &ParameterSpec) -> bool {
         (self.channel || !parameter.needs_channel)
             && self.train.as_ref().is_none_or(|groups| groups.contains(&parameter.group))
+    }
+
+    /// The parameters, which `specs` describe, for an autodiff graph: those that learn in this phase as leaves.
+    pub(super) fn leaves<B: ModelBackend>(
+        &self,
+        parameters: &Parameters<B>,
+        specs: &ParameterSpecs,
+    ) -> Parameters<Autodiff<B>> {
+        parameters.leaves(|name| specs.get(name).is_some_and(|spec| self.trains(spec)))
     }
 }
 
