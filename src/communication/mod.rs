@@ -1,5 +1,11 @@
 //! What passes between agents: messages of keys and values, of learned vectors, or of both; and the channels that make and read them.
 //!
+//! # Which channels there are
+//!
+//! A [`ChannelType`] says without tensors what a channel is: its name, what its messages carry, its settings, in which groups it learns. The rest
+//! of the library asks that ([`ChannelKind`], [`ChannelConfig`]) and names no channel. What a channel does with tensors is its [`Channel`]. One
+//! of the library is a file in `channels/` and a line in `channel_kind.rs`; one from outside is [`register`]ed, and then named in team files.
+//!
 //! # The learned channel
 //!
 //! *Encoder* of sender `j`: states `H [n, D]` of the transmitted positions (after the final norm) become `M` vectors of width `c`.
