@@ -78,6 +78,9 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Up to so many results `gemm` adds up in another order than more, where the rows of `a` and the columns of `b` lie without gaps.
+pub(super) const FEW_RESULTS: usize = 16 * 16;
+
 /// `dst = keep·dst + scale·a·b`, `dst` row-major with rows `dst_stride` apart.
 pub(super) fn product(
     dst: &mut [f32],
