@@ -1,43 +1,22 @@
 //! A team that thinks: prompts in, messages and scores out.
 
+use std::sync::Arc;
+
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{Autodiff, ModelBackend};
+use diffmas_backends::ModelBackend;
 
-use super::{AdapterScope, AdapterSet, FeedKind, FeedModule, PaddedIds, TeamBatch, TeamConfig, TeamPlan};
-use crate::backbone::{Adapter, Backbone, KeyValues, Parameters, Positions};
-use crate::communication::{
-    ChannelKind, ChannelPair, Message, NoChannel, OverwriteChannel, Reading, Thought, Trace, TraceChannel,
-    VectorsChannel,
-};
-
-/// Name of the learned feed among the parameters.
-const FEED: &str = "feed.learned";
-
-/// A team without values for what it learns: frozen backbone, adapters' shapes, roles.
-#[derive(Clone, Debug)]
-pub struct TeamModel<B: ModelBackend> {
-    /// Roles, latent steps, what is transmitted.
-    pub config: TeamConfig,
-    /// The frozen model that all roles share, without LoRA.
-    pub backbone: Backbone<B>,
-    /// From hidden state to next input.
-    pub feed: FeedModule<B>,
-    /// What agents pass to each other.
-    pub channel: ChannelPair<B>,
-    /// What the channel learns, as it was made or read.
-    pub communication: Parameters<B>,
-}
+use super::{AdapterScope, FeedKind, FeedModule, PaddedIds, TeamBatch, TeamLayout, TeamPlan};
+use crate::backbone::{Backbone, KeyValues, Parameters, Positions};
+use crate::communication::{ChannelPair, Message, Reading, Thought, Trace};
 
 /// A team ready to run.
 #[derive(Clone, Debug)]
 pub struct Team<B: ModelBackend> {
-    /// Roles, latent steps, what is transmitted.
-    pub config: TeamConfig,
+    /// Who takes part and how.
+    pub layout: Arc<TeamLayout>,
     /// The backbone of each role, with the adapter that is active in its passes; all share the frozen weights.
     pub roles: Vec<Backbone<B>>,
-    /// The adapters, for roles that run as one batch.
-    pub(super) adapters: AdapterSet<B>,
     /// From hidden state to next input.
     pub feed: FeedModule<B>,
     /// What agents pass to each other.
@@ -46,107 +25,10 @@ pub struct Team<B: ModelBackend> {
     pub parameters: Parameters<B>,
 }
 
-impl<B: ModelBackend> TeamModel<B> {
-    /// A team on `backbone` with the channel that its configuration names; what the channel learns is drawn from `seed`.
-    ///
-    /// # Panics
-    /// If the configuration is not valid for the backbone.
-    pub fn new(config: TeamConfig, backbone: Backbone<B>, seed: u64) -> Self {
-        let vectors = || config.vectors(backbone.layers.len()).expect("a channel with vectors has sizes");
-        let channel = match config.channel {
-            ChannelKind::Trace => ChannelPair::new(TraceChannel),
-            ChannelKind::Text => ChannelPair::new(NoChannel),
-            ChannelKind::Vectors => ChannelPair::new(VectorsChannel { config: vectors(), with_trace: false }),
-            ChannelKind::Hybrid => ChannelPair::new(VectorsChannel { config: vectors(), with_trace: true }),
-            ChannelKind::Overwrite => {
-                ChannelPair::new(OverwriteChannel { config: vectors(), update: config.overwrite_update })
-            }
-        };
-        Self::with_channel(config, backbone, channel, seed)
-    }
-
-    /// A team whose agents talk over `channel`, whatever channel its configuration names.
-    pub fn with_channel(
-        config: TeamConfig,
-        backbone: Backbone<B>,
-        channel: ChannelPair<B>,
-        seed: u64,
-    ) -> Self {
-        let kinds: Vec<FeedKind> = (0..config.agents.len() - 1).map(|j| config.feed(j)).collect();
-        let feed = FeedModule::new(&backbone, &kinds);
-        let communication = channel.inner.parameters(&backbone, seed);
-        Self { config, backbone, feed, channel, communication }
-    }
-
-    /// The team with `modules` in place of what it learns beside its adapters, as [`TeamModel::modules`] names them.
-    pub fn with_modules(mut self, mut modules: Parameters<B>) -> Self {
-        if self.feed.learned.is_some() {
-            self.feed.learned = modules.remove(FEED);
-        }
-        self.communication = modules;
-        self
-    }
-
-    /// The same team with nothing passing between agents; what its channel learns stays among the parameters.
-    pub fn without_channel(&self) -> Self {
-        Self { channel: ChannelPair::new(NoChannel), ..self.clone() }
-    }
-
-    /// The model for training, sharing storage.
-    pub fn to_autodiff(&self) -> TeamModel<Autodiff<B>> {
-        TeamModel {
-            config: self.config.clone(),
-            backbone: self.backbone.to_autodiff(),
-            feed: self.feed.to_autodiff(),
-            channel: self.channel.to_autodiff(),
-            communication: Parameters::default(),
-        }
-    }
-
-    /// What the team learns: the adapters' factors, the channel's weights and, where an agent uses it, the learned feed.
-    pub fn parameters(&self, adapters: &AdapterSet<B>) -> Parameters<B> {
-        let mut all = adapters.parameters();
-        all.extend(self.modules());
-        all
-    }
-
-    /// What the team learns beside its adapters.
-    pub fn modules(&self) -> Parameters<B> {
-        let mut all = self.communication.clone();
-        if let Some(w) = &self.feed.learned {
-            all.insert(FEED.into(), w.clone());
-        }
-        all
-    }
-
-    /// The team with the values of `parameters` for everything it learns; `adapters` says which factors belong where.
-    pub fn bind<C: Backend>(&self, adapters: &AdapterSet<C>, parameters: &Parameters<B>) -> Team<B> {
-        let adapters = adapters.bind(parameters);
-        let roles = (0..self.config.agents.len())
-            .map(|j| match adapters.of(&self.config, j) {
-                Some(adapter) => self.backbone.with_adapter(adapter),
-                None => self.backbone.clone(),
-            })
-            .collect();
-        let mut feed = self.feed.clone();
-        if feed.learned.is_some() {
-            feed.learned = Some(parameters.get(FEED).clone());
-        }
-        Team {
-            config: self.config.clone(),
-            roles,
-            adapters,
-            feed,
-            channel: self.channel.clone(),
-            parameters: parameters.clone(),
-        }
-    }
-}
-
 impl<B: ModelBackend> Team<B> {
     /// Who reads whom on `batch`, and where everything will stand.
     pub fn plan(&self, batch: &TeamBatch) -> TeamPlan {
-        TeamPlan::new(&self.config, batch, |thought| self.channel.inner.layout(thought))
+        TeamPlan::new(&self.layout.config, batch, |thought| self.channel.inner.layout(thought))
     }
 
     /// What agent `j` finds of the messages `sent` by agent: segments stand where it reads them.
@@ -187,7 +69,7 @@ impl<B: ModelBackend> Team<B> {
         readings: &[Reading<B>],
     ) -> Vec<Thought<B>> {
         assert!(
-            agents.iter().all(|&j| j + 1 < self.config.agents.len()),
+            agents.iter().all(|&j| j + 1 < self.layout.config.agents.len()),
             "the final agent answers; it does not think"
         );
         let rows = batch.rows();
@@ -227,7 +109,7 @@ impl<B: ModelBackend> Team<B> {
                 let skip = prompt.len - own;
                 Thought {
                     sender: j,
-                    transmit: self.config.transmit(j),
+                    transmit: self.layout.config.transmit(j),
                     dropped: plan.agents[j].dropped.clone(),
                     prompt: written.rows(from, rows).slice(skip, prompt.len),
                     latent: tail.as_ref().filter(|_| n > 0).map(|t| t.rows(from, rows).slice(0, n)),
@@ -345,11 +227,11 @@ impl<B: ModelBackend> Team<B> {
 
     /// One backbone for agents that run as one batch.
     fn together(&self, agents: &[usize]) -> Backbone<B> {
-        match self.adapters.scope {
+        match self.layout.adapters.scope {
             AdapterScope::PerRole => {
-                let adapters: Vec<Option<&Adapter<B>>> =
-                    agents.iter().map(|&j| self.adapters.of(&self.config, j)).collect();
-                self.roles[agents[0]].with_adapters(&adapters)
+                let adapters: Vec<_> =
+                    agents.iter().map(|&j| self.layout.adapter(j, &self.parameters)).collect();
+                self.roles[agents[0]].with_adapters(&adapters.iter().map(Option::as_ref).collect::<Vec<_>>())
             }
             AdapterScope::Shared | AdapterScope::FinalOnly => self.roles[agents[0]].clone(),
         }
@@ -357,15 +239,14 @@ impl<B: ModelBackend> Team<B> {
 
     /// The next input embeddings of agents that run as one batch, each by its own feed.
     fn next_input(&self, agents: &[usize], h: Tensor<B, 2>, backbone: &Backbone<B>) -> Tensor<B, 2> {
-        let kinds: Vec<FeedKind> = agents.iter().map(|&j| self.config.feed(j)).collect();
+        let kinds: Vec<FeedKind> = agents.iter().map(|&j| self.layout.config.feed(j)).collect();
         if kinds.windows(2).all(|pair| pair[0] == pair[1]) {
-            return self.feed.forward(kinds[0], h, backbone);
+            return self.feed.forward(kinds[0], h, backbone, &self.parameters);
         }
         let rows = h.dims()[0] / agents.len();
-        let each = kinds
-            .iter()
-            .enumerate()
-            .map(|(i, &kind)| self.feed.forward(kind, h.clone().narrow(0, i * rows, rows), backbone));
+        let each = kinds.iter().enumerate().map(|(i, &kind)| {
+            self.feed.forward(kind, h.clone().narrow(0, i * rows, rows), backbone, &self.parameters)
+        });
         Tensor::cat(each.collect(), 0)
     }
 }

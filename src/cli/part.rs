@@ -183,7 +183,7 @@ pub fn describe<B: ModelBackend>(
         "data": format!("{:x}", data.finalize()),
         "model": session.model.sha256()?,
         "adapter": team.learned_sha256(),
-        "system": team.config,
+        "system": team.layout.config,
         "prompts": DataMark::new(samples).sha256,
         "batch_size": session.batch_size(),
         "backend": session.options.backend()?.name(),
