@@ -1,7 +1,7 @@
 //! Grouped-query self-attention over blocks of keys and values.
 
 use burn::prelude::*;
-use diffmas_backends::{AttentionMask, Autodiff, KeyValueBlock, ModelBackend};
+use diffmas_backends::{AttentionCall, AttentionMask, Autodiff, KeyValueBlock, ModelBackend};
 
 use super::{BackboneConfig, Linear, RmsNorm};
 
@@ -53,12 +53,12 @@ impl<B: ModelBackend> Attention<B> {
         let (b, t, n) = (context.batch, context.len, context.batch * context.len);
         let (h, g, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
-        // 1. project and rotate
+        // 1. project, norm where the family does, rotate: q [B, t, H, d], k and v [B, G, t, d]
         let q = self.queries(x.clone(), config, context);
         let k = rotated_heads(self.k_proj.forward(x.clone()), g, d, &self.k_norm, context).swap_dims(1, 2);
         let v = self.v_proj.forward(x).reshape([b, t, g, d]).swap_dims(1, 2);
 
-        // 2. append
+        // 2. append to the tail: [B, G, tail + t, d]
         let own = match tail {
             Some(tail) => KeyValueBlock {
                 key: Tensor::cat(vec![tail.key.clone(), k], 2),
@@ -67,35 +67,39 @@ impl<B: ModelBackend> Attention<B> {
             None => KeyValueBlock { key: k, value: v },
         };
 
-        // 3. attend
+        // 3. attend to all blocks where they lie: [B, t, H, d]
         let mut blocks = past;
         blocks.push(own);
-        let (out, _) = B::block_attention(q, &blocks, &context.mask, (d as f64).powf(-0.5));
+        let mut call = AttentionCall { q, blocks, mask: context.mask.clone(), scale: scale(d) };
+        let (out, _) = B::block_attention(&call);
 
-        // 4. output
-        let own = blocks.pop().expect("the own block was pushed");
+        // 4. output: [B·t, H·d] → [B·t, D]
+        let own = call.blocks.pop().expect("the own block was pushed");
         (self.o_proj.forward(out.reshape([n, h * d])), own)
     }
 
     /// How much each position attends to each key, rows of a softmax; what [`Attention::forward`] computes without keeping it.
     ///
     /// # Shapes
-    /// `x [B·t, D]`, `keys [B, G, n, d]` of past and own positions → `[B, H, t, n]`
+    /// `x [B·t, D]`, `keys [B, G, n_i, d]` of past and own positions → `[B, H, t, Σ n_i]`
     pub(super) fn weights(
         &self,
         x: Tensor<B, 2>,
         config: &BackboneConfig,
         context: &PassContext<B>,
-        keys: Tensor<B, 4>,
+        keys: Vec<Tensor<B, 4>>,
     ) -> Tensor<B, 4> {
-        let [b, g, n, d] = keys.dims();
-        let h = config.num_attention_heads;
-        let keys = keys.unsqueeze_dim::<5>(2).expand([b, g, h / g, n, d]).reshape([b, h, n, d]);
+        let (h, device) = (config.num_attention_heads, x.device());
         let q = self.queries(x, config, context).swap_dims(1, 2);
-        let mut scores = B::matmul(q, keys.swap_dims(2, 3)).mul_scalar((d as f64).powf(-0.5));
-        if let Some(allowed) = &context.mask.allowed {
-            let hidden = allowed.clone().equal_elem(0).expand([b, h, context.len, n]);
-            scores = scores.mask_fill(hidden, -1e30);
+        let scores = keys.into_iter().map(|keys| {
+            let [b, g, n, d] = keys.dims();
+            let keys = keys.unsqueeze_dim::<5>(2).expand([b, g, h / g, n, d]).reshape([b, h, n, d]);
+            B::matmul(q.clone(), keys.swap_dims(2, 3))
+        });
+        let mut scores = Tensor::cat(scores.collect(), 3).mul_scalar(scale(config.head_dim));
+        if let Some(hidden) = context.mask.hidden(&device) {
+            let shape = scores.dims();
+            scores = scores.mask_fill(hidden.expand(shape), -1e30);
         }
         B::softmax_last(scores)
     }
@@ -117,6 +121,11 @@ impl<B: ModelBackend> Attention<B> {
             k_norm: self.k_norm.as_ref().map(RmsNorm::to_autodiff),
         }
     }
+}
+
+/// `1 / √d`
+fn scale(d: usize) -> f64 {
+    (d as f64).powf(-0.5)
 }
 
 /// Queries or keys by head, normalised where the family has it, and rotated: `[B·t, heads·d]` → `[B, t, heads, d]`

@@ -213,7 +213,7 @@ fn listening<B: ModelBackend>(
 ) -> Reading<B> {
     let hook = CrossAttention::new(config, parameters, trace);
     Reading {
-        kv: trace.joined(),
+        kv: trace.segments().cloned().collect(),
         hook: hook.map(|hook| Arc::new(hook) as SharedHook<B>),
         start: trace.start.clone(),
     }
