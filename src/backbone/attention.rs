@@ -1,4 +1,4 @@
-//! Grouped-query self-attention over blocks of keys and values.
+//! Grouped-query self-attention over blocks of keys and values (Ainslie et al., arXiv 2305.13245).
 
 use burn::prelude::*;
 use diffmas_backends::{AttentionCall, AttentionMask, Autodiff, KeyValueBlock, ModelBackend};
@@ -20,7 +20,8 @@ pub struct PassContext<B: Backend> {
     pub mask: AttentionMask<B>,
 }
 
-/// Multi-head attention with grouped queries and, for Qwen3, normalised queries and keys.
+/// `o(softmax(q·Kᵀ / √d + M)·V)` by head: `K` and `V` are those of all blocks and the new positions, `M` hides padding and the future, and
+/// query head `h` reads KV head `h / (H / G)`. For Qwen3 queries and keys are normalised before they are rotated.
 #[derive(Clone, Debug)]
 pub struct Attention<B: Backend> {
     /// `[D, H·d]`
@@ -142,4 +143,108 @@ fn rotated_heads<B: ModelBackend>(
         None => x.reshape([n, heads, d]),
     };
     B::rotary(x, &context.cos, &context.sin).reshape([b, t, heads, d])
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use diffmas_backends::HostMask;
+
+    use super::super::{Positions, RotaryEmbedding, fixtures::*};
+    use super::*;
+
+    const H: usize = 4;
+    const G: usize = 2;
+    const D: usize = 4;
+
+    /// A layer whose projections are known, for rows of width 12.
+    fn layer() -> ([Dense; 4], Attention<TestBackend>) {
+        let dense = [(H * D, 12, 1), (G * D, 12, 3), (G * D, 12, 5), (12, H * D, 7)];
+        let dense = dense.map(|(out, cols, seed)| Dense::new(out, cols, seed));
+        let [q_proj, k_proj, v_proj, o_proj] = dense.each_ref().map(|d| d.layer.clone());
+        let (q_norm, k_norm) = (Some(norm(D, 9)), Some(norm(D, 10)));
+        (dense, Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm })
+    }
+
+    /// Heads of a row, normed and turned to `position`, by definition.
+    fn heads(row: Vec<f64>, norm: &Option<RmsNorm<TestBackend>>, position: u32) -> Vec<Vec<f64>> {
+        let turned = |head: &[f64]| {
+            let x = normed(norm.as_ref().unwrap(), head);
+            let mut y = x.clone();
+            for i in 0..D / 2 {
+                let (sin, cos) = (f64::from(position) * 100f64.powf(-2.0 * i as f64 / D as f64)).sin_cos();
+                (y[i], y[i + D / 2]) = (x[i] * cos - x[i + D / 2] * sin, x[i + D / 2] * cos + x[i] * sin);
+            }
+            y
+        };
+        row.chunks_exact(D).map(turned).collect()
+    }
+
+    /// A block of `n` keys and values for one row, and `[n][G][D]` of each.
+    fn past(n: usize, seed: u64) -> (KeyValueBlock<TestBackend>, [Vec<Vec<Vec<f64>>>; 2]) {
+        let [key, value] = [seed, seed + 1].map(|seed| random([1, G, n, D], seed));
+        let lists = [&key, &value].map(|x| {
+            let x = numbers(x);
+            let at = |i: usize, g: usize| x[(g * n + i) * D..][..D].to_vec();
+            (0..n).map(|i| (0..G).map(|g| at(i, g)).collect()).collect()
+        });
+        (KeyValueBlock { key, value }, lists)
+    }
+
+    #[test]
+    fn attention_is_what_a_loop_over_queries_heads_and_keys_computes() {
+        let ([q, k, v, o], layer) = layer();
+        let (sizes, t) = ([3, 1, 2], 3);
+        let (blocks, known): (Vec<_>, Vec<_>) =
+            sizes.iter().zip([20, 30, 40]).map(|(&n, seed)| past(n, seed)).unzip();
+        let (tail, tail_known) = past(2, 50);
+        let total = 3 + 1 + 2 + 2 + t;
+        // Keys 1 and 4 are padding.
+        let valid: Vec<bool> = (0..total).map(|j| j != 1 && j != 4).collect();
+        let at = Positions::issue(&vec![true; t], &mut [6]);
+        let rotary = RotaryEmbedding::new(&config().rope, D);
+        let [cos, sin] = rotary.cos_sin(&at, &Default::default());
+        let mask =
+            TestBackend::attention_mask(HostMask::new(1, t, total, Some(valid.clone())), &Default::default());
+        let context = PassContext { batch: 1, len: t, cos, sin, mask };
+        let x = random([t, 12], 60);
+
+        let mut keys: Vec<Vec<Vec<f64>>> =
+            known.iter().chain([&tail_known]).flat_map(|kv| kv[0].clone()).collect();
+        let mut values: Vec<Vec<Vec<f64>>> =
+            known.iter().chain([&tail_known]).flat_map(|kv| kv[1].clone()).collect();
+        for (row, &id) in rows(&x).iter().zip(&at.ids) {
+            keys.push(heads(k.apply(row), &layer.k_norm, id));
+            values.push(v.apply(row).chunks_exact(D).map(<[f64]>::to_vec).collect());
+        }
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let mut want = Vec::new();
+        let mut want_weights = vec![0.0; H * t * total];
+        for (i, row) in rows(&x).iter().enumerate() {
+            let queries = heads(q.apply(row), &layer.q_norm, at.ids[i]);
+            let mut joined = Vec::new();
+            for (h, query) in queries.iter().enumerate() {
+                let seen: Vec<usize> = (0..total - t + i + 1).filter(|&j| valid[j]).collect();
+                let weights: Vec<f64> =
+                    seen.iter().map(|&j| (dot(query, &keys[j][h * G / H]) / 2.0).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                let mut out = [0.0; D];
+                for (&j, weight) in seen.iter().zip(weights) {
+                    want_weights[(h * t + i) * total + j] = weight / sum;
+                    out.iter_mut().zip(&values[j][h * G / H]).for_each(|(out, v)| *out += weight / sum * v);
+                }
+                joined.extend(out);
+            }
+            want.push(o.apply(&joined));
+        }
+
+        let (got, own) = layer.forward(x.clone(), &config(), &context, blocks.clone(), Some(&tail));
+        for (got, want) in rows(&got).iter().zip(&want) {
+            close(got, want);
+        }
+        assert_eq!(own.key.dims(), [1, G, 2 + t, D]);
+        let last = own.key.clone().narrow(2, 1 + t, 1);
+        close(&numbers(&last), &keys.last().unwrap().concat());
+        let all = blocks.into_iter().chain([own]).map(|b| b.key).collect();
+        close(&numbers(&layer.weights(x, &config(), &context, all)), &want_weights);
+    }
 }

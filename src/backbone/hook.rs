@@ -59,3 +59,35 @@ impl<B: Backend> ResidualHook<B> for Recorder<'_, B> {
         after
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::super::fixtures::*;
+    use super::*;
+
+    #[derive(Debug)]
+    struct Double;
+
+    impl ResidualHook<TestBackend> for Double {
+        fn apply(&self, _: usize, x: Tensor<TestBackend, 2>, _: usize) -> Tensor<TestBackend, 2> {
+            x.mul_scalar(2.0)
+        }
+    }
+
+    #[test]
+    fn a_recorder_keeps_what_came_and_what_the_layer_read() {
+        let x = random([2, 3], 1);
+        for (hook, factor) in [(None, 1.0), (Some(&Double as &dyn ResidualHook<_>), 2.0)] {
+            let recorder = Recorder::new(hook);
+            let once = recorder.apply(0, x.clone(), 1);
+            recorder.apply(1, once, 1);
+            let passed = recorder.into_passed();
+            assert_eq!(passed.len(), 2);
+            for (l, passed) in passed.iter().enumerate() {
+                let came = numbers(&x.clone().mul_scalar(f64::powi(factor, l as i32)));
+                close(&numbers(&passed.before), &came);
+                close(&numbers(&passed.after), &came.iter().map(|x| factor * x).collect::<Vec<_>>());
+            }
+        }
+    }
+}

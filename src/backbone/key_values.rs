@@ -262,4 +262,26 @@ mod tests {
         assert_eq!(joined, p);
         assert_eq!(p.slice(1, 2).ids, [1, 11]);
     }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn readers_of_one_batch_find_what_each_reads_at_the_right() {
+        use super::super::fixtures::*;
+        let of = |n: usize, seed: u64| {
+            let block =
+                KeyValueBlock { key: random([1, 2, n, 4], seed), value: random([1, 2, n, 4], seed + 1) };
+            KeyValues { layers: vec![block], positions: Positions::issue(&vec![true; n], &mut [seed as u32]) }
+        };
+        let (long, short) = ([of(2, 1), of(0, 3), of(3, 5)], [of(1, 7)]);
+        let all = KeyValues::stack(&[&long, &[], &short], &[1, 1, 1]).unwrap();
+        assert_eq!((all.positions.batch, all.len()), (3, 5));
+        assert_eq!(all.positions.ids, [1, 2, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+        assert_eq!(all.positions.valid, [[true; 5], [false; 5], [false, false, false, false, true]].concat());
+        let joined = KeyValues::cat(&[&long[0], &long[2]]).unwrap();
+        let row = |b: usize| all.rows(b, 1).layers.remove(0);
+        close(&numbers(&row(0).key), &numbers(&joined.layers[0].key));
+        close(&numbers(&row(1).value), &[0.0; 40]);
+        close(&numbers(&row(2).key.narrow(2, 4, 1)), &numbers(&short[0].layers[0].key));
+        assert!(KeyValues::<TestBackend>::stack(&[&[], &[]], &[1, 2]).is_none());
+    }
 }

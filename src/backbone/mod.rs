@@ -6,6 +6,8 @@
 mod attention;
 mod block;
 mod config;
+#[cfg(all(test, feature = "flex"))]
+mod fixtures;
 mod hook;
 mod key_values;
 mod linear;

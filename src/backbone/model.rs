@@ -91,7 +91,7 @@ impl<B: ModelBackend> Backbone<B> {
     }
 
     /// What the layers of a pass at `positions` share; `read` are all positions that are read, the new ones last.
-    fn context<'a>(
+    pub(super) fn context<'a>(
         &self,
         positions: &Positions,
         read: impl Iterator<Item = &'a Positions>,
@@ -152,6 +152,57 @@ impl<B: ModelBackend> Backbone<B> {
             norm: self.norm.to_autodiff(),
             lm_head: Tensor::from_inner(self.lm_head.clone()),
             rotary: self.rotary.clone(),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::super::fixtures::*;
+    use super::*;
+
+    #[test]
+    fn a_model_is_its_layers_one_after_another_a_norm_and_a_head() {
+        let model = backbone();
+        let at = Positions::issue(&[true; 3], &mut [0]);
+        let embedded = model.embed(&[4, 0, 10]);
+        let (hidden, written) = model.forward(embedded.clone(), &at, &[], None, None);
+        let context = model.context(&at, [&at].into_iter());
+        let mut x = embedded;
+        for (layer, block) in model.layers.iter().zip(&written.layers) {
+            let (y, own) = layer.forward(x, &model.config, &context, Vec::new(), None);
+            close(&numbers(&block.key), &numbers(&own.key));
+            x = y;
+        }
+        for (got, x) in rows(&hidden).iter().zip(rows(&x)) {
+            close(got, &normed(&model.norm, &x));
+        }
+        assert_eq!(model.logits(hidden).dims(), [3, model.config.vocab_size]);
+    }
+
+    #[test]
+    fn what_is_read_in_many_blocks_is_what_is_read_in_one() {
+        let model = backbone();
+        // Two rows, the second of which begins with padding.
+        let valid = [[true; 9], [false, false, true, true, true, true, true, true, true]].concat();
+        let at = Positions::issue(&valid, &mut [0, 3]);
+        let ids: Vec<u32> = (0..18).map(|i| i * 5 % 11).collect();
+        let (whole, _) = model.forward(model.embed(&ids), &at, &[], None, None);
+        let column = |x: &[u32], from: usize, to: usize| [&x[from..to], &x[9 + from..9 + to]].concat();
+        let mut past: Vec<KeyValues<TestBackend>> = Vec::new();
+        for (from, to) in [(0, 2), (2, 3), (3, 4), (4, 6), (6, 7), (7, 9)] {
+            let x = model.embed(&column(&ids, from, to));
+            let read: Vec<&KeyValues<TestBackend>> = past.iter().collect();
+            let (hidden, own) = model.forward(x, &at.slice(from, to), &read, None, None);
+            let want = whole.clone().reshape([2, 9, 12]).narrow(1, from, to - from).reshape([-1, 12]);
+            // Rows of padding mean nothing.
+            let real = column(&valid.iter().map(|&v| u32::from(v)).collect::<Vec<_>>(), from, to);
+            for ((got, want), _) in
+                rows(&hidden).iter().zip(rows(&want)).zip(real).filter(|(_, real)| *real == 1)
+            {
+                close(got, &want);
+            }
+            past.push(own);
         }
     }
 }
