@@ -78,7 +78,7 @@ fn every_tracked_block_of_one_to_nine_gets_its_gradient_and_no_other() {
             let what = format!("{count} blocks, every {keep}th tensor tracked, queries {queries}");
             let kv = sizes.iter().flat_map(|&n| [random([B, G, n, D]), random([B, G, n, D])]);
             let all = leaves(kv.chain([random([B, Q, H, D])]).collect());
-            let tracked = |i: usize| if i < 2 * count { keep > 0 && i % keep == 0 } else { queries };
+            let tracked = |i: usize| if i < 2 * count { keep > 0 && i.is_multiple_of(keep) } else { queries };
             let build = || {
                 let mut placed: Vec<T> = all.iter().map(|x| x.clone().detach()).collect();
                 let chosen: Vec<usize> = (0..all.len()).filter(|&i| tracked(i)).collect();
