@@ -66,7 +66,7 @@ impl Job for TwelveAgents {
     fn run<B: ModelBackend>(self, device: B::Device) {
         for transmit in [Transmit::All, Transmit::Latent] {
             let change = |c: &mut diffmas::agents::TeamConfig| {
-                c.agents = (0..12).map(|j| AgentConfig::named(&format!("agent{j}"))).collect();
+                c.agents = (0..12).map(|j| AgentConfig::named(format!("agent{j}"))).collect();
                 (c.transmit, c.latent_steps) = (transmit, 2);
             };
             let g = Golden::<B>::load("tiny-qwen3", AdapterScope::Shared, change, &device);
