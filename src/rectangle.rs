@@ -64,6 +64,12 @@ pub(crate) fn padded<T: Copy>(rows: &[&[T]], fill: T, padding: Padding) -> Vec<T
     cells
 }
 
+/// Which cells of rows of these lengths are real once they are padded.
+pub(crate) fn real(lengths: impl Iterator<Item = usize>, padding: Padding) -> Vec<bool> {
+    let rows: Vec<Vec<bool>> = lengths.map(|n| vec![true; n]).collect();
+    padded(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>(), false, padding)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +84,7 @@ mod tests {
         assert_eq!(padded(&rows, 0, Padding::Left), [0, 1, 2, 3, 0, 0]);
         assert_eq!(padded(&rows, 9, Padding::Right), [1, 9, 2, 3, 9, 9]);
         assert!(padded::<u8>(&[], 0, Padding::Left).is_empty());
+        assert_eq!(real([1, 2, 0].into_iter(), Padding::Right), [true, false, true, true, false, false]);
     }
 
     #[test]

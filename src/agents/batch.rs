@@ -1,9 +1,9 @@
 //! Rows of different length as one rectangle, with what is real marked.
 
-use super::{TeamConfig, TeamPlan};
+use super::{AgentInput, TeamConfig, TeamPlan};
 use crate::communication::{ChannelKind, MessageLayout};
 use crate::error::{Error, Result};
-use crate::rectangle::{Padding, Rectangle, padded};
+use crate::rectangle::{Padding, Rectangle, padded, real};
 use crate::text::TokenizedSample;
 
 /// Token ids of `B` rows padded to one length.
@@ -31,13 +31,11 @@ impl PaddedIds {
     }
 
     fn pad(rows: &[&[u32]], padding: Padding) -> Self {
-        let real: Vec<Vec<bool>> = rows.iter().map(|row| vec![true; row.len()]).collect();
-        let real: Vec<&[bool]> = real.iter().map(Vec::as_slice).collect();
         Self {
             batch: rows.len(),
             len: rows.iter().map(|row| row.len()).max().unwrap_or(0),
             ids: padded(rows, 0, padding),
-            valid: padded(&real, false, padding),
+            valid: real(rows.iter().map(|row| row.len()), padding),
         }
     }
 
@@ -56,34 +54,6 @@ impl PaddedIds {
         }
     }
 
-    /// Several rectangles of the same rows side by side.
-    ///
-    /// # Panics
-    /// If the numbers of rows differ or there is no rectangle.
-    pub fn beside(parts: &[&PaddedIds]) -> Self {
-        let batch = parts[0].batch;
-        let ids: Vec<_> = parts.iter().map(|p| p.cells(&p.ids)).collect();
-        let valid: Vec<_> = parts.iter().map(|p| p.cells(&p.valid)).collect();
-        Self {
-            batch,
-            len: parts.iter().map(|p| p.len).sum(),
-            ids: Rectangle::beside(&ids, batch),
-            valid: Rectangle::beside(&valid, batch),
-        }
-    }
-
-    /// Several rectangles as one batch, one under the other, left-padded to the widest.
-    pub fn stack(parts: &[&PaddedIds]) -> Self {
-        let ids: Vec<_> = parts.iter().map(|p| p.cells(&p.ids)).collect();
-        let valid: Vec<_> = parts.iter().map(|p| p.cells(&p.valid)).collect();
-        Self {
-            batch: parts.iter().map(|p| p.batch).sum(),
-            len: parts.iter().map(|p| p.len).max().unwrap_or(0),
-            ids: Rectangle::under(&ids, 0),
-            valid: Rectangle::under(&valid, false),
-        }
-    }
-
     /// How many ids are real.
     pub fn count(&self) -> usize {
         self.valid.iter().filter(|&&v| v).count()
@@ -91,25 +61,30 @@ impl PaddedIds {
 }
 
 /// Samples of one micro-batch: every agent's prompts, and the targets where there are any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TeamBatch {
-    /// Left-padded prompts, one rectangle an agent.
-    pub prompts: Vec<PaddedIds>,
+    /// What each agent reads of its own, left-padded: prompts, or embeddings in their place.
+    pub prompts: Vec<AgentInput>,
     /// Right-padded targets.
     pub target: Option<PaddedIds>,
     /// Right-padded expert texts, for each upstream agent that has one in some row; empty where none has.
     pub experts: Vec<Option<PaddedIds>>,
+    /// The number of each row's sample among all rows of an update, whatever micro-batch it stands in: what is drawn for a sample, or
+    /// known of it, goes by this.
+    pub numbers: Vec<u64>,
 }
 
 impl TeamBatch {
-    /// Pads `samples` into a batch. Either all of them have a target, or the batch has none.
+    /// Pads `samples`, numbered from 0, into a batch. Either all of them have a target, or the batch has none.
     ///
     /// # Panics
     /// If there is no sample or they are of different teams.
     pub fn new(samples: &[&TokenizedSample]) -> Self {
         let agents = samples[0].prompts.len();
         let prompts = (0..agents)
-            .map(|j| PaddedIds::left(&samples.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>()))
+            .map(|j| {
+                PaddedIds::left(&samples.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>()).into()
+            })
             .collect();
         let targets: Option<Vec<_>> = samples.iter().map(|s| s.target.as_deref()).collect();
         let expert = |j: usize| {
@@ -120,7 +95,17 @@ impl TeamBatch {
             rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
         };
         let experts = (0..agents.saturating_sub(1)).map(expert).collect();
-        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), experts }
+        let numbers = (0..samples.len() as u64).collect();
+        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), experts, numbers }
+    }
+
+    /// The same samples under other numbers.
+    ///
+    /// # Panics
+    /// If there is not one for each row.
+    pub fn numbered(self, numbers: Vec<u64>) -> Self {
+        assert_eq!(numbers.len(), self.rows(), "a number for each row");
+        Self { numbers, ..self }
     }
 
     /// The same samples without expert texts.
@@ -140,7 +125,7 @@ impl TeamBatch {
 
     /// Rows of the batch.
     pub fn rows(&self) -> usize {
-        self.prompts[0].batch
+        self.prompts[0].batch()
     }
 
     /// Target tokens of all rows.
@@ -151,7 +136,7 @@ impl TeamBatch {
     /// Prompt and target tokens of all rows and agents.
     pub fn tokens(&self) -> usize {
         let experts = self.experts.iter().flatten().map(PaddedIds::count).sum::<usize>();
-        self.prompts.iter().map(PaddedIds::count).sum::<usize>() + experts + self.target_tokens()
+        self.prompts.iter().map(AgentInput::count).sum::<usize>() + experts + self.target_tokens()
     }
 }
 

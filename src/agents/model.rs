@@ -6,8 +6,11 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
-use super::{AdapterScope, FeedKind, FeedModule, PaddedIds, TeamBatch, TeamLayout, TeamPlan};
-use crate::backbone::{Backbone, KeyValues, Parameters, Positions};
+use super::{
+    AdapterScope, AgentInput, Embedded, FeedKind, FeedModule, PaddedIds, Predictions, TeamBatch, TeamLayout,
+    TeamPlan,
+};
+use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook};
 use crate::communication::{ChannelPair, Message, Reading, Thought, Trace};
 
 /// A team ready to run.
@@ -74,44 +77,46 @@ impl<B: ModelBackend> Team<B> {
         );
         let rows = batch.rows();
         let stacked;
-        let (backbone, prompt, reading) = match (agents, readings) {
-            ([j], [reading]) => (&self.roles[*j], batch.prompts[*j].clone(), reading.clone()),
+        let (backbone, reading) = match (agents, readings) {
+            ([j], [reading]) => (&self.roles[*j], reading.clone()),
             _ => {
                 stacked = self.together(agents);
-                let prompts: Vec<_> = agents.iter().map(|&j| &batch.prompts[j]).collect();
-                (&stacked, PaddedIds::stack(&prompts), Reading::stack(readings))
+                (&stacked, Reading::stack(readings))
             }
         };
+        let prompts = agents.iter().map(|&j| batch.prompts[j].embed(backbone));
+        let prompt = Embedded::stack(prompts.collect());
+        let (all, len) = (prompt.batch, prompt.len());
         let steps: Vec<usize> = agents.iter().map(|&j| plan.agents[j].steps).collect();
         let mut next = reading.start.clone();
-        let (hidden, written) = prefill(backbone, &prompt, &reading, &mut next);
-        let mut h = last_position(hidden.clone(), prompt.batch);
+        let (hidden, written) = prefill(backbone, prompt, &reading, &mut next);
+        let mut h = last_position(hidden.clone(), all);
         let mut latents = vec![h.clone()];
         let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&written]).collect();
         let mut tail: Option<KeyValues<B>> = None;
         for t in 0..steps.iter().copied().max().unwrap_or(0) {
-            let z = self.next_input(agents, h, backbone);
             // Agents that have finished stay in the batch, unseen, until all have.
             let thinks: Vec<bool> = steps.iter().flat_map(|&n| vec![t < n; rows]).collect();
-            let at = Positions::issue(&thinks, &mut next);
-            let (hidden, grown) = backbone.forward(z, &at, &past, tail.as_ref(), reading.hook.as_deref());
+            let z = Embedded { x: self.next_input(agents, h, backbone), batch: all, valid: thinks };
+            let hook = reading.hook.as_deref();
+            let (hidden, grown) = read_on(backbone, z, &past, tail.as_ref(), hook, &mut next);
             h = hidden;
             latents.push(h.clone());
             tail = Some(grown);
         }
         let d = h.dims()[1];
-        let hidden = hidden.reshape([prompt.batch, prompt.len, d]);
+        let hidden = hidden.reshape([all, len, d]);
         agents
             .iter()
             .enumerate()
             .map(|(i, &j)| {
-                let (from, own, n) = (i * rows, batch.prompts[j].len, steps[i]);
-                let skip = prompt.len - own;
+                let (from, own, n) = (i * rows, batch.prompts[j].len(), steps[i]);
+                let skip = len - own;
                 Thought {
                     sender: j,
                     transmit: self.layout.config.transmit(j),
                     dropped: plan.agents[j].dropped.clone(),
-                    prompt: written.rows(from, rows).slice(skip, prompt.len),
+                    prompt: written.rows(from, rows).slice(skip, len),
                     latent: tail.as_ref().filter(|_| n > 0).map(|t| t.rows(from, rows).slice(0, n)),
                     hidden: if agents.len() == 1 {
                         hidden.clone()
@@ -156,30 +161,39 @@ impl<B: ModelBackend> Team<B> {
         self.find(last, &sent, &plan)
     }
 
-    /// Stage II, teacher-forced: `−log p(y_i | y_<i, prompt, trace)` of every target token, rows one after another.
+    /// `−log p(y_i | y_<i, prompt, trace)` of every target token, rows one after another; see [`Team::predict_target`].
     ///
     /// # Shapes
     /// `[number of target tokens]`
-    pub fn target_nll(&self, prompt: &PaddedIds, target: &PaddedIds, reading: &Reading<B>) -> Tensor<B, 1> {
-        let backbone = self.answering();
-        // The last target token is predicted, never read.
-        let input = PaddedIds::beside(&[prompt, &target.truncated(target.len - 1)]);
-        let (hidden, _) = prefill(backbone, &input, reading, &mut reading.start.clone());
-        self.nll(backbone, hidden, input.len, prompt.len - 1, target)
+    pub fn target_nll(&self, prompt: &AgentInput, target: &PaddedIds, reading: &Reading<B>) -> Tensor<B, 1> {
+        self.predict_target(prompt, target, reading).nll()
     }
 
-    /// `−log p(e_i | e_<i, thought)` of every token of an upstream agent's expert text, which follows its latent positions in a branch of
-    /// its own: nothing of it is passed on. `next` is the id of the branch's first position per row.
-    ///
-    /// # Shapes
-    /// `[number of expert tokens]`
-    pub fn expert_nll(
+    /// Stage II, teacher-forced: what is predicted of every target token after `prompt`, the trace and the target so far.
+    pub fn predict_target(
+        &self,
+        prompt: &AgentInput,
+        target: &PaddedIds,
+        reading: &Reading<B>,
+    ) -> Predictions<B> {
+        let backbone = self.answering();
+        // The last target token is predicted, never read.
+        let answer = AgentInput::from(target.truncated(target.len - 1));
+        let input = prompt.embed(backbone).beside(answer.embed(backbone));
+        let len = input.len();
+        let (hidden, _) = prefill(backbone, input, reading, &mut reading.start.clone());
+        self.predict(backbone, hidden, len, prompt.len() - 1, target)
+    }
+
+    /// What an upstream agent predicts of every token of its expert text, which follows its latent positions in a branch of its own:
+    /// nothing of it is passed on. `next` is the id of the branch's first position per row.
+    pub fn predict_expert(
         &self,
         thought: &Thought<B>,
         expert: &PaddedIds,
         reading: &Reading<B>,
         next: &[u32],
-    ) -> Tensor<B, 1> {
+    ) -> Predictions<B> {
         let backbone = &self.roles[thought.sender];
         let first = thought.latents.last().expect("h_0 is always there").clone();
         let [batch, d] = first.dims();
@@ -187,37 +201,30 @@ impl<B: ModelBackend> Team<B> {
         if expert.len > 1 {
             let input = expert.truncated(expert.len - 1);
             let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&thought.prompt]).collect();
-            let at = Positions::issue(&input.valid, &mut next.to_vec());
-            let x = backbone.embed(&input.ids);
-            let (hidden, _) =
-                backbone.forward(x, &at, &past, thought.latent.as_ref(), reading.hook.as_deref());
-            states = Tensor::cat(vec![states, hidden.reshape([batch, input.len, d])], 1);
+            let len = input.len;
+            let input = AgentInput::from(input).embed(backbone);
+            let (tail, hook) = (thought.latent.as_ref(), reading.hook.as_deref());
+            let (hidden, _) = read_on(backbone, input, &past, tail, hook, &mut next.to_vec());
+            states = Tensor::cat(vec![states, hidden.reshape([batch, len, d])], 1);
         }
-        self.nll(backbone, states.reshape([batch * expert.len, d]), expert.len, 0, expert)
+        self.predict(backbone, states.reshape([batch * expert.len, d]), expert.len, 0, expert)
     }
 
-    /// The NLL of all valid ids of `target`, of which the first is predicted at position `first` of each row's `len` hidden states.
-    fn nll(
+    /// What is predicted of all valid ids of `text`, the first of which follows position `first` of each row's `len` hidden states.
+    fn predict(
         &self,
         backbone: &Backbone<B>,
         hidden: Tensor<B, 2>,
         len: usize,
         first: usize,
-        target: &PaddedIds,
-    ) -> Tensor<B, 1> {
-        let mut at = Vec::with_capacity(target.count());
-        let mut expected = Vec::with_capacity(target.count());
-        for (b, (ids, valid)) in
-            target.ids.chunks_exact(target.len).zip(target.valid.chunks_exact(target.len)).enumerate()
-        {
-            for (i, _) in valid.iter().enumerate().filter(|(_, v)| **v) {
-                at.push((b * len + first + i) as i64);
-                expected.push(ids[i]);
-            }
-        }
+        text: &PaddedIds,
+    ) -> Predictions<B> {
+        let real = (0..text.ids.len()).filter(|&i| text.valid[i]);
+        let (rows, tokens) = real.clone().map(|i| (i / text.len, text.ids[i])).unzip();
+        let at: Vec<i64> = real.map(|i| (i / text.len * len + first + i % text.len) as i64).collect();
         let n = at.len();
         let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &backbone.device());
-        B::token_nll(backbone.logits(hidden.select(0, at)), &expected)
+        Predictions { logits: backbone.logits(hidden.select(0, at)), tokens, rows }
     }
 
     /// The final agent's backbone.
@@ -256,16 +263,28 @@ fn own_rows<B: Backend>(h: &Tensor<B, 2>, from: usize, count: usize) -> Tensor<B
     if count == h.dims()[0] { h.clone() } else { h.clone().narrow(0, from, count) }
 }
 
-/// Runs `ids` on top of `reading`; returns the hidden states `[B·t, D]` and what was written.
+/// Runs `input` on top of `reading`; returns the hidden states `[B·t, D]` and what was written.
 pub(crate) fn prefill<B: ModelBackend>(
     backbone: &Backbone<B>,
-    ids: &PaddedIds,
+    input: Embedded<B>,
     reading: &Reading<B>,
     next: &mut [u32],
 ) -> (Tensor<B, 2>, KeyValues<B>) {
-    let positions = Positions::issue(&ids.valid, next);
     let past: Vec<&KeyValues<B>> = reading.kv.iter().collect();
-    backbone.forward(backbone.embed(&ids.ids), &positions, &past, None, reading.hook.as_deref())
+    read_on(backbone, input, &past, None, reading.hook.as_deref(), next)
+}
+
+/// Runs `input` at the positions from `next` on, on top of `past` and `tail`; see [`Backbone::forward`].
+pub(crate) fn read_on<B: ModelBackend>(
+    backbone: &Backbone<B>,
+    input: Embedded<B>,
+    past: &[&KeyValues<B>],
+    tail: Option<&KeyValues<B>>,
+    hook: Option<&dyn ResidualHook<B>>,
+    next: &mut [u32],
+) -> (Tensor<B, 2>, KeyValues<B>) {
+    let positions = Positions::issue(&input.valid, next);
+    backbone.forward(input.x, &positions, past, tail, hook)
 }
 
 /// The last position of every row: `[B·t, D]` → `[B, D]`.

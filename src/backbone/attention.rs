@@ -179,8 +179,11 @@ mod tests {
         row.chunks_exact(D).map(turned).collect()
     }
 
-    /// A block of `n` keys and values for one row, and `[n][G][D]` of each.
-    fn past(n: usize, seed: u64) -> (KeyValueBlock<TestBackend>, [Vec<Vec<Vec<f64>>>; 2]) {
+    /// Keys or values by position and head.
+    type Heads = Vec<Vec<Vec<f64>>>;
+
+    /// A block of `n` keys and values for one row, and what it holds.
+    fn past(n: usize, seed: u64) -> (KeyValueBlock<TestBackend>, [Heads; 2]) {
         let [key, value] = [seed, seed + 1].map(|seed| random([1, G, n, D], seed));
         let lists = [&key, &value].map(|x| {
             let x = numbers(x);
@@ -208,10 +211,8 @@ mod tests {
         let context = PassContext { batch: 1, len: t, cos, sin, mask };
         let x = random([t, 12], 60);
 
-        let mut keys: Vec<Vec<Vec<f64>>> =
-            known.iter().chain([&tail_known]).flat_map(|kv| kv[0].clone()).collect();
-        let mut values: Vec<Vec<Vec<f64>>> =
-            known.iter().chain([&tail_known]).flat_map(|kv| kv[1].clone()).collect();
+        let mut keys: Heads = known.iter().chain([&tail_known]).flat_map(|kv| kv[0].clone()).collect();
+        let mut values: Heads = known.iter().chain([&tail_known]).flat_map(|kv| kv[1].clone()).collect();
         for (row, &id) in rows(&x).iter().zip(&at.ids) {
             keys.push(heads(k.apply(row), &layer.k_norm, id));
             values.push(v.apply(row).chunks_exact(D).map(<[f64]>::to_vec).collect());

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{LoraRef, ModelBackend};
+use diffmas_backends::{Autodiff, LoraRef, ModelBackend};
 use rand_distr::{Distribution, Uniform};
 
 use super::load::projections;
@@ -40,6 +40,23 @@ pub enum ActiveLora<B: Backend> {
     One(Lora<B>),
     /// One pair for each of several roles that run as one batch.
     Stacked(LoraStack<B>),
+}
+
+impl<B: ModelBackend> ActiveLora<B> {
+    /// The same factors for training, sharing their storage, without gradient.
+    pub fn to_autodiff(&self) -> ActiveLora<Autodiff<B>> {
+        match self {
+            Self::One(Lora { a, b, scaling }) => ActiveLora::One(Lora {
+                a: Tensor::from_inner(a.clone()),
+                b: Tensor::from_inner(b.clone()),
+                scaling: *scaling,
+            }),
+            Self::Stacked(LoraStack { a, b }) => ActiveLora::Stacked(LoraStack {
+                a: Tensor::from_inner(a.clone()),
+                b: Tensor::from_inner(b.clone()),
+            }),
+        }
+    }
 }
 
 /// The factors of several roles, multiplied as a batch. Rank and presence may differ: what a role lacks is zero.

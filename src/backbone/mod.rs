@@ -32,5 +32,5 @@ pub use merge::merge;
 pub use mlp::Mlp;
 pub use model::Backbone;
 pub use norm::RmsNorm;
-pub use parameters::Parameters;
+pub use parameters::{Parameters, frobenius};
 pub use rope::RotaryEmbedding;

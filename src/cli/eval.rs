@@ -14,12 +14,11 @@ use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::claim::Claim;
+use super::claim::{Begin, Claim};
 use super::options::{Options, TeamArgs};
 use super::part::{self, Part};
 use super::progress::Progress;
 use super::session::{Conditions, Session};
-use super::train::Begin;
 use super::{inspection, interrupt, output, verbosity};
 
 /// Flags of `eval`.
@@ -90,8 +89,7 @@ impl EvalCommand {
             inspected,
             command: &self,
         };
-        let (scored, inspection, part) =
-            kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        let (scored, inspection, part) = kind.run(session.options.device_index, job)??;
         let (mut results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
         if let Some(real) = controls.iter().position(|control| *control == Control::Real) {
             for (i, result) in results.iter_mut().enumerate().filter(|(i, _)| *i != real) {

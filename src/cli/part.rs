@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::claim::Begin;
 use super::output;
 use super::session::Session;
-use super::train::Begin;
 
 /// The field of the first line, which says what run the others are of.
 const RUN: &str = "part_of";
@@ -98,6 +98,7 @@ impl Part {
     pub fn push(&mut self, lines: &[impl Serialize]) -> Result<()> {
         let text = output::jsonl(&self.path, lines)?;
         output::append_to(&mut self.file, text.as_bytes())
+            .and_then(|()| self.file.sync_data())
             .map_err(|e| Error::file(&self.path, format!("the file cannot be written: {e}")))
     }
 
@@ -173,7 +174,7 @@ pub fn describe<B: ModelBackend>(
     let mut data = Sha256::new();
     for sample in samples {
         let fields = sample.source.as_ref().map(|source| &source.fields);
-        data.update(serde_json::to_vec(&(sample.line, fields)).map_err(Error::invalid)?);
+        data.update(serde_json::to_vec(&(sample.line, fields))?);
     }
     let mut run = match settings {
         Value::Object(settings) => settings,

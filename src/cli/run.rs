@@ -18,12 +18,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answering, Left};
+use super::claim::Begin;
 use super::generation::GenerationArgs;
 use super::options::{Options, TeamArgs};
 use super::part::{self, Part};
 use super::progress::Progress;
 use super::session::Session;
-use super::train::Begin;
 use super::{chat, interrupt, output, verbosity};
 
 /// Flags of `run`.
@@ -118,13 +118,13 @@ impl RunCommand {
         let Some(samples) = self.samples(&session)? else {
             self.trace.validate(&session.team, 1)?;
             let job = chat::Chat::new(answering)?;
-            return kind.run(session.options.device_index, job).map_err(Error::invalid)?;
+            return kind.run(session.options.device_index, job)?;
         };
         self.trace.validate(&session.team, samples.len())?;
         self.check_traces(samples.len(), session.batch_size(), session.team.channel)?;
         let checking = self.checking(&answering, &samples)?;
         let job = AnswerAll { command: &self, answering, samples: &samples };
-        let (answers, sink) = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        let (answers, sink) = kind.run(session.options.device_index, job)??;
         if let (Some(path), Some(checking)) = (&self.save_trajectories, checking) {
             let lines = trajectories(&checking, &samples, &answers)?;
             output::write_jsonl(path, &lines)?;

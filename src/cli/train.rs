@@ -12,7 +12,7 @@ use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{ADAPTER, Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
 use diffmas::{Error, Result};
 
-use super::claim::Claim;
+use super::claim::{Begin, Claim};
 use super::options::{Options, TeamArgs, TrainArgs, flags};
 use super::progress::Progress;
 use super::run_log::RunLog;
@@ -58,15 +58,6 @@ impl TrainCommand {
     }
 }
 
-/// What a run finds in its output folder.
-#[derive(Clone, Copy, Debug)]
-pub enum Begin {
-    /// Nothing, or an earlier run that may be replaced.
-    New { overwrite: bool },
-    /// A run to go on with.
-    Resume,
-}
-
 /// What is printed of a finished run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -88,7 +79,7 @@ pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
     let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
     let backend = session.options.backend()?;
     let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
-    let settings = toml::to_string(&resolved).map_err(Error::invalid)?;
+    let settings = toml::to_string(&resolved)?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let claim = match begin {
         Begin::New { overwrite } => {
@@ -111,7 +102,7 @@ pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
         begin,
         ending,
     };
-    backend.run(session.options.device_index, job).map_err(Error::invalid)?
+    backend.run(session.options.device_index, job)?
 }
 
 struct Train<'a> {

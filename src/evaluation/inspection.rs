@@ -8,7 +8,7 @@ use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
 use super::Checking;
-use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
+use crate::agents::{AgentInput, ChannelKind, Team, TeamBatch};
 use crate::backbone::Backbone;
 use crate::communication::{Message, Thought, Trace};
 use crate::error::Result;
@@ -154,7 +154,7 @@ pub fn inspect<B: ModelBackend>(
 fn attends<B: ModelBackend>(
     team: &Team<B>,
     j: usize,
-    prompt: &PaddedIds,
+    prompt: &AgentInput,
     found: &Trace<B>,
 ) -> Option<Attention> {
     let weights = team.attention(j, prompt, found);
@@ -169,9 +169,9 @@ fn attends<B: ModelBackend>(
 }
 
 /// How the final agent listens to vectors, if it found any.
-fn listens<B: ModelBackend>(team: &Team<B>, prompt: &PaddedIds, found: &Trace<B>) -> Option<Attention> {
+fn listens<B: ModelBackend>(team: &Team<B>, prompt: &AgentInput, found: &Trace<B>) -> Option<Attention> {
     let listening = team.listening(prompt, found)?;
-    let rows = prompt.batch as f64;
+    let rows = prompt.batch() as f64;
     let mean = |layer: &Vec<Vec<f64>>| -> Vec<f64> {
         (0..listening.senders.len()).map(|s| layer.iter().map(|row| row[s]).sum::<f64>() / rows).collect()
     };

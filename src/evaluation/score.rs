@@ -9,7 +9,7 @@ use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use statrs::statistics::Statistics;
 
 use super::{Checking, Control, Paired};
-use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
+use crate::agents::{AgentInput, ChannelKind, Team, TeamBatch};
 use crate::error::{Error, Result};
 use crate::inference::{Author, Writing, decode, write_messages};
 use crate::text::TokenizedSample;
@@ -245,7 +245,7 @@ fn score_batch<B: ModelBackend>(
         spent.positions = tokens;
     }
     let batch = TeamBatch::new(&own.iter().collect::<Vec<_>>());
-    let prompts: usize = batch.prompts.iter().map(PaddedIds::count).sum();
+    let prompts: usize = batch.prompts.iter().map(AgentInput::count).sum();
     spent.positions += prompts + rows.len() * team.layout.config.total_steps();
     let prompt = batch.prompts.last().expect("a team has an agent");
     let trace = team.think_all(upstream.as_ref().unwrap_or(&batch));

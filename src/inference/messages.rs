@@ -74,8 +74,8 @@ pub fn write_messages<B: ModelBackend>(
         let rows: Vec<usize> = (0..samples.len()).filter(|&i| given[i].is_none()).collect();
         let mut sampled = Vec::new();
         if !rows.is_empty() {
-            let prompt =
-                PaddedIds::left(&rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect::<Vec<_>>());
+            let prompts: Vec<_> = rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect();
+            let prompt = PaddedIds::left(&prompts).into();
             let own: Vec<u64> = rows.iter().map(|&i| streams[i]).collect();
             let options =
                 DecodeOptions { max_new_tokens: team.layout.config.message_tokens(j), ..options.clone() };

@@ -193,7 +193,7 @@ impl Shard {
         let mut values = vec![0.0; tensor.length / size_of::<u16>()];
         values.par_chunks_mut(CHUNK).enumerate().try_for_each_init(
             || vec![0_u16; CHUNK],
-            |buffer, (at, out)| {
+            |buffer, (at, out)| -> Result<()> {
                 let words = &mut buffer[..out.len()];
                 let offset = tensor.offset + (at * CHUNK * size_of::<u16>()) as u64;
                 self.file.read_at(bytemuck::cast_slice_mut(words), offset)?;
@@ -209,7 +209,7 @@ impl Shard {
     fn read_plain(&self, tensor: &Stored) -> Result<Vec<f32>> {
         const CHUNK: usize = 1 << 18;
         let mut values = vec![0.0_f32; tensor.length / size_of::<f32>()];
-        values.par_chunks_mut(CHUNK).enumerate().try_for_each(|(at, out)| {
+        values.par_chunks_mut(CHUNK).enumerate().try_for_each(|(at, out)| -> Result<()> {
             let offset = tensor.offset + (at * CHUNK * size_of::<f32>()) as u64;
             self.file.read_at(bytemuck::cast_slice_mut(out), offset)?;
             if cfg!(target_endian = "big") {
