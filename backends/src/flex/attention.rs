@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::dots::{Operands, dots_into};
 use super::elementwise::{exp, largest, total};
-use super::matmul::{FEW_RESULTS, Matrix, product};
+use super::matmul::{FEW_RESULTS, Matrix, few_as_of_many, product};
 use super::weighted::add_weighted;
 use super::{contiguous, tensor, values};
 use crate::{AttentionCall, AttentionGrads, HostMask};
@@ -155,16 +155,7 @@ impl<'a> Plan<'a> {
             let w = block.head(b, h / self.rep);
             let s = &mut s[start..];
             if i + 1 < blocks.len() && rows * block.n <= FEW_RESULTS && rows * past > FEW_RESULTS {
-                // In the order of a product with more columns.
-                let columns = FEW_RESULTS / rows + 1;
-                let mut padded = vec![0.0; columns * self.d];
-                padded.chunks_exact_mut(self.d).zip(0..w.rows).for_each(|(p, j)| p.copy_from_slice(w.row(j)));
-                let mut wide = vec![0.0; rows * columns];
-                let padded = Matrix::new(&padded, columns, self.d);
-                product(&mut wide, columns, false, x, padded.t(), 1.0, false);
-                for (s, wide) in s.chunks_mut(n).zip(wide.chunks_exact(columns)) {
-                    s[..block.n].copy_from_slice(&wide[..block.n]);
-                }
+                few_as_of_many(s, n, x, w);
             } else {
                 product(s, n, false, x, w.t(), 1.0, false);
             }
