@@ -61,6 +61,7 @@ pub mod inference;
 pub mod input;
 mod null;
 mod random;
+mod rectangle;
 pub mod report;
 pub mod settings;
 pub mod tasks;

@@ -2,6 +2,8 @@
 //!
 //! An operation on untracked tensors records nothing. Second derivatives are not tracked.
 
+mod attention;
+
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -11,7 +13,7 @@ use burn::tensor::TensorPrimitive;
 use burn::tensor::backend::AutodiffBackend;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
-use crate::{AttentionMask, HostMask, KeyValueBlock, LoraRef, ModelBackend};
+use crate::{AttentionCall, AttentionMask, HostMask, LoraRef, ModelBackend};
 
 type Ad<B, C> = Autodiff<B, C>;
 type Node<B> = <Autodiff<B> as burn::tensor::backend::BackendTypes>::FloatTensorPrimitive;
@@ -217,58 +219,9 @@ impl<B: ModelBackend> Backward<B, 1> for TokenKl {
     }
 }
 
-#[derive(Clone, Debug)]
-struct AttentionState<B: Backend> {
-    q: Tensor<B, 4>,
-    blocks: Vec<KeyValueBlock<B>>,
-    mask: AttentionMask<B>,
-    scale: f64,
-    out: Tensor<B, 4>,
-    lse: Tensor<B, 4>,
-}
-
-/// Parents: the queries, then key and value of each block.
-#[derive(Debug)]
-struct Attention;
-
-impl<B: ModelBackend, const N: usize> Backward<B, N> for Attention {
-    type State = AttentionState<B>;
-
-    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let d_out = from_float(grads.consume::<B>(&ops.node));
-        let AttentionState { q, blocks, mask, scale, out, lse } = ops.state;
-        let wants: Vec<bool> =
-            ops.parents[1..].chunks_exact(2).map(|kv| kv.iter().any(Option::is_some)).collect();
-        let got = B::block_attention_backward(d_out, q, &blocks, &mask, scale, out, lse, &wants);
-        let kv = got.blocks.into_iter().flat_map(|b| match b {
-            Some((k, v)) => [Some(k), Some(v)],
-            None => [None, None],
-        });
-        for (parent, grad) in ops.parents.into_iter().zip(std::iter::once(Some(got.query)).chain(kv)) {
-            if let (Some(n), Some(grad)) = (parent, grad) {
-                grads.register::<B>(n.id, to_float(grad));
-            }
-        }
-    }
-}
-
-fn record_attention<B: ModelBackend, C: CheckpointStrategy, const N: usize>(
-    q: &Tensor<Ad<B, C>, 4>,
-    blocks: &[KeyValueBlock<Ad<B, C>>],
-    out: Tensor<B, 4>,
-    state: AttentionState<B>,
-) -> Tensor<Ad<B, C>, 4> {
-    let parents: [Node<B>; N] = std::array::from_fn(|i| match i {
-        0 => node(q),
-        i if i % 2 == 1 => node(&blocks[i / 2].key),
-        i => node(&blocks[i / 2 - 1].value),
-    });
-    record(Attention, parents, out, || state)
-}
-
 impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
-        B::attention_mask(mask, device).map(untracked)
+        B::attention_mask(mask, device).map(Tensor::from_inner)
     }
 
     fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
@@ -339,27 +292,8 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         record(SwiGlu, parents, y, || (gate, up))
     }
 
-    fn block_attention(
-        q: Tensor<Self, 4>,
-        blocks: &[KeyValueBlock<Self>],
-        mask: &AttentionMask<Self>,
-        scale: f64,
-    ) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
-        let inner: Vec<_> = blocks
-            .iter()
-            .map(|b| KeyValueBlock { key: b.key.clone().inner(), value: b.value.clone().inner() })
-            .collect();
-        let (mask, q_inner) = (mask.map(Tensor::inner), q.clone().inner());
-        let (out, lse) = B::block_attention(q_inner.clone(), &inner, &mask, scale);
-        let state =
-            AttentionState { q: q_inner, blocks: inner, mask, scale, out: out.clone(), lse: lse.clone() };
-        let out = match blocks.len() {
-            1 => record_attention::<B, C, 3>(&q, blocks, out, state),
-            2 => record_attention::<B, C, 5>(&q, blocks, out, state),
-            3 => record_attention::<B, C, 7>(&q, blocks, out, state),
-            n => panic!("attention joins 1 to {} blocks, not {n}", crate::MAX_BLOCKS),
-        };
-        (out, untracked(lse))
+    fn block_attention(call: &AttentionCall<Self>) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
+        attention::block_attention(call)
     }
 
     fn token_nll(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {

@@ -6,7 +6,7 @@
 use burn::prelude::*;
 use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 
-use crate::{AttentionGrads, AttentionMask, KeyValueBlock, LoraRef, ModelBackend};
+use crate::{AttentionCall, AttentionGrads, KeyValueBlock, LoraRef, ModelBackend};
 
 /// Scores of unseen keys; finite, and within half precision's range.
 const UNSEEN: f64 = -3.0e4;
@@ -180,15 +180,23 @@ fn target_index<B: Backend>(targets: &[u32], device: &B::Device) -> Tensor<B, 2,
     Tensor::from_data(TensorData::new(ids, [targets.len(), 1]), device)
 }
 
-/// Scaled scores of all blocks, `[B, G, rep·t, n]`, and the queries they came from.
+/// Scaled scores of all blocks, `[B, G, rep·t, n]`, hidden ones far below the others; and the queries they came from.
 fn scores<B: ModelBackend>(
-    q: Tensor<B, 4>,
-    blocks: &[KeyValueBlock<B>],
-    scale: f64,
+    call: &AttentionCall<B>,
+    hidden: &Option<Tensor<B, 4, Bool>>,
 ) -> (Tensor<B, 4>, Tensor<B, 4>) {
-    let q = fold_queries(q, blocks[0].key.dims()[1]).mul_scalar(scale);
-    let s = blocks.iter().map(|b| B::matmul(q.clone(), b.key.clone().swap_dims(2, 3))).collect();
-    (wide(Tensor::cat(s, 3)), q)
+    let q = fold_queries(call.q.clone(), call.kv_heads()).mul_scalar(call.scale);
+    let s = call.blocks.iter().map(|b| B::matmul(q.clone(), b.key.clone().swap_dims(2, 3))).collect();
+    (hide(wide(Tensor::cat(s, 3)), hidden, UNSEEN), q)
+}
+
+/// `s [B, G, rep·t, n]` with `value` where `hidden [B or 1, 1, t or 1, n]`.
+fn hide<B: Backend>(s: Tensor<B, 4>, hidden: &Option<Tensor<B, 4, Bool>>, value: f64) -> Tensor<B, 4> {
+    let Some(hidden) = hidden else { return s };
+    let [b, g, rows, n] = s.dims();
+    let t = hidden.dims()[2];
+    let by_head = [b, g * rows / t, t, n];
+    s.reshape(by_head).mask_fill(hidden.clone().expand(by_head), value).reshape([b, g, rows, n])
 }
 
 /// `[B, t, H, d]` to `[B, G, rep·t, d]`: the query heads of one KV head become rows, so that K and V are never expanded.
@@ -203,43 +211,19 @@ fn unfold_queries<B: Backend>(x: Tensor<B, 4>, t: usize) -> Tensor<B, 4> {
     x.reshape([b, g * rows / t, t, d]).swap_dims(1, 2)
 }
 
-/// The mask as `[B or 1, 1, rep·t, n]`.
-fn allowed_rows<B: Backend>(mask: &AttentionMask<B>, rep: usize, device: &B::Device) -> Option<Tensor<B, 4>> {
-    let allowed = match (&mask.allowed, mask.host.is_trivial()) {
-        (_, true) => return None,
-        (Some(allowed), _) => allowed.clone(),
-        (None, _) => AttentionMask::on_device((*mask.host).clone(), device).allowed?,
-    };
-    let [b, h, t, n] = allowed.dims();
-    Some(allowed.unsqueeze_dim::<5>(2).expand([b, h, rep, t, n]).reshape([b, h, rep * t, n]))
-}
-
 /// Attention over blocks joined before the softmax, and the log-sum-exp of every query's scores `[B, G, rep·t, 1]`.
 ///
 /// A query that sees no key at all gives zeros.
-pub fn block_attention<B: ModelBackend>(
-    q: Tensor<B, 4>,
-    blocks: &[KeyValueBlock<B>],
-    mask: &AttentionMask<B>,
-    scale: f64,
-) -> (Tensor<B, 4>, Tensor<B, 4>) {
-    let [_, t, h, _] = q.dims();
-    let (device, dtype) = (q.device(), q.dtype());
-    let (mut s, _) = scores(q, blocks, scale);
-    let allowed = allowed_rows(mask, h / blocks[0].key.dims()[1], &device);
-    if let Some(a) = &allowed {
-        let a = a.clone().cast(s.dtype());
-        s = s * a.clone() + (a.sub_scalar(1.0)).mul_scalar(-UNSEEN);
-    }
+pub fn block_attention<B: ModelBackend>(call: &AttentionCall<B>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let ([_, t, _, _], dtype) = (call.q.dims(), call.q.dtype());
+    let hidden = call.mask.hidden(&call.q.device());
+    let (s, _) = scores(call, &hidden);
     let max = s.clone().max_dim(3);
-    let mut p = (s - max.clone()).exp();
-    if let Some(a) = allowed {
-        p = p.clone() * a.cast(p.dtype());
-    }
+    let p = hide((s - max.clone()).exp(), &hidden, 0.0);
     let sum = p.clone().sum_dim(3).clamp_min(1e-30);
     let lse = sum.clone().log() + max;
     let p = (p / sum).cast(dtype);
-    (unfold_queries(weighted_values(p, blocks), t), lse)
+    (unfold_queries(weighted_values(p, &call.blocks), t), lse)
 }
 
 fn weighted_values<B: ModelBackend>(p: Tensor<B, 4>, blocks: &[KeyValueBlock<B>]) -> Tensor<B, 4> {
@@ -258,36 +242,24 @@ fn weighted_values<B: ModelBackend>(p: Tensor<B, 4>, blocks: &[KeyValueBlock<B>]
 }
 
 /// The gradients of [`block_attention`]: of the queries, and of the keys and values of each block that `wants` names.
-#[allow(clippy::too_many_arguments)]
 pub fn block_attention_backward<B: ModelBackend>(
+    call: &AttentionCall<B>,
     d_out: Tensor<B, 4>,
-    q: Tensor<B, 4>,
-    blocks: &[KeyValueBlock<B>],
-    mask: &AttentionMask<B>,
-    scale: f64,
     out: Tensor<B, 4>,
     lse: Tensor<B, 4>,
     wants: &[bool],
 ) -> AttentionGrads<B> {
-    let [_, t, h, _] = q.dims();
-    let (device, dtype) = (q.device(), q.dtype());
-    let kv_heads = blocks[0].key.dims()[1];
-    let (s, q) = scores(q, blocks, scale);
+    let ([_, t, _, _], dtype, kv_heads) = (call.q.dims(), call.q.dtype(), call.kv_heads());
+    let hidden = call.mask.hidden(&call.q.device());
+    let (s, q) = scores(call, &hidden);
     let d_out = fold_queries(d_out, kv_heads);
     let delta = wide(d_out.clone() * fold_queries(out, kv_heads)).sum_dim(3);
-    let mut p = match allowed_rows(mask, h / kv_heads, &device) {
-        Some(a) => {
-            // Unseen scores are moved far below the maximum before the exponential, so that none overflows.
-            let a = a.cast(s.dtype());
-            let s = s * a.clone() + (a.clone().sub_scalar(1.0)).mul_scalar(-UNSEEN);
-            (s - lse).exp() * a
-        }
-        None => (s - lse).exp(),
-    };
+    // Hidden scores are far below the maximum before the exponential, so that none overflows.
+    let p = hide((s - lse).exp(), &hidden, 0.0);
     let mut start = 0;
     let mut d_q: Option<Tensor<B, 4>> = None;
-    let mut d_blocks = Vec::with_capacity(blocks.len());
-    for (block, &wanted) in blocks.iter().zip(wants) {
+    let mut d_blocks = Vec::with_capacity(call.blocks.len());
+    for (block, &wanted) in call.blocks.iter().zip(wants) {
         let n = block.key.dims()[2];
         let p_b = p.clone().narrow(3, start, n);
         let d_p = wide(B::matmul(d_out.clone(), block.value.clone().swap_dims(2, 3)));
@@ -304,6 +276,6 @@ pub fn block_attention_backward<B: ModelBackend>(
         }));
         start += n;
     }
-    p = d_q.expect("attention over at least one block").mul_scalar(scale);
-    AttentionGrads { query: unfold_queries(p, t), blocks: d_blocks }
+    let d_q = d_q.expect("attention over at least one block").mul_scalar(call.scale);
+    AttentionGrads { query: unfold_queries(d_q, t), blocks: d_blocks }
 }

@@ -13,6 +13,7 @@
 
 use burn::prelude::*;
 
+mod attention;
 pub mod autodiff;
 pub mod composed;
 #[cfg(feature = "cube")]
@@ -26,20 +27,12 @@ mod ndarray;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
+pub use attention::{AttentionCall, AttentionGrads, KeyValueBlock};
 pub use burn::backend::Autodiff;
 #[cfg(feature = "flex")]
 pub use burn::backend::Flex;
 pub use device::{Adapter, BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use mask::{AttentionMask, HostMask};
-
-/// Keys and values of some positions of one layer, each `[B, G, n, d]`; keys carry their rotary embedding.
-#[derive(Clone, Debug)]
-pub struct KeyValueBlock<B: Backend> {
-    /// Keys `[B, G, n, d]`.
-    pub key: Tensor<B, 4>,
-    /// Values `[B, G, n, d]`.
-    pub value: Tensor<B, 4>,
-}
 
 /// Borrowed LoRA factors of one linear layer.
 #[derive(Debug)]
@@ -59,18 +52,6 @@ impl<B: Backend> Clone for LoraRef<'_, B> {
 }
 
 impl<B: Backend> Copy for LoraRef<'_, B> {}
-
-/// The gradients of one attention call.
-#[derive(Debug)]
-pub struct AttentionGrads<B: Backend> {
-    /// Of the queries, `[B, t, H, d]`.
-    pub query: Tensor<B, 4>,
-    /// Of keys and values of each block, where asked for.
-    pub blocks: Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
-}
-
-/// How many blocks [`ModelBackend::block_attention`] joins at most: the trace, the prompt, the positions after it.
-pub const MAX_BLOCKS: usize = 3;
 
 /// The operations of a transformer that a backend may do better than composed Burn operations.
 ///
@@ -175,34 +156,25 @@ pub trait ModelBackend: Backend {
         composed::swiglu_backward(dy, gate, up)
     }
 
-    /// Grouped-query attention over up to [`MAX_BLOCKS`] blocks joined before the softmax; keys and values are never expanded or
-    /// copied together. Query head `h` reads KV head `h / (H / G)`. A query that sees nothing gives zeros.
+    /// Grouped-query attention over blocks joined before the softmax; keys and values are never expanded or copied together. Query head
+    /// `h` reads KV head `h / (H / G)`. A query that sees nothing gives zeros.
     ///
     /// # Shapes
     /// `q [B, t, H, d]`, blocks `[B, G, n_i, d]` with `Σ n_i` = the mask's keys → output `[B, t, H, d]`, and the log-sum-exp of the
     /// scaled scores `[B, G, (H/G)·t, 1]` for the backward pass.
-    fn block_attention(
-        q: Tensor<Self, 4>,
-        blocks: &[KeyValueBlock<Self>],
-        mask: &AttentionMask<Self>,
-        scale: f64,
-    ) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
-        composed::block_attention(q, blocks, mask, scale)
+    fn block_attention(call: &AttentionCall<Self>) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
+        composed::block_attention(call)
     }
 
-    /// The gradients of [`ModelBackend::block_attention`]; `wants` says which blocks need theirs.
-    #[allow(clippy::too_many_arguments)]
+    /// The gradients of [`ModelBackend::block_attention`], which returned `out` and `lse`; `wants` says which blocks need theirs.
     fn block_attention_backward(
+        call: &AttentionCall<Self>,
         d_out: Tensor<Self, 4>,
-        q: Tensor<Self, 4>,
-        blocks: &[KeyValueBlock<Self>],
-        mask: &AttentionMask<Self>,
-        scale: f64,
         out: Tensor<Self, 4>,
         lse: Tensor<Self, 4>,
         wants: &[bool],
     ) -> AttentionGrads<Self> {
-        composed::block_attention_backward(d_out, q, blocks, mask, scale, out, lse, wants)
+        composed::block_attention_backward(call, d_out, out, lse, wants)
     }
 
     /// `−log softmax(logits)[target]` of each row, in at least f32.

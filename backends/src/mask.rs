@@ -51,41 +51,57 @@ impl HostMask {
     pub fn is_trivial(&self) -> bool {
         self.queries == 1 && self.valid.is_none()
     }
+
+    /// Which keys a query does not see, on `device`: the future from the sizes alone, padding from the validity `[B, n]`.
+    fn hidden<B: Backend>(&self, device: &B::Device) -> Option<Tensor<B, 4, Bool>> {
+        let (b, t, n) = (self.batch, self.queries, self.keys);
+        let future = (t > 1).then(|| Tensor::<B, 4, Bool>::tril_mask([1, 1, t, n], (n - t) as i64, device));
+        let padding = self.valid.as_ref().map(|valid| {
+            let padding: Vec<bool> = valid.iter().map(|v| !v).collect();
+            Tensor::<B, 4, Bool>::from_data(TensorData::new(padding, [b, 1, 1, n]), device)
+        });
+        match (future, padding) {
+            (Some(future), Some(padding)) => {
+                Some(future.expand([b, 1, t, n]).bool_or(padding.expand([b, 1, t, n])))
+            }
+            (future, padding) => future.or(padding),
+        }
+    }
 }
 
-/// A [`HostMask`] and, for backends that compute attention from composed operations, its tensor.
+/// A [`HostMask`] and, for backends that compute attention from composed operations, what they read of it on the device.
 #[derive(Clone, Debug)]
 pub struct AttentionMask<B: Backend> {
     /// The mask on the host.
     pub host: Arc<HostMask>,
-    /// `[B or 1, 1, t, n]`, 1 where a key is seen and 0 where not; `None` where the host's form is used or the mask is trivial.
-    pub allowed: Option<Tensor<B, 4>>,
+    /// See [`AttentionMask::hidden`]; `None` where the host's form is read or every query sees every key.
+    hidden: Option<Tensor<B, 4, Bool>>,
 }
 
 impl<B: Backend> AttentionMask<B> {
     /// A mask that lives on the host alone, for backends whose kernels read it there.
     pub fn on_host(mask: HostMask) -> Self {
-        Self { host: Arc::new(mask), allowed: None }
+        Self { host: Arc::new(mask), hidden: None }
     }
 
-    /// A mask with its tensor on `device`, made once for all layers of a pass.
+    /// A mask with its tensor on `device`, made once for all layers of a pass. No more than the validity travels there.
     pub fn on_device(mask: HostMask, device: &B::Device) -> Self {
-        let allowed = (!mask.is_trivial()).then(|| {
-            let rows = if mask.valid.is_some() { mask.batch } else { 1 };
-            let mut data = Vec::with_capacity(rows * mask.queries * mask.keys);
-            for b in 0..rows {
-                for i in 0..mask.queries {
-                    data.extend((0..mask.keys).map(|j| f32::from(u8::from(mask.sees(b, i, j)))));
-                }
-            }
-            Tensor::from_data(TensorData::new(data, [rows, 1, mask.queries, mask.keys]), device)
-        });
-        Self { host: Arc::new(mask), allowed }
+        let hidden = mask.hidden(device);
+        Self { host: Arc::new(mask), hidden }
+    }
+
+    /// Which keys a query does not see, `[B or 1, 1, t or 1, n]`; `None` where every query sees every key. Made now where the mask lives on
+    /// the host alone.
+    pub fn hidden(&self, device: &B::Device) -> Option<Tensor<B, 4, Bool>> {
+        self.hidden.clone().or_else(|| self.host.hidden(device))
     }
 
     /// The same mask for another backend, its tensor converted by `convert`.
-    pub fn map<C: Backend>(&self, convert: impl FnOnce(Tensor<B, 4>) -> Tensor<C, 4>) -> AttentionMask<C> {
-        AttentionMask { host: self.host.clone(), allowed: self.allowed.clone().map(convert) }
+    pub fn map<C: Backend>(
+        &self,
+        convert: impl FnOnce(Tensor<B, 4, Bool>) -> Tensor<C, 4, Bool>,
+    ) -> AttentionMask<C> {
+        AttentionMask { host: self.host.clone(), hidden: self.hidden.clone().map(convert) }
     }
 }
 
@@ -105,5 +121,24 @@ mod tests {
         let m = HostMask::new(2, 1, 2, Some(vec![false, true, true, true]));
         assert!(!m.sees(0, 0, 0) && m.sees(1, 0, 0));
         assert!(HostMask::new(1, 1, 2, Some(vec![true, true])).is_trivial());
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn the_tensor_hides_what_the_host_hides() {
+        use burn::backend::Flex;
+        for (b, t, n) in [(1, 1, 4), (1, 3, 5), (2, 1, 4), (2, 4, 4), (3, 2, 9)] {
+            for padded in [false, true] {
+                let valid = padded.then(|| (0..b * n).map(|i| i % 3 != 1).collect());
+                let mask = HostMask::new(b, t, n, valid);
+                let hidden = AttentionMask::<Flex>::on_device(mask.clone(), &Default::default()).hidden;
+                assert_eq!(hidden.is_none(), mask.is_trivial());
+                let Some(hidden) = hidden else { continue };
+                let got: Vec<bool> = hidden.expand([b, 1, t, n]).into_data().iter::<bool>().collect();
+                let cells = (0..b).flat_map(|b| (0..t).flat_map(move |i| (0..n).map(move |j| (b, i, j))));
+                let want: Vec<bool> = cells.map(|(b, i, j)| !mask.sees(b, i, j)).collect();
+                assert_eq!(got, want, "B = {b}, t = {t}, n = {n}");
+            }
+        }
     }
 }

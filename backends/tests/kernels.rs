@@ -5,7 +5,9 @@ use std::cell::Cell;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{AttentionMask, Flex, HostMask, KeyValueBlock, LoraRef, ModelBackend, composed};
+use diffmas_backends::{
+    AttentionCall, AttentionMask, Flex, HostMask, KeyValueBlock, LoraRef, ModelBackend, composed,
+};
 
 type T<const D: usize> = Tensor<Flex, D>;
 
@@ -158,43 +160,39 @@ fn norm_rotation_gate_and_loss_agree() {
     }
 }
 
-/// Queries, blocks and mask of one call.
-fn call(b: usize, t: usize, sizes: &[usize], padded: bool) -> (T<4>, Vec<KeyValueBlock<Flex>>, HostMask) {
+/// A call of `t` queries a row on blocks of these sizes.
+fn call(b: usize, t: usize, sizes: &[usize], padded: bool) -> AttentionCall<Flex> {
     let (h, g, d) = (6, 2, 16);
     // Keys as the model makes them: a transposed view of [B, n, G, d].
     let kv = |n: usize| random([b, n, g, d]).swap_dims(1, 2);
     let blocks = sizes.iter().map(|&n| KeyValueBlock { key: kv(n), value: kv(n) }).collect();
     let n: usize = sizes.iter().sum();
     let valid = padded.then(|| (0..b * n).map(|i| i / n == 0 || i % n >= 3 && i % 5 != 0).collect());
-    (random([b, t, h, d]), blocks, HostMask::new(b, t, n, valid))
+    let mask = AttentionMask::on_host(HostMask::new(b, t, n, valid));
+    AttentionCall { q: random([b, t, h, d]), blocks, mask, scale: 0.25 }
 }
 
 #[test]
-fn attention_agrees_over_one_to_three_blocks_with_and_without_padding() {
-    for (b, t, sizes) in
-        [(1, 5, vec![5]), (2, 1, vec![7, 4]), (1, 1, vec![9, 3, 2]), (3, 4, vec![6, 4]), (2, 1, vec![12])]
-    {
+fn attention_agrees_over_one_to_nine_blocks_with_and_without_padding() {
+    for (b, t, sizes) in [
+        (1, 5, vec![5]),
+        (2, 1, vec![7, 4]),
+        (1, 1, vec![9, 3, 2]),
+        (3, 4, vec![6, 4]),
+        (2, 1, vec![12]),
+        (2, 3, vec![1, 7, 2, 1, 40, 3, 5, 1, 3]),
+        (1, 12, vec![30, 1, 1, 9, 12]),
+    ] {
         for padded in [false, true] {
             let what = format!("B = {b}, t = {t}, blocks {sizes:?}, padded {padded}");
-            let (q, blocks, mask) = call(b, t, &sizes, padded);
-            let mask = AttentionMask::<Flex>::on_host(mask);
-            let (out, lse) = Flex::block_attention(q.clone(), &blocks, &mask, 0.25);
-            let (want, want_lse) = composed::block_attention(q.clone(), &blocks, &mask, 0.25);
+            let call = call(b, t, &sizes, padded);
+            let (out, lse) = Flex::block_attention(&call);
+            let (want, want_lse) = composed::block_attention(&call);
             close(out.clone(), want, &what);
-            let d_out = random(q.dims());
-            let wants: Vec<bool> = (0..blocks.len()).map(|i| i != 1).collect();
-            let got = Flex::block_attention_backward(
-                d_out.clone(),
-                q.clone(),
-                &blocks,
-                &mask,
-                0.25,
-                out.clone(),
-                lse,
-                &wants,
-            );
-            let want =
-                composed::block_attention_backward(d_out, q, &blocks, &mask, 0.25, out, want_lse, &wants);
+            let d_out = random(call.q.dims());
+            let wants: Vec<bool> = (0..sizes.len()).map(|i| i != 1).collect();
+            let got = Flex::block_attention_backward(&call, d_out.clone(), out.clone(), lse, &wants);
+            let want = composed::block_attention_backward(&call, d_out, out, want_lse, &wants);
             close(got.query, want.query, &format!("{what}, queries"));
             for (i, (got, want)) in got.blocks.into_iter().zip(want.blocks).enumerate() {
                 assert_eq!((got.is_some(), want.is_some()), (wants[i], wants[i]));
@@ -202,6 +200,44 @@ fn attention_agrees_over_one_to_three_blocks_with_and_without_padding() {
                     close(got.0, want.0, &format!("{what}, keys {i}"));
                     close(got.1, want.1, &format!("{what}, values {i}"));
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_and_its_gradients_have_the_same_bits_however_the_past_is_cut() {
+    for (b, t, sizes) in [
+        (1, 1, vec![9, 3, 1, 2, 1]),
+        (2, 1, vec![70, 1, 41, 7]),
+        (1, 30, vec![7, 90, 2, 1, 30]),
+        (2, 5, vec![600, 1, 3, 5]),
+        (1, 9, vec![1, 1, 28, 29, 1, 9]),
+        (3, 40, vec![1, 1, 1, 5, 1, 40]),
+    ] {
+        for padded in [false, true] {
+            let cut = call(b, t, &sizes, padded);
+            let (own, past) = cut.blocks.split_last().unwrap();
+            let joined = KeyValueBlock {
+                key: Tensor::cat(past.iter().map(|b| b.key.clone()).collect(), 2),
+                value: Tensor::cat(past.iter().map(|b| b.value.clone()).collect(), 2),
+            };
+            let whole = AttentionCall { blocks: vec![joined, own.clone()], ..cut.clone() };
+            let d_out = random(cut.q.dims());
+            let of = |call: &AttentionCall<Flex>| {
+                let (out, lse) = Flex::block_attention(call);
+                let wants = vec![true; call.blocks.len()];
+                let got =
+                    Flex::block_attention_backward(call, d_out.clone(), out.clone(), lse.clone(), &wants);
+                let (keys, values) = got.blocks.into_iter().flatten().unzip();
+                let [keys, values] = [keys, values].map(|x| Tensor::cat(x, 2));
+                [out, lse, got.query, keys, values].map(Tensor::into_data)
+            };
+            for (what, (got, want)) in ["output", "log-sum-exp", "queries", "keys", "values"]
+                .iter()
+                .zip(of(&cut).iter().zip(&of(&whole)))
+            {
+                assert!(got == want, "{what}, B = {b}, t = {t}, blocks {sizes:?}, padded {padded}");
             }
         }
     }
@@ -225,8 +261,8 @@ fn padding_rows_beside_and_cuts_of_the_keys_change_no_bit_of_attention() {
         let q = random([1, t, h, d]);
         let n: usize = sizes.iter().sum();
         let of = |q: &T<4>, blocks: &[KeyValueBlock<Flex>], mask| {
-            let mask = AttentionMask::<Flex>::on_host(mask);
-            Flex::block_attention(q.clone(), blocks, &mask, 0.2).0
+            let (q, blocks, mask) = (q.clone(), blocks.to_vec(), AttentionMask::on_host(mask));
+            Flex::block_attention(&AttentionCall { q, blocks, mask, scale: 0.2 }).0
         };
         let alone = of(&q, &blocks, HostMask::new(1, t, n, None)).to_data();
 
@@ -264,18 +300,18 @@ fn padding_rows_beside_and_cuts_of_the_keys_change_no_bit_of_attention() {
 
 #[test]
 fn a_query_that_sees_nothing_gives_zeros_and_finite_gradients() {
-    let (q, blocks, _) = call(1, 1, &[4], false);
-    let mask = AttentionMask::<Flex>::on_host(HostMask::new(1, 1, 4, Some(vec![false; 4])));
+    let mut call = call(1, 1, &[4], false);
+    call.mask = AttentionMask::on_host(HostMask::new(1, 1, 4, Some(vec![false; 4])));
     for composed in [false, true] {
         let forward = if composed { composed::block_attention::<Flex> } else { Flex::block_attention };
-        let (out, lse) = forward(q.clone(), &blocks, &mask, 0.25);
+        let (out, lse) = forward(&call);
         assert!(out.to_data().iter::<f32>().all(|x| x == 0.0));
         let backward = if composed {
             composed::block_attention_backward::<Flex>
         } else {
             Flex::block_attention_backward
         };
-        let got = backward(random(q.dims()), q.clone(), &blocks, &mask, 0.25, out, lse, &[true]);
+        let got = backward(&call, random(call.q.dims()), out, lse, &[true]);
         let (dk, dv) = got.blocks.into_iter().next().unwrap().unwrap();
         for t in [got.query, dk, dv] {
             assert!(t.to_data().iter::<f32>().all(|x| x == 0.0));
@@ -291,17 +327,16 @@ fn results_do_not_depend_on_the_number_of_threads() {
     for rows in [1, 200] {
         let (x, dy) = (random([rows, 576]), random([rows, 1536]));
         // Many query heads share each KV head, so that one query makes many rows.
-        let q = random([1, rows, 24, 16]);
-        let blocks = [KeyValueBlock { key: random([1, 2, 300, 16]), value: random([1, 2, 300, 16]) }];
-        let mask = HostMask { batch: 1, queries: rows, keys: 300, valid: None };
+        let block = KeyValueBlock { key: random([1, 2, 300, 16]), value: random([1, 2, 300, 16]) };
+        let mask = AttentionMask::on_host(HostMask::new(1, rows, 300, None));
+        let call = AttentionCall { q: random([1, rows, 24, 16]), blocks: vec![block], mask, scale: 0.25 };
         let compute = || -> Vec<TensorData> {
-            let mask = Flex::attention_mask(mask.clone(), &Default::default());
             let linear = [&weight, &columns].into_iter().flat_map(|w| {
                 let y = Flex::frozen_linear(x.clone(), w, None, None);
                 [y, Flex::frozen_linear_backward(dy.clone(), None, w, None, true).0.unwrap()]
             });
             let products = [Flex::matmul(x.clone(), right.clone()), Flex::softmax_last(x.clone())];
-            let attention = Flex::block_attention(q.clone(), &blocks, &mask, 0.25).0;
+            let attention = Flex::block_attention(&call).0;
             let all = linear.chain(products).map(Tensor::into_data);
             all.chain([attention.into_data()]).collect()
         };

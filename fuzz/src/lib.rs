@@ -118,7 +118,7 @@ pub fn trace(data: &[u8]) {
                 assert_eq!(vectors.values.dims(), [trace.start.len(), 2, 3]);
             }
         }
-        let _ = trace.joined();
+        let _ = diffmas::backbone::KeyValues::cat(&trace.segments().collect::<Vec<_>>());
         let again = self::file("again.safetensors", &[]);
         trace.write(&again, owner).expect("what was read can be written");
         let again = Trace::<Flex>::read(&again, owner, &Default::default()).expect("what is written is read");

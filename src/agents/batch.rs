@@ -3,6 +3,7 @@
 use super::{AgentInput, TeamConfig, TeamPlan};
 use crate::communication::MessageLayout;
 use crate::error::{Error, Result};
+use crate::rectangle::{Padding, Rectangle, padded, real};
 use crate::text::TokenizedSample;
 
 /// Token ids of `B` rows padded to one length.
@@ -21,58 +22,36 @@ pub struct PaddedIds {
 impl PaddedIds {
     /// Pads on the left, so that the last position of every row is real.
     pub fn left(rows: &[&[u32]]) -> Self {
-        Self::pad(rows, |row, len| (len - row.len(), 0))
+        Self::pad(rows, Padding::Left)
     }
 
     /// Pads on the right.
     pub fn right(rows: &[&[u32]]) -> Self {
-        Self::pad(rows, |row, len| (0, len - row.len()))
+        Self::pad(rows, Padding::Right)
     }
 
-    fn pad(rows: &[&[u32]], amount: impl Fn(&[u32], usize) -> (usize, usize)) -> Self {
-        let len = rows.iter().map(|r| r.len()).max().unwrap_or(0);
-        let mut padded = Self { batch: rows.len(), len, ..Self::default() };
-        for row in rows {
-            let (before, after) = amount(row, len);
-            padded.ids.extend(std::iter::repeat_n(0, before).chain(row.iter().copied()));
-            padded.ids.extend(std::iter::repeat_n(0, after));
-            padded.valid.extend(std::iter::repeat_n(false, before));
-            padded.valid.extend(std::iter::repeat_n(true, row.len()));
-            padded.valid.extend(std::iter::repeat_n(false, after));
+    fn pad(rows: &[&[u32]], padding: Padding) -> Self {
+        Self {
+            batch: rows.len(),
+            len: rows.iter().map(|row| row.len()).max().unwrap_or(0),
+            ids: padded(rows, 0, padding),
+            valid: real(rows.iter().map(|row| row.len()), padding),
         }
-        padded
+    }
+
+    /// `cells` of this rectangle's size.
+    fn cells<'a, T>(&self, cells: &'a [T]) -> Rectangle<'a, T> {
+        Rectangle { batch: self.batch, len: self.len, cells }
     }
 
     /// The first `len` columns.
     pub fn truncated(&self, len: usize) -> Self {
-        Self::beside(&[&self.columns(0, len)])
-    }
-
-    fn columns(&self, from: usize, to: usize) -> Self {
-        let cut = |b: usize| b * self.len + from..b * self.len + to;
         Self {
             batch: self.batch,
-            len: to - from,
-            ids: (0..self.batch).flat_map(|b| self.ids[cut(b)].iter().copied()).collect(),
-            valid: (0..self.batch).flat_map(|b| self.valid[cut(b)].iter().copied()).collect(),
+            len,
+            ids: self.cells(&self.ids).columns(0, len),
+            valid: self.cells(&self.valid).columns(0, len),
         }
-    }
-
-    /// Several rectangles of the same rows side by side.
-    ///
-    /// # Panics
-    /// If the numbers of rows differ or there is no rectangle.
-    pub fn beside(parts: &[&PaddedIds]) -> Self {
-        let batch = parts[0].batch;
-        assert!(parts.iter().all(|p| p.batch == batch), "rectangles of different batches");
-        let mut all = Self { batch, len: parts.iter().map(|p| p.len).sum(), ..Self::default() };
-        for b in 0..batch {
-            for p in parts {
-                all.ids.extend_from_slice(&p.ids[b * p.len..(b + 1) * p.len]);
-                all.valid.extend_from_slice(&p.valid[b * p.len..(b + 1) * p.len]);
-            }
-        }
-        all
     }
 
     /// How many ids are real.

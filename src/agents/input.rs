@@ -6,6 +6,7 @@ use diffmas_backends::ModelBackend;
 
 use super::PaddedIds;
 use crate::backbone::Backbone;
+use crate::rectangle::{Padding, Rectangle, padded, real};
 
 /// Input embeddings of `B` rows padded to one length: of an image, a sound, the state of a sensor.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,13 +31,13 @@ impl PaddedEmbeddings {
     pub fn left(rows: &[&[f32]], width: usize) -> Self {
         assert!(rows.iter().all(|row| row.len().is_multiple_of(width)), "embeddings of {width} numbers");
         let len = rows.iter().map(|row| row.len() / width).max().unwrap_or(0);
-        let mut padded = Self { batch: rows.len(), len, width, ..Self::default() };
-        for row in rows {
-            let missing = len - row.len() / width;
-            padded.values.extend(std::iter::repeat_n(0.0, missing * width).chain(row.iter().copied()));
-            padded.valid.extend((0..len).map(|i| i >= missing));
+        Self {
+            batch: rows.len(),
+            len,
+            width,
+            values: padded(rows, 0.0, Padding::Left),
+            valid: real(rows.iter().map(|row| row.len() / width), Padding::Left),
         }
-        padded
     }
 }
 
@@ -154,8 +155,7 @@ impl<B: Backend> Embedded<B> {
         }
         let (batch, [n, m], d) = (self.batch, [self.len(), after.len()], self.x.dims()[1]);
         let parts = vec![self.x.reshape([batch, n, d]), after.x.reshape([batch, m, d])];
-        let rows = self.valid.chunks_exact(n).zip(after.valid.chunks_exact(m));
-        let valid = rows.flat_map(|(before, after)| [before, after].concat()).collect();
+        let valid = Rectangle::beside(&[marks(&self.valid, batch), marks(&after.valid, batch)], batch);
         Self { x: Tensor::cat(parts, 1).reshape([batch * (n + m), d]), batch, valid }
     }
 
@@ -168,12 +168,10 @@ impl<B: Backend> Embedded<B> {
             return parts.remove(0);
         }
         let len = parts.iter().map(Self::len).max().expect("an input");
-        let mut valid = Vec::new();
+        let valid: Vec<_> = parts.iter().map(|part| marks(&part.valid, part.batch)).collect();
+        let valid = Rectangle::under(&valid, false);
         let padded = parts.into_iter().map(|part| {
             let (batch, n, d) = (part.batch, part.len(), part.x.dims()[1]);
-            for row in part.valid.chunks_exact(n) {
-                valid.extend(std::iter::repeat_n(false, len - n).chain(row.iter().copied()));
-            }
             if n == len {
                 return (batch, part.x);
             }
@@ -184,6 +182,11 @@ impl<B: Backend> Embedded<B> {
         let (batches, x): (Vec<usize>, Vec<_>) = padded.unzip();
         Self { x: Tensor::cat(x, 0), batch: batches.iter().sum(), valid }
     }
+}
+
+/// `[B, n]` marks of `batch` rows.
+fn marks(valid: &[bool], batch: usize) -> Rectangle<'_, bool> {
+    Rectangle { batch, len: valid.len() / batch, cells: valid }
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -1,14 +1,11 @@
 //! Who listens to whom: the weights of cross-agent attention, and those of attention to segments, on request.
 
-use std::sync::{Arc, Mutex};
-
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::model::prefill;
 use super::{AgentInput, Team};
-use crate::backbone::{Positions, ResidualHook};
-use crate::communication::{SharedHook, Trace};
+use crate::backbone::{KeyValues, Positions, Recorder};
+use crate::communication::Trace;
 
 /// How much the final agent listens to each sender while it reads its prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,12 +32,15 @@ impl<B: ModelBackend> Team<B> {
     /// heads, positions and rows; what is missing to 1 stays with its own positions. Empty where no message has a segment.
     pub fn attention(&self, j: usize, prompt: &AgentInput, trace: &Trace<B>) -> Vec<Vec<f64>> {
         let reading = self.read(trace);
-        let (Some(past), backbone) = (&reading.kv, &self.roles[j]) else { return Vec::new() };
+        let past: Vec<&KeyValues<B>> = reading.kv.iter().collect();
+        if past.iter().all(|kv| kv.is_empty()) {
+            return Vec::new();
+        }
+        let backbone = &self.roles[j];
         let at = Positions::issue(prompt.valid(), &mut reading.start.clone());
         let x = prompt.embed(backbone).x;
-        let layers = backbone.attention_weights(x, &at, &[past], reading.hook.as_deref());
-        let segments: Vec<usize> =
-            trace.messages.iter().filter_map(|m| m.segment.as_ref()).map(|s| s.kv.len()).collect();
+        let layers = backbone.attention_weights(x, &at, &past, reading.hook.as_deref());
+        let segments: Vec<usize> = trace.segments().map(KeyValues::len).collect();
         let real = prompt.count() as f64;
         let by_segment = |weights: Tensor<B, 4>| -> Vec<f64> {
             let [_, heads, len, keys] = weights.dims();
@@ -63,12 +63,16 @@ impl<B: ModelBackend> Team<B> {
 
     /// Lets the final agent read `prompt` once more and tells whom it listens to; `None` where messages have no vectors.
     pub fn listening(&self, prompt: &AgentInput, trace: &Trace<B>) -> Option<Listening> {
-        let mut reading = self.read(trace);
-        let recorder = Arc::new(Recorder { hook: reading.hook.take()?, seen: Mutex::default() });
-        reading.hook = Some(recorder.clone());
-        let backbone = self.answering();
-        prefill(backbone, prompt.embed(backbone), &reading, &mut reading.start.clone());
-        let seen = std::mem::take(&mut *recorder.seen.lock().expect("nobody panicked with the lock"));
+        let reading = self.read(trace);
+        let hook = reading.hook.as_deref()?;
+        let (backbone, recorder) = (self.answering(), Recorder::new(Some(hook)));
+        let at = Positions::issue(prompt.valid(), &mut reading.start.clone());
+        let past: Vec<&KeyValues<B>> = reading.kv.iter().collect();
+        backbone.forward(prompt.embed(backbone).x, &at, &past, None, Some(&recorder));
+        let passed = recorder.into_passed().into_iter().enumerate();
+        let seen: Vec<(usize, Tensor<B, 2>)> = passed
+            .filter_map(|(l, passed)| Some((l, hook.weights(l, passed.before, prompt.batch())?)))
+            .collect();
         let senders: Vec<usize> =
             trace.messages.iter().filter(|m| m.vectors.is_some()).map(|m| m.sender).collect();
         let by_row = |weights: &Tensor<B, 2>| -> Vec<Vec<f64>> {
@@ -86,21 +90,5 @@ impl<B: ModelBackend> Team<B> {
         };
         let weights = seen.iter().map(|(_, w)| by_row(w)).collect();
         Some(Listening { layers: seen.iter().map(|(l, _)| *l).collect(), weights, senders })
-    }
-}
-
-/// A hook that keeps the weights of the one in it.
-#[derive(Debug)]
-struct Recorder<B: ModelBackend> {
-    hook: SharedHook<B>,
-    seen: Mutex<Vec<(usize, Tensor<B, 2>)>>,
-}
-
-impl<B: ModelBackend> ResidualHook<B> for Recorder<B> {
-    fn apply(&self, layer: usize, x: Tensor<B, 2>, batch: usize) -> Tensor<B, 2> {
-        if let Some(weights) = self.hook.weights(layer, x.clone(), batch) {
-            self.seen.lock().expect("nobody panicked with the lock").push((layer, weights));
-        }
-        self.hook.apply(layer, x, batch)
     }
 }

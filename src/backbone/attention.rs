@@ -1,7 +1,7 @@
-//! Grouped-query self-attention over blocks of keys and values.
+//! Grouped-query self-attention over blocks of keys and values (Ainslie et al., arXiv 2305.13245).
 
 use burn::prelude::*;
-use diffmas_backends::{AttentionMask, Autodiff, KeyValueBlock, ModelBackend};
+use diffmas_backends::{AttentionCall, AttentionMask, Autodiff, KeyValueBlock, ModelBackend};
 
 use super::{BackboneConfig, Linear, RmsNorm};
 
@@ -20,7 +20,8 @@ pub struct PassContext<B: Backend> {
     pub mask: AttentionMask<B>,
 }
 
-/// Multi-head attention with grouped queries and, for Qwen3, normalised queries and keys.
+/// `o(softmax(q·Kᵀ / √d + M)·V)` by head: `K` and `V` are those of all blocks and the new positions, `M` hides padding and the future, and
+/// query head `h` reads KV head `h / (H / G)`. For Qwen3 queries and keys are normalised before they are rotated.
 #[derive(Clone, Debug)]
 pub struct Attention<B: Backend> {
     /// `[D, H·d]`
@@ -53,12 +54,12 @@ impl<B: ModelBackend> Attention<B> {
         let (b, t, n) = (context.batch, context.len, context.batch * context.len);
         let (h, g, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
-        // 1. project and rotate
+        // 1. project, norm where the family does, rotate: q [B, t, H, d], k and v [B, G, t, d]
         let q = self.queries(x.clone(), config, context);
         let k = rotated_heads(self.k_proj.forward(x.clone()), g, d, &self.k_norm, context).swap_dims(1, 2);
         let v = self.v_proj.forward(x).reshape([b, t, g, d]).swap_dims(1, 2);
 
-        // 2. append
+        // 2. append to the tail: [B, G, tail + t, d]
         let own = match tail {
             Some(tail) => KeyValueBlock {
                 key: Tensor::cat(vec![tail.key.clone(), k], 2),
@@ -67,35 +68,39 @@ impl<B: ModelBackend> Attention<B> {
             None => KeyValueBlock { key: k, value: v },
         };
 
-        // 3. attend
+        // 3. attend to all blocks where they lie: [B, t, H, d]
         let mut blocks = past;
         blocks.push(own);
-        let (out, _) = B::block_attention(q, &blocks, &context.mask, (d as f64).powf(-0.5));
+        let mut call = AttentionCall { q, blocks, mask: context.mask.clone(), scale: scale(d) };
+        let (out, _) = B::block_attention(&call);
 
-        // 4. output
-        let own = blocks.pop().expect("the own block was pushed");
+        // 4. output: [B·t, H·d] → [B·t, D]
+        let own = call.blocks.pop().expect("the own block was pushed");
         (self.o_proj.forward(out.reshape([n, h * d])), own)
     }
 
     /// How much each position attends to each key, rows of a softmax; what [`Attention::forward`] computes without keeping it.
     ///
     /// # Shapes
-    /// `x [B·t, D]`, `keys [B, G, n, d]` of past and own positions → `[B, H, t, n]`
+    /// `x [B·t, D]`, `keys [B, G, n_i, d]` of past and own positions → `[B, H, t, Σ n_i]`
     pub(super) fn weights(
         &self,
         x: Tensor<B, 2>,
         config: &BackboneConfig,
         context: &PassContext<B>,
-        keys: Tensor<B, 4>,
+        keys: Vec<Tensor<B, 4>>,
     ) -> Tensor<B, 4> {
-        let [b, g, n, d] = keys.dims();
-        let h = config.num_attention_heads;
-        let keys = keys.unsqueeze_dim::<5>(2).expand([b, g, h / g, n, d]).reshape([b, h, n, d]);
+        let (h, device) = (config.num_attention_heads, x.device());
         let q = self.queries(x, config, context).swap_dims(1, 2);
-        let mut scores = B::matmul(q, keys.swap_dims(2, 3)).mul_scalar((d as f64).powf(-0.5));
-        if let Some(allowed) = &context.mask.allowed {
-            let hidden = allowed.clone().equal_elem(0).expand([b, h, context.len, n]);
-            scores = scores.mask_fill(hidden, -1e30);
+        let scores = keys.into_iter().map(|keys| {
+            let [b, g, n, d] = keys.dims();
+            let keys = keys.unsqueeze_dim::<5>(2).expand([b, g, h / g, n, d]).reshape([b, h, n, d]);
+            B::matmul(q.clone(), keys.swap_dims(2, 3))
+        });
+        let mut scores = Tensor::cat(scores.collect(), 3).mul_scalar(scale(config.head_dim));
+        if let Some(hidden) = context.mask.hidden(&device) {
+            let shape = scores.dims();
+            scores = scores.mask_fill(hidden.expand(shape), -1e30);
         }
         B::softmax_last(scores)
     }
@@ -119,6 +124,11 @@ impl<B: ModelBackend> Attention<B> {
     }
 }
 
+/// `1 / √d`
+fn scale(d: usize) -> f64 {
+    (d as f64).powf(-0.5)
+}
+
 /// Queries or keys by head, normalised where the family has it, and rotated: `[B·t, heads·d]` → `[B, t, heads, d]`
 fn rotated_heads<B: ModelBackend>(
     x: Tensor<B, 2>,
@@ -133,4 +143,109 @@ fn rotated_heads<B: ModelBackend>(
         None => x.reshape([n, heads, d]),
     };
     B::rotary(x, &context.cos, &context.sin).reshape([b, t, heads, d])
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use diffmas_backends::HostMask;
+
+    use super::super::{Positions, RotaryEmbedding, fixtures::*};
+    use super::*;
+
+    const H: usize = 4;
+    const G: usize = 2;
+    const D: usize = 4;
+
+    /// A layer whose projections are known, for rows of width 12.
+    fn layer() -> ([Dense; 4], Attention<TestBackend>) {
+        let dense = [(H * D, 12, 1), (G * D, 12, 3), (G * D, 12, 5), (12, H * D, 7)];
+        let dense = dense.map(|(out, cols, seed)| Dense::new(out, cols, seed));
+        let [q_proj, k_proj, v_proj, o_proj] = dense.each_ref().map(|d| d.layer.clone());
+        let (q_norm, k_norm) = (Some(norm(D, 9)), Some(norm(D, 10)));
+        (dense, Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm })
+    }
+
+    /// Heads of a row, normed and turned to `position`, by definition.
+    fn heads(row: Vec<f64>, norm: &Option<RmsNorm<TestBackend>>, position: u32) -> Vec<Vec<f64>> {
+        let turned = |head: &[f64]| {
+            let x = normed(norm.as_ref().unwrap(), head);
+            let mut y = x.clone();
+            for i in 0..D / 2 {
+                let (sin, cos) = (f64::from(position) * 100f64.powf(-2.0 * i as f64 / D as f64)).sin_cos();
+                (y[i], y[i + D / 2]) = (x[i] * cos - x[i + D / 2] * sin, x[i + D / 2] * cos + x[i] * sin);
+            }
+            y
+        };
+        row.chunks_exact(D).map(turned).collect()
+    }
+
+    /// Keys or values by position and head.
+    type Heads = Vec<Vec<Vec<f64>>>;
+
+    /// A block of `n` keys and values for one row, and what it holds.
+    fn past(n: usize, seed: u64) -> (KeyValueBlock<TestBackend>, [Heads; 2]) {
+        let [key, value] = [seed, seed + 1].map(|seed| random([1, G, n, D], seed));
+        let lists = [&key, &value].map(|x| {
+            let x = numbers(x);
+            let at = |i: usize, g: usize| x[(g * n + i) * D..][..D].to_vec();
+            (0..n).map(|i| (0..G).map(|g| at(i, g)).collect()).collect()
+        });
+        (KeyValueBlock { key, value }, lists)
+    }
+
+    #[test]
+    fn attention_is_what_a_loop_over_queries_heads_and_keys_computes() {
+        let ([q, k, v, o], layer) = layer();
+        let (sizes, t) = ([3, 1, 2], 3);
+        let (blocks, known): (Vec<_>, Vec<_>) =
+            sizes.iter().zip([20, 30, 40]).map(|(&n, seed)| past(n, seed)).unzip();
+        let (tail, tail_known) = past(2, 50);
+        let total = 3 + 1 + 2 + 2 + t;
+        // Keys 1 and 4 are padding.
+        let valid: Vec<bool> = (0..total).map(|j| j != 1 && j != 4).collect();
+        let at = Positions::issue(&vec![true; t], &mut [6]);
+        let rotary = RotaryEmbedding::new(&config().rope, D);
+        let [cos, sin] = rotary.cos_sin(&at, &Default::default());
+        let mask =
+            TestBackend::attention_mask(HostMask::new(1, t, total, Some(valid.clone())), &Default::default());
+        let context = PassContext { batch: 1, len: t, cos, sin, mask };
+        let x = random([t, 12], 60);
+
+        let mut keys: Heads = known.iter().chain([&tail_known]).flat_map(|kv| kv[0].clone()).collect();
+        let mut values: Heads = known.iter().chain([&tail_known]).flat_map(|kv| kv[1].clone()).collect();
+        for (row, &id) in rows(&x).iter().zip(&at.ids) {
+            keys.push(heads(k.apply(row), &layer.k_norm, id));
+            values.push(v.apply(row).chunks_exact(D).map(<[f64]>::to_vec).collect());
+        }
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let mut want = Vec::new();
+        let mut want_weights = vec![0.0; H * t * total];
+        for (i, row) in rows(&x).iter().enumerate() {
+            let queries = heads(q.apply(row), &layer.q_norm, at.ids[i]);
+            let mut joined = Vec::new();
+            for (h, query) in queries.iter().enumerate() {
+                let seen: Vec<usize> = (0..total - t + i + 1).filter(|&j| valid[j]).collect();
+                let weights: Vec<f64> =
+                    seen.iter().map(|&j| (dot(query, &keys[j][h * G / H]) / 2.0).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                let mut out = [0.0; D];
+                for (&j, weight) in seen.iter().zip(weights) {
+                    want_weights[(h * t + i) * total + j] = weight / sum;
+                    out.iter_mut().zip(&values[j][h * G / H]).for_each(|(out, v)| *out += weight / sum * v);
+                }
+                joined.extend(out);
+            }
+            want.push(o.apply(&joined));
+        }
+
+        let (got, own) = layer.forward(x.clone(), &config(), &context, blocks.clone(), Some(&tail));
+        for (got, want) in rows(&got).iter().zip(&want) {
+            close(got, want);
+        }
+        assert_eq!(own.key.dims(), [1, G, 2 + t, D]);
+        let last = own.key.clone().narrow(2, 1 + t, 1);
+        close(&numbers(&last), &keys.last().unwrap().concat());
+        let all = blocks.into_iter().chain([own]).map(|b| b.key).collect();
+        close(&numbers(&layer.weights(x, &config(), &context, all)), &want_weights);
+    }
 }

@@ -32,9 +32,12 @@ impl<B: ModelBackend> Block<B> {
         past: Vec<KeyValueBlock<B>>,
         tail: Option<&KeyValueBlock<B>>,
     ) -> (Tensor<B, 2>, KeyValueBlock<B>) {
+        // 1. x + attn(norm(x)): [B·t, D]
         let h = self.input_layernorm.forward(x.clone());
         let (a, own) = self.self_attn.forward(h, config, context, past, tail);
         let x = x + a;
+
+        // 2. x + mlp(norm(x)): [B·t, D]
         let h = self.post_attention_layernorm.forward(x.clone());
         (x + self.mlp.forward(h), own)
     }
@@ -47,5 +50,37 @@ impl<B: ModelBackend> Block<B> {
             post_attention_layernorm: self.post_attention_layernorm.to_autodiff(),
             mlp: self.mlp.to_autodiff(),
         }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::super::Positions;
+    use super::super::fixtures::*;
+    use super::*;
+
+    #[test]
+    fn a_block_adds_attention_and_then_the_feed_forward_layer_to_its_input() {
+        let model = backbone();
+        let (block, x) = (&model.layers[0], random([3, 12], 1));
+        let at = Positions::issue(&[true; 3], &mut [0]);
+        let context = model.context(&at, [&at].into_iter());
+        let (got, own) = block.forward(x.clone(), &model.config, &context, Vec::new(), None);
+        let add = |a: &[Vec<f64>], b: &[Vec<f64>]| -> Vec<f64> {
+            a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| a + b).collect()
+        };
+        let normed_rows = |norm, x: &[f64]| -> Tensor<TestBackend, 2> {
+            let data: Vec<f32> =
+                x.chunks_exact(12).flat_map(|row| normed(norm, row)).map(|x| x as f32).collect();
+            Tensor::<TestBackend, 1>::from_floats(data.as_slice(), &Default::default()).reshape([-1, 12])
+        };
+        let h = normed_rows(&block.input_layernorm, &numbers(&x));
+        let (attended, same) = block.self_attn.forward(h, &model.config, &context, Vec::new(), None);
+        let between = add(&rows(&x), &rows(&attended));
+        let gated = block.mlp.forward(normed_rows(&block.post_attention_layernorm, &between));
+        let want: Vec<f64> = between.iter().zip(numbers(&gated)).map(|(a, b)| a + b).collect();
+        close(&numbers(&got), &want);
+        close(&numbers(&own.key), &numbers(&same.key));
+        close(&numbers(&own.value), &numbers(&same.value));
     }
 }

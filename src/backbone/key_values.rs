@@ -4,6 +4,7 @@ use burn::prelude::*;
 use diffmas_backends::{KeyValueBlock, ModelBackend};
 
 use super::RotaryEmbedding;
+use crate::rectangle::Rectangle;
 
 /// Where the `n` positions of each of `B` rows stand; known on the host before any tensor is computed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,16 +43,18 @@ impl Positions {
         Self { batch, len, ids, valid: valid.to_vec() }
     }
 
+    /// `cells` of these positions.
+    fn cells<'a, T>(&self, cells: &'a [T]) -> Rectangle<'a, T> {
+        Rectangle { batch: self.batch, len: self.len, cells }
+    }
+
     /// The positions `from..to` of every row.
     pub fn slice(&self, from: usize, to: usize) -> Self {
-        fn cut<T: Copy>(x: &[T], len: usize, from: usize, to: usize) -> Vec<T> {
-            x.chunks_exact(len.max(1)).flat_map(|row| row[from..to].iter().copied()).collect()
-        }
         Self {
             batch: self.batch,
             len: to - from,
-            ids: cut(&self.ids, self.len, from, to),
-            valid: cut(&self.valid, self.len, from, to),
+            ids: self.cells(&self.ids).columns(from, to),
+            valid: self.cells(&self.valid).columns(from, to),
         }
     }
 
@@ -60,30 +63,26 @@ impl Positions {
     /// # Panics
     /// If the numbers of rows differ.
     pub fn cat(parts: &[&Positions], batch: usize) -> Self {
-        assert!(parts.iter().all(|p| p.batch == batch), "positions of different batches");
-        let mut all = Self { batch, len: parts.iter().map(|p| p.len).sum(), ..Self::default() };
-        for b in 0..batch {
-            for p in parts {
-                all.ids.extend_from_slice(&p.ids[b * p.len..(b + 1) * p.len]);
-                all.valid.extend_from_slice(&p.valid[b * p.len..(b + 1) * p.len]);
-            }
+        let ids: Vec<_> = parts.iter().map(|p| p.cells(&p.ids)).collect();
+        let valid: Vec<_> = parts.iter().map(|p| p.cells(&p.valid)).collect();
+        Self {
+            batch,
+            len: parts.iter().map(|p| p.len).sum(),
+            ids: Rectangle::beside(&ids, batch),
+            valid: Rectangle::beside(&valid, batch),
         }
-        all
     }
 
     /// Several lists of positions as one batch, one under the other, left-padded to the longest.
     pub fn stack(parts: &[&Positions]) -> Self {
-        let len = parts.iter().map(|p| p.len).max().unwrap_or(0);
-        let mut all = Self { batch: parts.iter().map(|p| p.batch).sum(), len, ..Self::default() };
-        for p in parts {
-            for b in 0..p.batch {
-                all.ids.resize(all.ids.len() + len - p.len, 0);
-                all.ids.extend_from_slice(&p.ids[b * p.len..(b + 1) * p.len]);
-                all.valid.resize(all.valid.len() + len - p.len, false);
-                all.valid.extend_from_slice(&p.valid[b * p.len..(b + 1) * p.len]);
-            }
+        let ids: Vec<_> = parts.iter().map(|p| p.cells(&p.ids)).collect();
+        let valid: Vec<_> = parts.iter().map(|p| p.cells(&p.valid)).collect();
+        Self {
+            batch: parts.iter().map(|p| p.batch).sum(),
+            len: parts.iter().map(|p| p.len).max().unwrap_or(0),
+            ids: Rectangle::under(&ids, 0),
+            valid: Rectangle::under(&valid, false),
         }
-        all
     }
 
     /// The rows `from..from + count`.
@@ -157,24 +156,26 @@ impl<B: Backend> KeyValues<B> {
         Some(Self { layers, positions: Positions::cat(&positions, first.positions.batch) })
     }
 
-    /// Several caches as one batch, one under the other, left-padded to the longest; `rows[i]` is the number of rows of part `i`, which
-    /// may be empty. `None` when all are.
-    pub fn stack(parts: &[Option<&KeyValues<B>>], rows: &[usize]) -> Option<Self> {
-        let first = parts.iter().copied().flatten().find(|p| !p.is_empty())?;
+    /// What several readers read, as one batch: one under the other, each one's caches one after another, left-padded to the longest.
+    /// `rows[i]` is the number of rows of reader `i`, who may read nothing. `None` when nobody reads anything.
+    pub fn stack(parts: &[&[KeyValues<B>]], rows: &[usize]) -> Option<Self> {
+        let full = |part: &&[KeyValues<B>]| part.iter().filter(|p| !p.is_empty()).cloned().collect();
+        let parts: Vec<Vec<KeyValues<B>>> = parts.iter().map(full).collect();
+        let first = parts.iter().flatten().next()?;
         let positions: Vec<Positions> = parts
             .iter()
             .zip(rows)
-            .map(|(part, &rows)| part.map_or_else(|| Positions::empty(rows), |p| p.positions.clone()))
+            .map(|(part, &rows)| Positions::cat(&part.iter().map(|p| &p.positions).collect::<Vec<_>>(), rows))
             .collect();
+        let lengths: Vec<usize> = positions.iter().map(|p| p.len).collect();
         let positions = Positions::stack(&positions.iter().collect::<Vec<_>>());
         let pile = |get: &dyn Fn(&KeyValueBlock<B>) -> Tensor<B, 4>, l: usize| {
             let [_, heads, _, width] = get(&first.layers[l]).dims();
             let device = first.layers[l].key.device();
-            let each = parts.iter().zip(rows).map(|(part, &rows)| {
-                let part = part.filter(|p| !p.is_empty());
-                let missing = positions.len - part.map_or(0, KeyValues::len);
+            let each = parts.iter().zip(rows).zip(&lengths).map(|((part, &rows), len)| {
+                let missing = positions.len - len;
                 let padding = (missing > 0).then(|| Tensor::zeros([rows, heads, missing, width], &device));
-                Tensor::cat(padding.into_iter().chain(part.map(|p| get(&p.layers[l]))).collect(), 2)
+                Tensor::cat(padding.into_iter().chain(part.iter().map(|p| get(&p.layers[l]))).collect(), 2)
             });
             Tensor::cat(each.collect(), 0)
         };
@@ -260,5 +261,27 @@ mod tests {
         let joined = Positions::cat(&[&p.slice(0, 1), &p.slice(1, 3)], 2);
         assert_eq!(joined, p);
         assert_eq!(p.slice(1, 2).ids, [1, 11]);
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn readers_of_one_batch_find_what_each_reads_at_the_right() {
+        use super::super::fixtures::*;
+        let of = |n: usize, seed: u64| {
+            let block =
+                KeyValueBlock { key: random([1, 2, n, 4], seed), value: random([1, 2, n, 4], seed + 1) };
+            KeyValues { layers: vec![block], positions: Positions::issue(&vec![true; n], &mut [seed as u32]) }
+        };
+        let (long, short) = ([of(2, 1), of(0, 3), of(3, 5)], [of(1, 7)]);
+        let all = KeyValues::stack(&[&long, &[], &short], &[1, 1, 1]).unwrap();
+        assert_eq!((all.positions.batch, all.len()), (3, 5));
+        assert_eq!(all.positions.ids, [1, 2, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+        assert_eq!(all.positions.valid, [[true; 5], [false; 5], [false, false, false, false, true]].concat());
+        let joined = KeyValues::cat(&[&long[0], &long[2]]).unwrap();
+        let row = |b: usize| all.rows(b, 1).layers.remove(0);
+        close(&numbers(&row(0).key), &numbers(&joined.layers[0].key));
+        close(&numbers(&row(1).value), &[0.0; 40]);
+        close(&numbers(&row(2).key.narrow(2, 4, 1)), &numbers(&short[0].layers[0].key));
+        assert!(KeyValues::<TestBackend>::stack(&[&[], &[]], &[1, 2]).is_none());
     }
 }

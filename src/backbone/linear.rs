@@ -5,7 +5,7 @@ use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::ActiveLora;
 
-/// `y = x·Wᵀ + bias (+ LoRA)`, the weight in Hugging Face's `[out, in]` layout.
+/// `y = x·Wᵀ + bias (+ s·(x·Aᵀ)·Bᵀ)`, the weight in Hugging Face's `[out, in]` layout; LoRA as in Hu et al., arXiv 2106.09685.
 #[derive(Clone, Debug)]
 pub struct Linear<B: Backend> {
     /// `[out, in]`, frozen.
@@ -43,6 +43,35 @@ impl<B: ModelBackend> Linear<B> {
             weight: Tensor::from_inner(self.weight.clone()),
             bias: self.bias.clone().map(Tensor::from_inner),
             lora: self.lora.as_ref().map(ActiveLora::to_autodiff),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::super::{Lora, fixtures::*};
+    use super::*;
+
+    #[test]
+    fn rows_are_multiplied_by_the_transposed_weight() {
+        let (dense, x) = (Dense::new(5, 3, 1), random([4, 3], 2));
+        for (got, x) in rows(&dense.layer.forward(x.clone())).iter().zip(rows(&x)) {
+            close(got, &dense.apply(&x));
+        }
+    }
+
+    #[test]
+    fn factors_are_multiplied_one_after_the_other_and_scaled() {
+        let (dense, x) = (Dense::new(5, 3, 1), random([4, 3], 2));
+        let (a, b) = (random([2, 3], 3), random([5, 2], 4));
+        let (down, up) = (rows(&a), rows(&b));
+        let mut layer = dense.layer.clone();
+        layer.lora = Some(ActiveLora::One(Lora { a, b, scaling: 0.5 }));
+        let dot = |w: &[f64], x: &[f64]| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+        for (got, x) in rows(&layer.forward(x.clone())).iter().zip(rows(&x)) {
+            let narrow: Vec<f64> = down.iter().map(|w| dot(w, &x)).collect();
+            let want = dense.apply(&x).into_iter().zip(&up).map(|(y, w)| y + 0.5 * dot(w, &narrow));
+            close(got, &want.collect::<Vec<_>>());
         }
     }
 }

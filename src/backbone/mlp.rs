@@ -5,7 +5,7 @@ use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::Linear;
 
-/// `down(silu(gate(x)) · up(x))` (arXiv 2002.05202).
+/// `down(silu(gate(x)) · up(x))`, `silu(x) = x / (1 + e^−x)` (SwiGLU; Shazeer, arXiv 2002.05202).
 #[derive(Clone, Debug)]
 pub struct Mlp<B: Backend> {
     /// `[D, intermediate]`
@@ -22,8 +22,11 @@ impl<B: ModelBackend> Mlp<B> {
     /// # Shapes
     /// `[N, D]` → `[N, D]`
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        // 1. gate and up: [N, D] → [N, intermediate]
         let gate = self.gate_proj.forward(x.clone());
         let up = self.up_proj.forward(x);
+
+        // 2. silu(gate) · up, 3. down: [N, intermediate] → [N, D]
         self.down_proj.forward(B::swiglu(gate, up))
     }
 
@@ -33,6 +36,25 @@ impl<B: ModelBackend> Mlp<B> {
             gate_proj: self.gate_proj.to_autodiff(),
             up_proj: self.up_proj.to_autodiff(),
             down_proj: self.down_proj.to_autodiff(),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::super::fixtures::*;
+    use super::*;
+
+    #[test]
+    fn a_row_is_gated_by_silu_before_it_goes_down() {
+        let [gate, up, down] = [Dense::new(5, 3, 1), Dense::new(5, 3, 3), Dense::new(3, 5, 5)];
+        let mlp =
+            Mlp { gate_proj: gate.layer.clone(), up_proj: up.layer.clone(), down_proj: down.layer.clone() };
+        let x = random([4, 3], 7).mul_scalar(3.0);
+        for (got, x) in rows(&mlp.forward(x.clone())).iter().zip(rows(&x)) {
+            let gated = gate.apply(&x).into_iter().zip(up.apply(&x));
+            let gated: Vec<f64> = gated.map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect();
+            close(got, &down.apply(&gated));
         }
     }
 }

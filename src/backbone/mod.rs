@@ -6,6 +6,8 @@
 mod attention;
 mod block;
 mod config;
+#[cfg(all(test, feature = "flex"))]
+mod fixtures;
 mod hook;
 mod key_values;
 mod linear;
@@ -22,7 +24,7 @@ mod rope;
 pub use attention::Attention;
 pub use block::Block;
 pub use config::{BackboneConfig, Family, RopeConfig, RopeScaling};
-pub use hook::ResidualHook;
+pub use hook::{Passed, Recorder, ResidualHook};
 pub use key_values::{KeyValues, Positions};
 pub use linear::Linear;
 pub use load::ModelFiles;

@@ -1,13 +1,13 @@
 //! The whole transformer: embedding, layers, final norm, head.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{AttentionMask, Autodiff, HostMask, KeyValueBlock, ModelBackend};
+use diffmas_backends::{Autodiff, HostMask, ModelBackend};
 
 use super::attention::PassContext;
-use super::{BackboneConfig, Block, KeyValues, Positions, ResidualHook, RmsNorm, RotaryEmbedding};
+use super::{BackboneConfig, Block, KeyValues, Positions, Recorder, ResidualHook, RmsNorm, RotaryEmbedding};
 
 /// A frozen causal language model. Cloning shares all weights.
 #[derive(Clone, Debug)]
@@ -46,8 +46,8 @@ impl<B: ModelBackend> Backbone<B> {
     /// Runs `x` at `positions` on top of `past` and `tail`; causal among the new positions, padding neither sees nor is seen. `hook` is
     /// applied before each layer.
     ///
-    /// Returns the hidden states after the final norm, and `tail` extended by the new positions. Keep what no longer grows in
-    /// `past` (at most two blocks), since the tail is copied each time it grows.
+    /// Returns the hidden states after the final norm, and `tail` extended by the new positions. Keep what no longer grows in `past`, which
+    /// is read where it lies, since the tail is copied each time it grows.
     ///
     /// # Shapes
     /// `x [B·t, D]`, row-major over rows → `[B·t, D]`
@@ -62,7 +62,6 @@ impl<B: ModelBackend> Backbone<B> {
         tail: Option<&KeyValues<B>>,
         hook: Option<&dyn ResidualHook<B>>,
     ) -> (Tensor<B, 2>, KeyValues<B>) {
-        let device = self.device();
         let batch = positions.batch;
         assert_eq!(x.dims()[0], batch * positions.len, "one embedding for each new position");
         let past: Vec<_> = past.iter().copied().filter(|p| !p.is_empty()).collect();
@@ -71,14 +70,10 @@ impl<B: ModelBackend> Backbone<B> {
             Some(t) => Positions::cat(&[&t.positions, positions], batch),
             None => positions.clone(),
         };
-        let mut read: Vec<_> = past.iter().map(|p| &p.positions).collect();
-        read.push(&own);
-        let keys = Positions::cat(&read, batch);
-        let mask =
-            B::attention_mask(HostMask::new(batch, positions.len, keys.len, Some(keys.valid)), &device);
-        let [cos, sin] = self.rotary.cos_sin(positions, &device);
-        let context = PassContext { batch, len: positions.len, cos, sin, mask };
+        // 1. who sees whom, and the angles of positions: once for all layers
+        let context = self.context(positions, past.iter().map(|p| &p.positions).chain([&own]));
 
+        // 2. the layers, each on its own block of every past
         let mut x = x;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
@@ -90,7 +85,22 @@ impl<B: ModelBackend> Backbone<B> {
             x = y;
             layers.push(block);
         }
+
+        // 3. the final norm
         (self.norm.forward(x), KeyValues { layers, positions: own })
+    }
+
+    /// What the layers of a pass at `positions` share; `read` are all positions that are read, the new ones last.
+    pub(super) fn context<'a>(
+        &self,
+        positions: &Positions,
+        read: impl Iterator<Item = &'a Positions>,
+    ) -> PassContext<B> {
+        let (batch, len, device) = (positions.batch, positions.len, self.device());
+        let keys = Positions::cat(&read.collect::<Vec<_>>(), batch);
+        let mask = B::attention_mask(HostMask::new(batch, len, keys.len, Some(keys.valid)), &device);
+        let [cos, sin] = self.rotary.cos_sin(positions, &device);
+        PassContext { batch, len, cos, sin, mask }
     }
 
     /// How much each of the positions that [`Backbone::forward`] would compute attends to each key of `past` and to each other, by layer.
@@ -105,22 +115,24 @@ impl<B: ModelBackend> Backbone<B> {
         past: &[&KeyValues<B>],
         hook: Option<&dyn ResidualHook<B>>,
     ) -> Vec<Tensor<B, 4>> {
-        let keeper = Keeper { hook, seen: Mutex::default() };
-        let (_, own) = self.forward(x, positions, past, None, Some(&keeper));
-        let mut blocks = past.to_vec();
-        blocks.push(&own);
-        let keys = KeyValues::cat(&blocks).expect("there are new positions");
-        let mask =
-            HostMask::new(positions.batch, positions.len, keys.len(), Some(keys.positions.valid.clone()));
-        let [cos, sin] = self.rotary.cos_sin(positions, &self.device());
-        let mask = AttentionMask::on_device(mask, &self.device());
-        let context = PassContext { batch: positions.batch, len: positions.len, cos, sin, mask };
-        let seen = keeper.seen.into_inner().expect("nobody panicked with the lock");
-        let of = |((layer, x), block): ((&Block<B>, Tensor<B, 2>), &KeyValueBlock<B>)| {
-            let x = layer.input_layernorm.forward(x);
-            layer.self_attn.weights(x, &self.config, &context, block.key.clone())
-        };
-        self.layers.iter().zip(seen).zip(&keys.layers).map(of).collect()
+        let recorder = Recorder::new(hook);
+        let (_, own) = self.forward(x, positions, past, None, Some(&recorder));
+        let blocks: Vec<&KeyValues<B>> =
+            past.iter().copied().filter(|p| !p.is_empty()).chain([&own]).collect();
+        let context = self.context(positions, blocks.iter().map(|b| &b.positions));
+        let passed = recorder.into_passed().into_iter().enumerate();
+        passed
+            .map(|(l, passed)| {
+                let layer = &self.layers[l];
+                let keys: Vec<_> = blocks.iter().map(|b| b.layers[l].key.clone()).collect();
+                layer.self_attn.weights(
+                    layer.input_layernorm.forward(passed.after),
+                    &self.config,
+                    &context,
+                    keys,
+                )
+            })
+            .collect()
     }
 
     /// Scores of the next token.
@@ -144,20 +156,53 @@ impl<B: ModelBackend> Backbone<B> {
     }
 }
 
-/// A hook that does what another does, and keeps what enters each layer.
-#[derive(Debug)]
-struct Keeper<'a, B: Backend> {
-    hook: Option<&'a dyn ResidualHook<B>>,
-    seen: Mutex<Vec<Tensor<B, 2>>>,
-}
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::super::fixtures::*;
+    use super::*;
 
-impl<B: Backend> ResidualHook<B> for Keeper<'_, B> {
-    fn apply(&self, layer: usize, x: Tensor<B, 2>, batch: usize) -> Tensor<B, 2> {
-        let x = match self.hook {
-            Some(hook) => hook.apply(layer, x, batch),
-            None => x,
-        };
-        self.seen.lock().expect("nobody panicked with the lock").push(x.clone());
-        x
+    #[test]
+    fn a_model_is_its_layers_one_after_another_a_norm_and_a_head() {
+        let model = backbone();
+        let at = Positions::issue(&[true; 3], &mut [0]);
+        let embedded = model.embed(&[4, 0, 10]);
+        let (hidden, written) = model.forward(embedded.clone(), &at, &[], None, None);
+        let context = model.context(&at, [&at].into_iter());
+        let mut x = embedded;
+        for (layer, block) in model.layers.iter().zip(&written.layers) {
+            let (y, own) = layer.forward(x, &model.config, &context, Vec::new(), None);
+            close(&numbers(&block.key), &numbers(&own.key));
+            x = y;
+        }
+        for (got, x) in rows(&hidden).iter().zip(rows(&x)) {
+            close(got, &normed(&model.norm, &x));
+        }
+        assert_eq!(model.logits(hidden).dims(), [3, model.config.vocab_size]);
+    }
+
+    #[test]
+    fn what_is_read_in_many_blocks_is_what_is_read_in_one() {
+        let model = backbone();
+        // Two rows, the second of which begins with padding.
+        let valid = [[true; 9], [false, false, true, true, true, true, true, true, true]].concat();
+        let at = Positions::issue(&valid, &mut [0, 3]);
+        let ids: Vec<u32> = (0..18).map(|i| i * 5 % 11).collect();
+        let (whole, _) = model.forward(model.embed(&ids), &at, &[], None, None);
+        let column = |x: &[u32], from: usize, to: usize| [&x[from..to], &x[9 + from..9 + to]].concat();
+        let mut past: Vec<KeyValues<TestBackend>> = Vec::new();
+        for (from, to) in [(0, 2), (2, 3), (3, 4), (4, 6), (6, 7), (7, 9)] {
+            let x = model.embed(&column(&ids, from, to));
+            let read: Vec<&KeyValues<TestBackend>> = past.iter().collect();
+            let (hidden, own) = model.forward(x, &at.slice(from, to), &read, None, None);
+            let want = whole.clone().reshape([2, 9, 12]).narrow(1, from, to - from).reshape([-1, 12]);
+            // Rows of padding mean nothing.
+            let real = column(&valid.iter().map(|&v| u32::from(v)).collect::<Vec<_>>(), from, to);
+            for ((got, want), _) in
+                rows(&hidden).iter().zip(rows(&want)).zip(real).filter(|(_, real)| *real == 1)
+            {
+                close(got, &want);
+            }
+            past.push(own);
+        }
     }
 }

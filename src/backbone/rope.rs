@@ -27,13 +27,16 @@ impl RotaryEmbedding {
         Self { inv_freq }
     }
 
-    /// `cos` and `sin` of every position's angles.
+    /// `cos` and `sin` of every position's angles: position times frequency.
     ///
     /// # Shapes
     /// `B·n` positions → two tensors `[B·n, d/2]`
     pub fn cos_sin<B: Backend>(&self, positions: &Positions, device: &B::Device) -> [Tensor<B, 2>; 2] {
+        // 1. angles [B·n, d/2]
         let angles: Vec<f32> =
             positions.ids.iter().flat_map(|&p| self.inv_freq.iter().map(move |f| p as f32 * f)).collect();
+
+        // 2. their cosines and sines
         let shape = [positions.ids.len(), self.inv_freq.len()];
         [f32::cos, f32::sin].map(|f| {
             let data: Vec<f32> = angles.iter().map(|&a| f(a)).collect();
@@ -46,6 +49,47 @@ impl RotaryEmbedding {
 mod tests {
     use super::super::RopeScaling;
     use super::*;
+
+    /// Two heads of width 6, turned to `position`.
+    #[cfg(feature = "flex")]
+    fn turned(x: &[f64], position: u32) -> Vec<f64> {
+        use super::super::fixtures::*;
+        use diffmas_backends::ModelBackend;
+
+        let rotary = RotaryEmbedding::new(&RopeConfig { theta: 100.0, scaling: RopeScaling::None }, 6);
+        let at = Positions { batch: 1, len: 1, ids: vec![position], valid: vec![true] };
+        let [cos, sin] = rotary.cos_sin::<TestBackend>(&at, &Default::default());
+        let data: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+        let x = Tensor::from_data(TensorData::new(data, [1, 2, 6]), &Default::default());
+        numbers(&TestBackend::rotary(x, &cos, &sin))
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn each_pair_of_numbers_is_turned_by_its_own_angle() {
+        let x: Vec<f64> = (0..12).map(|i| f64::from(i) - 4.5).collect();
+        super::super::fixtures::close(&turned(&x, 0), &x);
+        let mut want = x.clone();
+        for (head, i) in [(0, 0), (0, 1), (0, 2), (6, 0), (6, 1), (6, 2)] {
+            // The pair is (i, i + 3) of a head; θ^(−2i/d) is the frequency.
+            let (sin, cos) = (7.0 * 100f64.powf(-2.0 * i as f64 / 6.0)).sin_cos();
+            let (a, b) = (x[head + i], x[head + i + 3]);
+            (want[head + i], want[head + i + 3]) = (a * cos - b * sin, b * cos + a * sin);
+        }
+        super::super::fixtures::close(&turned(&x, 7), &want);
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn a_score_depends_on_the_distance_alone() {
+        use super::super::fixtures::{close, numbers, random};
+        let (q, k) = (numbers(&random([12], 1)), numbers(&random([12], 2)));
+        let score = |m, n| turned(&q, m).iter().zip(turned(&k, n)).map(|(q, k)| q * k).sum::<f64>();
+        for by in [1, 10, 40] {
+            close(&[score(5 + by, 2 + by), score(by, by)], &[score(5, 2), score(0, 0)]);
+        }
+        assert!((score(5, 2) - score(2, 5)).abs() > 1e-3, "a distance has a direction");
+    }
 
     #[test]
     fn llama3_scaling_keeps_high_frequencies_and_stretches_low_ones() {

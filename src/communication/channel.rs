@@ -45,7 +45,7 @@ pub trait Channel<B: ModelBackend>: Debug + Send + Sync {
 
     /// What a reader's passes run on.
     fn read(&self, _parameters: &Parameters<B>, trace: &Trace<B>) -> Reading<B> {
-        Reading { kv: trace.joined(), hook: None, start: trace.start.clone() }
+        Reading { kv: trace.segments().cloned().collect(), hook: None, start: trace.start.clone() }
     }
 }
 
@@ -87,8 +87,8 @@ pub type SharedHook<B> = Arc<dyn ResidualHook<B>>;
 /// What the passes of a reader run on.
 #[derive(Clone, Debug)]
 pub struct Reading<B: ModelBackend> {
-    /// Keys and values that it attends to before its own.
-    pub kv: Option<KeyValues<B>>,
+    /// Keys and values that it attends to before its own, one after another.
+    pub kv: Vec<KeyValues<B>>,
     /// What is added to its residual stream.
     pub hook: Option<SharedHook<B>>,
     /// Per row, the id of its first position.
@@ -98,7 +98,7 @@ pub struct Reading<B: ModelBackend> {
 impl<B: ModelBackend> Reading<B> {
     /// A reader that finds nothing.
     pub fn empty(batch: usize) -> Self {
-        Self { kv: None, hook: None, start: vec![0; batch] }
+        Self { kv: Vec::new(), hook: None, start: vec![0; batch] }
     }
 
     /// Rows.
@@ -106,14 +106,14 @@ impl<B: ModelBackend> Reading<B> {
         self.start.len()
     }
 
-    /// Several readers as one batch, one under the other.
+    /// Several readers as one batch, one under the other. What each reads is copied beside what the others read.
     pub fn stack(parts: &[Reading<B>]) -> Self {
         let rows: Vec<usize> = parts.iter().map(Reading::batch).collect();
-        let kv = KeyValues::stack(&parts.iter().map(|p| p.kv.as_ref()).collect::<Vec<_>>(), &rows);
+        let kv = KeyValues::stack(&parts.iter().map(|p| p.kv.as_slice()).collect::<Vec<_>>(), &rows);
         let hooks: Vec<_> = parts.iter().zip(&rows).map(|(p, &rows)| (p.hook.clone(), rows)).collect();
         let hook = parts.iter().any(|p| p.hook.is_some());
         Self {
-            kv,
+            kv: kv.into_iter().collect(),
             hook: hook.then(|| Arc::new(Stacked(hooks)) as SharedHook<B>),
             start: parts.iter().flat_map(|p| p.start.iter().copied()).collect(),
         }

@@ -93,7 +93,7 @@ impl<B: ModelBackend> CrossAttention<B> {
     pub fn reading(&self, trace: &Trace<B>) -> Reading<B> {
         let hook = self.listen(trace);
         Reading {
-            kv: trace.joined(),
+            kv: trace.segments().cloned().collect(),
             hook: hook.map(|hook| Arc::new(hook) as SharedHook<B>),
             start: trace.start.clone(),
         }

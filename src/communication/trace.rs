@@ -31,9 +31,8 @@ impl<B: Backend> Trace<B> {
         self.messages.iter().map(|m| m.bytes(b)).sum()
     }
 
-    /// All segments as one block; `None` when there is no position.
-    pub fn joined(&self) -> Option<KeyValues<B>> {
-        let segments = self.messages.iter().filter_map(|m| Some(&m.segment.as_ref()?.kv));
-        KeyValues::cat(&segments.collect::<Vec<_>>())
+    /// Keys and values of all segments, where they lie.
+    pub fn segments(&self) -> impl Iterator<Item = &KeyValues<B>> {
+        self.messages.iter().filter_map(|m| Some(&m.segment.as_ref()?.kv))
     }
 }

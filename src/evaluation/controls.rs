@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::agents::TeamConfig;
+use crate::backbone::KeyValues;
 use crate::communication::{Message, Trace};
 use crate::error::{Error, Result};
 use crate::random::generator;
@@ -139,7 +140,7 @@ impl Control {
 /// Gaussian keys, values and vectors; only what a reader sees counts and is drawn, so that padding changes nothing.
 fn random<B: Backend>(trace: &mut Trace<B>, seed: u64, streams: &[u64]) {
     let mut rngs: Vec<ChaCha8Rng> = streams.iter().map(|&stream| generator(seed, stream)).collect();
-    if let Some(joined) = trace.joined() {
+    if let Some(joined) = KeyValues::cat(&trace.segments().collect::<Vec<_>>()) {
         let valid = &joined.positions.valid;
         let layers: Vec<KeyValueBlock<B>> = joined
             .layers

@@ -74,7 +74,7 @@ fn rows<B: ModelBackend>(team: &Team<B>, samples: &[&TokenizedSample]) -> Vec<Ro
 }
 
 /// Other backends choose kernels by size: their rows agree to rounding, as tests of channels and gradients assert.
-fn is_exact<B: ModelBackend>(device: &B::Device) -> bool {
+pub fn is_exact<B: ModelBackend>(device: &B::Device) -> bool {
     B::name(device) == "flex"
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::common::*;
 use burn::prelude::*;
 use diffmas::agents::{AdapterScope, TeamConfig, Transmit};
-use diffmas::backbone::{BackboneConfig, Parameters, frobenius};
+use diffmas::backbone::{BackboneConfig, KeyValues, Parameters, frobenius};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Trace;
 use diffmas::evaluation::{Control, evaluate};
@@ -215,7 +215,7 @@ impl Check for Latents {
 }
 
 fn check_trace<B: ModelBackend>(model: &str, trace: &Trace<B>, want: &Value) {
-    let joined = trace.joined().unwrap();
+    let joined = KeyValues::cat(&trace.segments().collect::<Vec<_>>()).unwrap();
     assert_eq!(joined.len() as u64, want["length"].as_u64().unwrap());
     for (l, block) in joined.layers.iter().enumerate() {
         for (t, key) in [(&block.key, "k_norm_per_layer"), (&block.value, "v_norm_per_layer")] {

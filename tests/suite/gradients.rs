@@ -1,9 +1,13 @@
 //! Recomputation against plain autodiff, and both against finite differences, on the trace channel.
 
+use crate::bits::is_exact;
 use crate::common::*;
 use burn::prelude::*;
-use diffmas::agents::{AdapterScope, FeedKind, Transmit};
+use diffmas::agents::{AdapterScope, AgentConfig, FeedKind, Transmit};
+use diffmas::backbone::{KeyValues, Parameters};
 use diffmas::backends::{Job, ModelBackend, autodiff};
+use diffmas::communication::{Channel, ChannelPair, Reading, Trace};
+use diffmas::text::TokenizedSample;
 
 struct Oracle;
 
@@ -41,6 +45,58 @@ impl Job for Oracle {
 #[test]
 fn recomputation_equals_plain_autodiff() {
     on_backend(Oracle);
+}
+
+/// The trace copied together for each reader.
+#[derive(Debug)]
+struct Joined;
+
+impl<B: ModelBackend> Channel<B> for Joined {
+    fn read(&self, _: &Parameters<B>, trace: &Trace<B>) -> Reading<B> {
+        let joined = KeyValues::cat(&trace.segments().collect::<Vec<_>>());
+        Reading { kv: joined.into_iter().collect(), hook: None, start: trace.start.clone() }
+    }
+}
+
+struct TwelveAgents;
+
+impl Job for TwelveAgents {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        for transmit in [Transmit::All, Transmit::Latent] {
+            let change = |c: &mut diffmas::agents::TeamConfig| {
+                c.agents = (0..12).map(|j| AgentConfig::named(format!("agent{j}"))).collect();
+                (c.transmit, c.latent_steps) = (transmit, 2);
+            };
+            let g = Golden::<B>::load("tiny-qwen3", AdapterScope::Shared, change, &device);
+            let p = g.parameters.clone();
+            let samples: Vec<TokenizedSample> = (0..2)
+                .map(|i| {
+                    let prompts = |j: usize| g.samples[i].prompts[j % 4][..4 + j % 3].to_vec();
+                    TokenizedSample { prompts: (0..12).map(prompts).collect(), ..g.samples[i].clone() }
+                })
+                .collect();
+            let batch = &batch(&samples);
+            let mut joined = g.model.clone();
+            joined.channel = ChannelPair::new(Joined);
+            let case = |model| Case { model, batch, through: &[true; 12], lambda: 0.0 };
+            let got = case(&g.model).recomputed(&p);
+            let (loss, want) = case(&g.model).end_to_end(&p);
+            close(got.losses.iter().sum(), loss, loss, 1e-6, &format!("{transmit}"));
+            same_gradients(&got.gradients, &want, 1e-4, &format!("{transmit}, by plain autodiff"));
+            let want = case(&joined).recomputed(&p);
+            // On the CPU no bit depends on how the past is cut.
+            let tolerance = if is_exact::<B>(&device) { 0.0 } else { 1e-5 };
+            same_gradients(&got.gradients, &want.gradients, tolerance, &format!("{transmit}, joined"));
+            assert_eq!(got.gradients.len(), want.gradients.len());
+        }
+    }
+}
+
+#[test]
+fn twelve_agents_that_read_all_segments_where_they_lie_learn_what_they_learn_from_a_copy() {
+    on_backend(TwelveAgents);
 }
 
 struct ManyThreads;

@@ -14,10 +14,10 @@ use rayon::prelude::*;
 
 use super::dots::{Operands, dots_into};
 use super::elementwise::{exp, largest, total};
-use super::matmul::{Matrix, product};
+use super::matmul::{FEW_RESULTS, Matrix, few_as_of_many, product};
 use super::weighted::add_weighted;
 use super::{contiguous, tensor, values};
-use crate::{AttentionGrads, AttentionMask, HostMask, KeyValueBlock};
+use crate::{AttentionCall, AttentionGrads, HostMask};
 
 /// A `[B, heads, n, d]` tensor whose last dimension is contiguous, wherever its rows lie.
 struct Heads {
@@ -75,20 +75,11 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(
-        shape: [usize; 4],
-        blocks: &[KeyValueBlock<Flex>],
-        mask: &'a AttentionMask<Flex>,
-        scale: f64,
-    ) -> Self {
-        let [batch, t, heads, d] = shape;
-        let kv_heads = blocks[0].key.dims()[1];
-        let n: usize = blocks.iter().map(|b| b.key.dims()[2]).sum();
-        assert_eq!(
-            (mask.host.batch, mask.host.queries, mask.host.keys),
-            (batch, t, n),
-            "mask of another call"
-        );
+    fn new(call: &'a AttentionCall<Flex>) -> Self {
+        let [batch, t, heads, d] = call.q.dims();
+        let (mask, kv_heads) = (&call.mask.host, call.kv_heads());
+        let n: usize = call.blocks.iter().map(|b| b.key.dims()[2]).sum();
+        assert_eq!((mask.batch, mask.queries, mask.keys), (batch, t, n), "mask of another call");
         Self {
             batch,
             heads,
@@ -96,10 +87,10 @@ impl<'a> Plan<'a> {
             t,
             d,
             heads_per_task: if t == 1 { heads / kv_heads } else { 1 },
-            mask: &mask.host,
-            scale: scale as f32,
-            keys: blocks.iter().map(|b| Heads::new(b.key.clone())).collect(),
-            values: blocks.iter().map(|b| Heads::new(b.value.clone())).collect(),
+            mask,
+            scale: call.scale as f32,
+            keys: call.blocks.iter().map(|b| Heads::new(b.key.clone())).collect(),
+            values: call.blocks.iter().map(|b| Heads::new(b.value.clone())).collect(),
         }
     }
 
@@ -150,16 +141,24 @@ impl<'a> Plan<'a> {
         s
     }
 
-    /// The same to rounding, of keys in the future, too: what is faster for many queries.
+    /// The same to rounding, of keys in the future, too: what is faster for many queries. The bits do not depend on how the keys before the
+    /// last block are cut.
     fn whole_times_transposed(&self, x: Matrix<'_>, blocks: &[Heads], b: usize, h: usize) -> Vec<f32> {
         if self.t <= FEW_QUERIES {
             return self.times_transposed(x, blocks, b, h);
         }
-        let n = self.mask.keys;
-        let mut s = vec![0.0; self.rows() * n];
+        let (n, rows) = (self.mask.keys, self.rows());
+        let past = n - blocks.last().map_or(0, |last| last.n);
+        let mut s = vec![0.0; rows * n];
         let mut start = 0;
-        for block in blocks {
-            product(&mut s[start..], n, false, x, block.head(b, h / self.rep).t(), 1.0, false);
+        for (i, block) in blocks.iter().enumerate() {
+            let w = block.head(b, h / self.rep);
+            let s = &mut s[start..];
+            if i + 1 < blocks.len() && rows * block.n <= FEW_RESULTS && rows * past > FEW_RESULTS {
+                few_as_of_many(s, n, x, w);
+            } else {
+                product(s, n, false, x, w.t(), 1.0, false);
+            }
             start += block.n;
         }
         s
@@ -212,20 +211,15 @@ fn to_rows(x: Vec<f32>, [b, t, h, d]: [usize; 4]) -> Tensor<Flex, 4> {
 }
 
 /// See [`ModelBackend::block_attention`](crate::ModelBackend::block_attention).
-pub(super) fn forward(
-    q: Tensor<Flex, 4>,
-    blocks: &[KeyValueBlock<Flex>],
-    mask: &AttentionMask<Flex>,
-    scale: f64,
-) -> (Tensor<Flex, 4>, Tensor<Flex, 4>) {
-    let shape = q.dims();
-    let mut plan = Plan::new(shape, blocks, mask, scale);
+pub(super) fn forward(call: &AttentionCall<Flex>) -> (Tensor<Flex, 4>, Tensor<Flex, 4>) {
+    let shape = call.q.dims();
+    let mut plan = Plan::new(call);
     if plan.batch * plan.heads / plan.heads_per_task < 4 * rayon::current_num_threads() {
         // Too few tasks to keep all threads busy; a head's results do not depend on its neighbours.
         plan.heads_per_task = 1;
     }
     let (rows, d) = (plan.rows(), plan.d);
-    let q = Heads::new(q.swap_dims(1, 2));
+    let q = Heads::new(call.q.clone().swap_dims(1, 2));
     let mut out = vec![0.0; plan.batch * plan.heads * plan.t * d];
     let mut lse = vec![0.0; plan.batch * plan.heads * plan.t];
     out.par_chunks_exact_mut(rows * d).zip(lse.par_chunks_exact_mut(rows)).enumerate().for_each(
@@ -307,28 +301,28 @@ fn hide(scores: &mut [f32], valid: &[bool]) {
     }
 }
 
-/// Gradients of one block's keys and values in one task, `[n, d]` each, where they are wanted.
-type BlockGrads = Option<(Vec<f32>, Vec<f32>)>;
+/// Gradients of the keys and values of some positions in one task, `[n, d]` each, where they are wanted.
+type KeyGrads = Option<[Vec<f32>; 2]>;
 
 /// See [`ModelBackend::block_attention_backward`](crate::ModelBackend::block_attention_backward).
-#[allow(clippy::too_many_arguments)]
 pub(super) fn backward(
+    call: &AttentionCall<Flex>,
     d_out: Tensor<Flex, 4>,
-    q: Tensor<Flex, 4>,
-    blocks: &[KeyValueBlock<Flex>],
-    mask: &AttentionMask<Flex>,
-    scale: f64,
     out: Tensor<Flex, 4>,
     lse: Tensor<Flex, 4>,
     wants: &[bool],
 ) -> AttentionGrads<Flex> {
-    let shape = q.dims();
-    let plan = Plan::new(shape, blocks, mask, scale);
+    let shape = call.q.dims();
+    let plan = Plan::new(call);
     let (rows, d, n) = (plan.rows(), plan.d, plan.mask.keys);
-    let [q, out, d_out] = [q, out, d_out].map(|x| Heads::new(x.swap_dims(1, 2)));
+    let [q, out, d_out] = [call.q.clone(), out, d_out].map(|x| Heads::new(x.swap_dims(1, 2)));
     let lse = contiguous(lse);
+    // The keys before the last block are one matrix, so that the bits do not depend on how they are cut.
+    let (last, past) = wants.split_last().expect("attention over at least one block");
+    let from = n - plan.keys.last().map_or(0, |block| block.n);
+    let groups = [(0..from, past.contains(&true)), (from..n, *last)];
     let mut d_q = vec![0.0; plan.batch * plan.heads * plan.t * d];
-    let parts: Vec<Vec<BlockGrads>> = d_q
+    let parts: Vec<[KeyGrads; 2]> = d_q
         .par_chunks_exact_mut(rows * d)
         .zip(values(&lse).par_chunks_exact(rows))
         .enumerate()
@@ -345,42 +339,45 @@ pub(super) fn backward(
             );
             plan.add_weighted(d_q, &d_s, &plan.keys, b, h);
             d_q.iter_mut().for_each(|d| *d *= plan.scale);
-            let mut start = 0;
-            let mut grads = Vec::with_capacity(wants.len());
-            for (k, &wanted) in plan.keys.iter().zip(wants) {
-                let d_s = Matrix::strided(&d_s[start..], rows, k.n, n);
-                grads.push(wanted.then(|| {
-                    let (mut d_k, mut d_v) = (vec![0.0; k.n * d], vec![0.0; k.n * d]);
-                    product(&mut d_k, d, false, d_s.t(), q, plan.scale, false);
-                    let p = Matrix::strided(&p[start..], rows, k.n, n);
-                    product(&mut d_v, d, false, p.t(), d_out, 1.0, false);
-                    (d_k, d_v)
-                }));
-                start += k.n;
-            }
-            grads
+            groups.clone().map(|(keys, wanted)| {
+                wanted.then(|| {
+                    [(&d_s, q, plan.scale), (&p, d_out, 1.0)].map(|(weights, x, scale)| {
+                        let mut sums = vec![0.0; keys.len() * d];
+                        let weights = Matrix::strided(&weights[keys.start..], rows, keys.len(), n);
+                        product(&mut sums, d, false, weights.t(), x, scale, false);
+                        sums
+                    })
+                })
+            })
         })
         .collect();
     let kv_heads = plan.heads / plan.rep;
     let per_head = plan.rep / plan.heads_per_task;
-    let blocks = (0..wants.len())
-        .map(|j| {
-            wants[j].then(|| {
-                let size = plan.keys[j].n * d;
-                let mut sums =
-                    [vec![0.0f32; plan.batch * kv_heads * size], vec![0.0f32; plan.batch * kv_heads * size]];
+    let mut start = 0;
+    let blocks = plan.keys.iter().zip(wants).map(|(block, &wanted)| {
+        let keys = start..start + block.n;
+        start = keys.end;
+        wanted.then(|| {
+            let size = block.n * d;
+            let [d_k, d_v] = [0, 1].map(|which| {
+                let mut sums = vec![0.0f32; plan.batch * kv_heads * size];
                 for (i, part) in parts.iter().enumerate() {
-                    let (d_k, d_v) = part[j].as_ref().expect("every task computed what was wanted");
-                    for (sum, part) in sums.iter_mut().zip([d_k, d_v]) {
-                        let sum = &mut sum[i / per_head * size..][..size];
-                        sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
-                    }
+                    let (group, part) = groups
+                        .iter()
+                        .zip(part)
+                        .find(|((g, _), _)| keys.end <= g.end)
+                        .expect("every key has a group");
+                    let part = part.as_ref().expect("every task computed what was wanted");
+                    let part = &part[which][(keys.start - group.0.start) * d..][..size];
+                    let sum = &mut sums[i / per_head * size..][..size];
+                    sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
                 }
-                let [d_k, d_v] = sums.map(|s| tensor(s, [plan.batch, kv_heads, plan.keys[j].n, d]));
-                (d_k, d_v)
-            })
+                tensor(sums, [plan.batch, kv_heads, block.n, d])
+            });
+            (d_k, d_v)
         })
-        .collect();
+    });
+    let blocks = blocks.collect();
     AttentionGrads { query: to_rows(d_q, shape), blocks }
 }
 

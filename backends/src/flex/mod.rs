@@ -21,7 +21,7 @@ use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData, TensorPrimitive};
 
-use crate::{AttentionGrads, AttentionMask, HostMask, Job, KeyValueBlock, LoraRef, ModelBackend, composed};
+use crate::{AttentionCall, AttentionGrads, AttentionMask, HostMask, Job, LoraRef, ModelBackend, composed};
 
 /// A job that runs on a worker of a thread pool of its own. From there a kernel keeps one half of its work and hands out the
 /// other; from outside the pool it would go to sleep and be woken for every call.
@@ -147,33 +147,21 @@ impl ModelBackend for Flex {
         }
     }
 
-    fn block_attention(
-        q: Tensor<Self, 4>,
-        blocks: &[KeyValueBlock<Self>],
-        mask: &AttentionMask<Self>,
-        scale: f64,
-    ) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
-        if is_f32(&q) {
-            attention::forward(q, blocks, mask, scale)
-        } else {
-            composed::block_attention(q, blocks, mask, scale)
-        }
+    fn block_attention(call: &AttentionCall<Self>) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
+        if is_f32(&call.q) { attention::forward(call) } else { composed::block_attention(call) }
     }
 
     fn block_attention_backward(
+        call: &AttentionCall<Self>,
         d_out: Tensor<Self, 4>,
-        q: Tensor<Self, 4>,
-        blocks: &[KeyValueBlock<Self>],
-        mask: &AttentionMask<Self>,
-        scale: f64,
         out: Tensor<Self, 4>,
         lse: Tensor<Self, 4>,
         wants: &[bool],
     ) -> AttentionGrads<Self> {
-        if is_f32(&q) {
-            attention::backward(d_out, q, blocks, mask, scale, out, lse, wants)
+        if is_f32(&call.q) {
+            attention::backward(call, d_out, out, lse, wants)
         } else {
-            composed::block_attention_backward(d_out, q, blocks, mask, scale, out, lse, wants)
+            composed::block_attention_backward(call, d_out, out, lse, wants)
         }
     }
 

@@ -1,0 +1,89 @@
+//! Attention as a node with any number of parents.
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::prelude::*;
+
+use super::{Ad, from_float, node, record, to_float, untracked};
+use crate::{AttentionCall, KeyValueBlock, ModelBackend};
+
+/// A tensor of every head.
+type Heads<B, C> = Tensor<Ad<B, C>, 4>;
+
+/// What attention's gradient needs, and the nodes that get it, where they are tracked: of the queries, and of key and value of each block.
+#[derive(Clone, Debug)]
+struct AttentionState<B: Backend> {
+    call: AttentionCall<B>,
+    out: Tensor<B, 4>,
+    lse: Tensor<B, 4>,
+    query: Option<NodeId>,
+    blocks: Vec<[Option<NodeId>; 2]>,
+}
+
+/// Parent: the queries, with the tracked blocks chained to them by [`Chain`]. All gradients are registered here, under the nodes
+/// themselves: as ancestors they have their turn after this one, and as direct parents their gradients would be registered likewise.
+#[derive(Debug)]
+struct Attention;
+
+impl<B: ModelBackend> Backward<B, 1> for Attention {
+    type State = AttentionState<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let d_out = from_float(grads.consume::<B>(&ops.node));
+        let AttentionState { call, out, lse, query, blocks } = ops.state;
+        let wants: Vec<bool> = blocks.iter().map(|kv| kv.iter().any(Option::is_some)).collect();
+        let got = B::block_attention_backward(&call, d_out, out, lse, &wants);
+        if let Some(query) = query {
+            grads.register::<B>(query, to_float(got.query));
+        }
+        for (nodes, got) in blocks.into_iter().zip(got.blocks) {
+            for (node, grad) in nodes.into_iter().zip(got.into_iter().flat_map(|(k, v)| [k, v])) {
+                if let Some(node) = node {
+                    grads.register::<B>(node, to_float(grad));
+                }
+            }
+        }
+    }
+}
+
+/// Parents: the chain so far, and a key and a value. A node of burn-autodiff has a number of parents that the compiler knows; a chain of
+/// nodes has any. It computes nothing and has no gradient: it only makes its parents ancestors of what it leads to.
+#[derive(Debug)]
+struct Chain;
+
+impl<B: Backend> Backward<B, 3> for Chain {
+    type State = ();
+
+    fn backward(self, _: Ops<Self::State, 3>, _: &mut Gradients, _: &mut Checkpointer) {}
+}
+
+/// See [`ModelBackend::block_attention`].
+pub(super) fn block_attention<B: ModelBackend, C: CheckpointStrategy>(
+    call: &AttentionCall<Ad<B, C>>,
+) -> (Heads<B, C>, Heads<B, C>) {
+    let id = |x: &Heads<B, C>| Some(node(x)).filter(|n| n.is_tracked()).map(|n| n.node.id);
+    let blocks: Vec<_> = call.blocks.iter().map(|b| [id(&b.key), id(&b.value)]).collect();
+    let inner = AttentionCall {
+        q: call.q.clone().inner(),
+        blocks: call
+            .blocks
+            .iter()
+            .map(|b| KeyValueBlock { key: b.key.clone().inner(), value: b.value.clone().inner() })
+            .collect(),
+        mask: call.mask.map(Tensor::inner),
+        scale: call.scale,
+    };
+    let (out, lse) = B::block_attention(&inner);
+    let mut chain = call.q.clone();
+    for (block, nodes) in call.blocks.iter().zip(&blocks) {
+        if nodes.iter().any(Option::is_some) {
+            let parents = [node(&chain), node(&block.key), node(&block.value)];
+            chain = record(Chain, parents, inner.q.clone(), || ());
+        }
+    }
+    let query = id(&call.q);
+    let state = || AttentionState { call: inner, out: out.clone(), lse: lse.clone(), query, blocks };
+    (record(Attention, [node(&chain)], out.clone(), state), untracked(lse))
+}
