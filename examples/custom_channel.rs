@@ -3,7 +3,7 @@
 
 use burn::prelude::*;
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
-use diffmas::backbone::{Backbone, ModelFiles, Parameters};
+use diffmas::backbone::{Backbone, ModelFiles, Parameters, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::communication::{Channel, ChannelPair, Message, MessageLayout, Thought, ThoughtLayout, Trace};
 use diffmas::text::{PromptBuilder, Sample};
@@ -57,7 +57,7 @@ impl Job for Positions {
     type Output = Result<usize>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let model = team(self.0.load::<B>(&device)?, 2);
+        let model = team(self.0.load::<B>(&device, Precision::default())?, 2);
         let prompts = PromptBuilder::new(&model.config.agents, self.0.tokenizer.clone())?;
         let (question, vocab) = (Sample::question(self.1), self.0.config.vocab_size);
         let sample = prompts.build("question".as_ref(), &question, vocab)?;

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel, Topology};
-use diffmas::backbone::ModelFiles;
+use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{PromptBuilder, Sample};
@@ -49,7 +49,7 @@ impl Job for Ask<'_> {
         let (question, vocab) = (Sample::question(self.question), self.model.config.vocab_size);
         let sample = prompts.build("question".as_ref(), &question, vocab)?;
         let batch = TeamBatch::new(&[&sample]);
-        let model = TeamModel::new(team, self.model.load::<B>(&device)?, 0);
+        let model = TeamModel::new(team, self.model.load::<B>(&device, Precision::default())?, 0);
         let adapters = AdapterSet::none();
         let team = model.bind(&adapters, &model.parameters(&adapters));
 

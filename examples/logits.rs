@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use diffmas::backbone::{Adapter, Backbone, ModelFiles, Positions};
+use diffmas::backbone::{Adapter, Backbone, ModelFiles, Positions, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
 use diffmas::{Error, Result};
@@ -57,7 +57,7 @@ impl Job for Forward<'_> {
     type Output = Result<Logits>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Result<Logits> {
-        let mut backbone: Backbone<B> = self.files.load(&device)?;
+        let mut backbone: Backbone<B> = self.files.load(&device, Precision::default())?;
         if let Some(dir) = self.adapter {
             backbone = backbone.with_adapter(&Adapter::read(dir, &backbone)?);
         }

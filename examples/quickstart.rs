@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
-use diffmas::backbone::ModelFiles;
+use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{PromptBuilder, Sample};
@@ -46,7 +46,7 @@ impl Job for Ask<'_> {
         let batch = TeamBatch::new(&[&prompts.build("question".as_ref(), &question, vocab)?]);
 
         // 2. The team on a device. `AdapterSet::read` in place of `none` gives it what it learned.
-        let model = TeamModel::new(team, self.model.load::<B>(&device)?, 0);
+        let model = TeamModel::new(team, self.model.load::<B>(&device, Precision::default())?, 0);
         let adapters = AdapterSet::none();
         let team = model.bind(&adapters, &model.parameters(&adapters));
 

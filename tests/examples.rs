@@ -32,7 +32,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use common::{Case, MODELS, close, folder, json, numbers, same_gradients, samples, slopes};
 use diffmas::agents::{AdapterSet, TeamBatch};
-use diffmas::backbone::{ModelFiles, Parameters, Positions};
+use diffmas::backbone::{ModelFiles, Parameters, Positions, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::read_safetensors;
 use logits::logits;
@@ -142,8 +142,10 @@ impl Job for Windows {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        let backbone =
-            ModelFiles::open(&folder("tiny-qwen3").join("model")).unwrap().load::<B>(&device).unwrap();
+        let backbone = ModelFiles::open(&folder("tiny-qwen3").join("model"))
+            .unwrap()
+            .load::<B>(&device, Precision::default())
+            .unwrap();
         let model = custom_channel::team(backbone, 2);
         let input = json("tiny-qwen3", "input.json");
         let mut sample = samples(&input).remove(0);
@@ -197,7 +199,7 @@ impl Job for Pretrained<'_> {
     type Output = [Vec<f64>; 2];
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let backbone = ModelFiles::open(self.0).unwrap().load::<B>(&device).unwrap();
+        let backbone = ModelFiles::open(self.0).unwrap().load::<B>(&device, Precision::default()).unwrap();
         let sizes = pretrain_tiny::model::Sizes::tiny(backbone.config.vocab_size);
         let stored = read_safetensors(&self.0.join("model.safetensors")).unwrap();
         let matrix = |(name, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {

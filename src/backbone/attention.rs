@@ -22,7 +22,7 @@ pub struct PassContext<B: Backend> {
 
 /// Multi-head attention with grouped queries and, for Qwen3, normalised queries and keys.
 #[derive(Clone, Debug)]
-pub struct Attention<B: Backend> {
+pub struct Attention<B: ModelBackend> {
     /// `[D, H·d]`
     pub q_proj: Linear<B>,
     /// `[D, G·d]`

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{LoraRef, ModelBackend};
+use diffmas_backends::{FrozenMatrix, LoraRef, ModelBackend};
 use rand_distr::{Distribution, Uniform};
 
 use super::{Backbone, Linear};
@@ -95,7 +95,7 @@ pub struct Adapter<B: Backend> {
 
 impl<B: ModelBackend> Backbone<B> {
     /// Calls `f` with the module path of every linear layer that LoRA can convert.
-    fn for_linears(&mut self, mut f: impl FnMut(String, &mut Linear<B>)) {
+    pub(super) fn for_linears(&mut self, mut f: impl FnMut(String, &mut Linear<B>)) {
         for (i, layer) in self.layers.iter_mut().enumerate() {
             let attn = &mut layer.self_attn;
             let mlp = &mut layer.mlp;
@@ -130,7 +130,7 @@ impl<B: ModelBackend> Backbone<B> {
         let mut converted = self.clone();
         converted.for_linears(|path, linear| {
             let factors: Vec<_> = roles.iter().map(|role| role.and_then(|a| a.factors.get(&path))).collect();
-            linear.lora = LoraStack::new(&factors, linear.weight.dims()).map(ActiveLora::Stacked);
+            linear.lora = LoraStack::new(&factors, linear.weight.shape()).map(ActiveLora::Stacked);
         });
         converted
     }
@@ -138,7 +138,7 @@ impl<B: ModelBackend> Backbone<B> {
     /// The layers that LoRA can convert: module path, `out` and `in`.
     fn linears(&self) -> Vec<(String, [usize; 2])> {
         let mut all = Vec::new();
-        self.clone().for_linears(|path, linear| all.push((path, linear.weight.dims())));
+        self.clone().for_linears(|path, linear| all.push((path, linear.weight.shape())));
         all
     }
 }

@@ -16,6 +16,7 @@ mod mlp;
 mod model;
 mod norm;
 mod parameters;
+mod precision;
 mod rope;
 
 pub use attention::Attention;
@@ -31,4 +32,5 @@ pub use mlp::Mlp;
 pub use model::Backbone;
 pub use norm::RmsNorm;
 pub use parameters::Parameters;
+pub use precision::{ComputeDtype, Precision, WeightDtype};
 pub use rope::RotaryEmbedding;

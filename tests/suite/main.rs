@@ -7,6 +7,7 @@ mod common;
 mod golden;
 mod gradients;
 mod merge;
+mod precision;
 mod properties;
 mod references;
 mod smollm2;
