@@ -7,8 +7,8 @@ use crate::common::*;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use diffmas::agents::{AdapterScope, FeedKind, Team};
-use diffmas::backbone::{ModelFiles, Precision, WeightDtype};
+use diffmas::agents::{AdapterScope, Team, TeamConfig};
+use diffmas::backbone::{Backbone, ModelFiles, Parameters, Positions, Precision, WeightDtype};
 use diffmas::backends::{BackendKind, Job, ModelBackend, StoredDtype};
 use diffmas::checkpoint::{StoredType, read_safetensors, write_tensors};
 use diffmas::evaluation::Control;
@@ -65,6 +65,13 @@ fn answers<B: ModelBackend>(g: &Golden<B>) -> Vec<Answer> {
     decode(team.answering(), &b.prompts[3], &reading, &options, &streams, go_on).unwrap()
 }
 
+/// The gradients of everything that learns, through all agents.
+fn gradients<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
+    let (model, adapters, batch) = (&g.model, &g.adapters, &batch(&g.samples));
+    let case = Case { model, adapters, batch, through: &[true; 4], lambda: 0.0 };
+    case.recomputed(&model.parameters(adapters)).gradients
+}
+
 /// Asserts that two teams, which differ in how their base is stored, compute the same.
 fn same<B: ModelBackend>(got: &Golden<B>, want: &Golden<B>, what: &str) {
     let [mine, theirs] = [got, want].map(|g| losses(&bound(g), &g.samples, g.samples.len(), &Control::Real));
@@ -87,10 +94,10 @@ impl Job for SixteenBits {
                     continue;
                 }
                 let dir = tempfile::tempdir().unwrap();
-                let load = |model: &Path, dtype| {
-                    let soft = |c: &mut diffmas::agents::TeamConfig| c.agents[1].feed = Some(FeedKind::Soft);
+                let load = |model: &Path, dtype, steps: Option<usize>| {
+                    let change = |c: &mut TeamConfig| c.latent_steps = steps.unwrap_or(c.latent_steps);
                     let precision = Precision::stored(dtype);
-                    Golden::<B>::load_as(name, model, precision, AdapterScope::Shared, soft, &device)
+                    Golden::<B>::load_as(name, model, precision, AdapterScope::Shared, change, &device)
                 };
                 // Matrices are rounded when they are read.
                 let matrix = |name: &str| !name.contains("norm") && !name.ends_with("bias");
@@ -99,24 +106,22 @@ impl Job for SixteenBits {
                         rounded(stored.into(), values);
                     }
                 });
-                let (wide, narrow) =
-                    (load(&widened, WeightDtype::F32), load(&folder(name).join("model"), dtype));
+                let model = folder(name).join("model");
+                let pair = |steps| [load(&model, dtype, steps), load(&widened, WeightDtype::F32, steps)];
+                let [narrow, wide] = pair(None);
                 same(&narrow, &wide, &format!("{name} {dtype}"));
                 let bytes = [&narrow, &wide].map(|g| g.model.backbone.weight_bytes());
                 assert_eq!(2 * bytes[0], bytes[1], "{name} {dtype}");
 
-                let through = [true; 4];
-                let b = batch(&wide.samples);
-                let [mine, theirs] = [&narrow, &wide].map(|g| {
-                    let (model, adapters) = (&g.model, &g.adapters);
-                    let case = Case { model, adapters, batch: &b, through: &through, lambda: 0.0 };
-                    case.recomputed(&model.parameters(adapters)).gradients
-                });
+                // Thinking multiplies rounding in `tiny-llama`: PyTorch's f32 misses the gradients by 6e-5 there.
+                let steps = (name == "tiny-llama").then_some(0);
+                let [mine, theirs] = pair(steps).map(|g| gradients(&g));
                 same_gradients(&mine, &theirs, 1e-5, &format!("{name} {dtype}"));
 
                 // The file itself has 16 bits: they are kept, or widened.
                 let file = copy(name, dir.path(), stored, |_, _| ());
-                let (auto, wide) = (load(&file, WeightDtype::Auto), load(&file, WeightDtype::F32));
+                let (auto, wide) =
+                    (load(&file, WeightDtype::Auto, None), load(&file, WeightDtype::F32, None));
                 assert_eq!(auto.model.backbone.weight_bytes(), bytes[0]);
                 same(&auto, &wide, &format!("{name}, {dtype} file"));
             }
@@ -222,8 +227,8 @@ impl Job for Blocks {
         let [wide, auto] = [WeightDtype::F32, WeightDtype::Auto]
             .map(|dtype| files.load::<B>(&device, Precision::stored(dtype)).unwrap());
         let ids: Vec<u32> = [0, 1, 2, 3, 1].to_vec();
-        let scores = |backbone: &diffmas::backbone::Backbone<B>| {
-            let at = diffmas::backbone::Positions::issue(&[true; 5], &mut [0]);
+        let scores = |backbone: &Backbone<B>| {
+            let at = Positions::issue(&[true; 5], &mut [0]);
             let (hidden, _) = backbone.forward(backbone.embed(&ids), &at, &[], None, None);
             values::<B, 2>(&backbone.logits(hidden))
         };
