@@ -96,7 +96,7 @@ impl ModelFiles {
         };
         read.table.finish(c.tie_word_embeddings)?;
         let rotary = Arc::new(RotaryEmbedding::new(&c.rope, c.head_dim));
-        Ok(Backbone { config: Arc::new(c.clone()), embed_tokens, layers, norm, lm_head, rotary })
+        Ok(Backbone { config: Arc::new(c.clone()), embed_tokens, layers, norm, lm_head, rotary, precision })
     }
 }
 

@@ -6,7 +6,7 @@ use burn::prelude::*;
 use diffmas_backends::{AttentionMask, Autodiff, FrozenMatrix, HostMask, KeyValueBlock, ModelBackend};
 
 use super::attention::PassContext;
-use super::{BackboneConfig, Block, KeyValues, Positions, ResidualHook, RmsNorm, RotaryEmbedding};
+use super::{BackboneConfig, Block, KeyValues, Positions, Precision, ResidualHook, RmsNorm, RotaryEmbedding};
 
 /// A frozen causal language model. Cloning shares all weights.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Backbone<B: ModelBackend> {
     pub lm_head: B::Weight,
     /// Position embedding.
     pub rotary: Arc<RotaryEmbedding>,
+    /// How its weights are stored.
+    pub precision: Precision,
 }
 
 impl<B: ModelBackend> Backbone<B> {
@@ -146,6 +148,7 @@ impl<B: ModelBackend> Backbone<B> {
             norm: self.norm.to_autodiff(),
             lm_head: self.lm_head.clone(),
             rotary: self.rotary.clone(),
+            precision: self.precision,
         }
     }
 }

@@ -132,6 +132,7 @@ impl<B: ModelBackend> Trainer<B> {
     fn settings(&self) -> RunSettings {
         let sha256 = self.base.as_ref().map(|base| base.base_model_sha256.as_str());
         RunSettings::new(&self.config, &self.model.config, &self.adapters, sha256)
+            .with_precision(self.model.backbone.precision)
     }
 
     /// Settings that a resumed run has changed, a sentence each.

@@ -123,12 +123,19 @@ pub fn write_tensors<'a>(
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for (name, shape) in tensors {
-            let mut count = 0;
+            let (mut count, mut broken) = (0, None);
             let mut write = |piece: &[f32]| {
                 count += piece.len();
-                stored.write(piece, &mut file).map_err(|error| Error::file(path, error))
+                stored.write(piece, &mut file).map_err(|error| {
+                    let message = Error::file(path, &error);
+                    broken = Some(error);
+                    message
+                })
             };
             let result = values(name, shape, &mut write).and_then(|()| fitting(path, name, shape, count));
+            if let Some(error) = broken {
+                return Err(error);
+            }
             if let Err(error) = result {
                 failure = Some(error);
                 return Err(io::Error::other("there is nothing to write"));
