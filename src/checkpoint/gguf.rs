@@ -265,6 +265,7 @@ fn read_content(file: &PositionedFile) -> std::result::Result<Content, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::weights::WeightTable;
     use super::*;
     use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
     use candle_core::{Device, Tensor};
@@ -326,6 +327,24 @@ mod tests {
             let read = GgufWeights::open(&path).unwrap().read_f32("model.embed_tokens.weight").unwrap();
             assert_eq!(read, expected.to_vec1::<f32>().unwrap(), "{dtype:?}");
         }
+    }
+
+    #[test]
+    fn paired_rows_of_blocks_are_handed_over_in_the_order_of_their_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        let values: Vec<f32> = (0..8 * 64).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        write(&path, &llama("llama"), &[("blk.0.attn_q.weight", tensor(&values, &[8, 64], GgmlDType::Q4_1))]);
+        let (weights, name) = (GgufWeights::open(&path).unwrap(), "model.layers.0.self_attn.q_proj.weight");
+        let dtype = weights.dtype(name).unwrap();
+        assert_eq!(dtype, StoredDtype::from(GgmlDType::Q4_1));
+        let matrix = WeightTable::new(&weights).take_matrix(name, [8, 64], dtype).unwrap();
+        let (expected, mut rows) = (weights.read_f32(name).unwrap(), Vec::new());
+        matrix.widen_rows(0..8, &mut rows);
+        assert_eq!(rows, expected);
+        let mut part = vec![0.0; 130];
+        weights.read_values(name, 33, &mut part).unwrap();
+        assert_eq!(part, expected[33..163]);
     }
 
     #[test]
