@@ -134,24 +134,18 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
     let config = team(args);
     let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     let lora = AdapterConfig::new(8, 16.0, TargetModules::List(all.map(String::from).to_vec()));
-    let mut adapters = AdapterSet::init(AdapterScope::Shared, &lora, &config, &backbone, SEED).unwrap();
-    for adapter in adapters.adapters.values_mut() {
-        for (path, lora) in &mut adapter.factors {
-            let fill = |part: &str, shape: [usize; 2], bound: f64| {
-                let data = det_fill(
-                    &format!("{SEED}/base_model.model.{path}.{part}.weight"),
-                    shape[0] * shape[1],
-                    bound,
-                );
-                Tensor::from_data(TensorData::new(data, shape), &backbone.device())
-            };
-            let [r, cols] = lora.a.dims();
-            lora.a = fill("lora_A", [r, cols], (1.0 / cols as f64).sqrt());
-            lora.b = fill("lora_B", lora.b.dims(), 0.02);
-        }
-    }
-    let mut trainer =
-        Trainer::new(TrainConfig::default(), TeamModel::new(config, backbone, SEED), adapters).unwrap();
+    let adapters = AdapterSet::new(AdapterScope::Shared, &lora, &config, &backbone.config).unwrap();
+    let model = TeamModel::new(config, adapters, backbone);
+    let mut parameters = model.init(SEED);
+    let fill = |(name, value): (&String, &Tensor<B, 2>)| {
+        let shape = value.dims();
+        let bound = if name.ends_with("lora_A") { (1.0 / shape[1] as f64).sqrt() } else { 0.02 };
+        let data = det_fill(&format!("{SEED}/base_model.model.{name}.weight"), shape[0] * shape[1], bound);
+        let filled = Tensor::from_data(TensorData::new(data, shape), &value.device());
+        (format!("adapter.default.{name}"), filled)
+    };
+    parameters.extend(parameters.within("adapter.default.").iter().map(fill).collect());
+    let mut trainer = Trainer::new(TrainConfig::default(), model, parameters).unwrap();
     let mut loss = 0.0;
     let step = timed(args.runs, || {
         let clock = Instant::now();
@@ -180,9 +174,8 @@ fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Va
     let config = team(args);
     let prompts = Arc::new(PromptBuilder::new(&config.agents, None).unwrap());
     let writing = Writing { prompts, options: DecodeOptions::default() };
-    let model = TeamModel::new(config, backbone, SEED);
-    let none = AdapterSet::none();
-    let team = model.bind(&none, &model.parameters(&none));
+    let model = TeamModel::new(config, AdapterSet::none(), backbone);
+    let team = model.bind(&model.init(SEED));
     let options = DecodeOptions { max_new_tokens: 32, ..DecodeOptions::default() };
     let mut positions = 0;
     let seconds = timed(args.runs, || {
@@ -198,7 +191,7 @@ fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Va
         let more = |_, _| ControlFlow::Continue(());
         let answers = decode(team.answering(), &batch.prompts[3], &reading, &options, &[0], more).unwrap();
         let wrote: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
-        let latent = team.config.total_steps();
+        let latent = team.layout.config.total_steps();
         positions = batch.tokens() + latent + wrote + answers[0].token_ids.len();
         clock.elapsed().as_secs_f64()
     });
@@ -234,16 +227,16 @@ fn infer<B: ModelBackend>(args: &Args, backbone: &Backbone<B>) -> serde_json::Va
         backbone.logits(filled.hidden).into_data();
         clock.elapsed().as_secs_f64()
     });
-    let model = TeamModel::new(team(args), backbone.clone(), SEED);
-    let none = AdapterSet::none();
-    let thinking: Team<B> = model.bind(&none, &model.parameters(&none));
+    let model = TeamModel::new(team(args), AdapterSet::none(), backbone.clone());
+    let thinking: Team<B> = model.bind(&model.init(SEED));
     let latent = timed(args.runs, || {
         let Filled { kv, mut hidden, mut next } = fill(backbone, "c", 500, 1);
         let mut tail = None;
         sync();
         let clock = Instant::now();
         for _ in 0..STEPS {
-            let z = thinking.feed.forward(thinking.config.feed(0), hidden, backbone);
+            let z =
+                thinking.feed.forward(thinking.layout.config.feed(0), hidden, backbone, &thinking.parameters);
             let at = Positions::issue(&[true], &mut next);
             let (h, grown) = backbone.forward(z, &at, &[&kv], tail.as_ref(), None);
             hidden = h;

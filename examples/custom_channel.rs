@@ -48,7 +48,7 @@ pub fn team<B: ModelBackend>(backbone: Backbone<B>, n: usize) -> TeamModel<B> {
     let agent = |name: &str| AgentConfig { user: Some("{{ question }}".into()), ..AgentConfig::named(name) };
     let agents = ["planner", "critic", "solver"].map(agent).to_vec();
     let config = TeamConfig { latent_steps: 4, agents, ..TeamConfig::default() };
-    TeamModel::with_channel(config, backbone, ChannelPair::new(Window(n)), 0)
+    TeamModel::with_channel(config, AdapterSet::none(), backbone, ChannelPair::new(Window(n)))
 }
 
 struct Positions(ModelFiles, String);
@@ -58,11 +58,10 @@ impl Job for Positions {
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let model = team(self.0.load::<B>(&device, Precision::default())?, 2);
-        let prompts = PromptBuilder::new(&model.config.agents, self.0.tokenizer.clone())?;
+        let prompts = PromptBuilder::new(&model.layout.config.agents, self.0.tokenizer.clone())?;
         let (question, vocab) = (Sample::question(self.1), self.0.config.vocab_size);
         let sample = prompts.build("question".as_ref(), &question, vocab)?;
-        let none = AdapterSet::none();
-        let team = model.bind(&none, &model.parameters(&none));
+        let team = model.bind(&model.init(0));
         Ok(team.think_all(&TeamBatch::new(&[&sample])).positions(0))
     }
 }

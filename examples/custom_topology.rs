@@ -49,12 +49,12 @@ impl Job for Ask<'_> {
         let (question, vocab) = (Sample::question(self.question), self.model.config.vocab_size);
         let sample = prompts.build("question".as_ref(), &question, vocab)?;
         let batch = TeamBatch::new(&[&sample]);
-        let model = TeamModel::new(team, self.model.load::<B>(&device, Precision::default())?, 0);
-        let adapters = AdapterSet::none();
-        let team = model.bind(&adapters, &model.parameters(&adapters));
+        let model =
+            TeamModel::new(team, AdapterSet::none(), self.model.load::<B>(&device, Precision::default())?);
+        let team = model.bind(&model.init(0));
 
         // The plan says who runs as one batch; segments that were built apart are moved one behind the other for their reader.
-        let name = |&j: &usize| team.config.agents[j].name.clone();
+        let name = |&j: &usize| team.layout.config.agents[j].name.clone();
         let stages = team.plan(&batch).stages.iter().map(|s| s.agents.iter().map(name).collect()).collect();
         let reading = team.read(&team.think_all(&batch));
         let prompt = batch.prompts.last().expect("the judge has a prompt");

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use diffmas::agents::{
-    AdapterScope, AdapterSet, AgentConfig, ChannelKind, OverwriteUpdate, TeamBatch, TeamConfig, TeamModel,
+    AdapterScope, AdapterSet, AgentConfig, AgentInput, ChannelKind, OverwriteUpdate, PaddedIds, TeamBatch,
+    TeamConfig, TeamModel,
 };
 use diffmas::backbone::{Backbone, ModelFiles, Parameters, Precision};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
@@ -90,9 +91,7 @@ impl Job for Measure {
                     let norms =
                         (0..agents - 1).map(|j| got.message_norms.get(&name(j)).copied().unwrap_or(0.0));
                     let jacobians = match channel {
-                        ChannelKind::Overwrite => {
-                            jacobians(trainer.model(), &trainer.adapters(), trainer.parameters())
-                        }
+                        ChannelKind::Overwrite => jacobians(trainer.model(), trainer.parameters()),
                         _ => Vec::new(),
                     };
                     let (loss, norms) = (got.loss, norms.collect());
@@ -132,14 +131,14 @@ fn chain<B: ModelBackend>(
     config.validate()?;
     let targets = ["q_proj", "v_proj", "o_proj", "down_proj"].map(String::from).to_vec();
     let lora = AdapterConfig::new(4, 8.0, TargetModules::List(targets));
-    let adapters = AdapterSet::init(AdapterScope::Shared, &lora, &config, backbone, seed)?;
-    let model = TeamModel::new(config, backbone.clone(), seed);
+    let adapters = AdapterSet::new(AdapterScope::Shared, &lora, &config, &backbone.config)?;
+    let model = TeamModel::new(config, adapters, backbone.clone());
     let open = |(name, value): (&String, &Tensor<B, 2>)| {
         let gate = name.ends_with(".gate") && name.starts_with("cross_attention");
         (name.clone(), if gate { value.clone() + 0.5 } else { value.clone() })
     };
-    let opened = model.modules().iter().map(open).collect();
-    Trainer::new(TrainConfig::default(), model.with_modules(opened), adapters)
+    let opened = model.init(seed).iter().map(open).collect();
+    Trainer::new(TrainConfig::default(), model, opened)
 }
 
 /// `n` samples: the first agent's prompt holds the secret, everyone's holds tokens that say nothing.
@@ -165,21 +164,18 @@ fn batch(agents: usize, seed: u32, n: u32) -> TeamBatch {
 
 /// The largest singular value of ∂c_{j+1}/∂c_j of one sample, for each j: the state is put in once for each of its numbers, and row i of
 /// the batch is asked for the gradient of number i.
-fn jacobians<B: ModelBackend>(
-    model: &TeamModel<B>,
-    adapters: &AdapterSet<B>,
-    parameters: &Parameters<B>,
-) -> Vec<f64> {
+fn jacobians<B: ModelBackend>(model: &TeamModel<B>, parameters: &Parameters<B>) -> Vec<f64> {
     let outer = model.to_autodiff();
-    let team = outer.bind(adapters, &parameters.leaves(|_| false));
-    let agents = team.config.agents.len();
+    let team = outer.bind(&parameters.leaves(|_| false));
+    let agents = team.layout.config.agents.len();
     let size = VECTORS * WIDTH;
     let one = batch(agents, 1 << 21, 1);
     let many = TeamBatch {
         prompts: one
             .prompts
             .iter()
-            .map(|p| diffmas::agents::PaddedIds::left(&vec![&p.ids[..]; size]))
+            .flat_map(AgentInput::ids)
+            .map(|p| PaddedIds::left(&vec![&p.ids[..]; size]).into())
             .collect(),
         ..TeamBatch::default()
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use diffmas::backbone::{Adapter, Backbone, ModelFiles, Positions, Precision};
+use diffmas::backbone::{AdapterLayout, Backbone, ModelFiles, Positions, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
 use diffmas::{Error, Result};
@@ -59,7 +59,8 @@ impl Job for Forward<'_> {
     fn run<B: ModelBackend>(self, device: B::Device) -> Result<Logits> {
         let mut backbone: Backbone<B> = self.files.load(&device, Precision::default())?;
         if let Some(dir) = self.adapter {
-            backbone = backbone.with_adapter(&Adapter::read(dir, &backbone)?);
+            let (adapter, factors) = AdapterLayout::read(dir, &backbone.config, &device)?;
+            backbone = backbone.with_adapter(&adapter.bind(&factors));
         }
         let positions = Positions::issue(&vec![true; self.ids.len()], &mut [0]);
         let (hidden, _) = backbone.forward(backbone.embed(self.ids), &positions, &[], None, None);

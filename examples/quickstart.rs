@@ -45,10 +45,10 @@ impl Job for Ask<'_> {
         let (question, vocab) = (Sample::question(self.question), self.model.config.vocab_size);
         let batch = TeamBatch::new(&[&prompts.build("question".as_ref(), &question, vocab)?]);
 
-        // 2. The team on a device. `AdapterSet::read` in place of `none` gives it what it learned.
-        let model = TeamModel::new(team, self.model.load::<B>(&device, Precision::default())?, 0);
-        let adapters = AdapterSet::none();
-        let team = model.bind(&adapters, &model.parameters(&adapters));
+        // 2. The team on a device. `TeamModel::open` in place of `new` and `init` gives it what it learned.
+        let model =
+            TeamModel::new(team, AdapterSet::none(), self.model.load::<B>(&device, Precision::default())?);
+        let team = model.bind(&model.init(0));
 
         // 3. The planner thinks: no token is sampled, its keys and values are the message.
         let trace = team.think_all(&batch);

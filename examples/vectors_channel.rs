@@ -52,10 +52,12 @@ impl Job for Learn<'_> {
         let lines = read_jsonl(self.data, Answers::Required)?;
         let build = |line| prompts.build(self.data, line, self.model.config.vocab_size);
         let samples: Vec<TokenizedSample> = lines.iter().map(build).collect::<Result<_>>()?;
-        let model = TeamModel::new(team(), self.model.load::<B>(&device, Precision::default())?, 1);
+        let model =
+            TeamModel::new(team(), AdapterSet::none(), self.model.load::<B>(&device, Precision::default())?);
         let config =
             TrainConfig { max_steps: Some(self.updates), learning_rate: 1e-2, ..TrainConfig::default() };
-        let mut trainer = Trainer::new(config, model, AdapterSet::none())?;
+        let parameters = model.init(1);
+        let mut trainer = Trainer::new(config, model, parameters)?;
         let mut losses = Vec::new();
         trainer.train(&samples, None, &AtomicBool::new(false), |event| {
             if let Event::Step { metrics, .. } = event {

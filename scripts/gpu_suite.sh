@@ -152,11 +152,11 @@ wait "${beside[@]}" $!
 # How fast: each alone.
 step 'ours 135M b1' 75 bench train 135M --latent-steps 10 --batch 1 --updates 0
 step 'ours 135M b16' 75 bench train 135M --latent-steps 10 --batch 16 --updates 0
+step demo 75 demo
 step 'torch 135M b1' 80 peer time 135M train:10:1 --dtypes f32 bf16 --runs 1
 step 'torch 135M b16' 50 peer time 135M train:10:16 --dtypes f32 --runs 1
 step 'ours infer' 45 bench infer 135M
 step 'torch infer' 40 peer time 135M infer --dtypes f32 bf16 --runs 3
 step 'ours 600M b1' 75 bench train 600M --latent-steps 10 --batch 1 --updates 0
 step 'torch 600M' 50 peer time 600M train:10:1 --dtypes f32 --runs 1
-step demo 75 demo
 finish

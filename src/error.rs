@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use diffmas_backends::DeviceError;
+
 /// What can go wrong with anything a user hands in. Broken invariants of the program itself panic instead.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,6 +28,9 @@ pub enum Error {
     /// A setting, flag or combination of them is wrong.
     #[error("{0}")]
     Invalid(String),
+    /// The backend that was asked for cannot be used here.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The user stopped the work; the message says how to go on.
     #[error("{0}")]
     Interrupted(String),
@@ -33,6 +38,20 @@ pub enum Error {
 
 /// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// A value that has no form in JSON.
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::invalid(error)
+    }
+}
+
+/// A value that has no form in TOML.
+impl From<toml::ser::Error> for Error {
+    fn from(error: toml::ser::Error) -> Self {
+        Self::invalid(error)
+    }
+}
 
 impl Error {
     /// An error about the file or folder at `path`.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-use shared::{Place, golden, tree};
+use shared::{Place, golden, kills, tree};
 
 /// A checkpoint after every update and only two kept: much of the time goes into writing, renaming and deleting.
 const SETTINGS: [&str; 6] = ["--max-steps", "30", "--save-steps", "1", "--save-total-limit", "2"];
@@ -74,11 +74,6 @@ fn survives(kills: usize, seed: u64) {
     eprintln!("{killed} kills in {} runs", ended);
 }
 
-/// How often the tests below kill: `DIFFMAS_KILLS`, or a few times.
-fn kills() -> usize {
-    std::env::var("DIFFMAS_KILLS").map_or(8, |text| text.parse().expect("a number"))
-}
-
 /// Starts `command`, kills it after a random part of `longest`, and returns whether that came in time.
 fn killed(mut command: Command, rng: &mut ChaCha8Rng, longest: Duration) -> bool {
     let mut child = command.spawn().unwrap();
@@ -111,7 +106,7 @@ fn goes_on(place: &Place, part: &str, file: &str, start: impl Fn(&Path, bool) ->
     let duration = whole(start(&undisturbed, false));
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let (mut count, mut runs, mut kept) = (0, 0, 0);
-    while count < kills() {
+    while count < kills(8) {
         let output = place.path(&format!("run-{runs}"));
         let lines = || {
             fs::read(format!("{}{part}", output.display()))
@@ -185,7 +180,7 @@ fn a_merged_model_is_whole_whenever_its_replacement_is_killed() {
     };
     let merged = content();
     let mut rng = ChaCha8Rng::seed_from_u64(4);
-    for kill in 0..kills() {
+    for kill in 0..kills(8) {
         killed(merge(), &mut rng, duration);
         assert_eq!(content(), merged, "after {kill} kills");
     }

@@ -31,7 +31,7 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use common::{Case, MODELS, close, folder, json, numbers, same_gradients, samples, slopes};
-use diffmas::agents::{AdapterSet, TeamBatch};
+use diffmas::agents::TeamBatch;
 use diffmas::backbone::{ModelFiles, Parameters, Positions, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::read_safetensors;
@@ -151,11 +151,10 @@ impl Job for Windows {
         let mut sample = samples(&input).remove(0);
         sample.prompts.remove(0);
         let batch = TeamBatch::new(&[&sample]);
-        let none = AdapterSet::none();
-        let p = model.parameters(&none);
-        assert_eq!(model.bind(&none, &p).think_all(&batch).positions(0), 4);
+        let p = model.init(0);
+        assert_eq!(model.bind(&p).think_all(&batch).positions(0), 4);
         // It is differentiated like any other channel.
-        let case = Case { model: &model, adapters: &none, batch: &batch, through: &[true; 3], lambda: 0.0 };
+        let case = Case { model: &model, batch: &batch, through: &[true; 3], lambda: 0.0 };
         let got = case.recomputed(&p).gradients;
         same_gradients(&got, &case.end_to_end(&p).1, 1e-4, "window");
         slopes(|p| case.loss(p), &p, &got, 1e-2, 2e-3, "window");

@@ -4,6 +4,8 @@
 mod answers;
 #[path = "models/hub.rs"]
 mod hub;
+#[path = "shared/mod.rs"]
+mod shared;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,10 +15,7 @@ use assert_cmd::Command;
 use diffmas::checkpoint::{read_safetensors, write_safetensors};
 use hub::{COMMIT, Fate, Hub};
 use serde_json::{Map, Value, json};
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name)
-}
+use shared::golden;
 
 fn model_files() -> Vec<(String, Vec<u8>)> {
     let names = ["config.json", "generation_config.json", "model.safetensors"];

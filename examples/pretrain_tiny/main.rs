@@ -221,9 +221,8 @@ fn scores<B: ModelBackend>(
                 .enumerate()
                 .map(|(i, problem)| prompts.build(dir, &problem.sample(i + 1), files.config.vocab_size))
                 .collect::<Result<_>>()?;
-            let model = TeamModel::new(team, backbone.clone(), SEED);
-            let adapters = AdapterSet::none();
-            let team = model.bind(&adapters, &model.parameters(&adapters));
+            let model = TeamModel::new(team, AdapterSet::none(), backbone.clone());
+            let team = model.bind(&model.init(0));
             let score = evaluate(&team, &samples, &scoring, |_| Ok(()))?;
             Ok((config, score.accuracy.expect("answers are short")))
         })

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
 use super::TeamConfig;
-use crate::backbone::{Adapter, Backbone, Lora, Parameters};
+use crate::backbone::{AdapterLayout, BackboneConfig, Parameters};
 use crate::checkpoint::AdapterConfig;
 use crate::error::{Error, Result};
 
@@ -29,70 +28,41 @@ pub enum AdapterScope {
 /// The name of the adapter that is not a single role's.
 const SHARED: &str = "default";
 
-/// All adapters of a team.
-#[derive(Clone, Debug)]
-pub struct AdapterSet<B: Backend> {
+/// What stands before the names of an adapter's factors among the parameters of a team.
+pub(super) fn prefix(name: &str) -> String {
+    format!("adapter.{name}.")
+}
+
+/// All adapters of a team, without their values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AdapterSet {
     /// Which roles they are active in.
     pub scope: AdapterScope,
     /// By role for `per_role`, else under one name.
-    pub adapters: BTreeMap<String, Adapter<B>>,
+    pub adapters: BTreeMap<String, AdapterLayout>,
 }
 
-impl<B: Backend> AdapterSet<B> {
+impl AdapterSet {
     /// No adapter at all: every role runs the bare backbone.
     pub fn none() -> Self {
-        Self { scope: AdapterScope::Shared, adapters: BTreeMap::new() }
+        Self::default()
     }
 
-    /// The adapter active in the passes of agent `j`.
-    pub fn of(&self, team: &TeamConfig, j: usize) -> Option<&Adapter<B>> {
-        match self.scope {
-            AdapterScope::Shared => self.adapters.get(SHARED),
-            AdapterScope::PerRole => self.adapters.get(&team.agents[j].name),
-            AdapterScope::FinalOnly if j + 1 == team.agents.len() => self.adapters.get(SHARED),
-            AdapterScope::FinalOnly => None,
-        }
-    }
-
-    /// Every factor by name: `adapter.{role or default}.{module}.lora_A`.
-    pub fn parameters(&self) -> Parameters<B> {
-        let mut all = Parameters::default();
-        for (name, adapter) in &self.adapters {
-            for (path, lora) in &adapter.factors {
-                all.insert(format!("adapter.{name}.{path}.lora_A"), lora.a.clone());
-                all.insert(format!("adapter.{name}.{path}.lora_B"), lora.b.clone());
-            }
-        }
-        all
-    }
-
-    /// The same adapters with the values of `parameters`, on whichever backend those live.
+    /// The adapters that `scope` asks for, all of the shape `config`, in a model of the sizes `model`.
     ///
-    /// # Panics
-    /// If a factor is missing there.
-    pub fn bind<C: Backend>(&self, parameters: &Parameters<C>) -> AdapterSet<C> {
-        let adapters = self
-            .adapters
-            .iter()
-            .map(|(name, adapter)| {
-                let get =
-                    |path: &str, part: &str| parameters.get(&format!("adapter.{name}.{path}.{part}")).clone();
-                let factors = adapter
-                    .factors
-                    .iter()
-                    .map(|(path, lora)| {
-                        let (a, b) = (get(path, "lora_A"), get(path, "lora_B"));
-                        (path.clone(), Lora { a, b, scaling: lora.scaling })
-                    })
-                    .collect();
-                (name.clone(), Adapter { config: adapter.config.clone(), factors })
-            })
-            .collect();
-        AdapterSet { scope: self.scope, adapters }
+    /// # Errors
+    /// If `config` makes no sense or targets no layer of the model.
+    pub fn new(
+        scope: AdapterScope,
+        config: &AdapterConfig,
+        team: &TeamConfig,
+        model: &BackboneConfig,
+    ) -> Result<Self> {
+        let layout = AdapterLayout::new(config.clone(), model)?;
+        let adapters = Self::names(scope, team).into_iter().map(|name| (name, layout.clone())).collect();
+        Ok(Self { scope, adapters })
     }
-}
 
-impl<B: ModelBackend> AdapterSet<B> {
     /// The names of the adapters that `scope` asks for.
     fn names(scope: AdapterScope, team: &TeamConfig) -> Vec<String> {
         match scope {
@@ -101,23 +71,32 @@ impl<B: ModelBackend> AdapterSet<B> {
         }
     }
 
-    /// Fresh adapters; each role's starts from its own draw.
-    ///
-    /// # Errors
-    /// If `config` targets no layer of `backbone`.
-    pub fn init(
-        scope: AdapterScope,
-        config: &AdapterConfig,
+    /// The name of the adapter that is active in the passes of agent `j`, where one is.
+    pub fn of<'a>(&'a self, team: &TeamConfig, j: usize) -> Option<&'a str> {
+        let name = match self.scope {
+            AdapterScope::Shared => SHARED,
+            AdapterScope::PerRole => &team.agents[j].name,
+            AdapterScope::FinalOnly if j + 1 == team.agents.len() => SHARED,
+            AdapterScope::FinalOnly => return None,
+        };
+        self.adapters.get_key_value(name).map(|(name, _)| name.as_str())
+    }
+
+    /// Fresh factors, `adapter.{role or default}.{module path}.lora_A` and `.lora_B`; each role's start from its own draw.
+    pub fn init<B: Backend>(
+        &self,
         team: &TeamConfig,
-        backbone: &Backbone<B>,
+        model: &BackboneConfig,
         seed: u64,
-    ) -> Result<Self> {
-        let adapters = Self::names(scope, team)
-            .into_iter()
-            .enumerate()
-            .map(|(role, name)| Ok((name, Adapter::init(config.clone(), backbone, seed, role)?)))
-            .collect::<Result<_>>()?;
-        Ok(Self { scope, adapters })
+        device: &B::Device,
+    ) -> Parameters<B> {
+        let mut all = Parameters::default();
+        for (role, name) in Self::names(self.scope, team).iter().enumerate() {
+            if let Some(adapter) = self.adapters.get(name) {
+                all.extend(adapter.init(model, seed, role, device).under(&prefix(name)));
+            }
+        }
+        all
     }
 
     /// Whether `dir` holds an adapter, or one for a role in a folder of its own.
@@ -126,19 +105,20 @@ impl<B: ModelBackend> AdapterSet<B> {
         has(dir) || team.agents.iter().any(|a| has(&dir.join(&a.name)))
     }
 
-    /// Reads adapters from a PEFT folder, or for `per_role` from one PEFT folder a role inside it.
+    /// Reads adapters and their factors from a PEFT folder, or for `per_role` from one PEFT folder a role inside it.
     ///
     /// Without a `scope`, a folder that has no adapter of its own but one for a role is read as `per_role`. One plain adapter is
     /// where each role starts from if `per_role` is asked for.
     ///
     /// # Errors
-    /// If a folder is missing or does not fit `backbone`.
-    pub fn read(
+    /// If a folder is missing or does not fit a model of the sizes `model`.
+    pub fn read<B: Backend>(
         dir: &Path,
         scope: Option<AdapterScope>,
         team: &TeamConfig,
-        backbone: &Backbone<B>,
-    ) -> Result<Self> {
+        model: &BackboneConfig,
+        device: &B::Device,
+    ) -> Result<(Self, Parameters<B>)> {
         if !dir.is_dir() {
             return Err(Error::file(dir, "there is no such adapter folder"));
         }
@@ -146,24 +126,25 @@ impl<B: ModelBackend> AdapterSet<B> {
         let nested = team.agents.iter().any(|a| dir.join(&a.name).join("adapter_config.json").exists());
         let scope =
             scope.unwrap_or(if nested && !plain { AdapterScope::PerRole } else { AdapterScope::Shared });
-        let mut adapters = BTreeMap::new();
+        let (mut adapters, mut all) = (BTreeMap::new(), Parameters::default());
         for name in Self::names(scope, team) {
             let folder =
                 if scope == AdapterScope::PerRole && !plain { dir.join(&name) } else { dir.to_path_buf() };
-            let adapter = Adapter::read(&folder, backbone)?;
+            let (adapter, factors) = AdapterLayout::read(&folder, model, device)?;
+            all.extend(factors.under(&prefix(&name)));
             adapters.insert(name, adapter);
         }
-        Ok(Self { scope, adapters })
+        Ok((Self { scope, adapters }, all))
     }
 
-    /// Writes the adapters as PEFT folders: into `dir`, or for `per_role` one folder a role inside it.
+    /// Writes the adapters with their factors among `parameters` as PEFT folders: into `dir`, or for `per_role` one folder a role inside it.
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn write(&self, dir: &Path) -> Result<()> {
+    pub fn write<B: Backend>(&self, dir: &Path, parameters: &Parameters<B>) -> Result<()> {
         for (name, adapter) in &self.adapters {
             let folder = if self.scope == AdapterScope::PerRole { dir.join(name) } else { dir.to_path_buf() };
-            adapter.to_file().write(&folder)?;
+            adapter.to_file(&parameters.within(&prefix(name))).write(&folder)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Rows of different length as one rectangle, with what is real marked.
 
-use super::{TeamConfig, TeamPlan};
+use super::{AgentInput, TeamConfig, TeamPlan};
 use crate::communication::{ChannelKind, MessageLayout};
 use crate::error::{Error, Result};
 use crate::text::TokenizedSample;
@@ -75,21 +75,6 @@ impl PaddedIds {
         all
     }
 
-    /// Several rectangles as one batch, one under the other, left-padded to the widest.
-    pub fn stack(parts: &[&PaddedIds]) -> Self {
-        let rows: Vec<(&[u32], &[bool])> =
-            parts.iter().flat_map(|p| p.ids.chunks_exact(p.len).zip(p.valid.chunks_exact(p.len))).collect();
-        let len = rows.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
-        let mut all = Self { batch: rows.len(), len, ..Self::default() };
-        for (ids, valid) in rows {
-            all.ids.resize(all.ids.len() + len - ids.len(), 0);
-            all.ids.extend_from_slice(ids);
-            all.valid.resize(all.valid.len() + len - valid.len(), false);
-            all.valid.extend_from_slice(valid);
-        }
-        all
-    }
-
     /// How many ids are real.
     pub fn count(&self) -> usize {
         self.valid.iter().filter(|&&v| v).count()
@@ -97,10 +82,10 @@ impl PaddedIds {
 }
 
 /// Samples of one micro-batch: every agent's prompts, and the targets where there are any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TeamBatch {
-    /// Left-padded prompts, one rectangle an agent.
-    pub prompts: Vec<PaddedIds>,
+    /// What each agent reads of its own, left-padded: prompts, or embeddings in their place.
+    pub prompts: Vec<AgentInput>,
     /// Right-padded targets.
     pub target: Option<PaddedIds>,
     /// Right-padded expert texts, for each upstream agent that has one in some row; empty where none has.
@@ -115,7 +100,9 @@ impl TeamBatch {
     pub fn new(samples: &[&TokenizedSample]) -> Self {
         let agents = samples[0].prompts.len();
         let prompts = (0..agents)
-            .map(|j| PaddedIds::left(&samples.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>()))
+            .map(|j| {
+                PaddedIds::left(&samples.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>()).into()
+            })
             .collect();
         let targets: Option<Vec<_>> = samples.iter().map(|s| s.target.as_deref()).collect();
         let expert = |j: usize| {
@@ -146,7 +133,7 @@ impl TeamBatch {
 
     /// Rows of the batch.
     pub fn rows(&self) -> usize {
-        self.prompts[0].batch
+        self.prompts[0].batch()
     }
 
     /// Target tokens of all rows.
@@ -157,7 +144,7 @@ impl TeamBatch {
     /// Prompt and target tokens of all rows and agents.
     pub fn tokens(&self) -> usize {
         let experts = self.experts.iter().flatten().map(PaddedIds::count).sum::<usize>();
-        self.prompts.iter().map(PaddedIds::count).sum::<usize>() + experts + self.target_tokens()
+        self.prompts.iter().map(AgentInput::count).sum::<usize>() + experts + self.target_tokens()
     }
 }
 

@@ -8,7 +8,10 @@ use diffmas_backends::{Autodiff, FrozenMatrix, ModelBackend};
 use nalgebra::DMatrix;
 
 use super::FeedKind;
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, Parameters};
+
+/// Name of the trainable matrix `[D, D]` among the parameters.
+pub(super) const LEARNED: &str = "feed.learned";
 
 /// `z = h·W_a`, rescaled to the mean norm `ρ` of the input embeddings, in at least f32.
 #[derive(Clone, Debug)]
@@ -17,44 +20,42 @@ pub struct FeedModule<B: Backend> {
     pub rho: f64,
     /// The realignment matrix `[D, D]`, where an agent uses it.
     pub realign: Option<Tensor<B, 2>>,
-    /// The trainable matrix `[D, D]`, where an agent uses it.
-    pub learned: Option<Tensor<B, 2>>,
 }
 
 impl<B: ModelBackend> FeedModule<B> {
     /// What agents with feeds `kinds` need.
     pub fn new(backbone: &Backbone<B>, kinds: &[FeedKind]) -> Self {
-        let d = backbone.config.hidden_size;
         Self {
             rho: mean_norm(backbone),
             realign: kinds.contains(&FeedKind::Realign).then(|| realign(backbone)),
-            learned: kinds.contains(&FeedKind::Learned).then(|| Tensor::eye(d, &backbone.device())),
         }
     }
 
-    /// The module for training; a learned matrix is bound there anew.
+    /// The module for training.
     pub fn to_autodiff(&self) -> FeedModule<Autodiff<B>> {
-        FeedModule {
-            rho: self.rho,
-            realign: self.realign.clone().map(Tensor::from_inner),
-            learned: self.learned.clone().map(Tensor::from_inner),
-        }
+        FeedModule { rho: self.rho, realign: self.realign.clone().map(Tensor::from_inner) }
     }
 
-    /// The next input embedding.
+    /// The next input embedding; a trainable matrix is among `parameters`.
     ///
     /// # Shapes
     /// `h [B, D]` → `[B, D]`
     ///
     /// # Panics
     /// If the module was made without `kind`.
-    pub fn forward(&self, kind: FeedKind, h: Tensor<B, 2>, backbone: &Backbone<B>) -> Tensor<B, 2> {
+    pub fn forward(
+        &self,
+        kind: FeedKind,
+        h: Tensor<B, 2>,
+        backbone: &Backbone<B>,
+        parameters: &Parameters<B>,
+    ) -> Tensor<B, 2> {
         let z = match kind {
             FeedKind::Identity => h,
             FeedKind::Realign => {
                 B::matmul(h, self.realign.clone().expect("made with the realignment matrix"))
             }
-            FeedKind::Learned => B::matmul(h, self.learned.clone().expect("made with the trainable matrix")),
+            FeedKind::Learned => B::matmul(h, parameters.get(LEARNED).clone()),
             FeedKind::Soft => {
                 B::frozen_transposed(B::softmax_last(backbone.logits(h)), &backbone.embed_tokens)
             }

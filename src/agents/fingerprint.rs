@@ -4,15 +4,16 @@ use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 use sha2::{Digest, Sha256};
 
-use super::Team;
+use super::{Team, TeamLayout};
 
 impl<B: ModelBackend> Team<B> {
     /// SHA-256 of everything learned, as f32: adapters with their scales, and the communication modules.
     pub fn learned_sha256(&self) -> String {
         let mut adapter = Sha256::new();
-        adapter.update(format!("{:?} {}", self.adapters.scope, self.config.channel));
-        for (name, one) in &self.adapters.adapters {
-            let scalings: Vec<f64> = one.factors.values().map(|lora| lora.scaling).collect();
+        let TeamLayout { config, adapters, .. } = &*self.layout;
+        adapter.update(format!("{:?} {}", adapters.scope, config.channel));
+        for (name, one) in &adapters.adapters {
+            let scalings: Vec<f64> = one.modules.keys().map(|path| one.config.scaling(path)).collect();
             adapter.update(format!("{name} {scalings:?}"));
         }
         for (name, value) in self.parameters.iter() {

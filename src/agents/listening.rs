@@ -6,7 +6,7 @@ use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
 use super::model::prefill;
-use super::{PaddedIds, Team};
+use super::{AgentInput, Team};
 use crate::backbone::{Positions, ResidualHook};
 use crate::communication::{SharedHook, Trace};
 
@@ -33,22 +33,22 @@ impl Listening {
 impl<B: ModelBackend> Team<B> {
     /// How much agent `j`, reading `prompt` once more, attends to the segments of `trace`: by layer and message with a segment, a mean over
     /// heads, positions and rows; what is missing to 1 stays with its own positions. Empty where no message has a segment.
-    pub fn attention(&self, j: usize, prompt: &PaddedIds, trace: &Trace<B>) -> Vec<Vec<f64>> {
+    pub fn attention(&self, j: usize, prompt: &AgentInput, trace: &Trace<B>) -> Vec<Vec<f64>> {
         let reading = self.read(trace);
         let (Some(past), backbone) = (&reading.kv, &self.roles[j]) else { return Vec::new() };
-        let at = Positions::issue(&prompt.valid, &mut reading.start.clone());
-        let x = backbone.embed(&prompt.ids);
+        let at = Positions::issue(prompt.valid(), &mut reading.start.clone());
+        let x = prompt.embed(backbone).x;
         let layers = backbone.attention_weights(x, &at, &[past], reading.hook.as_deref());
         let segments: Vec<usize> =
             trace.messages.iter().filter_map(|m| m.segment.as_ref()).map(|s| s.kv.len()).collect();
-        let real = prompt.valid.iter().filter(|&&v| v).count() as f64;
+        let real = prompt.count() as f64;
         let by_segment = |weights: Tensor<B, 4>| -> Vec<f64> {
             let [_, heads, len, keys] = weights.dims();
             let values: Vec<f64> = weights.into_data().iter::<f64>().collect();
             let mut sums = vec![0.0; segments.len()];
             for (row, query) in values.chunks_exact(keys).enumerate() {
                 let (b, t) = (row / (heads * len), row % len);
-                if prompt.valid[b * len + t] {
+                if prompt.valid()[b * len + t] {
                     let mut from = 0;
                     for (sum, n) in sums.iter_mut().zip(&segments) {
                         *sum += query[from..from + n].iter().sum::<f64>();
@@ -62,20 +62,21 @@ impl<B: ModelBackend> Team<B> {
     }
 
     /// Lets the final agent read `prompt` once more and tells whom it listens to; `None` where messages have no vectors.
-    pub fn listening(&self, prompt: &PaddedIds, trace: &Trace<B>) -> Option<Listening> {
+    pub fn listening(&self, prompt: &AgentInput, trace: &Trace<B>) -> Option<Listening> {
         let mut reading = self.read(trace);
         let recorder = Arc::new(Recorder { hook: reading.hook.take()?, seen: Mutex::default() });
         reading.hook = Some(recorder.clone());
-        prefill(self.answering(), prompt, &reading, &mut reading.start.clone());
+        let backbone = self.answering();
+        prefill(backbone, prompt.embed(backbone), &reading, &mut reading.start.clone());
         let seen = std::mem::take(&mut *recorder.seen.lock().expect("nobody panicked with the lock"));
         let senders: Vec<usize> =
             trace.messages.iter().filter(|m| m.vectors.is_some()).map(|m| m.sender).collect();
         let by_row = |weights: &Tensor<B, 2>| -> Vec<Vec<f64>> {
             let values: Vec<f64> = weights.to_data().iter::<f64>().collect();
-            let positions = values.chunks_exact(senders.len()).zip(&prompt.valid);
+            let positions = values.chunks_exact(senders.len()).zip(prompt.valid());
             let positions: Vec<_> = positions.collect();
             positions
-                .chunks_exact(prompt.len)
+                .chunks_exact(prompt.len())
                 .map(|row| {
                     let real: Vec<&[f64]> = row.iter().filter(|(_, v)| **v).map(|(w, _)| *w).collect();
                     let mean = |s: usize| real.iter().map(|w| w[s]).sum::<f64>() / real.len() as f64;

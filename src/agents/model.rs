@@ -1,43 +1,24 @@
 //! A team that thinks: prompts in, messages and scores out.
 
+use std::sync::Arc;
+
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{Autodiff, ModelBackend};
+use diffmas_backends::ModelBackend;
 
-use super::{AdapterScope, AdapterSet, FeedKind, FeedModule, PaddedIds, TeamBatch, TeamConfig, TeamPlan};
-use crate::backbone::{Adapter, Backbone, KeyValues, Parameters, Positions};
-use crate::communication::{
-    ChannelKind, ChannelPair, Message, NoChannel, OverwriteChannel, Reading, Thought, Trace, TraceChannel,
-    VectorsChannel,
+use super::{
+    AdapterScope, AgentInput, Embedded, FeedKind, FeedModule, PaddedIds, TeamBatch, TeamLayout, TeamPlan,
 };
-
-/// Name of the learned feed among the parameters.
-const FEED: &str = "feed.learned";
-
-/// A team without values for what it learns: frozen backbone, adapters' shapes, roles.
-#[derive(Clone, Debug)]
-pub struct TeamModel<B: ModelBackend> {
-    /// Roles, latent steps, what is transmitted.
-    pub config: TeamConfig,
-    /// The frozen model that all roles share, without LoRA.
-    pub backbone: Backbone<B>,
-    /// From hidden state to next input.
-    pub feed: FeedModule<B>,
-    /// What agents pass to each other.
-    pub channel: ChannelPair<B>,
-    /// What the channel learns, as it was made or read.
-    pub communication: Parameters<B>,
-}
+use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook};
+use crate::communication::{ChannelPair, Message, Reading, Thought, Trace};
 
 /// A team ready to run.
 #[derive(Clone, Debug)]
 pub struct Team<B: ModelBackend> {
-    /// Roles, latent steps, what is transmitted.
-    pub config: TeamConfig,
+    /// Who takes part and how.
+    pub layout: Arc<TeamLayout>,
     /// The backbone of each role, with the adapter that is active in its passes; all share the frozen weights.
     pub roles: Vec<Backbone<B>>,
-    /// The adapters, for roles that run as one batch.
-    pub(super) adapters: AdapterSet<B>,
     /// From hidden state to next input.
     pub feed: FeedModule<B>,
     /// What agents pass to each other.
@@ -46,107 +27,10 @@ pub struct Team<B: ModelBackend> {
     pub parameters: Parameters<B>,
 }
 
-impl<B: ModelBackend> TeamModel<B> {
-    /// A team on `backbone` with the channel that its configuration names; what the channel learns is drawn from `seed`.
-    ///
-    /// # Panics
-    /// If the configuration is not valid for the backbone.
-    pub fn new(config: TeamConfig, backbone: Backbone<B>, seed: u64) -> Self {
-        let vectors = || config.vectors(backbone.layers.len()).expect("a channel with vectors has sizes");
-        let channel = match config.channel {
-            ChannelKind::Trace => ChannelPair::new(TraceChannel),
-            ChannelKind::Text => ChannelPair::new(NoChannel),
-            ChannelKind::Vectors => ChannelPair::new(VectorsChannel { config: vectors(), with_trace: false }),
-            ChannelKind::Hybrid => ChannelPair::new(VectorsChannel { config: vectors(), with_trace: true }),
-            ChannelKind::Overwrite => {
-                ChannelPair::new(OverwriteChannel { config: vectors(), update: config.overwrite_update })
-            }
-        };
-        Self::with_channel(config, backbone, channel, seed)
-    }
-
-    /// A team whose agents talk over `channel`, whatever channel its configuration names.
-    pub fn with_channel(
-        config: TeamConfig,
-        backbone: Backbone<B>,
-        channel: ChannelPair<B>,
-        seed: u64,
-    ) -> Self {
-        let kinds: Vec<FeedKind> = (0..config.agents.len() - 1).map(|j| config.feed(j)).collect();
-        let feed = FeedModule::new(&backbone, &kinds);
-        let communication = channel.inner.parameters(&backbone, seed);
-        Self { config, backbone, feed, channel, communication }
-    }
-
-    /// The team with `modules` in place of what it learns beside its adapters, as [`TeamModel::modules`] names them.
-    pub fn with_modules(mut self, mut modules: Parameters<B>) -> Self {
-        if self.feed.learned.is_some() {
-            self.feed.learned = modules.remove(FEED);
-        }
-        self.communication = modules;
-        self
-    }
-
-    /// The same team with nothing passing between agents; what its channel learns stays among the parameters.
-    pub fn without_channel(&self) -> Self {
-        Self { channel: ChannelPair::new(NoChannel), ..self.clone() }
-    }
-
-    /// The model for training, sharing storage.
-    pub fn to_autodiff(&self) -> TeamModel<Autodiff<B>> {
-        TeamModel {
-            config: self.config.clone(),
-            backbone: self.backbone.to_autodiff(),
-            feed: self.feed.to_autodiff(),
-            channel: self.channel.to_autodiff(),
-            communication: Parameters::default(),
-        }
-    }
-
-    /// What the team learns: the adapters' factors, the channel's weights and, where an agent uses it, the learned feed.
-    pub fn parameters(&self, adapters: &AdapterSet<B>) -> Parameters<B> {
-        let mut all = adapters.parameters();
-        all.extend(self.modules());
-        all
-    }
-
-    /// What the team learns beside its adapters.
-    pub fn modules(&self) -> Parameters<B> {
-        let mut all = self.communication.clone();
-        if let Some(w) = &self.feed.learned {
-            all.insert(FEED.into(), w.clone());
-        }
-        all
-    }
-
-    /// The team with the values of `parameters` for everything it learns; `adapters` says which factors belong where.
-    pub fn bind<C: Backend>(&self, adapters: &AdapterSet<C>, parameters: &Parameters<B>) -> Team<B> {
-        let adapters = adapters.bind(parameters);
-        let roles = (0..self.config.agents.len())
-            .map(|j| match adapters.of(&self.config, j) {
-                Some(adapter) => self.backbone.with_adapter(adapter),
-                None => self.backbone.clone(),
-            })
-            .collect();
-        let mut feed = self.feed.clone();
-        if feed.learned.is_some() {
-            feed.learned = Some(parameters.get(FEED).clone());
-        }
-        Team {
-            config: self.config.clone(),
-            roles,
-            adapters,
-            feed,
-            channel: self.channel.clone(),
-            parameters: parameters.clone(),
-        }
-    }
-}
-
 impl<B: ModelBackend> Team<B> {
     /// Who reads whom on `batch`, and where everything will stand.
     pub fn plan(&self, batch: &TeamBatch) -> TeamPlan {
-        TeamPlan::new(&self.config, batch, |thought| self.channel.inner.layout(thought))
+        TeamPlan::new(&self.layout.config, batch, |thought| self.channel.inner.layout(thought))
     }
 
     /// What agent `j` finds of the messages `sent` by agent: segments stand where it reads them.
@@ -187,49 +71,51 @@ impl<B: ModelBackend> Team<B> {
         readings: &[Reading<B>],
     ) -> Vec<Thought<B>> {
         assert!(
-            agents.iter().all(|&j| j + 1 < self.config.agents.len()),
+            agents.iter().all(|&j| j + 1 < self.layout.config.agents.len()),
             "the final agent answers; it does not think"
         );
         let rows = batch.rows();
         let stacked;
-        let (backbone, prompt, reading) = match (agents, readings) {
-            ([j], [reading]) => (&self.roles[*j], batch.prompts[*j].clone(), reading.clone()),
+        let (backbone, reading) = match (agents, readings) {
+            ([j], [reading]) => (&self.roles[*j], reading.clone()),
             _ => {
                 stacked = self.together(agents);
-                let prompts: Vec<_> = agents.iter().map(|&j| &batch.prompts[j]).collect();
-                (&stacked, PaddedIds::stack(&prompts), Reading::stack(readings))
+                (&stacked, Reading::stack(readings))
             }
         };
+        let prompts = agents.iter().map(|&j| batch.prompts[j].embed(backbone));
+        let prompt = Embedded::stack(prompts.collect());
+        let (all, len) = (prompt.batch, prompt.len());
         let steps: Vec<usize> = agents.iter().map(|&j| plan.agents[j].steps).collect();
         let mut next = reading.start.clone();
-        let (hidden, written) = prefill(backbone, &prompt, &reading, &mut next);
-        let mut h = last_position(hidden.clone(), prompt.batch);
+        let (hidden, written) = prefill(backbone, prompt, &reading, &mut next);
+        let mut h = last_position(hidden.clone(), all);
         let mut latents = vec![h.clone()];
         let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&written]).collect();
         let mut tail: Option<KeyValues<B>> = None;
         for t in 0..steps.iter().copied().max().unwrap_or(0) {
-            let z = self.next_input(agents, h, backbone);
             // Agents that have finished stay in the batch, unseen, until all have.
             let thinks: Vec<bool> = steps.iter().flat_map(|&n| vec![t < n; rows]).collect();
-            let at = Positions::issue(&thinks, &mut next);
-            let (hidden, grown) = backbone.forward(z, &at, &past, tail.as_ref(), reading.hook.as_deref());
+            let z = Embedded { x: self.next_input(agents, h, backbone), batch: all, valid: thinks };
+            let hook = reading.hook.as_deref();
+            let (hidden, grown) = read_on(backbone, z, &past, tail.as_ref(), hook, &mut next);
             h = hidden;
             latents.push(h.clone());
             tail = Some(grown);
         }
         let d = h.dims()[1];
-        let hidden = hidden.reshape([prompt.batch, prompt.len, d]);
+        let hidden = hidden.reshape([all, len, d]);
         agents
             .iter()
             .enumerate()
             .map(|(i, &j)| {
-                let (from, own, n) = (i * rows, batch.prompts[j].len, steps[i]);
-                let skip = prompt.len - own;
+                let (from, own, n) = (i * rows, batch.prompts[j].len(), steps[i]);
+                let skip = len - own;
                 Thought {
                     sender: j,
-                    transmit: self.config.transmit(j),
+                    transmit: self.layout.config.transmit(j),
                     dropped: plan.agents[j].dropped.clone(),
-                    prompt: written.rows(from, rows).slice(skip, prompt.len),
+                    prompt: written.rows(from, rows).slice(skip, len),
                     latent: tail.as_ref().filter(|_| n > 0).map(|t| t.rows(from, rows).slice(0, n)),
                     hidden: if agents.len() == 1 {
                         hidden.clone()
@@ -278,12 +164,14 @@ impl<B: ModelBackend> Team<B> {
     ///
     /// # Shapes
     /// `[number of target tokens]`
-    pub fn target_nll(&self, prompt: &PaddedIds, target: &PaddedIds, reading: &Reading<B>) -> Tensor<B, 1> {
+    pub fn target_nll(&self, prompt: &AgentInput, target: &PaddedIds, reading: &Reading<B>) -> Tensor<B, 1> {
         let backbone = self.answering();
         // The last target token is predicted, never read.
-        let input = PaddedIds::beside(&[prompt, &target.truncated(target.len - 1)]);
-        let (hidden, _) = prefill(backbone, &input, reading, &mut reading.start.clone());
-        self.nll(backbone, hidden, input.len, prompt.len - 1, target)
+        let answer = AgentInput::from(target.truncated(target.len - 1));
+        let input = prompt.embed(backbone).beside(answer.embed(backbone));
+        let len = input.len();
+        let (hidden, _) = prefill(backbone, input, reading, &mut reading.start.clone());
+        self.nll(backbone, hidden, len, prompt.len() - 1, target)
     }
 
     /// `−log p(e_i | e_<i, thought)` of every token of an upstream agent's expert text, which follows its latent positions in a branch of
@@ -305,11 +193,11 @@ impl<B: ModelBackend> Team<B> {
         if expert.len > 1 {
             let input = expert.truncated(expert.len - 1);
             let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&thought.prompt]).collect();
-            let at = Positions::issue(&input.valid, &mut next.to_vec());
-            let x = backbone.embed(&input.ids);
-            let (hidden, _) =
-                backbone.forward(x, &at, &past, thought.latent.as_ref(), reading.hook.as_deref());
-            states = Tensor::cat(vec![states, hidden.reshape([batch, input.len, d])], 1);
+            let len = input.len;
+            let input = AgentInput::from(input).embed(backbone);
+            let (tail, hook) = (thought.latent.as_ref(), reading.hook.as_deref());
+            let (hidden, _) = read_on(backbone, input, &past, tail, hook, &mut next.to_vec());
+            states = Tensor::cat(vec![states, hidden.reshape([batch, len, d])], 1);
         }
         self.nll(backbone, states.reshape([batch * expert.len, d]), expert.len, 0, expert)
     }
@@ -345,11 +233,11 @@ impl<B: ModelBackend> Team<B> {
 
     /// One backbone for agents that run as one batch.
     fn together(&self, agents: &[usize]) -> Backbone<B> {
-        match self.adapters.scope {
+        match self.layout.adapters.scope {
             AdapterScope::PerRole => {
-                let adapters: Vec<Option<&Adapter<B>>> =
-                    agents.iter().map(|&j| self.adapters.of(&self.config, j)).collect();
-                self.roles[agents[0]].with_adapters(&adapters)
+                let adapters: Vec<_> =
+                    agents.iter().map(|&j| self.layout.adapter(j, &self.parameters)).collect();
+                self.roles[agents[0]].with_adapters(&adapters.iter().map(Option::as_ref).collect::<Vec<_>>())
             }
             AdapterScope::Shared | AdapterScope::FinalOnly => self.roles[agents[0]].clone(),
         }
@@ -357,15 +245,14 @@ impl<B: ModelBackend> Team<B> {
 
     /// The next input embeddings of agents that run as one batch, each by its own feed.
     fn next_input(&self, agents: &[usize], h: Tensor<B, 2>, backbone: &Backbone<B>) -> Tensor<B, 2> {
-        let kinds: Vec<FeedKind> = agents.iter().map(|&j| self.config.feed(j)).collect();
+        let kinds: Vec<FeedKind> = agents.iter().map(|&j| self.layout.config.feed(j)).collect();
         if kinds.windows(2).all(|pair| pair[0] == pair[1]) {
-            return self.feed.forward(kinds[0], h, backbone);
+            return self.feed.forward(kinds[0], h, backbone, &self.parameters);
         }
         let rows = h.dims()[0] / agents.len();
-        let each = kinds
-            .iter()
-            .enumerate()
-            .map(|(i, &kind)| self.feed.forward(kind, h.clone().narrow(0, i * rows, rows), backbone));
+        let each = kinds.iter().enumerate().map(|(i, &kind)| {
+            self.feed.forward(kind, h.clone().narrow(0, i * rows, rows), backbone, &self.parameters)
+        });
         Tensor::cat(each.collect(), 0)
     }
 }
@@ -375,16 +262,28 @@ fn own_rows<B: Backend>(h: &Tensor<B, 2>, from: usize, count: usize) -> Tensor<B
     if count == h.dims()[0] { h.clone() } else { h.clone().narrow(0, from, count) }
 }
 
-/// Runs `ids` on top of `reading`; returns the hidden states `[B·t, D]` and what was written.
+/// Runs `input` on top of `reading`; returns the hidden states `[B·t, D]` and what was written.
 pub(crate) fn prefill<B: ModelBackend>(
     backbone: &Backbone<B>,
-    ids: &PaddedIds,
+    input: Embedded<B>,
     reading: &Reading<B>,
     next: &mut [u32],
 ) -> (Tensor<B, 2>, KeyValues<B>) {
-    let positions = Positions::issue(&ids.valid, next);
     let past: Vec<&KeyValues<B>> = reading.kv.iter().collect();
-    backbone.forward(backbone.embed(&ids.ids), &positions, &past, None, reading.hook.as_deref())
+    read_on(backbone, input, &past, None, reading.hook.as_deref(), next)
+}
+
+/// Runs `input` at the positions from `next` on, on top of `past` and `tail`; see [`Backbone::forward`].
+pub(crate) fn read_on<B: ModelBackend>(
+    backbone: &Backbone<B>,
+    input: Embedded<B>,
+    past: &[&KeyValues<B>],
+    tail: Option<&KeyValues<B>>,
+    hook: Option<&dyn ResidualHook<B>>,
+    next: &mut [u32],
+) -> (Tensor<B, 2>, KeyValues<B>) {
+    let positions = Positions::issue(&input.valid, next);
+    backbone.forward(input.x, &positions, past, tail, hook)
 }
 
 /// The last position of every row: `[B·t, D]` → `[B, D]`.

@@ -80,7 +80,7 @@ impl TeamPlan {
                 config.reads(j).into_iter().filter(|&r| !agents[r].message.is_empty()).collect();
             let (reads, start) = place(&agents, &heard, batch.rows());
             let mut end = start.clone();
-            let prompt = Positions::issue(&batch.prompts[j].valid, &mut end);
+            let prompt = Positions::issue(batch.prompts[j].valid(), &mut end);
             let steps = config.steps(j);
             let latent = Positions::issue(&vec![true; batch.rows() * steps], &mut end);
             let thought = ThoughtLayout { sender: j, prompt, latent, transmit: config.transmit(j) };
@@ -237,7 +237,7 @@ mod tests {
         };
         config.validate().unwrap();
         let prompt = PaddedIds::left(&[&[1, 2, 3], &[1, 2]]);
-        let batch = TeamBatch { prompts: vec![prompt; agents.len()], ..TeamBatch::default() };
+        let batch = TeamBatch { prompts: vec![prompt.into(); agents.len()], ..TeamBatch::default() };
         TeamPlan::new(&config, &batch, |t| MessageLayout { segment: Some(t.segment()), vectors: None })
     }
 

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::{AdapterSet, TeamBatch, TeamModel, TeamPlan};
+use super::{TeamBatch, TeamModel, TeamPlan};
 use crate::backbone::Parameters;
 use crate::communication::Message;
 
@@ -62,11 +62,9 @@ impl LossWeights {
 
 /// The stages of `model` on `batch`: each returns the messages of its agents, agent after agent; the last one's loss is the target's.
 #[derive(Debug)]
-pub struct TeamStages<'a, B: ModelBackend, C: Backend> {
+pub struct TeamStages<'a, B: ModelBackend> {
     /// The team without values for what it learns.
     pub model: &'a TeamModel<B>,
-    /// Which factors belong to which role.
-    pub adapters: &'a AdapterSet<C>,
     /// The samples, with targets.
     pub batch: &'a TeamBatch,
     /// Positions of everything.
@@ -77,7 +75,7 @@ pub struct TeamStages<'a, B: ModelBackend, C: Backend> {
     pub through: &'a [bool],
 }
 
-impl<B: ModelBackend, C: Backend> TeamStages<'_, B, C> {
+impl<B: ModelBackend> TeamStages<'_, B> {
     /// The stages that have to be run again for a gradient: it goes through one of their agents, or one learns expert text.
     pub fn reached(&self) -> Vec<bool> {
         let reached = |j: &usize| self.through[*j] || self.batch.has_expert(*j);
@@ -98,7 +96,7 @@ impl<B: ModelBackend, C: Backend> TeamStages<'_, B, C> {
     }
 }
 
-impl<B: ModelBackend, C: Backend> StageGraph<B> for TeamStages<'_, B, C> {
+impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
     fn len(&self) -> usize {
         self.plan.stages.len()
     }
@@ -113,7 +111,7 @@ impl<B: ModelBackend, C: Backend> StageGraph<B> for TeamStages<'_, B, C> {
         parameters: &Parameters<B>,
         messages: Vec<Vec<Tensor<B, 4>>>,
     ) -> StageOutput<B> {
-        let team = self.model.bind(self.adapters, parameters);
+        let team = self.model.bind(parameters);
         let mut found: Vec<Option<Message<B>>> = vec![None; self.plan.agents.len()];
         for (&s, tensors) in self.plan.stages[stage].reads.iter().zip(messages) {
             for (j, tensors) in self.split(s, tensors) {

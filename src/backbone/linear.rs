@@ -37,8 +37,12 @@ impl<B: ModelBackend> Linear<B> {
         }
     }
 
-    /// The frozen layer for training, sharing its storage; LoRA is attached there anew.
+    /// The layer for training, sharing its storage; factors have no gradient there.
     pub fn to_autodiff(&self) -> Linear<Autodiff<B>> {
-        Linear { weight: self.weight.clone(), bias: self.bias.clone().map(Tensor::from_inner), lora: None }
+        Linear {
+            weight: self.weight.clone(),
+            bias: self.bias.clone().map(Tensor::from_inner),
+            lora: self.lora.as_ref().map(ActiveLora::to_autodiff),
+        }
     }
 }

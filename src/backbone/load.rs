@@ -137,6 +137,15 @@ pub(super) fn expected(c: &BackboneConfig) -> Vec<(String, Vec<usize>)> {
     all
 }
 
+/// The layers that LoRA can convert, in the order of the model: module path, `out` and `in`.
+pub(super) fn projections(c: &BackboneConfig) -> Vec<(String, [usize; 2])> {
+    let projection = |(name, shape): (String, Vec<usize>)| {
+        let module = name.strip_suffix(".weight").filter(|module| module.ends_with("_proj"))?;
+        Some((module.to_string(), shape.try_into().ok()?))
+    };
+    expected(c).into_iter().filter_map(projection).collect()
+}
+
 /// Reads decoder layer `i`.
 fn block<B: ModelBackend>(read: &mut Reader<'_, B>, c: &BackboneConfig, i: usize) -> Result<Block<B>> {
     let p = format!("model.layers.{i}");

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{FrozenMatrix, LoraRef, ModelBackend};
+use diffmas_backends::{Autodiff, FrozenMatrix, LoraRef, ModelBackend};
 use rand_distr::{Distribution, Uniform};
 
-use super::{Backbone, Linear};
+use super::load::projections;
+use super::{Backbone, BackboneConfig, Linear, Parameters};
 use crate::checkpoint::target_modules::{ends_with_module, projection_names};
 use crate::checkpoint::{AdapterConfig, AdapterFile, TargetModules};
 use crate::error::{Error, Result};
@@ -39,6 +40,23 @@ pub enum ActiveLora<B: Backend> {
     One(Lora<B>),
     /// One pair for each of several roles that run as one batch.
     Stacked(LoraStack<B>),
+}
+
+impl<B: ModelBackend> ActiveLora<B> {
+    /// The same factors for training, sharing their storage, without gradient.
+    pub fn to_autodiff(&self) -> ActiveLora<Autodiff<B>> {
+        match self {
+            Self::One(Lora { a, b, scaling }) => ActiveLora::One(Lora {
+                a: Tensor::from_inner(a.clone()),
+                b: Tensor::from_inner(b.clone()),
+                scaling: *scaling,
+            }),
+            Self::Stacked(LoraStack { a, b }) => ActiveLora::Stacked(LoraStack {
+                a: Tensor::from_inner(a.clone()),
+                b: Tensor::from_inner(b.clone()),
+            }),
+        }
+    }
 }
 
 /// The factors of several roles, multiplied as a batch. Rank and presence may differ: what a role lacks is zero.
@@ -84,14 +102,138 @@ impl<B: ModelBackend> LoraStack<B> {
     }
 }
 
-/// The factors of all converted layers, by module path (`model.layers.0.self_attn.q_proj`).
-#[derive(Clone, Debug)]
-pub struct Adapter<B: Backend> {
+/// What an adapter is, without its values: rank, scaling, and the layers that it converts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterLayout {
     /// Rank, scaling and targets.
     pub config: AdapterConfig,
-    /// Factors by module path.
-    pub factors: BTreeMap<String, Lora<B>>,
+    /// `[out, in]` of each converted layer, by module path (`model.layers.0.self_attn.q_proj`).
+    pub modules: BTreeMap<String, [usize; 2]>,
 }
+
+/// The names of a layer's factors among the parameters of an adapter.
+fn factor_names(path: &str) -> [String; 2] {
+    ["lora_A", "lora_B"].map(|part| format!("{path}.{part}"))
+}
+
+impl AdapterLayout {
+    /// The layout of an adapter for a model of the sizes `model`.
+    ///
+    /// # Errors
+    /// If `config` makes no sense or targets no layer of the model.
+    pub fn new(config: AdapterConfig, model: &BackboneConfig) -> Result<Self> {
+        config.check()?;
+        let mut modules = BTreeMap::new();
+        for (path, shape) in projections(model) {
+            if config.targets(&path)? {
+                let (r, largest) = (config.rank(&path), shape[0].max(shape[1]));
+                if r > largest {
+                    return Err(Error::invalid(format!(
+                        "lora_r is {r}, but `{path}` is only {} x {}: no rank above {largest} makes sense",
+                        shape[0], shape[1]
+                    )));
+                }
+                modules.insert(path, shape);
+            }
+        }
+        if let TargetModules::List(names) = &config.target_modules {
+            let alone = |name: &&String| !modules.keys().any(|path| ends_with_module(path, name));
+            if let Some(name) = names.iter().find(alone) {
+                return Err(Error::invalid(format!(
+                    "target_modules: `{name}` is no module that LoRA can change here; those are {}, and `all-linear` means all of them",
+                    projection_names().join(", ")
+                )));
+            }
+        }
+        if modules.is_empty() {
+            return Err(Error::invalid("target_modules names no linear layer of this model"));
+        }
+        Ok(Self { config, modules })
+    }
+
+    /// Fresh factors, `{module path}.lora_A` and `.lora_B`: `A` uniform in `±1/sqrt(in)` as PEFT draws it (Kaiming with `a = √5`), `B` zero,
+    /// so that they change nothing yet. Each role draws from a stream of its own under `seed`; layers draw in the order of `model`.
+    pub fn init<B: Backend>(
+        &self,
+        model: &BackboneConfig,
+        seed: u64,
+        role: usize,
+        device: &B::Device,
+    ) -> Parameters<B> {
+        let mut rng = generator(seed, role as u64);
+        let mut factors = Parameters::default();
+        for (path, [out, cols]) in projections(model) {
+            if !self.modules.contains_key(&path) {
+                continue;
+            }
+            let r = self.config.rank(&path);
+            let bound = (cols as f32).powf(-0.5);
+            let uniform = Uniform::new(-bound, bound).expect("a positive bound");
+            let a: Vec<f32> = (0..r * cols).map(|_| uniform.sample(&mut rng)).collect();
+            let [a_name, b_name] = factor_names(&path);
+            factors.insert(a_name, Tensor::from_data(TensorData::new(a, [r, cols]), device));
+            factors.insert(b_name, Tensor::zeros([out, r], device));
+        }
+        factors
+    }
+
+    /// Reads an adapter and its factors from a PEFT folder.
+    ///
+    /// # Errors
+    /// If it cannot be read or does not fit a model of the sizes `model`, naming the tensors.
+    pub fn read<B: Backend>(
+        dir: &Path,
+        model: &BackboneConfig,
+        device: &B::Device,
+    ) -> Result<(Self, Parameters<B>)> {
+        let file = AdapterFile::read(dir)?;
+        let linears = projections(model);
+        file.check_modules(dir, &linears)?;
+        let AdapterFile { config, mut tensors } = file;
+        let (mut modules, mut factors) = (BTreeMap::new(), Parameters::default());
+        for (path, shape) in linears {
+            let names = factor_names(&path);
+            let stored = names.each_ref().map(|name| tensors.remove(&format!("{name}.weight")));
+            if let [Some(a), Some(b)] = stored {
+                for (name, (shape, data)) in names.into_iter().zip([a, b]) {
+                    factors.insert(name, Tensor::from_data(TensorData::new(data, shape), device));
+                }
+                modules.insert(path, shape);
+            }
+        }
+        Ok((Self { config, modules }, factors))
+    }
+
+    /// The adapter with its `factors` as PEFT stores it.
+    ///
+    /// # Panics
+    /// If a factor is missing.
+    pub fn to_file<B: Backend>(&self, factors: &Parameters<B>) -> AdapterFile {
+        let mut tensors = BTreeMap::new();
+        for name in self.modules.keys().flat_map(|path| factor_names(path)) {
+            let factor = factors.get(&name);
+            let values = factor.to_data().iter::<f32>().collect();
+            tensors.insert(format!("{name}.weight"), (factor.dims().to_vec(), values));
+        }
+        AdapterFile { config: self.config.clone(), tensors }
+    }
+
+    /// Layouts and values joined: the factors of each converted layer, by module path.
+    ///
+    /// # Panics
+    /// If a factor is missing.
+    pub fn bind<B: Backend>(&self, factors: &Parameters<B>) -> Adapter<B> {
+        let lora = |path: &String| {
+            let [a, b] = factor_names(path).map(|name| factors.get(&name).clone());
+            (path.clone(), Lora { a, b, scaling: self.config.scaling(path) })
+        };
+        Adapter(self.modules.keys().map(lora).collect())
+    }
+}
+
+/// The factors of all converted layers, by module path: a view of an adapter's parameters that layers take.
+#[derive(Clone, Debug)]
+pub struct Adapter<B: Backend>(BTreeMap<String, Lora<B>>);
 
 impl<B: ModelBackend> Backbone<B> {
     /// Calls `f` with the module path of every linear layer that LoRA can convert.
@@ -117,7 +259,7 @@ impl<B: ModelBackend> Backbone<B> {
     pub fn with_adapter(&self, adapter: &Adapter<B>) -> Self {
         let mut converted = self.clone();
         converted.for_linears(|path, linear| {
-            linear.lora = adapter.factors.get(&path).cloned().map(ActiveLora::One);
+            linear.lora = adapter.0.get(&path).cloned().map(ActiveLora::One);
         });
         converted
     }
@@ -129,106 +271,9 @@ impl<B: ModelBackend> Backbone<B> {
     pub fn with_adapters(&self, roles: &[Option<&Adapter<B>>]) -> Self {
         let mut converted = self.clone();
         converted.for_linears(|path, linear| {
-            let factors: Vec<_> = roles.iter().map(|role| role.and_then(|a| a.factors.get(&path))).collect();
+            let factors: Vec<_> = roles.iter().map(|role| role.and_then(|a| a.0.get(&path))).collect();
             linear.lora = LoraStack::new(&factors, linear.weight.shape()).map(ActiveLora::Stacked);
         });
         converted
-    }
-
-    /// The layers that LoRA can convert: module path, `out` and `in`.
-    fn linears(&self) -> Vec<(String, [usize; 2])> {
-        let mut all = Vec::new();
-        self.clone().for_linears(|path, linear| all.push((path, linear.weight.shape())));
-        all
-    }
-}
-
-impl<B: ModelBackend> Adapter<B> {
-    /// A fresh adapter: `A` uniform in `±1/sqrt(in)` as PEFT draws it (Kaiming with `a = √5`), `B` zero, so that it changes nothing yet.
-    /// Each role draws from a stream of its own under `seed`.
-    ///
-    /// # Errors
-    /// If `config` makes no sense or targets no layer of `backbone`.
-    pub fn init(config: AdapterConfig, backbone: &Backbone<B>, seed: u64, role: usize) -> Result<Self> {
-        config.check()?;
-        let device = backbone.device();
-        let mut rng = generator(seed, role as u64);
-        let mut targeted = Vec::new();
-        for (path, shape) in backbone.linears() {
-            if config.targets(&path)? {
-                let (r, largest) = (config.rank(&path), shape[0].max(shape[1]));
-                if r > largest {
-                    return Err(Error::invalid(format!(
-                        "lora_r is {r}, but `{path}` is only {} x {}: no rank above {largest} makes sense",
-                        shape[0], shape[1]
-                    )));
-                }
-                targeted.push((path, shape));
-            }
-        }
-        if let TargetModules::List(names) = &config.target_modules {
-            let alone = |name: &&String| !targeted.iter().any(|(path, _)| ends_with_module(path, name));
-            if let Some(name) = names.iter().find(alone) {
-                return Err(Error::invalid(format!(
-                    "target_modules: `{name}` is no module that LoRA can change here; those are {}, and `all-linear` means all of them",
-                    projection_names().join(", ")
-                )));
-            }
-        }
-        if targeted.is_empty() {
-            return Err(Error::invalid("target_modules names no linear layer of this model"));
-        }
-        let factors = targeted
-            .into_iter()
-            .map(|(path, [out, cols])| {
-                let r = config.rank(&path);
-                let bound = (cols as f32).powf(-0.5);
-                let uniform = Uniform::new(-bound, bound).expect("a positive bound");
-                let a: Vec<f32> = (0..r * cols).map(|_| uniform.sample(&mut rng)).collect();
-                let lora = Lora {
-                    a: Tensor::from_data(TensorData::new(a, [r, cols]), &device),
-                    b: Tensor::zeros([out, r], &device),
-                    scaling: config.scaling(&path),
-                };
-                (path, lora)
-            })
-            .collect();
-        Ok(Self { config, factors })
-    }
-
-    /// Reads an adapter from a PEFT folder.
-    ///
-    /// # Errors
-    /// If it cannot be read or does not fit `backbone`, naming the tensors.
-    pub fn read(dir: &Path, backbone: &Backbone<B>) -> Result<Self> {
-        let device = backbone.device();
-        let file = AdapterFile::read(dir)?;
-        let linears = backbone.linears();
-        file.check_modules(dir, &linears)?;
-        let AdapterFile { config, mut tensors } = file;
-        let mut factors = BTreeMap::new();
-        for (path, _) in linears {
-            let mut take = |part: &str| {
-                let (shape, data) = tensors.remove(&format!("{path}.{part}.weight"))?;
-                Some(Tensor::from_data(TensorData::new(data, shape), &device))
-            };
-            if let (Some(a), Some(b)) = (take("lora_A"), take("lora_B")) {
-                factors.insert(path.clone(), Lora { a, b, scaling: config.scaling(&path) });
-            }
-        }
-        Ok(Self { config, factors })
-    }
-
-    /// The adapter as PEFT stores it.
-    pub fn to_file(&self) -> AdapterFile {
-        let mut tensors = BTreeMap::new();
-        for (path, lora) in &self.factors {
-            for (name, t) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
-                let data = t.to_data().convert::<f32>();
-                let values = data.to_vec().expect("converted to f32");
-                tensors.insert(format!("{path}.{name}.weight"), (t.dims().to_vec(), values));
-            }
-        }
-        AdapterFile { config: self.config.clone(), tensors }
     }
 }

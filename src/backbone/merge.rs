@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::BackboneConfig;
-use super::load::expected;
+use super::load::{expected, projections};
 use crate::checkpoint::{
     AdapterFile, SafetensorsWeights, StoredType, WeightTable, write_atomic, write_folder_atomic,
     write_tensors,
@@ -59,7 +59,7 @@ pub fn merge(
     let tensors = expected(&config);
     table.require(&tensors)?;
     let file = AdapterFile::read(adapter)?;
-    file.check_modules(adapter, &projections(&tensors))?;
+    file.check_modules(adapter, &projections(&config))?;
     let dtype =
         dtype.or_else(|| weights.stored_type("model.embed_tokens.weight")).unwrap_or(StoredType::Float32);
     write_folder_atomic(output, |dir| {
@@ -82,15 +82,6 @@ pub fn merge(
         table.finish(config.tie_word_embeddings)
     })?;
     Ok(dtype)
-}
-
-/// The modules that can carry factors: path, `out` and `in`.
-fn projections(tensors: &[(String, Vec<usize>)]) -> Vec<(&str, [usize; 2])> {
-    let projection = |(name, shape)| -> Option<_> {
-        let module = str::strip_suffix(name, ".weight").filter(|module| module.ends_with("_proj"))?;
-        Some((module, <[usize; 2]>::try_from(shape).ok()?))
-    };
-    tensors.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).filter_map(projection).collect()
 }
 
 /// Adds `s·B·A` to the rows `values`, from row `first` on, of the weight `name`, `[out, in]`, where the adapter has factors for it.

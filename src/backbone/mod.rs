@@ -26,7 +26,7 @@ pub use hook::ResidualHook;
 pub use key_values::{KeyValues, Positions};
 pub use linear::Linear;
 pub use load::ModelFiles;
-pub use lora::{ActiveLora, Adapter, Lora};
+pub use lora::{ActiveLora, Adapter, AdapterLayout, Lora, LoraStack};
 pub use merge::merge;
 pub use mlp::Mlp;
 pub use model::Backbone;

@@ -139,7 +139,7 @@ impl<B: ModelBackend> Backbone<B> {
         bytes
     }
 
-    /// The model for training, sharing its storage, without LoRA.
+    /// The model for training, sharing its storage; nothing of it has a gradient.
     pub fn to_autodiff(&self) -> Backbone<Autodiff<B>> {
         Backbone {
             config: self.config.clone(),

@@ -44,6 +44,19 @@ impl<B: Backend> Parameters<B> {
         self.0.remove(name)
     }
 
+    /// The parameters whose names begin with `prefix`, without it.
+    pub fn within(&self, prefix: &str) -> Self {
+        let found = self.0.range(prefix.to_string()..).map_while(|(name, value)| {
+            name.strip_prefix(prefix).map(|rest| (rest.to_string(), value.clone()))
+        });
+        Self(found.collect())
+    }
+
+    /// The same parameters with `prefix` before each name.
+    pub fn under(self, prefix: &str) -> Self {
+        Self(self.0.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)).collect())
+    }
+
     /// Names and values in name order.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Tensor<B, 2>)> {
         self.0.iter()

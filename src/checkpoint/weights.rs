@@ -191,7 +191,7 @@ impl<'a> WeightTable<'a> {
         if self.weights.dtype(name) == Some(dtype) {
             self.weights.read_bytes(name, bytemuck::cast_slice_mut(&mut words))?;
         } else {
-            let narrow = |buffer: &mut Vec<f32>, (at, out): (usize, &mut [u16])| {
+            let narrow = |buffer: &mut Vec<f32>, (at, out): (usize, &mut [u16])| -> Result<()> {
                 let values = &mut buffer[..out.len()];
                 self.weights.read_values(name, at * CHUNK, values)?;
                 dtype.narrow(values, bytemuck::cast_slice_mut(out));

@@ -45,7 +45,7 @@ impl Answering<'_> {
     ) -> Result<Left<B>> {
         let mut samples = samples.to_vec();
         let mut written = Vec::new();
-        if team.config.channel == ChannelKind::Text && *self.control != Control::None {
+        if team.layout.config.channel == ChannelKind::Text && *self.control != Control::None {
             let writing = self.session.writing(self.options.clone());
             let path = Path::new("a message");
             (samples, written) = write_messages(team, &writing, path, &samples, Author::Agents, streams)?;
@@ -69,7 +69,7 @@ impl Answering<'_> {
 
     /// What the final agent reads in place of `trace`.
     pub fn controlled<B: ModelBackend>(&self, team: &Team<B>, trace: Trace<B>, streams: &[u64]) -> Trace<B> {
-        self.control.apply(trace, &team.config, self.options.seed, streams)
+        self.control.apply(trace, &team.layout.config, self.options.seed, streams)
     }
 
     /// Whom the final agent listens to, where messages have vectors.
@@ -79,7 +79,7 @@ impl Answering<'_> {
         samples: &[TokenizedSample],
         trace: &Trace<B>,
     ) -> Option<Listening> {
-        team.listening(&prompts(samples).prompts[team.config.agents.len() - 1], trace)
+        team.listening(&prompts(samples).prompts[team.layout.config.agents.len() - 1], trace)
     }
 
     /// Stage II: the answers of all rows, each with its text where the model has a tokenizer. `show` sees text as it settles, of
@@ -92,7 +92,7 @@ impl Answering<'_> {
         streams: &[u64],
         mut show: impl FnMut(&str),
     ) -> Result<Vec<(Answer, Option<String>)>> {
-        let prompt = &prompts(samples).prompts[team.config.agents.len() - 1];
+        let prompt = &prompts(samples).prompts[team.layout.config.agents.len() - 1];
         let tokenizer = self.session.model.tokenizer.as_deref();
         let mut texts = tokenizer.map(|t| TextRows::new(t, samples.len(), self.stop));
         let reading = team.read(trace);
@@ -109,7 +109,7 @@ impl Answering<'_> {
                     None => ControlFlow::Continue(()),
                 },
             )
-            .map_err(|e| e.of_agent(team.config.final_name()))?;
+            .map_err(|e| e.of_agent(team.layout.config.final_name()))?;
         let texts = match texts {
             Some(texts) => texts.finish(show)?.into_iter().map(Some).collect(),
             None => vec![None; answers.len()],

@@ -64,7 +64,7 @@ impl Job for Chat<'_> {
         let team = self.answering.session.trained_team::<B>(&device)?;
         let mut lines = Lines::open()?;
         if lines.is_terminal() {
-            let names: Vec<&str> = team.config.agents.iter().map(|a| a.name.as_str()).collect();
+            let names: Vec<&str> = team.layout.config.agents.iter().map(|a| a.name.as_str()).collect();
             verbosity::note(format_args!("{}; /help lists commands, Ctrl-D ends", names.join(" → ")));
         }
         let mut interrupted = false;
@@ -83,7 +83,7 @@ impl Job for Chat<'_> {
                 Line::Text(text) if text.trim().is_empty() => {}
                 Line::Text(text) => match text.trim().strip_prefix('/') {
                     Some(command) => {
-                        if self.command(command, &team.config)? {
+                        if self.command(command, &team.layout.config)? {
                             return Ok(());
                         }
                     }
@@ -132,7 +132,7 @@ impl Chat<'_> {
         let left = self.answering.think(team, &samples, &streams)?;
         let trace = self.answering.controlled(team, left.trace, &streams);
         let written = self.answering.texts(&left.written.concat())?;
-        self.trace = Some(describe_trace(&trace, &team.config, written));
+        self.trace = Some(describe_trace(&trace, &team.layout.config, written));
         let mut shown = output::Stream::default();
         let answers = self.answering.answer(team, &left.samples, &trace, &streams, |text| {
             if !spinner.is_finished() {

@@ -89,7 +89,7 @@ impl DemoCommand {
             let hint = "go on with --resume, or give --overwrite or another --output";
             let claim = Claim::new_run(&self.output, self.overwrite, hint)?;
             claim.clear()?;
-            write_atomic(&settings, toml::to_string(&demo).map_err(Error::invalid)?.as_bytes())?;
+            write_atomic(&settings, toml::to_string(&demo)?.as_bytes())?;
             (claim, demo)
         };
         demo.validate().map_err(|e| Error::file(&settings, e))?;
@@ -224,7 +224,7 @@ impl Folder<'_> {
         let plans = self.plans()?;
         let backend = plans[0].session.options.backend()?;
         let measure = Measure { plans: &plans, seed: demo.seed };
-        let (rows, inspection) = backend.run(None, measure).map_err(Error::invalid)??;
+        let (rows, inspection) = backend.run(None, measure)??;
         let comparison = Comparison {
             title: format!(
                 "{}, {HOLDERS} holders with {} facts each, {} questions",

@@ -90,8 +90,7 @@ impl EvalCommand {
             inspected,
             command: &self,
         };
-        let (scored, inspection, part) =
-            kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        let (scored, inspection, part) = kind.run(session.options.device_index, job)??;
         let (mut results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
         if let Some(real) = controls.iter().position(|control| *control == Control::Real) {
             for (i, result) in results.iter_mut().enumerate().filter(|(i, _)| *i != real) {

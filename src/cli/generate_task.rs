@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use diffmas::Result;
 use diffmas::checkpoint::write_atomic;
 use diffmas::tasks::{Facts, Family, Split, TaskConfig};
-use diffmas::{Error, Result};
 
 use super::claim::Claim;
 use super::output;
@@ -59,7 +59,7 @@ impl GenerateTaskCommand {
             ("all_evidence.toml", config.all_evidence()),
             ("alone.toml", config.alone()),
         ] {
-            let team = toml::to_string(&team).map_err(Error::invalid)?;
+            let team = toml::to_string(&team)?;
             write_atomic(&self.output.join(name), team.as_bytes())?;
         }
         output::print(&format!(

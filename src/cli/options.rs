@@ -285,7 +285,7 @@ impl Options {
                 }
             }
         }
-        serde_json::from_value(Value::Object(merged)).map_err(Error::invalid)
+        Ok(serde_json::from_value(Value::Object(merged))?)
     }
 
     /// The value of a setting without which there is nothing to do.
@@ -388,11 +388,10 @@ impl Options {
 
     /// The backend asked for, or the default.
     pub fn backend(&self) -> Result<BackendKind> {
-        match &self.backend {
+        Ok(match &self.backend {
             Some(name) => name.parse(),
             None => BackendKind::default_kind(),
-        }
-        .map_err(Error::invalid)
+        }?)
     }
 
     /// How the model is loaded.
@@ -438,7 +437,7 @@ impl Options {
     pub fn resolved(mut self, team: &TeamConfig, config: &TrainConfig, backend: BackendKind) -> Result<Self> {
         let mut all = object(&self)?;
         all.extend(object(config)?.into_iter().filter(|(_, v)| !v.is_null()));
-        self = serde_json::from_value(Value::Object(all)).map_err(Error::invalid)?;
+        self = serde_json::from_value(Value::Object(all))?;
         self.channel = Some(team.channel);
         self.latent_steps = None;
         self.transmit = None;
@@ -514,7 +513,7 @@ pub fn flags(args: &impl Serialize) -> Result<Value> {
 }
 
 fn object(value: &impl Serialize) -> Result<Map<String, Value>> {
-    match serde_json::to_value(value).map_err(Error::invalid)? {
+    match serde_json::to_value(value)? {
         Value::Object(map) => Ok(map),
         _ => unreachable!("settings are a struct"),
     }

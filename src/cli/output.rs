@@ -108,7 +108,7 @@ pub fn print(line: &str) -> Result<()> {
 /// # Errors
 /// If nobody reads it any more.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
-    let line = serde_json::to_string(value).map_err(Error::invalid)?;
+    let line = serde_json::to_string(value)?;
     writeln!(io::stdout(), "{}", visible_json(&line)).map_err(failed)
 }
 

@@ -98,6 +98,7 @@ impl Part {
     pub fn push(&mut self, lines: &[impl Serialize]) -> Result<()> {
         let text = output::jsonl(&self.path, lines)?;
         output::append_to(&mut self.file, text.as_bytes())
+            .and_then(|()| self.file.sync_data())
             .map_err(|e| Error::file(&self.path, format!("the file cannot be written: {e}")))
     }
 
@@ -173,7 +174,7 @@ pub fn describe<B: ModelBackend>(
     let mut data = Sha256::new();
     for sample in samples {
         let fields = sample.source.as_ref().map(|source| &source.fields);
-        data.update(serde_json::to_vec(&(sample.line, fields)).map_err(Error::invalid)?);
+        data.update(serde_json::to_vec(&(sample.line, fields))?);
     }
     let mut run = match settings {
         Value::Object(settings) => settings,
@@ -183,7 +184,7 @@ pub fn describe<B: ModelBackend>(
         "data": format!("{:x}", data.finalize()),
         "model": session.model.sha256()?,
         "adapter": team.learned_sha256(),
-        "system": team.config,
+        "system": team.layout.config,
         "prompts": DataMark::new(samples).sha256,
         "batch_size": session.batch_size(),
         "backend": session.options.backend()?.name(),

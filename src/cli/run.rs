@@ -118,13 +118,13 @@ impl RunCommand {
         let Some(samples) = self.samples(&session)? else {
             self.trace.validate(&session.team, 1)?;
             let job = chat::Chat::new(answering)?;
-            return kind.run(session.options.device_index, job).map_err(Error::invalid)?;
+            return kind.run(session.options.device_index, job)?;
         };
         self.trace.validate(&session.team, samples.len())?;
         self.check_traces(samples.len(), session.batch_size(), session.team.channel)?;
         let checking = self.checking(&answering, &samples)?;
         let job = AnswerAll { command: &self, answering, samples: &samples };
-        let (answers, sink) = kind.run(session.options.device_index, job).map_err(Error::invalid)??;
+        let (answers, sink) = kind.run(session.options.device_index, job)??;
         if let (Some(path), Some(checking)) = (&self.save_trajectories, checking) {
             let lines = trajectories(&checking, &samples, &answers)?;
             output::write_jsonl(path, &lines)?;
@@ -387,7 +387,7 @@ impl AnswerAll<'_> {
             self.command.json.then(|| self.answering.listening(team, &left.samples, &trace)).flatten();
         let attention = |listening: Option<&Listening>, row: usize| {
             let Some(listening) = listening else { return Map::new() };
-            let name = |&s: &usize| team.config.agents[s].name.clone();
+            let name = |&s: &usize| team.layout.config.agents[s].name.clone();
             listening
                 .senders
                 .iter()
@@ -418,7 +418,7 @@ impl AnswerAll<'_> {
         written: &[WrittenMessage],
     ) -> Result<Map<String, Value>> {
         let by_role =
-            |(sender, text): (usize, String)| (team.config.agents[sender].name.clone(), text.into());
+            |(sender, text): (usize, String)| (team.layout.config.agents[sender].name.clone(), text.into());
         Ok(self.answering.texts(written)?.into_iter().map(by_role).collect())
     }
 
@@ -433,7 +433,7 @@ impl AnswerAll<'_> {
         if !self.command.traced() {
             return self.answering.think(team, samples, streams);
         }
-        let agents: Vec<&str> = team.config.agents.iter().map(|a| a.name.as_str()).collect();
+        let agents: Vec<&str> = team.layout.config.agents.iter().map(|a| a.name.as_str()).collect();
         let fingerprint =
             Fingerprint { model: self.answering.session.model.sha256()?, adapter: team.learned_sha256() };
         let owner = TraceOwner {
@@ -441,6 +441,7 @@ impl AnswerAll<'_> {
             fingerprint: &fingerprint,
             agents: &agents,
             vectors: team
+                .layout
                 .config
                 .vectors(team.answering().layers.len())
                 .map(|v| [v.num_vectors, v.vector_dim]),

@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-use diffmas::agents::{AdapterScope, AdapterSet, Base, Origin, TeamConfig, TeamModel, check_context};
-use diffmas::backbone::{ComputeDtype, ModelFiles, WeightDtype};
+use diffmas::agents::{AdapterScope, AdapterSet, Base, Origin, Team, TeamConfig, TeamModel, check_context};
+use diffmas::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use diffmas::backends::ModelBackend;
 use diffmas::checkpoint::hub::published_name;
 use diffmas::evaluation::Checking;
 use diffmas::inference::{DecodeOptions, Writing};
 use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
-use diffmas::training::read_communication;
 use diffmas::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -135,14 +134,33 @@ impl Session {
         stop
     }
 
-    /// The team on a device, without values for what it learns.
-    pub fn team_model<B: ModelBackend>(&self, device: &B::Device) -> Result<TeamModel<B>> {
+    /// The frozen model on a device.
+    pub fn backbone<B: ModelBackend>(&self, device: &B::Device) -> Result<Backbone<B>> {
         self.tell_software()?;
         let clock = Instant::now();
-        let backbone = self.model.load(device, self.options.load_precision())?;
+        let backbone: Backbone<B> = self.model.load(device, self.options.load_precision())?;
         let megabytes = backbone.weight_bytes() as f64 / 1e6;
         tracing::debug!("weights loaded in {:.2} s, {megabytes:.0} MB", clock.elapsed().as_secs_f64());
-        Ok(TeamModel::new(self.team.clone(), backbone, self.options.seed.unwrap_or(42)))
+        Ok(backbone)
+    }
+
+    /// The team on a device, and what it learned: that of `--adapter`, or fresh modules without any adapter.
+    pub fn team_model<B: ModelBackend>(&self, device: &B::Device) -> Result<(TeamModel<B>, Parameters<B>)> {
+        let backbone = self.backbone(device)?;
+        let Some(dir) = &self.adapter else {
+            let model = TeamModel::new(self.team.clone(), AdapterSet::none(), backbone);
+            let parameters = model.init(self.options.seed.unwrap_or(42));
+            return Ok((model, parameters));
+        };
+        let theirs = self.origin.as_ref().map(|origin| origin.base.adapter_scope);
+        let scope = self.options.adapter_scope.or(theirs);
+        let (model, parameters) = TeamModel::open(dir, scope, self.team.clone(), backbone)?;
+        if self.origin.is_none() {
+            for adapter in model.layout.adapters.adapters.values() {
+                self.compare_name(dir, adapter.config.base_model_name_or_path.as_deref());
+            }
+        }
+        Ok((model, parameters))
     }
 
     /// Says once that the graphics API found no GPU, where nobody asked for that.
@@ -176,43 +194,6 @@ impl Session {
         Checking { options, tokenizer: self.model.tokenizer.clone() }
     }
 
-    /// The adapters of `--adapter`, and into `model` the communication modules beside them; or none. A folder with communication
-    /// modules alone is enough for a team that learned nothing else.
-    pub fn adapters<B: ModelBackend>(&self, model: &mut TeamModel<B>) -> Result<AdapterSet<B>> {
-        let Some(dir) = &self.adapter else { return Ok(AdapterSet::none()) };
-        let needed = !model.modules().is_empty();
-        if needed {
-            let beside = dir.parent().unwrap_or(Path::new("."));
-            let mut found = None;
-            for folder in [dir.as_path(), beside] {
-                found = read_communication(folder, model)?;
-                if found.is_some() {
-                    break;
-                }
-            }
-            let modules = found.ok_or_else(|| {
-                Error::file(
-                    dir,
-                    "this team needs communication.safetensors (its channel or learned feed) in this folder or the one above",
-                )
-            })?;
-            *model = model.clone().with_modules(modules);
-        }
-        let alone = needed && !AdapterSet::<B>::is_in(dir, &self.team);
-        if alone {
-            return Ok(AdapterSet::none());
-        }
-        let theirs = self.origin.as_ref().map(|origin| origin.base.adapter_scope);
-        let scope = self.options.adapter_scope.or(theirs);
-        let adapters = AdapterSet::read(dir, scope, &self.team, &model.backbone)?;
-        if self.origin.is_none() {
-            for adapter in adapters.adapters.values() {
-                self.compare_name(dir, adapter.config.base_model_name_or_path.as_deref());
-            }
-        }
-        Ok(adapters)
-    }
-
     /// Warns where an adapter says that it was trained on a model of another name. Its shapes fit, and folders are renamed and copied,
     /// so that this need not be a mistake.
     fn compare_name(&self, adapter: &Path, base: Option<&str>) {
@@ -230,13 +211,12 @@ impl Session {
     }
 
     /// The team as `--adapter` left it, for running and scoring.
-    pub fn trained_team<B: ModelBackend>(&self, device: &B::Device) -> Result<diffmas::agents::Team<B>> {
-        let mut model = self.team_model::<B>(device)?;
-        let adapters = self.adapters(&mut model)?;
-        if self.options.adapter.is_none() && !model.modules().is_empty() {
+    pub fn trained_team<B: ModelBackend>(&self, device: &B::Device) -> Result<Team<B>> {
+        let (model, parameters) = self.team_model::<B>(device)?;
+        if self.options.adapter.is_none() && !parameters.is_empty() {
             tracing::warn!("without --adapter, the channel `{}` is untrained", self.team.channel);
         }
-        Ok(model.bind(&adapters, &model.parameters(&adapters)))
+        Ok(model.bind(&parameters))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
-use diffmas::agents::{AdapterSet, Team};
+use diffmas::agents::{AdapterSet, Team, TeamModel};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::target_modules::projection_names;
 use diffmas::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_atomic};
@@ -88,7 +88,7 @@ pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
     let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
     let backend = session.options.backend()?;
     let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
-    let settings = toml::to_string(&resolved).map_err(Error::invalid)?;
+    let settings = toml::to_string(&resolved)?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let claim = match begin {
         Begin::New { overwrite } => {
@@ -111,7 +111,7 @@ pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
         begin,
         ending,
     };
-    backend.run(session.options.device_index, job).map_err(Error::invalid)?
+    backend.run(session.options.device_index, job)?
 }
 
 struct Train<'a> {
@@ -185,19 +185,20 @@ impl Job for Train<'_> {
 
 impl Train<'_> {
     fn setup<B: ModelBackend>(&self, device: &B::Device) -> Result<Trainer<B>> {
-        let mut model = self.session.team_model::<B>(device)?;
-        let adapters = match &self.session.options.adapter {
-            Some(_) => self.session.adapters(&mut model)?,
-            None => AdapterSet::init(
-                self.session.options.adapter_scope.unwrap_or_default(),
-                &self.fresh_adapter(),
-                &self.session.team,
-                &model.backbone,
-                self.config.seed,
-            )?,
+        let (model, parameters) = match &self.session.options.adapter {
+            Some(_) => self.session.team_model::<B>(device)?,
+            None => {
+                let backbone = self.session.backbone(device)?;
+                let scope = self.session.options.adapter_scope.unwrap_or_default();
+                let team = &self.session.team;
+                let adapters = AdapterSet::new(scope, &self.fresh_adapter(), team, &backbone.config)?;
+                let model = TeamModel::new(team.clone(), adapters, backbone);
+                let parameters = model.init(self.config.seed);
+                (model, parameters)
+            }
         };
-        let base = self.session.base(adapters.scope)?;
-        let trainer = Trainer::new(self.config.clone(), model, adapters)?.with_base(base);
+        let base = self.session.base(model.layout.adapters.scope)?;
+        let trainer = Trainer::new(self.config.clone(), model, parameters)?.with_base(base);
         Ok(trainer.with_writing(self.session.greedy_writing()))
     }
 

@@ -8,7 +8,7 @@ use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
 use super::Checking;
-use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
+use crate::agents::{AgentInput, ChannelKind, Team, TeamBatch};
 use crate::backbone::Backbone;
 use crate::communication::{Message, Thought, Trace};
 use crate::error::Result;
@@ -106,7 +106,7 @@ pub fn inspect<B: ModelBackend>(
 ) -> Result<Inspection> {
     let streams: Vec<u64> = (0..samples.len() as u64).collect();
     let (mut samples, mut texts, mut text_bytes) = (samples.to_vec(), Vec::new(), Vec::new());
-    if team.config.channel == ChannelKind::Text {
+    if team.layout.config.channel == ChannelKind::Text {
         let path = Path::new("inspected data");
         let written;
         (samples, written) = write_messages(team, writing, path, &samples, Author::Agents, &streams)?;
@@ -114,7 +114,7 @@ pub fn inspect<B: ModelBackend>(
         text_bytes = written[0].iter().map(|w| w.token_ids.len() * size_of::<u32>()).collect();
     }
     let batch = TeamBatch { target: None, ..TeamBatch::new(&samples.iter().collect::<Vec<_>>()) };
-    let last = team.config.agents.len() - 1;
+    let last = team.layout.config.agents.len() - 1;
     let mut attention = Vec::new();
     let mut thoughts = Vec::new();
     let trace = team.think_watched(&batch, |thought, found| {
@@ -130,7 +130,7 @@ pub fn inspect<B: ModelBackend>(
     // Only the traced sample's answer is shown; the others need not be written to their ends.
     let traced = |row, _| if row == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
     let answers = decode(team.answering(), prompt, &reading, options, &streams, traced)
-        .map_err(|e| e.of_agent(team.config.final_name()))?;
+        .map_err(|e| e.of_agent(team.layout.config.final_name()))?;
     let first = &samples[0];
     let message_bytes = match text_bytes.is_empty() {
         true => trace.messages.iter().map(|m| m.bytes(0)).collect(),
@@ -146,7 +146,7 @@ pub fn inspect<B: ModelBackend>(
         answered: tokenizer.decode(&answers[0].token_ids)?,
         right: checking.is_right(first, &answers[0].token_ids)?,
     };
-    let agents = team.config.agents.iter().map(|agent| agent.name.clone()).collect();
+    let agents = team.layout.config.agents.iter().map(|agent| agent.name.clone()).collect();
     Ok(Inspection { agents, samples: samples.len(), attention, latents, example })
 }
 
@@ -154,12 +154,12 @@ pub fn inspect<B: ModelBackend>(
 fn attends<B: ModelBackend>(
     team: &Team<B>,
     j: usize,
-    prompt: &PaddedIds,
+    prompt: &AgentInput,
     found: &Trace<B>,
 ) -> Option<Attention> {
     let weights = team.attention(j, prompt, found);
     let senders = senders(team, found, |m| m.segment.is_some());
-    let reader = team.config.agents[j].name.clone();
+    let reader = team.layout.config.agents[j].name.clone();
     (!weights.is_empty()).then(|| Attention {
         reader,
         senders,
@@ -169,13 +169,13 @@ fn attends<B: ModelBackend>(
 }
 
 /// How the final agent listens to vectors, if it found any.
-fn listens<B: ModelBackend>(team: &Team<B>, prompt: &PaddedIds, found: &Trace<B>) -> Option<Attention> {
+fn listens<B: ModelBackend>(team: &Team<B>, prompt: &AgentInput, found: &Trace<B>) -> Option<Attention> {
     let listening = team.listening(prompt, found)?;
-    let rows = prompt.batch as f64;
+    let rows = prompt.batch() as f64;
     let mean = |layer: &Vec<Vec<f64>>| -> Vec<f64> {
         (0..listening.senders.len()).map(|s| layer.iter().map(|row| row[s]).sum::<f64>() / rows).collect()
     };
-    let name = &team.config.agents.last().expect("a team has an agent").name;
+    let name = &team.layout.config.agents.last().expect("a team has an agent").name;
     Some(Attention {
         reader: format!("{name}, vectors"),
         senders: senders(team, found, |m| m.vectors.is_some()),
@@ -190,7 +190,7 @@ fn senders<B: ModelBackend>(
     found: &Trace<B>,
     has: impl Fn(&Message<B>) -> bool,
 ) -> Vec<String> {
-    let name = |m: &Message<B>| team.config.agents[m.sender].name.clone();
+    let name = |m: &Message<B>| team.layout.config.agents[m.sender].name.clone();
     found.messages.iter().filter(|m| has(m)).map(name).collect()
 }
 
@@ -207,5 +207,5 @@ fn latents<B: ModelBackend>(team: &Team<B>, thought: &Thought<B>, tokenizer: &To
         scores.iter().take(LENS).map(token).collect::<Result<Vec<_>>>()
     });
     let positions = positions.collect::<Result<_>>()?;
-    Ok(Latents { sender: team.config.agents[thought.sender].name.clone(), positions })
+    Ok(Latents { sender: team.layout.config.agents[thought.sender].name.clone(), positions })
 }

@@ -9,7 +9,7 @@ use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use statrs::statistics::Statistics;
 
 use super::{Checking, Control, Paired};
-use crate::agents::{ChannelKind, PaddedIds, Team, TeamBatch};
+use crate::agents::{AgentInput, ChannelKind, Team, TeamBatch};
 use crate::error::{Error, Result};
 use crate::inference::{Author, Writing, decode, write_messages};
 use crate::text::TokenizedSample;
@@ -128,7 +128,7 @@ pub fn evaluate_after<B: ModelBackend>(
     done: Vec<ScoredBatch>,
     mut on_batch: impl FnMut(&ScoredBatch) -> Result<()>,
 ) -> Result<(Evaluation, Vec<SampleScore>)> {
-    scoring.control.validate(&team.config, samples.len())?;
+    scoring.control.validate(&team.layout.config, samples.len())?;
     if let Some(s) = samples.iter().find(|s| s.target.as_ref().is_none_or(Vec::is_empty)) {
         return Err(Error::invalid(format!("line {}: there is no answer to score", s.line)));
     }
@@ -232,7 +232,7 @@ fn score_batch<B: ModelBackend>(
     rows: &[usize],
 ) -> Result<ScoredBatch> {
     let streams: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
-    let text = team.config.channel == ChannelKind::Text && *scoring.control != Control::None;
+    let text = team.layout.config.channel == ChannelKind::Text && *scoring.control != Control::None;
     let mut spent = Spent::default();
     let clock = Instant::now();
     if let Some(writing) = scoring.writing.filter(|_| text) {
@@ -245,11 +245,11 @@ fn score_batch<B: ModelBackend>(
         spent.positions = tokens;
     }
     let batch = TeamBatch::new(&own.iter().collect::<Vec<_>>());
-    let prompts: usize = batch.prompts.iter().map(PaddedIds::count).sum();
-    spent.positions += prompts + rows.len() * team.config.total_steps();
+    let prompts: usize = batch.prompts.iter().map(AgentInput::count).sum();
+    spent.positions += prompts + rows.len() * team.layout.config.total_steps();
     let prompt = batch.prompts.last().expect("a team has an agent");
     let trace = team.think_all(upstream.as_ref().unwrap_or(&batch));
-    let trace = scoring.control.apply(trace, &team.config, scoring.seed, &streams);
+    let trace = scoring.control.apply(trace, &team.layout.config, scoring.seed, &streams);
     spent.bytes += (0..rows.len()).map(|row| trace.bytes(row)).sum::<usize>();
     spent.messages += trace.messages.len() * rows.len();
     let reading = team.read(&trace);
@@ -258,7 +258,7 @@ fn score_batch<B: ModelBackend>(
         let answers = decode(team.answering(), prompt, &reading, &checking.options, &streams, |_, _| {
             std::ops::ControlFlow::Continue(())
         })
-        .map_err(|e| e.of_agent(team.config.final_name()))?;
+        .map_err(|e| e.of_agent(team.layout.config.final_name()))?;
         spent.seconds = clock.elapsed().as_secs_f64();
         for ((right, sample), answer) in right.iter_mut().zip(&own).zip(answers) {
             spent.positions += answer.token_ids.len();
@@ -278,7 +278,7 @@ fn score_batch<B: ModelBackend>(
                 "line {}: agent `{}`: the loss of the token at position {position} is not finite: a weight of the model or the \
                  adapter, or a message, is damaged or too large",
                 sample.line,
-                team.config.final_name()
+                team.layout.config.final_name()
             )));
         }
         scores.push(SampleScore {

@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Sampling;
 use super::sampling::penalise;
-use crate::agents::PaddedIds;
-use crate::backbone::{Backbone, KeyValues, Positions};
+use crate::agents::{AgentInput, Embedded, last_position, prefill, read_on};
+use crate::backbone::{Backbone, KeyValues};
 use crate::communication::Reading;
 use crate::error::{Error, Result};
 use crate::random::generator;
@@ -74,13 +74,13 @@ pub struct Answer {
 /// If a score is not finite, naming the position: no token could be chosen, only made up.
 pub fn decode<B: ModelBackend>(
     backbone: &Backbone<B>,
-    prompt: &PaddedIds,
+    prompt: &AgentInput,
     reading: &Reading<B>,
     options: &DecodeOptions,
     streams: &[u64],
     mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>> {
-    let rows = prompt.batch;
+    let rows = prompt.batch();
     let mut rngs: Vec<ChaCha8Rng> = streams.iter().map(|&stream| generator(options.seed, stream)).collect();
     let mut answers = vec![Answer::default(); rows];
     if options.max_new_tokens == 0 {
@@ -89,8 +89,8 @@ pub fn decode<B: ModelBackend>(
     let penalty = options.repetition_penalty;
     let mut seen: Vec<BTreeSet<u32>> = if penalty == 1.0 { Vec::new() } else { distinct(prompt) };
     let mut next = reading.start.clone();
-    let (hidden, mut still) = crate::agents::prefill(backbone, prompt, reading, &mut next);
-    let mut last = crate::agents::last_position(hidden, rows);
+    let (hidden, mut still) = prefill(backbone, prompt.embed(backbone), reading, &mut next);
+    let mut last = last_position(hidden, rows);
     let mut growing: Option<KeyValues<B>> = None;
     loop {
         let mut logits: Vec<f32> = backbone.logits(last).into_data().iter::<f32>().collect();
@@ -133,16 +133,17 @@ pub fn decode<B: ModelBackend>(
             growing = None;
         }
         let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&still]).collect();
-        let at = Positions::issue(&vec![true; rows], &mut next);
-        let (hidden, grown) =
-            backbone.forward(backbone.embed(&tokens), &at, &past, growing.as_ref(), reading.hook.as_deref());
+        let input = Embedded { x: backbone.embed(&tokens), batch: rows, valid: vec![true; rows] };
+        let hook = reading.hook.as_deref();
+        let (hidden, grown) = read_on(backbone, input, &past, growing.as_ref(), hook, &mut next);
         last = hidden;
         growing = Some(grown);
     }
 }
 
-/// The tokens that each row's prompt holds.
-fn distinct(prompt: &PaddedIds) -> Vec<BTreeSet<u32>> {
+/// The tokens that each row's prompt holds; embeddings are none.
+fn distinct(prompt: &AgentInput) -> Vec<BTreeSet<u32>> {
+    let Some(prompt) = prompt.ids() else { return vec![BTreeSet::new(); prompt.batch()] };
     let rows = prompt.ids.chunks_exact(prompt.len).zip(prompt.valid.chunks_exact(prompt.len));
     rows.map(|(ids, valid)| ids.iter().zip(valid).filter(|(_, v)| **v).map(|(&id, _)| id).collect()).collect()
 }

@@ -53,11 +53,11 @@ pub fn write_messages<B: ModelBackend>(
     streams: &[u64],
 ) -> Result<(Vec<TokenizedSample>, Vec<Vec<WrittenMessage>>)> {
     let Writing { prompts, options } = writing;
-    let last = team.config.agents.len() - 1;
+    let last = team.layout.config.agents.len() - 1;
     let mut samples = samples.to_vec();
     let mut written: Vec<Vec<WrittenMessage>> = vec![Vec::new(); samples.len()];
     for j in 0..=last {
-        let reads = team.config.reads(j);
+        let reads = team.layout.config.reads(j);
         for (sample, written) in samples.iter_mut().zip(&written) {
             let found = reads.iter().filter_map(|r| written.iter().find(|w| w.sender == *r));
             let inbox: Vec<_> = found.map(|w| (w.sender, w.token_ids.clone())).collect();
@@ -74,14 +74,15 @@ pub fn write_messages<B: ModelBackend>(
         let rows: Vec<usize> = (0..samples.len()).filter(|&i| given[i].is_none()).collect();
         let mut sampled = Vec::new();
         if !rows.is_empty() {
-            let prompt =
-                PaddedIds::left(&rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect::<Vec<_>>());
+            let prompts: Vec<_> = rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect();
+            let prompt = PaddedIds::left(&prompts).into();
             let own: Vec<u64> = rows.iter().map(|&i| streams[i]).collect();
-            let options = DecodeOptions { max_new_tokens: team.config.message_tokens(j), ..options.clone() };
+            let options =
+                DecodeOptions { max_new_tokens: team.layout.config.message_tokens(j), ..options.clone() };
             let reading = Reading::empty(rows.len());
             sampled =
                 decode(&team.roles[j], &prompt, &reading, &options, &own, |_, _| ControlFlow::Continue(()))
-                    .map_err(|e| e.of_agent(&team.config.agents[j].name))?;
+                    .map_err(|e| e.of_agent(&team.layout.config.agents[j].name))?;
         }
         let mut sampled = sampled.into_iter();
         for (given, written) in given.into_iter().zip(&mut written) {

@@ -4,20 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::prelude::*;
-use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::{Optimizer, RunSettings};
-use crate::agents::{AdapterSet, Base, Origin, TeamModel};
+use crate::agents::TeamModel;
 use crate::backbone::Parameters;
 use crate::checkpoint::hash::sha256_of;
-use crate::checkpoint::peft::{COMMUNICATION, COMMUNICATION_CONFIG};
 use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
-use crate::communication::{ChannelKind, OverwriteUpdate, VectorsConfig};
 use crate::error::{Error, Result};
 use crate::input;
 use crate::text::TokenizedSample;
@@ -63,127 +58,6 @@ impl DataMark {
             }
         }
         Self { samples: samples.len(), sha256: format!("{:x}", hash.finalize()) }
-    }
-}
-
-/// What must be the same in a team that reads communication modules and in the one that wrote them.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct CommunicationConfig {
-    channel: ChannelKind,
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    learned_feed: bool,
-    #[serde(flatten)]
-    vectors: Option<VectorsConfig>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    overwrite_update: Option<OverwriteUpdate>,
-}
-
-impl CommunicationConfig {
-    fn of<B: ModelBackend>(model: &TeamModel<B>) -> Self {
-        let (team, backbone) = (&model.config, &model.backbone.config);
-        Self {
-            channel: team.channel,
-            hidden_size: backbone.hidden_size,
-            num_hidden_layers: backbone.num_hidden_layers,
-            learned_feed: model.feed.learned.is_some(),
-            vectors: team.vectors(backbone.num_hidden_layers),
-            overwrite_update: (team.channel == ChannelKind::Overwrite).then_some(team.overwrite_update),
-        }
-    }
-}
-
-/// Writes what the team learns beside its adapters into `dir`, where it learns anything.
-///
-/// # Errors
-/// If a file cannot be written.
-fn write_communication<B: ModelBackend>(
-    dir: &Path,
-    model: &TeamModel<B>,
-    parameters: &Parameters<B>,
-) -> Result<()> {
-    let names = model.modules();
-    if names.is_empty() {
-        return Ok(());
-    }
-    let host = |(name, _): (&String, &Tensor<B, 2>)| {
-        let value = parameters.get(name);
-        (name.clone(), (value.dims().to_vec(), value.to_data().iter::<f32>().collect()))
-    };
-    let tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = names.iter().map(host).collect();
-    write_safetensors(&dir.join(COMMUNICATION), &tensors, None)?;
-    let text =
-        serde_json::to_string_pretty(&CommunicationConfig::of(model)).map_err(|e| Error::file(dir, e))?;
-    write_atomic(&dir.join(COMMUNICATION_CONFIG), text.as_bytes())
-}
-
-/// The communication modules that [`write_learned`] left in `dir`; none where it left none.
-///
-/// # Errors
-/// If the files are damaged, or of another channel, model or team, naming the setting that differs.
-pub fn read_communication<B: ModelBackend>(
-    dir: &Path,
-    model: &TeamModel<B>,
-) -> Result<Option<Parameters<B>>> {
-    let (path, settings) = (dir.join(COMMUNICATION), dir.join(COMMUNICATION_CONFIG));
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = input::read_text(&settings, input::TEXT).map_err(|e| Error::file(&settings, e))?;
-    let mut theirs: Map<String, Value> =
-        serde_json::from_str(&text).map_err(|e| Error::file(&settings, e))?;
-    // Modules that were written before it could be set have it.
-    theirs.entry("encoder_position_prior").or_insert(Value::Bool(true));
-    let ours = serde_json::to_value(CommunicationConfig::of(model)).map_err(|e| Error::file(&settings, e))?;
-    for (field, ours) in ours.as_object().into_iter().flatten() {
-        let theirs = theirs.get(field).unwrap_or(&Value::Null);
-        if theirs != ours {
-            return Err(Error::file(
-                &settings,
-                format!(
-                    "these communication modules are of another team: their `{field}` is {theirs}, here it is {ours}"
-                ),
-            ));
-        }
-    }
-    let mut stored = read_safetensors(&path)?;
-    let one = |(name, value): (&String, &Tensor<B, 2>)| match stored.remove(name) {
-        Some((shape, data)) if shape == value.dims() => {
-            if !data.iter().all(|x| x.is_finite()) {
-                return Err(Error::file(&path, format!("`{name}` holds a number that is not finite")));
-            }
-            let data = TensorData::new(data, value.dims());
-            Ok((name.clone(), Tensor::from_data(data, &model.backbone.device())))
-        }
-        Some((shape, _)) => {
-            Err(Error::file(&path, format!("`{name}` is {shape:?}, but this team needs {:?}", value.dims())))
-        }
-        None => Err(Error::file(&path, format!("there is no tensor `{name}`"))),
-    };
-    let read = model.modules().iter().map(one).collect::<Result<Parameters<B>>>()?;
-    match stored.into_keys().next() {
-        Some(name) => Err(Error::file(&path, format!("the tensor `{name}` is none of this team's"))),
-        None => Ok(Some(read)),
-    }
-}
-
-/// Writes all that a team has learned into `dir`: `adapters` as PEFT stores them, the communication modules of `parameters`, and where
-/// both come from.
-///
-/// # Errors
-/// If a file cannot be written.
-pub fn write_learned<B: ModelBackend>(
-    dir: &Path,
-    model: &TeamModel<B>,
-    adapters: &AdapterSet<B>,
-    parameters: &Parameters<B>,
-    base: Option<&Base>,
-) -> Result<()> {
-    adapters.write(dir)?;
-    write_communication(dir, model, parameters)?;
-    match base {
-        Some(base) => Origin { team: model.config.clone(), base: base.clone() }.write(dir),
-        None => Ok(()),
     }
 }
 
@@ -273,7 +147,6 @@ fn checkpoints(output: &Path) -> Vec<(usize, PathBuf)> {
 pub fn read_checkpoint<B: ModelBackend>(
     output: &Path,
     model: &TeamModel<B>,
-    adapters: &AdapterSet<B>,
     optimizer: &mut Optimizer<B>,
     accept: impl Fn(&CheckpointState) -> Result<()>,
 ) -> Result<Option<(Parameters<B>, CheckpointState)>> {
@@ -283,7 +156,7 @@ pub fn read_checkpoint<B: ModelBackend>(
         if let Ok(state) = &state {
             accept(state)?;
         }
-        let read = state.and_then(|state| Ok((read_parameters(&dir, model, adapters, optimizer)?, state)));
+        let read = state.and_then(|state| Ok((read_parameters(&dir, model, optimizer)?, state)));
         match read {
             Ok(read) => {
                 if first_error.is_some() {
@@ -310,17 +183,9 @@ fn read_state(dir: &Path) -> Result<CheckpointState> {
 fn read_parameters<B: ModelBackend>(
     dir: &Path,
     model: &TeamModel<B>,
-    adapters: &AdapterSet<B>,
     optimizer: &mut Optimizer<B>,
 ) -> Result<Parameters<B>> {
-    let adapter = dir.join(ADAPTER);
-    let stored = AdapterSet::read(&adapter, Some(adapters.scope), &model.config, &model.backbone)?;
-    let mut parameters = stored.parameters();
-    if !model.modules().is_empty() {
-        let modules = read_communication(&adapter, model)?
-            .ok_or_else(|| Error::file(&adapter, format!("there is no {COMMUNICATION}")))?;
-        parameters.extend(modules);
-    }
+    let parameters = model.read(&dir.join(ADAPTER))?;
     let path = dir.join("optimizer.safetensors");
     optimizer.load(read_safetensors(&path)?, &parameters).map_err(|e| Error::file(&path, e))?;
     Ok(parameters)

@@ -14,9 +14,7 @@ mod settings;
 mod tensorboard;
 mod trainer;
 
-pub use checkpoint::{
-    ADAPTER, CheckpointState, DataMark, read_checkpoint, read_communication, write_checkpoint, write_learned,
-};
+pub use checkpoint::{ADAPTER, CheckpointState, DataMark, read_checkpoint, write_checkpoint};
 pub use config::{TraceGradient, TrainConfig};
 pub use curriculum::{Curriculum, competence};
 pub use decay::Decay;

@@ -1,6 +1,5 @@
 //! What a run is trained with, so that it goes on with the same.
 
-use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -22,10 +21,10 @@ pub struct RunSettings(Settings);
 impl RunSettings {
     /// The settings of a run of `team`, which learns `adapters` on the weights that have the hash `base_model_sha256`, where that is
     /// known.
-    pub fn new<B: Backend>(
+    pub fn new(
         config: &TrainConfig,
         team: &TeamConfig,
-        adapters: &AdapterSet<B>,
+        adapters: &AdapterSet,
         base_model_sha256: Option<&str>,
     ) -> Self {
         let mut all = Settings::of(config);

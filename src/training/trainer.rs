@@ -10,11 +10,10 @@ use diffmas_backends::{Autodiff, ModelBackend};
 use super::{
     CheckpointState, DataMark, Optimizer, Phase, RunSettings, Sampler, StepMetrics, TrainConfig, Trainable,
     clip, competence, frobenius, learning_rate, peak_memory_bytes, phases, read_checkpoint, recompute,
-    write_checkpoint, write_learned,
+    write_checkpoint,
 };
 use crate::agents::{
-    AdapterScope, AdapterSet, Base, ChannelKind, Dropout, LossWeights, Team, TeamBatch, TeamModel, TeamPlan,
-    TeamStages,
+    AdapterScope, Base, ChannelKind, Dropout, LossWeights, Team, TeamBatch, TeamModel, TeamPlan, TeamStages,
 };
 use crate::backbone::Parameters;
 use crate::error::{Error, Result};
@@ -71,7 +70,6 @@ pub struct Trainer<B: ModelBackend> {
     outer: TeamModel<Autodiff<B>>,
     /// The same two with the channel off, where a phase has it off.
     silent: Option<(TeamModel<B>, TeamModel<Autodiff<B>>)>,
-    adapters: AdapterSet<B>,
     /// What stands beside the adapters of a checkpoint.
     base: Option<Base>,
     parameters: Parameters<B>,
@@ -84,14 +82,13 @@ pub struct Trainer<B: ModelBackend> {
 }
 
 impl<B: ModelBackend> Trainer<B> {
-    /// A run that starts from `adapters`.
+    /// A run that starts from `parameters`.
     ///
     /// # Errors
     /// If a setting makes no sense, or nothing would learn.
-    pub fn new(config: TrainConfig, model: TeamModel<B>, adapters: AdapterSet<B>) -> Result<Self> {
+    pub fn new(config: TrainConfig, model: TeamModel<B>, parameters: Parameters<B>) -> Result<Self> {
         config.validate()?;
-        let parameters = model.parameters(&adapters);
-        if adapters.adapters.values().any(|a| a.config.lora_dropout > 0.0) {
+        if model.layout.adapters.adapters.values().any(|a| a.config.lora_dropout > 0.0) {
             return Err(Error::invalid(
                 "lora_dropout is not supported: set it to 0 in adapter_config.json to train this adapter",
             ));
@@ -119,7 +116,6 @@ impl<B: ModelBackend> Trainer<B> {
             optimizer: Optimizer::new(config.weight_decay, config.decay),
             config,
             model,
-            adapters,
             base: None,
             parameters,
             step: 0,
@@ -131,7 +127,7 @@ impl<B: ModelBackend> Trainer<B> {
     /// What the run is trained with.
     fn settings(&self) -> RunSettings {
         let sha256 = self.base.as_ref().map(|base| base.base_model_sha256.as_str());
-        RunSettings::new(&self.config, &self.model.config, &self.adapters, sha256)
+        RunSettings::new(&self.config, &self.model.layout.config, &self.model.layout.adapters, sha256)
             .with_precision(self.model.backbone.precision)
     }
 
@@ -150,13 +146,7 @@ impl<B: ModelBackend> Trainer<B> {
     /// # Errors
     /// If a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        write_learned(
-            dir,
-            &self.model,
-            &self.adapters.bind(&self.parameters),
-            &self.parameters,
-            self.base.as_ref(),
-        )
+        self.model.write(dir, &self.parameters, self.base.as_ref())
     }
 
     /// The same run with upstream agents that write, which the channel `text` needs.
@@ -195,7 +185,7 @@ impl<B: ModelBackend> Trainer<B> {
                 ),
             ))
         };
-        let read = read_checkpoint(output, &self.model, &self.adapters, &mut self.optimizer, accept)?;
+        let read = read_checkpoint(output, &self.model, &mut self.optimizer, accept)?;
         let Some((parameters, state)) = read else { return Ok(None) };
         let [_, applied] = state.settings.changes(&settings);
         self.leaves = parameters.leaves(|name| self.phase.trains(name));
@@ -208,12 +198,7 @@ impl<B: ModelBackend> Trainer<B> {
 
     /// The team as it is now.
     pub fn team(&self) -> Team<B> {
-        self.model.bind(&self.adapters, &self.parameters)
-    }
-
-    /// The adapters as they are now.
-    pub fn adapters(&self) -> AdapterSet<B> {
-        self.adapters.bind(&self.parameters)
+        self.model.bind(&self.parameters)
     }
 
     /// The team without values for what it learns.
@@ -249,7 +234,8 @@ impl<B: ModelBackend> Trainer<B> {
                 0.0 => &batch.clone().without_experts(),
                 _ => batch,
             };
-            let mut plan = TeamPlan::new(&model.config, batch, |thought| model.channel.inner.layout(thought));
+            let mut plan =
+                TeamPlan::new(&model.layout.config, batch, |thought| model.channel.inner.layout(thought));
             if dropout != Dropout::default() {
                 let streams: Vec<u64> =
                     (rows..).take(batch.rows()).map(|row| (self.step as u64) << 32 | row).collect();
@@ -262,10 +248,9 @@ impl<B: ModelBackend> Trainer<B> {
                 }
                 rows += batch.rows() as u64;
             }
-            let (adapters, plan) = (&self.adapters, &plan);
-            let (weights, through) = (&weights, &through[..]);
-            let inner = TeamStages { model, adapters, batch, plan, weights, through };
-            let outer = TeamStages { model: outer, adapters, batch, plan, weights, through };
+            let (plan, weights, through) = (&plan, &weights, &through[..]);
+            let inner = TeamStages { model, batch, plan, weights, through };
+            let outer = TeamStages { model: outer, batch, plan, weights, through };
             let outcome = recompute(&inner, &outer, &self.parameters, &self.leaves, &inner.reached());
             let (last, upstream) = outcome.losses.split_last().expect("the final agent is a stage");
             let trajectory_loss: f64 = upstream.iter().sum();
@@ -274,7 +259,7 @@ impl<B: ModelBackend> Trainer<B> {
             all.gradients.add(outcome.gradients);
             for (stage, cotangents) in outcome.cotangents.into_iter().enumerate() {
                 for (j, tensors) in cotangents.map(|c| inner.split(stage, c)).into_iter().flatten() {
-                    let name = model.config.agents[j].name.clone();
+                    let name = model.layout.config.agents[j].name.clone();
                     *all.message_norms.entry(name).or_default() += frobenius(&tensors).powi(2);
                 }
             }
@@ -285,10 +270,10 @@ impl<B: ModelBackend> Trainer<B> {
 
     /// Which agents the gradient goes through: those `trace_gradient` reaches, and upstream only where something learns there.
     fn through(&self) -> Vec<bool> {
-        let upstream = self.model.config.agents.len() - 1;
+        let upstream = self.model.layout.config.agents.len() - 1;
         let learns = self.parameters.iter().any(|(name, _)| {
-            let only_final =
-                Trainable::of(name) == Trainable::Lora && self.adapters.scope == AdapterScope::FinalOnly;
+            let only_final = Trainable::of(name) == Trainable::Lora
+                && self.model.layout.adapters.scope == AdapterScope::FinalOnly;
             self.phase.trains(name) && !only_final
         });
         (0..upstream)
@@ -316,7 +301,7 @@ impl<B: ModelBackend> Trainer<B> {
             self.skipped_in_a_row += 1;
         }
         let seconds = start.elapsed().as_secs_f64();
-        let latent = self.model.config.total_steps();
+        let latent = self.model.layout.config.total_steps();
         let tokens: usize = batches.iter().map(|b| b.tokens() + latent * b.rows()).sum();
         let drops = self.config.sender_dropout > 0.0 || self.config.position_dropout > 0.0;
         StepMetrics {
@@ -423,7 +408,7 @@ impl<B: ModelBackend> Trainer<B> {
 
     /// The micro-batches of the samples `drawn`; on the channel `text`, with what upstream agents write now.
     fn batches(&self, samples: &[TokenizedSample], drawn: &[Vec<usize>]) -> Result<Vec<TeamBatch>> {
-        let text = self.model.config.channel == ChannelKind::Text && self.phase.channel;
+        let text = self.model.layout.config.channel == ChannelKind::Text && self.phase.channel;
         let writer = self.writing.as_ref().filter(|_| text).map(|w| (w, self.team()));
         drawn
             .iter()

@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::hub::{self, COMMIT, Fate, Hub, Reply};
+use super::shared::kills;
 use super::{Place, failure, model_files, success};
 use diffmas::checkpoint::hub::answer::Etag;
 
@@ -304,7 +305,7 @@ fn a_fetch_that_is_killed_leaves_nothing_half_written() {
     assert!(start(&place).wait().unwrap().success());
     let duration = begun.elapsed();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    for _ in 0..20 {
+    for _ in 0..kills(20) {
         let _ = fs::remove_dir_all(place.path("hf/hub/models--org--tiny"));
         let mut child = start(&place);
         std::thread::sleep(rng.random_range(Duration::ZERO..duration));

@@ -14,6 +14,11 @@ use serde_json::{Map, Value, json};
 /// The roles of the tiny models' data, which are those of the built-in team.
 pub const ROLES: [&str; 4] = ["planner", "critic", "refiner", "solver"];
 
+/// How often a test kills: `DIFFMAS_KILLS`, or a `few` times.
+pub fn kills(few: usize) -> usize {
+    std::env::var("DIFFMAS_KILLS").map_or(few, |text| text.parse().expect("a number"))
+}
+
 /// The folder of a reference model.
 pub fn golden(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(model)

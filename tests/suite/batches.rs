@@ -63,10 +63,9 @@ impl Job for Slopes {
     fn run<B: ModelBackend>(self, device: B::Device) {
         for setting in Setting::all() {
             let g = open_team::<B>(&setting, FeedKind::Learned, &device);
-            let p = g.model.parameters(&g.adapters);
+            let p = g.parameters.clone();
             let batch = &batch(&g.samples);
-            let case =
-                Case { model: &g.model, adapters: &g.adapters, batch, through: &[true; 4], lambda: 0.5 };
+            let case = Case { model: &g.model, batch, through: &[true; 4], lambda: 0.5 };
             let gradients = case.recomputed(&p).gradients;
             for (name, value) in p.iter() {
                 let n = value.shape().num_elements();
@@ -126,7 +125,7 @@ impl Job for RowsOfGraphs {
             let prompt = |(j, n): (u32, u32)| (0..n).map(|i| 8 + (37 * i + 11 * j + 5 * n) % 500).collect();
             sample.prompts = (0..).zip(lengths).map(prompt).collect();
         }
-        let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+        let team = g.model.bind(&g.parameters);
         let together = team.think_all(&batch(&g.samples));
         for (row, sample) in g.samples.iter().enumerate() {
             let alone = team.think_all(&TeamBatch::new(&[sample]));
@@ -206,12 +205,11 @@ impl Job for Dropped {
     fn run<B: ModelBackend>(self, device: B::Device) {
         let setting = Setting::new(ChannelKind::Overwrite, Topology::Sequential);
         let g = open_team::<B>(&setting, FeedKind::Identity, &device);
-        let p = g.model.parameters(&g.adapters);
+        let p = g.parameters.clone();
         let dropped = [false, true, true];
         let learn = |samples: &[TokenizedSample], dropped: &[bool]| {
             let batch = &batch(samples);
-            let case =
-                Case { model: &g.model, adapters: &g.adapters, batch, through: &[true; 4], lambda: 0.0 };
+            let case = Case { model: &g.model, batch, through: &[true; 4], lambda: 0.0 };
             let mut plan = case.plan();
             let before = plan.agents[0].message.clone();
             g.model.channel.inner.hide(&mut plan.agents[1].message, Some(&before), dropped);
@@ -237,7 +235,7 @@ impl Job for Dropped {
         let queries = |agent: &str| {
             gradients.find(&format!("encoder.queries.{agent}")).map_or(0.0, |t| norm(&values(t)))
         };
-        let names: Vec<String> = g.model.config.agents.iter().map(|a| a.name.clone()).collect();
+        let names: Vec<String> = g.model.layout.config.agents.iter().map(|a| a.name.clone()).collect();
         assert_eq!(queries(&names[1]), 0.0);
         assert!(queries(&names[0]) > 0.0 && queries(&names[2]) > 0.0);
         // Rows are dropped one by one.

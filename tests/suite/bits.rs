@@ -94,7 +94,7 @@ impl Job for Neighbours {
                 setting.steps = [1, 20, 3];
                 let what = format!("{} {feed}", setting.name());
                 let g = open_team::<B>(&setting, feed, &device);
-                let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+                let team = g.model.bind(&g.parameters);
                 let alone: Vec<Row> = g.samples.iter().flat_map(|s| rows(&team, &[s])).collect();
                 // Few rows of a matrix, and many.
                 for size in [3, 12] {
@@ -126,7 +126,7 @@ impl Job for Threads {
         for channel in [ChannelKind::Hybrid, ChannelKind::Overwrite] {
             let setting = Setting::new(channel, Topology::Sequential);
             let g = open_team::<B>(&setting, FeedKind::Soft, &device);
-            let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+            let team = g.model.bind(&g.parameters);
             let samples: Vec<_> = g.samples.iter().cycle().take(12).collect();
             let with = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

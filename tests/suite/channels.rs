@@ -1,6 +1,8 @@
 //! Every channel and topology: gradients, batching, joins, masks, phases and controls.
 
 use crate::common::*;
+use std::sync::Arc;
+
 use burn::prelude::*;
 use diffmas::agents::{
     AdapterScope, ChannelKind, Dropout, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
@@ -112,7 +114,7 @@ impl Setting {
 
 /// What a team learns, with all gates at 0.5.
 fn opened<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
-    let p = g.model.parameters(&g.adapters);
+    let p = g.parameters.clone();
     let open = |(name, t): (&String, &Tensor<B, 2>)| {
         let t = if name.ends_with(".gate") && name.starts_with("cross_attention") {
             t.clone() + 0.5
@@ -125,13 +127,8 @@ fn opened<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
 }
 
 /// `g` with all gates of its team at 0.5.
-pub fn with_open_gates<B: ModelBackend>(mut g: Golden<B>) -> Golden<B> {
-    let modules = g.model.modules();
-    let open = opened(&g);
-    let open = open.iter().filter(|(name, _)| modules.find(name).is_some());
-    let open = open.map(|(name, t)| (name.clone(), t.clone())).collect();
-    g.model = g.model.with_modules(open);
-    g
+pub fn with_open_gates<B: ModelBackend>(g: Golden<B>) -> Golden<B> {
+    Golden { parameters: opened(&g), ..g }
 }
 
 struct Gradients;
@@ -145,8 +142,7 @@ impl Job for Gradients {
             let g = setting.load::<B>(&device);
             let p = opened(&g);
             let batch = &batch(&g.samples);
-            let case =
-                Case { model: &g.model, adapters: &g.adapters, batch, through: &[true; 4], lambda: 0.5 };
+            let case = Case { model: &g.model, batch, through: &[true; 4], lambda: 0.5 };
             let got = case.recomputed(&p);
             let (loss, want) = case.end_to_end(&p);
             close(got.losses.iter().sum(), loss, loss, 1e-6, &what);
@@ -172,9 +168,9 @@ impl Job for Batches {
     fn run<B: ModelBackend>(self, device: B::Device) {
         for setting in Setting::all() {
             let g = setting.load::<B>(&device);
-            let team = g.model.bind(&g.adapters, &opened(&g));
+            let team = g.model.bind(&opened(&g));
             for control in [Control::Real, Control::Random, Control::Shuffled, Control::None] {
-                if control.validate(&team.config, 3).is_err() {
+                if control.validate(&team.layout.config, 3).is_err() {
                     continue;
                 }
                 let what = format!("{} {control}", setting.name());
@@ -208,9 +204,9 @@ impl Job for Texts {
         let mut setting = Setting::new(ChannelKind::Text, Topology::Graph);
         setting.experts = true;
         let mut g = setting.load::<B>(&device);
-        g.model.config.message_tokens = 3;
-        let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
-        let prompts = std::sync::Arc::new(PromptBuilder::new(&team.config.agents, None).unwrap());
+        Arc::make_mut(&mut g.model.layout).config.message_tokens = 3;
+        let team = g.model.bind(&g.parameters);
+        let prompts = Arc::new(PromptBuilder::new(&team.layout.config.agents, None).unwrap());
         let writing = Writing { prompts, options: DecodeOptions::default() };
         let write = |author, rows: std::ops::Range<usize>| {
             let streams: Vec<u64> = rows.clone().map(|i| i as u64).collect();
@@ -248,7 +244,7 @@ impl Job for ClosedGates {
     fn run<B: ModelBackend>(self, device: B::Device) {
         let score = |channel: ChannelKind, control: Control| {
             let g = Setting::new(channel, Topology::Sequential).load::<B>(&device);
-            let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+            let team = g.model.bind(&g.parameters);
             losses(&team, &g.samples, 3, &control)
         };
         // With all gates at 0 the vectors change no bit: hybrid is the trace, and vectors are a final agent alone.
@@ -273,7 +269,7 @@ impl Job for Joins {
         for model in MODELS {
             let change = |c: &mut TeamConfig| c.topology = Topology::Hierarchical;
             let g = Golden::<B>::load(model, AdapterScope::Shared, change, &device);
-            let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+            let team = g.model.bind(&g.parameters);
             let b = batch(&g.samples);
             let plan = team.plan(&b);
             let trace = team.think_all(&b);
@@ -310,9 +306,9 @@ impl Job for Together {
             let mut setting = Setting::new(ChannelKind::Hybrid, Topology::Hierarchical);
             (setting.scope, setting.steps) = (scope, [1, 3, 2]);
             let mut g = setting.load::<B>(&device);
-            g.model.config.agents[1].transmit = Some(Transmit::Latent);
-            g.model.config.agents[2].feed = Some(FeedKind::Soft);
-            let team = g.model.bind(&g.adapters, &opened(&g));
+            Arc::make_mut(&mut g.model.layout).config.agents[1].transmit = Some(Transmit::Latent);
+            Arc::make_mut(&mut g.model.layout).config.agents[2].feed = Some(FeedKind::Soft);
+            let team = g.model.bind(&opened(&g));
             let b = batch(&g.samples);
             let plan = team.plan(&b);
             assert_eq!(plan.stages[0].agents, [0, 1, 2]);
@@ -350,9 +346,9 @@ impl Job for Controls {
         for setting in Setting::all().into_iter().filter(|s| s.channel != ChannelKind::Text) {
             let what = setting.name();
             let g = setting.load::<B>(&device);
-            let team = g.model.bind(&g.adapters, &opened(&g));
+            let team = g.model.bind(&opened(&g));
             let real = team.think_all(&batch(&g.samples));
-            let apply = |control: Control| control.apply(real.clone(), &team.config, 5, &[0, 1, 2]);
+            let apply = |control: Control| control.apply(real.clone(), &team.layout.config, 5, &[0, 1, 2]);
             let tensors = |t: &diffmas::communication::Trace<B>| -> Vec<Vec<f64>> {
                 t.messages.iter().flat_map(|m| m.clone().into_tensors()).map(|t| values(&t)).collect()
             };
@@ -368,7 +364,7 @@ impl Job for Controls {
             }
             let none = apply(Control::None);
             assert_eq!((none.messages.len(), &none.start[..]), (0, &[0; 3][..]), "{what}");
-            let role = team.config.agents[real.messages[0].sender].name.clone();
+            let role = team.layout.config.agents[real.messages[0].sender].name.clone();
             let dropped = apply(Control::Drop(role));
             assert_eq!((tensors(&dropped), &dropped.start), (tensors(&real), &real.start), "{what}");
             let first = |b| real.messages[0].positions(b);
@@ -403,7 +399,7 @@ impl Job for Drops {
             trainer.update(&b, 0.0);
             assert_ne!(trainer.gradients(&b).loss, first.loss, "{channel}");
             // With everything hidden from the final agent, it is alone, at the positions it had.
-            let team = g.model.bind(&g.adapters, &opened(&g));
+            let team = g.model.bind(&opened(&g));
             let mut plan = team.plan(&b[0]);
             let all = Dropout { senders: 1.0, positions: 0.0 };
             plan.drop_messages(all, 0, &[0, 1, 2], |m, before, dropped| {
@@ -553,7 +549,7 @@ impl Job for Refusals {
         let g = Setting::new(ChannelKind::Vectors, Topology::Sequential).load::<B>(&device);
         let try_new = |phases: Vec<PhaseConfig>| {
             let config = TrainConfig { phases, ..TrainConfig::default() };
-            diffmas::training::Trainer::new(config, g.model.clone(), g.adapters.clone())
+            diffmas::training::Trainer::new(config, g.model.clone(), g.parameters.clone())
                 .err()
                 .map(|e| e.to_string())
         };

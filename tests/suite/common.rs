@@ -86,7 +86,8 @@ pub struct Golden<B: ModelBackend> {
     pub expected: Value,
     pub samples: Vec<TokenizedSample>,
     pub model: TeamModel<B>,
-    pub adapters: AdapterSet<B>,
+    /// Everything that the team learns.
+    pub parameters: Parameters<B>,
 }
 
 impl<B: ModelBackend> Golden<B> {
@@ -114,22 +115,25 @@ impl<B: ModelBackend> Golden<B> {
         change(&mut config);
         config.validate().unwrap();
         let backbone = ModelFiles::open(model).unwrap().load::<B>(device, precision).unwrap();
-        let mut adapters =
-            AdapterSet::read(&folder(name).join("adapter"), Some(scope), &config, &backbone).unwrap();
+        let adapter = folder(name).join("adapter");
+        let (adapters, mut parameters) =
+            AdapterSet::read(&adapter, Some(scope), &config, &backbone.config, device).unwrap();
         if scope == AdapterScope::PerRole {
-            refill_per_role(&mut adapters, &input, device);
+            parameters = refilled_per_role(&adapters, &parameters, &input);
         }
-        Self {
-            expected: json(name, "expected.json"),
-            samples: samples(&input),
-            model: TeamModel::new(config, backbone, 7),
-            adapters,
-        }
+        let model = TeamModel::new(config, adapters, backbone);
+        parameters.extend(model.init_modules(7));
+        Self { expected: json(name, "expected.json"), samples: samples(&input), model, parameters }
     }
 
     /// A run over this team that starts from the reference's adapter.
     pub fn trainer(&self, config: TrainConfig) -> Trainer<B> {
-        Trainer::new(config, self.model.clone(), self.adapters.clone()).unwrap()
+        Trainer::new(config, self.model.clone(), self.parameters.clone()).unwrap()
+    }
+
+    /// The team without any adapter.
+    pub fn bare(&self) -> Team<B> {
+        self.model.clone().with_adapters(AdapterSet::none()).bind(&self.parameters)
     }
 }
 
@@ -157,7 +161,6 @@ pub fn losses<B: ModelBackend>(
 /// One team on one batch, to be differentiated.
 pub struct Case<'a, B: ModelBackend> {
     pub model: &'a TeamModel<B>,
-    pub adapters: &'a AdapterSet<B>,
     pub batch: &'a TeamBatch,
     /// Agents that the gradient goes through.
     pub through: &'a [bool],
@@ -167,7 +170,9 @@ pub struct Case<'a, B: ModelBackend> {
 
 impl<B: ModelBackend> Case<'_, B> {
     pub fn plan(&self) -> TeamPlan {
-        TeamPlan::new(&self.model.config, self.batch, |thought| self.model.channel.inner.layout(thought))
+        TeamPlan::new(&self.model.layout.config, self.batch, |thought| {
+            self.model.channel.inner.layout(thought)
+        })
     }
 
     /// Loss and gradients by recomputation.
@@ -179,9 +184,9 @@ impl<B: ModelBackend> Case<'_, B> {
     pub fn recomputed_on(&self, plan: &TeamPlan, p: &Parameters<B>) -> Outcome<B> {
         let outer = self.model.to_autodiff();
         let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
-        let (model, adapters, batch, through) = (self.model, self.adapters, self.batch, self.through);
-        let inner = TeamStages { model, adapters, batch, plan, weights, through };
-        let outer = TeamStages { model: &outer, adapters, batch, plan, weights, through };
+        let (model, batch, through) = (self.model, self.batch, self.through);
+        let inner = TeamStages { model, batch, plan, weights, through };
+        let outer = TeamStages { model: &outer, batch, plan, weights, through };
         recompute(&inner, &outer, p, &p.leaves(|_| true), &inner.reached())
     }
 
@@ -190,8 +195,8 @@ impl<B: ModelBackend> Case<'_, B> {
         let outer = self.model.to_autodiff();
         let plan = &self.plan();
         let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
-        let (adapters, batch, through) = (self.adapters, self.batch, self.through);
-        let outer = TeamStages { model: &outer, adapters, batch, plan, weights, through };
+        let (batch, through) = (self.batch, self.through);
+        let outer = TeamStages { model: &outer, batch, plan, weights, through };
         let all = vec![true; plan.stages.len()];
         end_to_end(&outer, &p.leaves(|_| true), &all)
     }
@@ -200,8 +205,8 @@ impl<B: ModelBackend> Case<'_, B> {
     pub fn loss(&self, p: &Parameters<B>) -> f64 {
         let plan = &self.plan();
         let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
-        let (model, adapters, batch, through) = (self.model, self.adapters, self.batch, self.through);
-        let stages = TeamStages { model, adapters, batch, plan, weights, through };
+        let (model, batch, through) = (self.model, self.batch, self.through);
+        let stages = TeamStages { model, batch, plan, weights, through };
         recompute_forward(&stages, p)
     }
 }
@@ -277,21 +282,25 @@ pub fn slopes<B: ModelBackend>(
     }
 }
 
-/// Fills each role's factors as the reference does: seed string `{seed}/{role}/{tensor name}`.
-fn refill_per_role<B: ModelBackend>(adapters: &mut AdapterSet<B>, input: &Value, device: &B::Device) {
+/// Each role's factors, filled as the reference does: seed string `{seed}/{role}/{tensor name}`.
+fn refilled_per_role<B: ModelBackend>(
+    adapters: &AdapterSet,
+    parameters: &Parameters<B>,
+    input: &Value,
+) -> Parameters<B> {
     let (seed, b_bound) = (&input["lora"]["seed"], input["lora"]["b_bound"].as_f64().unwrap());
-    for (role, adapter) in &mut adapters.adapters {
-        for (path, lora) in &mut adapter.factors {
-            let fill = |part: &str, shape: [usize; 2], bound: f64| {
-                let name = format!("{seed}/{role}/base_model.model.{path}.{part}.weight");
-                let data = det_fill(&name, shape[0] * shape[1], bound);
-                Tensor::from_data(TensorData::new(data, shape), device)
-            };
-            let [r, cols] = lora.a.dims();
-            lora.a = fill("lora_A", [r, cols], (1.0 / cols as f64).sqrt());
-            lora.b = fill("lora_B", lora.b.dims(), b_bound);
-        }
-    }
+    let fill = |role: &String, (name, value): (&String, &Tensor<B, 2>)| {
+        let shape = value.dims();
+        let bound = if name.ends_with("lora_A") { (1.0 / shape[1] as f64).sqrt() } else { b_bound };
+        let data =
+            det_fill(&format!("{seed}/{role}/base_model.model.{name}.weight"), shape[0] * shape[1], bound);
+        let data = Tensor::from_data(TensorData::new(data, shape), &value.device());
+        (format!("adapter.{role}.{name}"), data)
+    };
+    let of_role = |role: &String| -> Vec<_> {
+        parameters.within(&format!("adapter.{role}.")).iter().map(|factor| fill(role, factor)).collect()
+    };
+    adapters.adapters.keys().flat_map(of_role).collect()
 }
 
 /// The reference's portable filler: splitmix64 of `fnv1a64(name) + (i + 1)·golden`, top 24 bits, scaled to `±bound`.

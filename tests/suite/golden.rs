@@ -1,10 +1,11 @@
 //! The numbers of an independent implementation (PyTorch, transformers and PEFT in float64), on the backend under test.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::common::*;
 use burn::prelude::*;
-use diffmas::agents::{AdapterScope, AdapterSet, TeamConfig, Transmit};
+use diffmas::agents::{AdapterScope, TeamConfig, Transmit};
 use diffmas::backbone::BackboneConfig;
 use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
@@ -85,7 +86,7 @@ impl Check for Variants {
             let norm = e["lora_grad_norm"].as_f64().unwrap();
             close(grads.norm(), norm, norm, 2e-4, &format!("{model} {name} norm"));
             close_gradients(&grads, &e["lora_grads"], "default", &format!("{model} {name}"));
-            let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+            let team = g.model.bind(&g.parameters);
             let plan = team.plan(&batch(&g.samples[..1]));
             if let Some(next) = e["next_pos"].as_u64() {
                 assert_eq!(u64::from(plan.answering().start[0]), next, "{model} {name} next position");
@@ -109,7 +110,7 @@ impl Check for PerRole {
         let g = Golden::<B>::load(model, AdapterScope::PerRole, |_| (), device);
         let e = &g.expected["variants"]["per_role"];
         for (role, want) in e["lora_A0"].as_object().unwrap() {
-            let a = &g.adapters.adapters[role].factors["model.layers.0.self_attn.q_proj"].a;
+            let a = g.parameters.get(&format!("adapter.{role}.model.layers.0.self_attn.q_proj.lora_A"));
             for (got, want) in values(a).iter().zip(numbers(want)) {
                 close(*got, want, 1.0, 1e-7, &format!("{model} filler of {role}"));
             }
@@ -134,9 +135,8 @@ impl Check for Segments {
     fn check<B: ModelBackend>(model: &str, device: &B::Device) {
         let g = Golden::<B>::load(model, AdapterScope::Shared, |_| (), device);
         let b = batch(&g.samples[..1]);
-        let (model_, adapters) = (&g.model, &g.adapters);
-        let case = Case { model: model_, adapters, batch: &b, through: &[true; 4], lambda: 0.0 };
-        let got = case.recomputed(&g.model.parameters(adapters));
+        let case = Case { model: &g.model, batch: &b, through: &[true; 4], lambda: 0.0 };
+        let got = case.recomputed(&g.parameters.clone());
         for (j, want) in g.expected["full"]["seg_total"].as_array().unwrap().iter().enumerate() {
             let what = format!("{model} segment {j}");
             let scale = want["norm"].as_f64().unwrap();
@@ -157,7 +157,7 @@ impl Check for Segments {
                 let both: Vec<f64> = tensors[2 * l..2 * l + 2].iter().flat_map(values).collect();
                 close(norm(&both), want, scale, 2e-4, &format!("{what} layer {l}"));
             }
-            let prompt = b.prompts[j].len;
+            let prompt = b.prompts[j].len();
             let part = |from: usize, to: usize| -> f64 {
                 norm(
                     &tensors
@@ -185,9 +185,7 @@ impl Check for Latents {
         let g = Golden::<B>::load(model, AdapterScope::Shared, |_| (), device);
         let rho = g.expected["rho"].as_f64().unwrap();
         close(g.model.feed.rho, rho, rho, 1e-6, &format!("{model} rho"));
-        for (key, adapters) in [("latents", g.adapters.clone()), ("latents_adapter_off", AdapterSet::none())]
-        {
-            let team = g.model.bind(&adapters, &g.model.parameters(&adapters));
+        for (key, team) in [("latents", g.model.bind(&g.parameters)), ("latents_adapter_off", g.bare())] {
             let b = batch(&g.samples[..1]);
             let plan = team.plan(&b);
             let mut sent = vec![None; 4];
@@ -293,7 +291,7 @@ impl Check for Batched {
     fn check<B: ModelBackend>(model: &str, device: &B::Device) {
         // Loss per row: three rows of different length together, and each alone.
         let g = Golden::<B>::load(model, AdapterScope::Shared, |_| (), device);
-        let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+        let team = g.model.bind(&g.parameters);
         let together = losses(&team, &g.samples, 3, &Control::Real);
         let alone = losses(&team, &g.samples, 1, &Control::Real);
         let want = numbers(&g.expected["batch"]["row_loss_unbatched"]);
@@ -330,7 +328,7 @@ impl Check for Batched {
         let want = e["loss"].as_f64().unwrap();
         close(loss, want, want, 1e-5, &format!("{model} padded loss"));
         close_gradients(&grads, &e["lora_grads"], "default", &format!("{model} padded"));
-        let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+        let team = g.model.bind(&g.parameters);
         let plan = team.plan(&batch(&g.samples));
         let next: Vec<f64> = plan.answering().start.iter().map(|&p| f64::from(p)).collect();
         assert_eq!(next, numbers(&e["next_pos"]), "{model} next positions");
@@ -351,7 +349,7 @@ struct Controls;
 impl Check for Controls {
     fn check<B: ModelBackend>(model: &str, device: &B::Device) {
         let g = Golden::<B>::load(model, AdapterScope::Shared, |_| (), device);
-        let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+        let team = g.model.bind(&g.parameters);
         let score = |control: &Control, samples: &[_]| {
             evaluate(&team, samples, &scoring(1, control, 0), |_| Ok(())).unwrap().loss
         };
@@ -374,13 +372,12 @@ impl Check for Controls {
             "{model}: {others:?} against {real}"
         );
         // Adapter off, and the same without latent steps or trace.
-        let off = AdapterSet::none();
-        let bare = g.model.bind(&off, &g.model.parameters(&off));
+        let bare = g.bare();
         let loss = |team: &diffmas::agents::Team<B>, control: Control| {
             evaluate(team, &g.samples[..1], &scoring(1, &control, 0), |_| Ok(())).unwrap().loss
         };
         let mut still = bare.clone();
-        still.config.latent_steps = 0;
+        Arc::make_mut(&mut still.layout).config.latent_steps = 0;
         for (key, got) in [
             ("adapter_off_loss", loss(&bare, Control::Real)),
             ("adapter_off_loss_T0", loss(&still, Control::Real)),
@@ -402,9 +399,7 @@ struct Greedy;
 impl Check for Greedy {
     fn check<B: ModelBackend>(model: &str, device: &B::Device) {
         let g = Golden::<B>::load(model, AdapterScope::Shared, |_| (), device);
-        let off = AdapterSet::none();
-        let on = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
-        let bare = g.model.bind(&off, &g.model.parameters(&off));
+        let (on, bare) = (g.model.bind(&g.parameters), g.bare());
         let options = DecodeOptions { max_new_tokens: 16, ..DecodeOptions::default() };
         let answer = |thinking: &diffmas::agents::Team<B>, answering: &diffmas::agents::Team<B>, n: usize| {
             let b = batch(&g.samples[..n]);

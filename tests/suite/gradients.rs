@@ -26,9 +26,9 @@ impl Job for Oracle {
                 (c.transmit, c.feed, c.latent_steps) = (transmit, feed, steps);
             };
             let g = Golden::<B>::load("tiny-qwen3", scope, change, &device);
-            let p = g.model.parameters(&g.adapters);
+            let p = g.parameters.clone();
             let batch = &batch(&g.samples);
-            let case = Case { model: &g.model, adapters: &g.adapters, batch, through: &through, lambda: 0.0 };
+            let case = Case { model: &g.model, batch, through: &through, lambda: 0.0 };
             let got = case.recomputed(&p);
             let (loss, want) = case.end_to_end(&p);
             close(got.losses.iter().sum(), loss, loss, 1e-6, &what);
@@ -91,10 +91,9 @@ impl Job for FiniteDifferences {
                     (c.transmit, c.feed, c.latent_steps) = (transmit, feed, 2);
                 };
                 let g = Golden::<B>::load(model, AdapterScope::Shared, change, &device);
-                let p = g.model.parameters(&g.adapters);
+                let p = g.parameters.clone();
                 let batch = &batch(&g.samples[1..]);
-                let (model, adapters) = (&g.model, &g.adapters);
-                let case = Case { model, adapters, batch, through: &[true; 4], lambda: 0.0 };
+                let case = Case { model: &g.model, batch, through: &[true; 4], lambda: 0.0 };
                 let gradients = case.recomputed(&p).gradients;
                 let what = format!("{:?} {transmit} {feed}", g.model.backbone.config.family);
                 slopes(|p| case.loss(p), &p, &gradients, self.step, self.tolerance, &what);

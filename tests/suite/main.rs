@@ -6,6 +6,7 @@ mod channels;
 mod common;
 mod golden;
 mod gradients;
+mod inputs;
 mod merge;
 mod precision;
 mod properties;

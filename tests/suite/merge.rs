@@ -14,7 +14,7 @@ impl Job for SameScores {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         let golden = Golden::<B>::load(self.0, AdapterScope::Shared, |_| {}, &device);
-        let adapted = golden.model.backbone.with_adapter(&golden.adapters.adapters["default"]);
+        let adapted = golden.model.bind(&golden.parameters).roles.remove(0);
         let dir = tempfile::tempdir().unwrap();
         let merged = dir.path().join("merged");
         let (base, adapter) = (folder(self.0).join("model"), folder(self.0).join("adapter"));

@@ -52,7 +52,7 @@ fn rounded(dtype: StoredDtype, values: &mut [f32]) {
 }
 
 fn bound<B: ModelBackend>(g: &Golden<B>) -> Team<B> {
-    g.model.bind(&g.adapters, &g.model.parameters(&g.adapters))
+    g.model.bind(&g.parameters)
 }
 
 /// Greedy answers to all samples.
@@ -67,9 +67,8 @@ fn answers<B: ModelBackend>(g: &Golden<B>) -> Vec<Answer> {
 
 /// The gradients of everything that learns, through all agents.
 fn gradients<B: ModelBackend>(g: &Golden<B>) -> Parameters<B> {
-    let (model, adapters, batch) = (&g.model, &g.adapters, &batch(&g.samples));
-    let case = Case { model, adapters, batch, through: &[true; 4], lambda: 0.0 };
-    case.recomputed(&model.parameters(adapters)).gradients
+    let case = Case { model: &g.model, batch: &batch(&g.samples), through: &[true; 4], lambda: 0.0 };
+    case.recomputed(&g.parameters).gradients
 }
 
 /// Asserts that two teams, which differ in how their base is stored, compute the same.

@@ -93,7 +93,7 @@ impl Job for BatchedEqualsAlone {
             (c.latent_steps, c.transmit) = (self.steps, self.transmit);
         };
         let g = Golden::<B>::load("tiny-qwen3-tied", AdapterScope::Shared, change, &device);
-        let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+        let team = g.model.bind(&g.parameters);
         for control in [Control::Real, Control::Random, Control::Zero] {
             let score = |size: usize| {
                 let mut all = Vec::new();

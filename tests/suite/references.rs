@@ -152,7 +152,7 @@ impl Reference {
     /// Every run of the case by name, and what is wrong with it.
     fn check<B: ModelBackend>(&self, device: &B::Device) -> Vec<(String, Vec<String>)> {
         let g = self.load::<B>(device);
-        let team = g.model.bind(&g.adapters, &g.model.parameters(&g.adapters));
+        let team = g.model.bind(&g.parameters);
         let mut runs: Vec<_> = self.train.iter().map(|u| (u.tag.clone(), self.update(&g, u))).collect();
         for size in [1, 3] {
             let scored = |(control, want): (&String, &Vec<f64>)| {
@@ -170,7 +170,7 @@ impl Reference {
     fn load<B: ModelBackend>(&self, device: &B::Device) -> Golden<B> {
         let team = self.team.clone().ordered().unwrap();
         let mut g = Golden::<B>::load(&self.model, self.scope, |c| *c = team, device);
-        let prompts = PromptBuilder::new(&g.model.config.agents, None).unwrap();
+        let prompts = PromptBuilder::new(&g.model.layout.config.agents, None).unwrap();
         let vocab_size = g.model.backbone.config.vocab_size;
         let tokenized = |(row, line): (&Row, usize)| {
             let names = self.team.agents.iter().map(|a| a.name.clone());
@@ -183,8 +183,7 @@ impl Reference {
             prompts.build(self.name.as_ref(), &sample, vocab_size).unwrap()
         };
         g.samples = self.rows.iter().zip(1..).map(tokenized).collect();
-        let modules = filled(&g.model.modules());
-        g.model = g.model.with_modules(modules);
+        g.parameters.extend(filled(&g.model.init_modules(0)));
         g
     }
 
@@ -201,7 +200,7 @@ impl Reference {
         ];
         let at = |norms: &BTreeMap<String, f64>, name: &str| norms.get(name).copied().unwrap_or(0.0);
         let messages = want.trace_grad_norm.clone().unwrap_or_default();
-        for name in g.model.config.upstream().iter().map(|a| &a.name) {
+        for name in g.model.layout.config.upstream().iter().map(|a| &a.name) {
             let (got, want) = (at(&got.message_norms, name), at(&messages, name));
             off.push(relative(got, want, GRADIENT, &format!("gradient of {name}'s message")));
         }

@@ -93,9 +93,12 @@ impl Job for Paris {
         let files = ModelFiles::open(&self.0).unwrap();
         let tokenizer = files.tokenizer.clone().unwrap();
         let config = TeamConfig { agents: vec![AgentConfig::named("solver")], ..TeamConfig::default() };
-        let model = TeamModel::new(config, files.load::<B>(&device, Precision::default()).unwrap(), 0);
-        let none = AdapterSet::none();
-        let team = model.bind(&none, &model.parameters(&none));
+        let model = TeamModel::new(
+            config,
+            AdapterSet::none(),
+            files.load::<B>(&device, Precision::default()).unwrap(),
+        );
+        let team = model.bind(&model.init(0));
         let text = json("smollm2-135m", "q4_1.json")["text"].as_str().unwrap().to_string();
         let sample = TokenizedSample {
             line: 1,

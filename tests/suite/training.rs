@@ -155,10 +155,8 @@ impl Job for Skip {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         let mut g = golden::<B>(&device);
-        for adapter in g.adapters.adapters.values_mut() {
-            let lora = adapter.factors.values_mut().next().unwrap();
-            lora.b = lora.b.clone().mul_scalar(f32::NAN);
-        }
+        let name = "adapter.default.model.layers.0.self_attn.q_proj.lora_B";
+        g.parameters.insert(name.into(), g.parameters.get(name).clone().mul_scalar(f32::NAN));
         let mut trainer = g.trainer(TrainConfig { max_skipped_updates: 3, ..config() });
         let before = bits(&trainer);
         let mut skipped = 0;
@@ -255,10 +253,11 @@ impl Job for Streams {
         let g = golden::<B>(&device);
         let lora = AdapterConfig::new(2, 4.0, TargetModules::List(vec!["q_proj".into()]));
         let draw = |scope, seed| {
-            let (team, backbone) = (&g.model.config, &g.model.backbone);
-            AdapterSet::init(scope, &lora, team, backbone, seed).unwrap().parameters()
+            let (team, sizes) = (&g.model.layout.config, &g.model.layout.sizes);
+            let adapters = AdapterSet::new(scope, &lora, team, sizes).unwrap();
+            adapters.init::<B>(team, sizes, seed, &device)
         };
-        let roles: Vec<String> = g.model.config.agents.iter().map(|a| a.name.clone()).collect();
+        let roles: Vec<String> = g.model.layout.config.agents.iter().map(|a| a.name.clone()).collect();
         let a = |p: &Parameters<B>, name: &str| {
             values(p.get(&format!("adapter.{name}.model.layers.0.self_attn.q_proj.lora_A")))
         };

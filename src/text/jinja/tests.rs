@@ -175,6 +175,24 @@ fn the_deepest_syntax_and_the_deepest_values_fit_the_stack() {
 }
 
 #[test]
+fn threads_that_ask_at_once_each_get_their_own_text() {
+    let style = Style { trim: true, strict: true };
+    let templates = Templates::new(vec!["<{{ n }}>".into(), "{{ n }}!".into()], Vec::new(), style).unwrap();
+    std::thread::scope(|scope| {
+        for n in 0..16 {
+            let templates = &templates;
+            scope.spawn(move || {
+                for i in 0..20 {
+                    let context = || Value::from_serialize(json!({"n": 100 * n + i}));
+                    assert_eq!(templates.render(0, context()).unwrap(), format!("<{}>", 100 * n + i));
+                    assert_eq!(templates.render(1, context()).unwrap(), format!("{}!", 100 * n + i));
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn a_template_that_was_given_up_is_not_asked_again() {
     let style = Style { trim: true, strict: false };
     let source = "{% for i in range(9999) %}{{ range(99999)|sort|length }}{% endfor %}";
