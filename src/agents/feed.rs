@@ -65,8 +65,8 @@ impl<B: ModelBackend> FeedModule<B> {
     }
 }
 
-/// Rows of the vocabulary that are expanded at once.
-const ROWS: usize = 1024;
+/// Rows of the vocabulary that are expanded at once: more than one block, the last of them shorter, for the smallest models that are tested.
+const ROWS: usize = 384;
 
 /// The rows of the vocabulary, a block after the other.
 fn blocks(rows: usize) -> impl Iterator<Item = Range<usize>> {
@@ -93,13 +93,18 @@ fn realign<B: ModelBackend>(backbone: &Backbone<B>) -> Tensor<B, 2> {
         let (rows, values) = (block.len(), weight.rows(block));
         DMatrix::from_iterator(d, rows, values.into_iter().map(f64::from))
     };
-    let (mut gram, mut cross) = (DMatrix::identity(d, d) * 1e-5, DMatrix::zeros(d, d));
+    let tied = backbone.config.tie_word_embeddings;
+    let (mut gram, mut cross) = (DMatrix::zeros(d, d), DMatrix::zeros(d, d));
     for block in blocks(backbone.config.vocab_size) {
         let output = transposed(&backbone.lm_head, block.clone());
-        let input = transposed(&backbone.embed_tokens, block);
         gram.gemm(1.0, &output, &output.transpose(), 1.0);
-        cross.gemm(1.0, &output, &input.transpose(), 1.0);
+        if !tied {
+            let input = transposed(&backbone.embed_tokens, block);
+            cross.gemm(1.0, &output, &input.transpose(), 1.0);
+        }
     }
+    let cross = if tied { gram.clone() } else { cross };
+    let gram = gram + DMatrix::identity(d, d) * 1e-5;
     let solved = gram.cholesky().expect("a Gram matrix plus a ridge is positive definite").solve(&cross);
     let data: Vec<f32> = solved.transpose().iter().map(|&x| x as f32).collect();
     Tensor::from_data(TensorData::new(data, [d, d]), &backbone.device())
