@@ -154,7 +154,8 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
         eprintln!("micro-batch {seconds:.3} s"); // what is left of a run that is cut short
         seconds
     });
-    let updates: Vec<f64> = (0..args.updates).map(|_| trainer.update(&batch, 5e-5).step_seconds).collect();
+    let updates: Vec<f64> =
+        (0..args.updates).map(|_| trainer.update(&batch, 5e-5).unwrap().step_seconds).collect();
     json!({"bench": "train", "T": args.latent_steps, "batch": args.batch, "channel": args.channel.name(),
            "topology": args.topology.name(), "runs": args.runs, "step": step, "updates": updates, "loss": loss})
 }

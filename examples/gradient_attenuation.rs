@@ -82,14 +82,12 @@ impl Job for Measure {
                 for trained in [false, true] {
                     if trained {
                         for step in 0..self.updates {
-                            trainer.update(&[batch(agents, step as u32 * 16, 16)], 3e-3);
+                            trainer.update(&[batch(agents, step as u32 * 16, 16)], 3e-3)?;
                         }
                     }
                     let samples = batch(agents, 1 << 20, 32);
                     let got = trainer.gradients(std::slice::from_ref(&samples));
-                    let name = |j: usize| format!("agent{j}");
-                    let norms =
-                        (0..agents - 1).map(|j| got.message_norms.get(&name(j)).copied().unwrap_or(0.0));
+                    let norms = got.message_norms().into_iter().map(Option::unwrap_or_default);
                     let jacobians = match channel {
                         ChannelKind::Overwrite => jacobians(trainer.model(), trainer.parameters()),
                         _ => Vec::new(),

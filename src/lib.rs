@@ -39,7 +39,7 @@
 //! - [`backbone`]: the transformer, its files, LoRA
 //! - [`communication`]: messages and the trace, channels
 //! - [`agents`]: roles, prompts on a batch, a team as a DAG of stages
-//! - [`training`]: the recomputation driver, a loop that resumes bit-identically, TensorBoard events
+//! - [`training`]: objectives, the recomputation driver, an update in its parts, a loop that resumes bit-identically, TensorBoard events
 //! - [`inference`] and [`evaluation`]: answers; scores with real messages and with controls
 //! - [`tasks`]: questions whose evidence is spread over a team
 //! - [`report`]: one HTML page about a run

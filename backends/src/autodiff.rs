@@ -219,6 +219,21 @@ impl<B: ModelBackend> Backward<B, 1> for TokenNll {
     }
 }
 
+#[derive(Debug)]
+struct TokenKl;
+
+impl<B: ModelBackend> Backward<B, 1> for TokenKl {
+    type State = (Tensor<B, 2>, Tensor<B, 2>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let d_kl = from_float(grads.consume::<B>(&ops.node));
+        let (log_p, logits) = ops.state;
+        if let [Some(n)] = ops.parents {
+            grads.register::<B>(n.id, to_float(B::token_kl_backward(d_kl, log_p, logits)));
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct AttentionState<B: Backend> {
     q: Tensor<B, 4>,
@@ -395,6 +410,12 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         let (parent, logits) = (node(&logits), logits.inner());
         let y = B::token_nll(logits.clone(), targets);
         record(TokenNll, [parent], y, || (logits, targets.to_vec()))
+    }
+
+    fn token_kl(log_p: Tensor<Self, 2>, logits: Tensor<Self, 2>) -> Tensor<Self, 1> {
+        let (parent, log_p, logits) = (node(&logits), log_p.inner(), logits.inner());
+        let y = B::token_kl(log_p.clone(), logits.clone());
+        record(TokenKl, [parent], y, || (log_p, logits))
     }
 }
 

@@ -11,6 +11,9 @@ use crate::{AttentionGrads, AttentionMask, KeyValueBlock, LoraRef, ModelBackend}
 /// Scores of unseen keys; finite, and within half precision's range.
 const UNSEEN: f64 = -3.0e4;
 
+/// The logarithm that stands for a probability of 0.
+const LEAST: f64 = -1.0e30;
+
 /// The tensor in at least f32.
 fn wide<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     match x.dtype() {
@@ -177,6 +180,39 @@ pub fn token_nll_backward<B: Backend>(
     let d = d_nll.unsqueeze_dim::<2>(1);
     let p = burn::tensor::activation::softmax(wide(logits), 1) * d.clone();
     p.scatter(1, target_index(targets, &device), d.neg(), IndexingUpdateOp::Add).cast(dtype)
+}
+
+/// `KL(p ‖ softmax(logits))` per row.
+pub fn token_kl<B: Backend>(log_p: Tensor<B, 2>, logits: Tensor<B, 2>) -> Tensor<B, 1> {
+    let log_q = log_softmax(logits);
+    let log_p = finite(log_p, &log_q);
+    (log_p.clone().exp() * (log_p - log_q)).sum_dim(1).squeeze_dim(1)
+}
+
+/// The gradient of [`token_kl`]: `(softmax(logits) · Σ p − p) · d_kl`.
+pub fn token_kl_backward<B: Backend>(
+    d_kl: Tensor<B, 1>,
+    log_p: Tensor<B, 2>,
+    logits: Tensor<B, 2>,
+) -> Tensor<B, 2> {
+    let dtype = logits.dtype();
+    let log_q = log_softmax(logits);
+    let p = finite(log_p, &log_q).exp();
+    // What is given as probabilities need not sum to 1 to the last bit.
+    let q = log_q.exp() * p.clone().sum_dim(1);
+    ((q - p) * d_kl.unsqueeze_dim(1)).cast(dtype)
+}
+
+/// Log-probabilities of which none is infinite, as exact as those in `like`: the exponential of the least is 0 all the same.
+fn finite<B: Backend>(log_p: Tensor<B, 2>, like: &Tensor<B, 2>) -> Tensor<B, 2> {
+    log_p.cast(like.dtype()).clamp_min(LEAST)
+}
+
+/// Logarithms of the softmax over the last dimension, in at least f32.
+fn log_softmax<B: Backend>(logits: Tensor<B, 2>) -> Tensor<B, 2> {
+    let logits = wide(logits);
+    let shifted = logits.clone() - logits.max_dim(1).detach();
+    shifted.clone() - shifted.exp().sum_dim(1).log()
 }
 
 fn target_index<B: Backend>(targets: &[u32], device: &B::Device) -> Tensor<B, 2, Int> {

@@ -239,4 +239,22 @@ pub trait ModelBackend: Backend {
     ) -> Tensor<Self, 2> {
         composed::token_nll_backward(d_nll, logits, targets)
     }
+
+    /// `KL(p ‖ softmax(logits)) = Σ_v p_v (log p_v − log softmax(logits)_v)` of each row, in at least f32. `log_p` is a constant: no
+    /// gradient goes into it. `−∞` there is a probability of 0, which adds nothing.
+    ///
+    /// # Shapes
+    /// `log_p [N, V]`, `logits [N, V]` → `[N]`
+    fn token_kl(log_p: Tensor<Self, 2>, logits: Tensor<Self, 2>) -> Tensor<Self, 1> {
+        composed::token_kl(log_p, logits)
+    }
+
+    /// The gradient of [`ModelBackend::token_kl`] with respect to the logits.
+    fn token_kl_backward(
+        d_kl: Tensor<Self, 1>,
+        log_p: Tensor<Self, 2>,
+        logits: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        composed::token_kl_backward(d_kl, log_p, logits)
+    }
 }

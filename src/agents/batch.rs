@@ -90,10 +90,13 @@ pub struct TeamBatch {
     pub target: Option<PaddedIds>,
     /// Right-padded expert texts, for each upstream agent that has one in some row; empty where none has.
     pub experts: Vec<Option<PaddedIds>>,
+    /// The number of each row's sample among all rows of an update, whatever micro-batch it stands in: what is drawn for a sample, or
+    /// known of it, goes by this.
+    pub numbers: Vec<u64>,
 }
 
 impl TeamBatch {
-    /// Pads `samples` into a batch. Either all of them have a target, or the batch has none.
+    /// Pads `samples`, numbered from 0, into a batch. Either all of them have a target, or the batch has none.
     ///
     /// # Panics
     /// If there is no sample or they are of different teams.
@@ -113,7 +116,17 @@ impl TeamBatch {
             rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
         };
         let experts = (0..agents.saturating_sub(1)).map(expert).collect();
-        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), experts }
+        let numbers = (0..samples.len() as u64).collect();
+        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), experts, numbers }
+    }
+
+    /// The same samples under other numbers.
+    ///
+    /// # Panics
+    /// If there is not one for each row.
+    pub fn numbered(self, numbers: Vec<u64>) -> Self {
+        assert_eq!(numbers.len(), self.rows(), "a number for each row");
+        Self { numbers, ..self }
     }
 
     /// The same samples without expert texts.

@@ -7,7 +7,8 @@ use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
 use super::{
-    AdapterScope, AgentInput, Embedded, FeedKind, FeedModule, PaddedIds, TeamBatch, TeamLayout, TeamPlan,
+    AdapterScope, AgentInput, Embedded, FeedKind, FeedModule, PaddedIds, Predictions, TeamBatch, TeamLayout,
+    TeamPlan,
 };
 use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook};
 use crate::communication::{ChannelPair, Message, Reading, Thought, Trace};
@@ -160,32 +161,39 @@ impl<B: ModelBackend> Team<B> {
         self.find(last, &sent, &plan)
     }
 
-    /// Stage II, teacher-forced: `−log p(y_i | y_<i, prompt, trace)` of every target token, rows one after another.
+    /// `−log p(y_i | y_<i, prompt, trace)` of every target token, rows one after another; see [`Team::predict_target`].
     ///
     /// # Shapes
     /// `[number of target tokens]`
     pub fn target_nll(&self, prompt: &AgentInput, target: &PaddedIds, reading: &Reading<B>) -> Tensor<B, 1> {
+        self.predict_target(prompt, target, reading).nll()
+    }
+
+    /// Stage II, teacher-forced: what is predicted of every target token after `prompt`, the trace and the target so far.
+    pub fn predict_target(
+        &self,
+        prompt: &AgentInput,
+        target: &PaddedIds,
+        reading: &Reading<B>,
+    ) -> Predictions<B> {
         let backbone = self.answering();
         // The last target token is predicted, never read.
         let answer = AgentInput::from(target.truncated(target.len - 1));
         let input = prompt.embed(backbone).beside(answer.embed(backbone));
         let len = input.len();
         let (hidden, _) = prefill(backbone, input, reading, &mut reading.start.clone());
-        self.nll(backbone, hidden, len, prompt.len() - 1, target)
+        self.predict(backbone, hidden, len, prompt.len() - 1, target)
     }
 
-    /// `−log p(e_i | e_<i, thought)` of every token of an upstream agent's expert text, which follows its latent positions in a branch of
-    /// its own: nothing of it is passed on. `next` is the id of the branch's first position per row.
-    ///
-    /// # Shapes
-    /// `[number of expert tokens]`
-    pub fn expert_nll(
+    /// What an upstream agent predicts of every token of its expert text, which follows its latent positions in a branch of its own:
+    /// nothing of it is passed on. `next` is the id of the branch's first position per row.
+    pub fn predict_expert(
         &self,
         thought: &Thought<B>,
         expert: &PaddedIds,
         reading: &Reading<B>,
         next: &[u32],
-    ) -> Tensor<B, 1> {
+    ) -> Predictions<B> {
         let backbone = &self.roles[thought.sender];
         let first = thought.latents.last().expect("h_0 is always there").clone();
         let [batch, d] = first.dims();
@@ -199,31 +207,24 @@ impl<B: ModelBackend> Team<B> {
             let (hidden, _) = read_on(backbone, input, &past, tail, hook, &mut next.to_vec());
             states = Tensor::cat(vec![states, hidden.reshape([batch, len, d])], 1);
         }
-        self.nll(backbone, states.reshape([batch * expert.len, d]), expert.len, 0, expert)
+        self.predict(backbone, states.reshape([batch * expert.len, d]), expert.len, 0, expert)
     }
 
-    /// The NLL of all valid ids of `target`, of which the first is predicted at position `first` of each row's `len` hidden states.
-    fn nll(
+    /// What is predicted of all valid ids of `text`, the first of which follows position `first` of each row's `len` hidden states.
+    fn predict(
         &self,
         backbone: &Backbone<B>,
         hidden: Tensor<B, 2>,
         len: usize,
         first: usize,
-        target: &PaddedIds,
-    ) -> Tensor<B, 1> {
-        let mut at = Vec::with_capacity(target.count());
-        let mut expected = Vec::with_capacity(target.count());
-        for (b, (ids, valid)) in
-            target.ids.chunks_exact(target.len).zip(target.valid.chunks_exact(target.len)).enumerate()
-        {
-            for (i, _) in valid.iter().enumerate().filter(|(_, v)| **v) {
-                at.push((b * len + first + i) as i64);
-                expected.push(ids[i]);
-            }
-        }
+        text: &PaddedIds,
+    ) -> Predictions<B> {
+        let real = (0..text.ids.len()).filter(|&i| text.valid[i]);
+        let (rows, tokens) = real.clone().map(|i| (i / text.len, text.ids[i])).unzip();
+        let at: Vec<i64> = real.map(|i| (i / text.len * len + first + i % text.len) as i64).collect();
         let n = at.len();
         let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &backbone.device());
-        B::token_nll(backbone.logits(hidden.select(0, at)), &expected)
+        Predictions { logits: backbone.logits(hidden.select(0, at)), tokens, rows }
     }
 
     /// The final agent's backbone.

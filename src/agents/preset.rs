@@ -2,48 +2,50 @@
 
 use super::team::{AgentConfig, TeamConfig};
 
-/// Planner, critic, refiner and solver, one after another.
-///
-/// The prompts are short, for small chat models, and use one field of the data line: `question`.
-pub fn paper_team() -> TeamConfig {
-    let roles = [
-        (
-            "planner",
-            "You are the planner of a team.",
-            "Question: {{ question }}\n\n\
-             Plan how to find the answer: say what is asked, what is given, and which steps lead there. \
-             Do not give the answer yet.",
-        ),
-        (
-            "critic",
-            "You are the critic of a team.",
-            "Question: {{ question }}\n\n\
-             Check the plan you were given: look for wrong assumptions, missing steps and traps in the \
-             question. Do not give the answer yet.",
-        ),
-        (
-            "refiner",
-            "You are the refiner of a team.",
-            "Question: {{ question }}\n\n\
-             Use the plan and the criticism you were given to work out a better plan. Do not \
-             give the answer yet.",
-        ),
-        (
-            "solver",
-            "You are the solver of a team.",
-            "Question: {{ question }}\n\n\
-             Use what the team has worked out and answer the question. Give only the final answer.",
-        ),
-    ];
-    let agents = roles
-        .into_iter()
-        .map(|(name, system, user)| AgentConfig {
-            system: Some(system.to_string()),
-            user: Some(user.to_string()),
-            ..AgentConfig::named(name)
-        })
-        .collect();
-    TeamConfig { agents, ..TeamConfig::default() }
+impl TeamConfig {
+    /// Planner, critic, refiner and solver, one after another.
+    ///
+    /// The prompts are short, for small chat models, and use one field of the data line: `question`.
+    pub fn preset() -> Self {
+        let roles = [
+            (
+                "planner",
+                "You are the planner of a team.",
+                "Question: {{ question }}\n\n\
+                 Plan how to find the answer: say what is asked, what is given, and which steps lead there. \
+                 Do not give the answer yet.",
+            ),
+            (
+                "critic",
+                "You are the critic of a team.",
+                "Question: {{ question }}\n\n\
+                 Check the plan you were given: look for wrong assumptions, missing steps and traps in the \
+                 question. Do not give the answer yet.",
+            ),
+            (
+                "refiner",
+                "You are the refiner of a team.",
+                "Question: {{ question }}\n\n\
+                 Use the plan and the criticism you were given to work out a better plan. Do not \
+                 give the answer yet.",
+            ),
+            (
+                "solver",
+                "You are the solver of a team.",
+                "Question: {{ question }}\n\n\
+                 Use what the team has worked out and answer the question. Give only the final answer.",
+            ),
+        ];
+        let agents = roles
+            .into_iter()
+            .map(|(name, system, user)| AgentConfig {
+                system: Some(system.to_string()),
+                user: Some(user.to_string()),
+                ..AgentConfig::named(name)
+            })
+            .collect();
+        TeamConfig { agents, ..TeamConfig::default() }
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +55,7 @@ mod tests {
 
     #[test]
     fn the_preset_is_the_papers_team_and_is_valid() {
-        let team = paper_team();
+        let team = TeamConfig::preset();
         let names: Vec<&str> = team.agents.iter().map(|agent| agent.name.as_str()).collect();
         assert_eq!(names, ["planner", "critic", "refiner", "solver"]);
         team.validate().unwrap();
@@ -61,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_preset_needs_only_the_question() {
-        let team = paper_team();
+        let team = TeamConfig::preset();
         let builder = PromptBuilder::new(&team.agents, None).unwrap();
         let fields = serde_json::json!({"question": "Why?"}).as_object().unwrap().clone();
         let sample = Sample { line: 1, fields, ..Sample::default() };

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::{TeamBatch, TeamModel, TeamPlan};
+use super::{LossTerm, LossWeights, Objective, Predictions, TeamBatch, TeamModel, TeamPlan, Text};
 use crate::backbone::Parameters;
 use crate::communication::Message;
 
@@ -38,29 +38,8 @@ pub trait StageGraph<B: Backend> {
     ) -> StageOutput<B>;
 }
 
-/// How the terms of a loss are weighed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LossWeights {
-    /// The factor of the summed NLL of targets: one over the target tokens of the whole update.
-    pub target: f64,
-    /// The factor of the summed NLL of each upstream agent's expert text.
-    pub experts: Vec<f64>,
-}
-
-impl LossWeights {
-    /// `L_final + λ · mean_j L_j` over all `batches` of an update, each `L` a mean over its tokens.
-    pub fn new(batches: &[TeamBatch], lambda: f64) -> Self {
-        let agents = batches.iter().map(|b| b.experts.len()).max().unwrap_or(0);
-        let tokens = |j: usize| batches.iter().filter_map(|b| b.expert(j)).map(|e| e.count()).sum::<usize>();
-        let tokens: Vec<usize> = (0..agents).map(tokens).collect();
-        let roles = tokens.iter().filter(|&&n| n > 0).count();
-        let expert = |&n: &usize| if n == 0 { 0.0 } else { lambda / (roles * n) as f64 };
-        let target = batches.iter().map(TeamBatch::target_tokens).sum::<usize>();
-        Self { target: 1.0 / target.max(1) as f64, experts: tokens.iter().map(expert).collect() }
-    }
-}
-
-/// The stages of `model` on `batch`: each returns the messages of its agents, agent after agent; the last one's loss is the target's.
+/// The stages of `model` on `batch`: each returns the messages of its agents, agent after agent, and what `objective` makes of the texts
+/// that they learn; the last one's is the target.
 #[derive(Debug)]
 pub struct TeamStages<'a, B: ModelBackend> {
     /// The team without values for what it learns.
@@ -69,6 +48,8 @@ pub struct TeamStages<'a, B: ModelBackend> {
     pub batch: &'a TeamBatch,
     /// Positions of everything.
     pub plan: &'a TeamPlan,
+    /// What makes a loss of what is predicted; without it, stages return their messages alone.
+    pub objective: Option<&'a dyn Objective<B>>,
     /// How terms of the loss are weighed.
     pub weights: &'a LossWeights,
     /// Agents that the gradient of what is read from them goes on through.
@@ -80,6 +61,10 @@ impl<B: ModelBackend> TeamStages<'_, B> {
     pub fn reached(&self) -> Vec<bool> {
         let reached = |j: &usize| self.through[*j] || self.batch.has_expert(*j);
         self.plan.stages.iter().map(|stage| stage.agents.iter().any(reached)).collect()
+    }
+
+    fn term(&self, text: Text, predictions: Predictions<B>, weight: f64) -> LossTerm<'_, B> {
+        LossTerm { text, predictions, numbers: &self.batch.numbers, weight }
     }
 
     /// The tensors of a stage's message, by agent.
@@ -122,9 +107,12 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
         let traces: Vec<_> = agents.iter().map(|&j| team.find(j, &found, self.plan)).collect();
         let readings: Vec<_> = traces.iter().map(|trace| team.read(trace)).collect();
         if agents[..] == [self.plan.agents.len() - 1] {
-            let target = self.batch.target.as_ref().expect("training samples have targets");
-            let nll = team.target_nll(&self.batch.prompts[agents[0]], target, &readings[0]);
-            let loss = Some(B::sum(nll).mul_scalar(self.weights.target));
+            let loss = self.objective.map(|objective| {
+                let target = self.batch.target.as_ref().expect("training samples have targets");
+                let prompt = &self.batch.prompts[agents[0]];
+                let predictions = team.predict_target(prompt, target, &readings[0]);
+                objective.loss(self.term(Text::Target, predictions, self.weights.target))
+            });
             return StageOutput { message: Vec::new(), loss };
         }
         let thoughts = team.think(agents, self.batch, self.plan, &readings);
@@ -132,9 +120,9 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
         let mut loss: Option<Tensor<B, 1>> = None;
         for ((&j, thought), (trace, reading)) in agents.iter().zip(thoughts).zip(traces.iter().zip(&readings))
         {
-            if let Some(expert) = self.batch.expert(j) {
-                let nll = team.expert_nll(&thought, expert, reading, &self.plan.agents[j].end);
-                let own = B::sum(nll).mul_scalar(self.weights.experts[j]);
+            if let (Some(objective), Some(expert)) = (self.objective, self.batch.expert(j)) {
+                let predictions = team.predict_expert(&thought, expert, reading, &self.plan.agents[j].end);
+                let own = objective.loss(self.term(Text::Expert(j), predictions, self.weights.experts[j]));
                 loss = Some(loss.map_or(own.clone(), |sum| sum + own));
             }
             let tensors = team.send(&thought, trace).into_tensors().into_iter();

@@ -148,11 +148,6 @@ impl TeamConfig {
         team.ordered().map_err(|e| Error::file(path, e))
     }
 
-    /// The paper's team, see [`paper_team`](super::preset::paper_team).
-    pub fn preset() -> Self {
-        super::preset::paper_team()
-    }
-
     /// Refuses what does not make sense. To be called again when settings have changed.
     ///
     /// # Errors

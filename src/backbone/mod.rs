@@ -31,6 +31,6 @@ pub use merge::merge;
 pub use mlp::Mlp;
 pub use model::Backbone;
 pub use norm::RmsNorm;
-pub use parameters::Parameters;
+pub use parameters::{Parameters, frobenius};
 pub use precision::{ComputeDtype, Precision, WeightDtype};
 pub use rope::RotaryEmbedding;

@@ -105,14 +105,21 @@ impl<B: Backend> Parameters<B> {
 }
 
 impl<B: ModelBackend> Parameters<B> {
-    /// The Frobenius norm over all parameters, summed in name order in f64.
+    /// Their [`frobenius`] norm, summed in name order.
     pub fn norm(&self) -> f64 {
-        let squares: Vec<_> = self.0.values().map(|t| B::sum(t.clone().powi_scalar(2))).collect();
-        if squares.is_empty() {
-            return 0.0;
-        }
-        Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
+        frobenius(self.0.values())
     }
+}
+
+/// The Frobenius norm over several tensors, summed in f64; 0 where there is none.
+pub fn frobenius<'a, B: ModelBackend, const D: usize>(
+    tensors: impl IntoIterator<Item = &'a Tensor<B, D>>,
+) -> f64 {
+    let squares: Vec<_> = tensors.into_iter().map(|t| B::sum(t.clone().powi_scalar(2))).collect();
+    if squares.is_empty() {
+        return 0.0;
+    }
+    Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
 }
 
 impl<B: Backend> FromIterator<(String, Tensor<B, 2>)> for Parameters<B> {

@@ -23,6 +23,15 @@ const TRACES_OF_A_RUN: [&str; 7] = [
     "team.toml",
 ];
 
+/// What a run finds in its output folder.
+#[derive(Clone, Copy, Debug)]
+pub enum Begin {
+    /// Nothing, or an earlier run that may be replaced.
+    New { overwrite: bool },
+    /// A run to go on with.
+    Resume,
+}
+
 /// An output folder that no other process writes to.
 #[derive(Debug)]
 pub struct Claim {

@@ -17,11 +17,11 @@ use diffmas::training::{Curriculum, LrSchedulerType};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::claim::Claim;
+use super::claim::{Begin, Claim};
 use super::options::Options;
 use super::progress::Progress;
 use super::session::Session;
-use super::train::{Begin, Ending, train};
+use super::train::{Ending, train};
 use super::{inspection, interrupt, one_line, output, verbosity};
 
 /// Agents that hold evidence.

@@ -14,12 +14,11 @@ use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::claim::Claim;
+use super::claim::{Begin, Claim};
 use super::options::{Options, TeamArgs};
 use super::part::{self, Part};
 use super::progress::Progress;
 use super::session::{Conditions, Session};
-use super::train::Begin;
 use super::{inspection, interrupt, output, verbosity};
 
 /// Flags of `eval`.

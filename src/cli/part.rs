@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::claim::Begin;
 use super::output;
 use super::session::Session;
-use super::train::Begin;
 
 /// The field of the first line, which says what run the others are of.
 const RUN: &str = "part_of";

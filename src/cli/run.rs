@@ -18,12 +18,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answering, Left};
+use super::claim::Begin;
 use super::generation::GenerationArgs;
 use super::options::{Options, TeamArgs};
 use super::part::{self, Part};
 use super::progress::Progress;
 use super::session::Session;
-use super::train::Begin;
 use super::{chat, interrupt, output, verbosity};
 
 /// Flags of `run`.

@@ -12,7 +12,7 @@ use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{ADAPTER, Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
 use diffmas::{Error, Result};
 
-use super::claim::Claim;
+use super::claim::{Begin, Claim};
 use super::options::{Options, TeamArgs, TrainArgs, flags};
 use super::progress::Progress;
 use super::run_log::RunLog;
@@ -56,15 +56,6 @@ impl TrainCommand {
         let begin = if self.resume { Begin::Resume } else { Begin::New { overwrite: self.overwrite } };
         train(options, begin, Ending::Told)
     }
-}
-
-/// What a run finds in its output folder.
-#[derive(Clone, Copy, Debug)]
-pub enum Begin {
-    /// Nothing, or an earlier run that may be replaced.
-    New { overwrite: bool },
-    /// A run to go on with.
-    Resume,
 }
 
 /// What is printed of a finished run.

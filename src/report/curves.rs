@@ -7,7 +7,6 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::folder::malformed;
 use crate::error::{Error, Result};
 use crate::input::{open_file, read_line};
 use crate::training::EvalMetrics;
@@ -125,6 +124,13 @@ fn read_lines<T: DeserializeOwned>(path: &Path, mut each: impl FnMut(T)) -> Resu
         line.clear();
     }
     Ok(())
+}
+
+/// What is wrong with JSON, without the line.
+pub(super) fn malformed(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or(&text);
+    format!("malformed JSON at column {}: {what}", error.column())
 }
 
 /// At most `limit` points, each the mean of equally many neighbours (the last one of the rest), and how many.

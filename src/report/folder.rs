@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::curves::Curves;
-use super::{Verdict, page};
-use crate::checkpoint::write_atomic;
+use super::Verdict;
+use super::curves::{Curves, malformed};
 use crate::error::{Error, Result};
 use crate::evaluation::{Comparison, Evaluation, Inspection};
 use crate::input;
@@ -103,22 +102,6 @@ impl Report {
             None => Verdict { sentence: "Nothing was measured yet.".into(), warning: false },
         })
     }
-
-    /// The page.
-    ///
-    /// # Errors
-    /// If a chart cannot be drawn.
-    pub fn render(&self) -> Result<String> {
-        page::render(self)
-    }
-
-    /// Writes the page to `path`, in place of what is there.
-    ///
-    /// # Errors
-    /// If a chart cannot be drawn or the file not be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        write_atomic(path, self.render()?.as_bytes())
-    }
 }
 
 /// The text of a file; none where there is no such file or nothing in it.
@@ -127,13 +110,6 @@ fn text(path: &Path) -> Result<Option<String>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         text => Ok(Some(text.map_err(|e| Error::file(path, e))?).filter(|t| !t.trim().is_empty())),
     }
-}
-
-/// What is wrong with JSON, without the line.
-pub(super) fn malformed(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let what = text.split(" at line ").next().unwrap_or(&text);
-    format!("malformed JSON at column {}: {what}", error.column())
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {

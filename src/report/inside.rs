@@ -6,7 +6,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::charts::{self, percent};
-use super::page::{Figure, NOTHING, finite};
+use super::figure::{Figure, NOTHING, finite};
 use crate::error::Result;
 use crate::evaluation::{Attention, Inspection, LensToken};
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::charts::{self, Ink, Line, MAX_LINES, plain};
 use super::curves::{Curves, Points, thin};
-use super::page::{Figure, MAX_POINTS, entry};
+use super::figure::{Figure, MAX_POINTS, entry};
 use crate::error::Result;
 
 /// How the team learned.

@@ -6,6 +6,7 @@
 
 mod charts;
 mod curves;
+mod figure;
 mod folder;
 mod inside;
 mod learning;

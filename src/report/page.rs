@@ -1,19 +1,17 @@
 //! The page: what its template is filled with.
 
+use std::path::Path;
+
 use minijinja::Environment;
 use serde::Serialize;
 
-use super::charts::{self, Chart, Ink};
+use super::charts;
 use super::folder::Report;
 use super::inside::{AttentionMaps, Example, Lens, attention, example, lens};
 use super::learning::{Training, training};
 use super::results::{Results, compared, scored};
+use crate::checkpoint::write_atomic;
 use crate::error::{Error, Result};
-
-/// Points of a curve: more than a screen can show, few enough for a small page.
-pub const MAX_POINTS: usize = 400;
-/// What stands where there is no number.
-pub const NOTHING: &str = "–";
 
 /// Everything that the template shows.
 #[derive(Serialize)]
@@ -32,19 +30,26 @@ struct Page<'a> {
     config: Option<&'a str>,
 }
 
-/// A chart with what it needs to be understood.
-#[derive(Serialize)]
-pub struct Figure {
-    /// What it shows, above it.
-    pub caption: String,
-    /// The drawing.
-    pub chart: Chart,
-    /// Colours and what they stand for.
-    pub key: Vec<(String, String)>,
+impl Report {
+    /// The page.
+    ///
+    /// # Errors
+    /// If a chart cannot be drawn.
+    pub fn render(&self) -> Result<String> {
+        render(self)
+    }
+
+    /// Writes the page to `path`, in place of what is there.
+    ///
+    /// # Errors
+    /// If a chart cannot be drawn or the file not be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_atomic(path, self.render()?.as_bytes())
+    }
 }
 
 /// Fills the template.
-pub fn render(report: &Report) -> Result<String> {
+fn render(report: &Report) -> Result<String> {
     let verdict = report.verdict();
     let mut results = Vec::new();
     results.extend(report.comparison.as_ref().filter(|c| !c.rows.is_empty()).map(compared).transpose()?);
@@ -84,23 +89,13 @@ fn is_text(c: char) -> bool {
     matches!(c, '\n' | '\t') || !(c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
 }
 
-/// The number, where it is one.
-pub fn finite(x: f64) -> Option<f64> {
-    Some(x).filter(|x| x.is_finite())
-}
-
-/// A line of a chart's key.
-pub fn entry(ink: Ink, name: &str) -> (String, String) {
-    (ink.hex(), name.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use serde_json::json;
 
+    use super::super::figure::MAX_POINTS;
     use super::*;
 
     const HOSTILE: &str = "<script>alert(\"1\")</script>'&\u{8}";

@@ -4,7 +4,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::charts::{self, Ink, Whisker, plain};
-use super::page::{Figure, NOTHING, entry, finite};
+use super::figure::{Figure, NOTHING, entry, finite};
 use crate::error::Result;
 use crate::evaluation::{Accuracy, Comparison, Cost, Evaluation, Part};
 

@@ -148,7 +148,7 @@ pub fn read_checkpoint<B: ModelBackend>(
     output: &Path,
     model: &TeamModel<B>,
     optimizer: &mut Optimizer<B>,
-    accept: impl Fn(&CheckpointState) -> Result<()>,
+    mut accept: impl FnMut(&CheckpointState) -> Result<()>,
 ) -> Result<Option<(Parameters<B>, CheckpointState)>> {
     let mut first_error = None;
     for (_, dir) in checkpoints(output) {

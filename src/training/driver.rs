@@ -133,9 +133,3 @@ fn accumulate<B: Backend>(
         None => got.collect(),
     });
 }
-
-/// The Frobenius norm over several tensors.
-pub fn frobenius<B: ModelBackend>(tensors: &[Tensor<B, 4>]) -> f64 {
-    let squares = tensors.iter().map(|t| B::sum(t.clone().powi_scalar(2))).collect();
-    Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
-}

@@ -1,29 +1,41 @@
-//! Learning to communicate: the recomputation driver, the optimiser, and a loop that can be stopped and resumed.
+//! Learning to communicate.
+//!
+//! An update differentiates by recomputation, reduces over processes, clips and steps; what it learns by is an objective. A loop draws
+//! samples and goes through phases; it can be stopped and resumed.
 
 mod checkpoint;
 mod config;
 mod curriculum;
 mod decay;
+mod differentiate;
 mod driver;
 mod metrics;
+mod objectives;
 mod optimizer;
 mod phases;
+mod reduce;
 mod sampler;
 mod schedule;
 mod settings;
+mod step;
 mod tensorboard;
 mod trainer;
+mod training_loop;
 
 pub use checkpoint::{ADAPTER, CheckpointState, DataMark, read_checkpoint, write_checkpoint};
 pub use config::{TraceGradient, TrainConfig};
 pub use curriculum::{Curriculum, competence};
 pub use decay::Decay;
-pub use driver::{Outcome, end_to_end, frobenius, recompute};
+pub use differentiate::UpdateGradient;
+pub use driver::{Outcome, end_to_end, recompute};
 pub use metrics::{EvalMetrics, StepMetrics, peak_memory_bytes};
+pub use objectives::{CrossEntropy, Distillation};
 pub use optimizer::{Optimizer, clip};
 pub use phases::{Phase, PhaseConfig, PhasePreset, Trainable};
-pub use sampler::Sampler;
+pub use reduce::{OneProcess, Reduce};
+pub use sampler::{Drawn, Sampler};
 pub use schedule::{LrSchedulerType, learning_rate};
 pub use settings::RunSettings;
 pub use tensorboard::EventFile;
-pub use trainer::{Event, StopReason, Trainer, UpdateGradient};
+pub use trainer::Trainer;
+pub use training_loop::{Event, StopReason};

@@ -8,10 +8,8 @@ use burn::tensor::TensorData;
 
 use super::decay::{Decay, Pull};
 use crate::backbone::Parameters;
+use crate::checkpoint::NamedTensors;
 use crate::error::{Error, Result};
-
-/// Named host tensors, as they are stored.
-pub type HostTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// AdamW (arXiv 1711.05101) with betas 0.9/0.999 and eps 1e-8, decoupled weight decay as in torch.
 pub struct Optimizer<B: Backend> {
@@ -60,8 +58,8 @@ impl<B: Backend> Optimizer<B> {
     }
 
     /// The moments, as `{name}.exp_avg`, `{name}.exp_avg_sq` and `{name}.step`.
-    pub fn to_host(&self) -> HostTensors {
-        let mut all = HostTensors::new();
+    pub fn to_host(&self) -> NamedTensors {
+        let mut all = NamedTensors::new();
         for (name, state) in &self.state {
             let m = &state.momentum;
             for (part, t) in [("exp_avg", &m.moment_1), ("exp_avg_sq", &m.moment_2)] {
@@ -77,7 +75,7 @@ impl<B: Backend> Optimizer<B> {
     ///
     /// # Errors
     /// If they do not fit `parameters`.
-    pub fn load(&mut self, mut stored: HostTensors, parameters: &Parameters<B>) -> Result<()> {
+    pub fn load(&mut self, mut stored: NamedTensors, parameters: &Parameters<B>) -> Result<()> {
         self.state.clear();
         for (name, value) in parameters.iter() {
             let Some((_, step)) = stored.remove(&format!("{name}.step")) else { continue };

@@ -38,8 +38,7 @@ impl Job for SumOfRows {
                 let config = TrainConfig { trajectory_weight: 0.5, ..TrainConfig::default() };
                 let trainer = g.trainer(config);
                 let together = trainer.gradients(&[batch(&g.samples)]);
-                let rows: Vec<TeamBatch> = g.samples.iter().map(|s| TeamBatch::new(&[s])).collect();
-                let apart = trainer.gradients(&rows);
+                let apart = trainer.gradients(&micro_batches(&g.samples, 1));
                 close(together.loss, apart.loss, apart.loss, 1e-5, &what);
                 same_gradients(&together.gradients, &apart.gradients, TENSOR, &what);
                 same_gradients(&apart.gradients, &together.gradients, TENSOR, &what);
@@ -58,8 +57,6 @@ struct Slopes;
 impl Job for Slopes {
     type Output = ();
 
-    /// One direction a tensor, half along its gradient and half at random, so that neither a gradient of the wrong direction nor one that is
-    /// missing passes.
     fn run<B: ModelBackend>(self, device: B::Device) {
         for setting in Setting::all() {
             let g = open_team::<B>(&setting, FeedKind::Learned, &device);
@@ -67,29 +64,7 @@ impl Job for Slopes {
             let batch = &batch(&g.samples);
             let case = Case { model: &g.model, batch, through: &[true; 4], lambda: 0.5 };
             let gradients = case.recomputed(&p).gradients;
-            for (name, value) in p.iter() {
-                let n = value.shape().num_elements();
-                let own = gradients.find(name).map_or_else(|| vec![0.0; n], |t| values(t));
-                let random: Vec<f64> = det_fill(name, n, 1.0).into_iter().map(f64::from).collect();
-                // Turned towards the gradient, so that the two never cancel.
-                let turned: f64 = own.iter().zip(&random).map(|(x, y)| x * y).sum();
-                let (a, b) = (norm(&own).max(1e-12), norm(&random).copysign(turned));
-                let v: Vec<f64> = own.iter().zip(&random).map(|(x, y)| x / a + y / b).collect();
-                let length = norm(&v);
-                let v: Vec<f32> = v.iter().map(|x| (x / length) as f32).collect();
-                let slope: f64 = own.iter().zip(&v).map(|(g, v)| g * f64::from(*v)).sum();
-                let v = Tensor::<B, 2>::from_data(TensorData::new(v, value.shape()), &device);
-                let at = |h: f64| {
-                    let mut moved = p.clone();
-                    moved.insert(name.clone(), value.clone() + v.clone().mul_scalar(h));
-                    case.loss(&moved)
-                };
-                let measured = five_point(at, 1e-2);
-                // Rounding of the two losses, which are sums of f32, over the distance between them.
-                let noise = 2e-4 * at(0.0).abs();
-                let what = format!("{}, {name}, whose gradient has norm {a:.1e}", setting.name());
-                close(measured, slope, 2e-2 * norm(&own) + noise, 1.0, &what);
-            }
+            slope_of_every_tensor(|p| case.loss(p), &p, &gradients, &setting.name());
         }
     }
 }

@@ -18,7 +18,7 @@ use diffmas::training::{Curriculum, PhaseConfig, TrainConfig, Trainable};
 const MODEL: &str = "tiny-qwen3";
 
 /// Every channel that passes internal state.
-const LATENT: [ChannelKind; 4] =
+pub const LATENT: [ChannelKind; 4] =
     [ChannelKind::Trace, ChannelKind::Vectors, ChannelKind::Hybrid, ChannelKind::Overwrite];
 
 /// What a test changes of the reference's team.
@@ -32,7 +32,7 @@ pub struct Setting {
     pub steps: [usize; 3],
     /// What each of the four agents reads, in a graph.
     pub reads: [&'static [usize]; 4],
-    experts: bool,
+    pub experts: bool,
 }
 
 impl Setting {
@@ -396,7 +396,7 @@ impl Job for Drops {
             let again = trainer.gradients(&b);
             assert_eq!((again.loss, again.dropped), (first.loss, first.dropped), "{channel}");
             same_gradients(&again.gradients, &first.gradients, 0.0, &format!("{channel}"));
-            trainer.update(&b, 0.0);
+            trainer.update(&b, 0.0).unwrap();
             assert_ne!(trainer.gradients(&b).loss, first.loss, "{channel}");
             // With everything hidden from the final agent, it is alone, at the positions it had.
             let team = g.model.bind(&opened(&g));

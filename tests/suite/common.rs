@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas::agents::{
-    AdapterScope, AdapterSet, AgentConfig, LossWeights, Team, TeamBatch, TeamConfig, TeamModel, TeamPlan,
-    TeamStages,
+    AdapterScope, AdapterSet, AgentConfig, LossWeights, Objective, Team, TeamBatch, TeamConfig, TeamModel,
+    TeamPlan, TeamStages, TokenCounts,
 };
 use diffmas::backbone::{ModelFiles, Parameters, Precision};
-use diffmas::backends::{BackendKind, Job, ModelBackend};
+use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::evaluation::{Control, Scoring, evaluate};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{Outcome, TrainConfig, Trainer, end_to_end, recompute};
+use diffmas::training::{CrossEntropy, Outcome, TrainConfig, Trainer, end_to_end, recompute};
 use serde_json::Value;
 
 /// The models of the reference.
@@ -79,6 +79,13 @@ pub fn samples(input: &Value) -> Vec<TokenizedSample> {
 /// One batch of all `samples`.
 pub fn batch(samples: &[TokenizedSample]) -> TeamBatch {
     TeamBatch::new(&samples.iter().collect::<Vec<_>>())
+}
+
+/// The micro-batches of an update on `samples`, `size` rows each, numbered through.
+pub fn micro_batches(samples: &[TokenizedSample], size: usize) -> Vec<TeamBatch> {
+    let numbers: Vec<u64> = (0..samples.len() as u64).collect();
+    let each = samples.chunks(size).zip(numbers.chunks(size));
+    each.map(|(rows, numbers)| batch(rows).numbered(numbers.to_vec())).collect()
 }
 
 /// A reference model on a device.
@@ -182,11 +189,26 @@ impl<B: ModelBackend> Case<'_, B> {
 
     /// The same on a plan of its own.
     pub fn recomputed_on(&self, plan: &TeamPlan, p: &Parameters<B>) -> Outcome<B> {
+        self.differentiated(plan, &CrossEntropy, p)
+    }
+
+    /// The same by another objective.
+    pub fn recomputed_by(&self, objective: &dyn Objective<Autodiff<B>>, p: &Parameters<B>) -> Outcome<B> {
+        self.differentiated(&self.plan(), objective, p)
+    }
+
+    fn differentiated(
+        &self,
+        plan: &TeamPlan,
+        objective: &dyn Objective<Autodiff<B>>,
+        p: &Parameters<B>,
+    ) -> Outcome<B> {
         let outer = self.model.to_autodiff();
-        let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
+        let weights = &self.weights();
         let (model, batch, through) = (self.model, self.batch, self.through);
-        let inner = TeamStages { model, batch, plan, weights, through };
-        let outer = TeamStages { model: &outer, batch, plan, weights, through };
+        let inner = TeamStages { model, batch, plan, objective: None, weights, through };
+        let objective = Some(objective);
+        let outer = TeamStages { model: &outer, batch, plan, objective, weights, through };
         recompute(&inner, &outer, p, &p.leaves(|_| true), &inner.reached())
     }
 
@@ -194,20 +216,32 @@ impl<B: ModelBackend> Case<'_, B> {
     pub fn end_to_end(&self, p: &Parameters<B>) -> (f64, Parameters<B>) {
         let outer = self.model.to_autodiff();
         let plan = &self.plan();
-        let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
+        let weights = &self.weights();
         let (batch, through) = (self.batch, self.through);
-        let outer = TeamStages { model: &outer, batch, plan, weights, through };
+        let objective: Option<&dyn Objective<_>> = Some(&CrossEntropy);
+        let outer = TeamStages { model: &outer, batch, plan, objective, weights, through };
         let all = vec![true; plan.stages.len()];
         end_to_end(&outer, &p.leaves(|_| true), &all)
     }
 
     /// The loss alone, on the backend itself.
     pub fn loss(&self, p: &Parameters<B>) -> f64 {
+        self.loss_by(&CrossEntropy, p)
+    }
+
+    /// The same by another objective.
+    pub fn loss_by(&self, objective: &dyn Objective<B>, p: &Parameters<B>) -> f64 {
         let plan = &self.plan();
-        let weights = &LossWeights::new(std::slice::from_ref(self.batch), self.lambda);
+        let weights = &self.weights();
         let (model, batch, through) = (self.model, self.batch, self.through);
-        let stages = TeamStages { model, batch, plan, weights, through };
+        let objective = Some(objective);
+        let stages = TeamStages { model, batch, plan, objective, weights, through };
         recompute_forward(&stages, p)
+    }
+
+    fn weights(&self) -> LossWeights {
+        let upstream = self.model.layout.config.agents.len() - 1;
+        LossWeights::new(&TokenCounts::new(std::slice::from_ref(self.batch), upstream), self.lambda)
     }
 }
 
@@ -279,6 +313,40 @@ pub fn slopes<B: ModelBackend>(
             .map(|(name, t)| values(t).iter().zip(values(v.get(name))).map(|(a, b)| a * b).sum::<f64>())
             .sum();
         close(measured, slope, gradients.norm(), tolerance, &format!("{what}, {direction} direction"));
+    }
+}
+
+/// Asserts that the gradient of each tensor is the slope of `loss` at `p`. One direction a tensor, half along its gradient and half at random,
+/// so that neither a gradient of the wrong direction nor one that is missing passes.
+#[track_caller]
+pub fn slope_of_every_tensor<B: ModelBackend>(
+    loss: impl Fn(&Parameters<B>) -> f64,
+    p: &Parameters<B>,
+    gradients: &Parameters<B>,
+    what: &str,
+) {
+    for (name, value) in p.iter() {
+        let n = value.shape().num_elements();
+        let own = gradients.find(name).map_or_else(|| vec![0.0; n], |t| values(t));
+        let random: Vec<f64> = det_fill(name, n, 1.0).into_iter().map(f64::from).collect();
+        // Turned towards the gradient, so that the two never cancel.
+        let turned: f64 = own.iter().zip(&random).map(|(x, y)| x * y).sum();
+        let (a, b) = (norm(&own).max(1e-12), norm(&random).copysign(turned));
+        let v: Vec<f64> = own.iter().zip(&random).map(|(x, y)| x / a + y / b).collect();
+        let length = norm(&v);
+        let v: Vec<f32> = v.iter().map(|x| (x / length) as f32).collect();
+        let slope: f64 = own.iter().zip(&v).map(|(g, v)| g * f64::from(*v)).sum();
+        let v = Tensor::<B, 2>::from_data(TensorData::new(v, value.shape()), &value.device());
+        let at = |h: f64| {
+            let mut moved = p.clone();
+            moved.insert(name.clone(), value.clone() + v.clone().mul_scalar(h));
+            loss(&moved)
+        };
+        let measured = five_point(at, 1e-2);
+        // Rounding of the two losses, which are sums of f32, over the distance between them.
+        let noise = 2e-4 * at(0.0).abs();
+        let what = format!("{what}, {name}, whose gradient has norm {a:.1e}");
+        close(measured, slope, 2e-2 * norm(&own) + noise, 1.0, &what);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use crate::common::*;
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas::agents::{AdapterScope, Team, TeamBatch, TeamConfig};
+use diffmas::agents::{AdapterScope, Team, TeamConfig};
 use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::evaluation::{Control, evaluate};
@@ -190,7 +190,7 @@ impl Reference {
     /// What is wrong with the gradient of a first update.
     fn update<B: ModelBackend>(&self, g: &Golden<B>, want: &Update) -> Vec<String> {
         let config = train_config(&want.flags, want.config.as_deref());
-        let batches: Vec<TeamBatch> = g.samples.chunks(config.batch_size).map(batch).collect();
+        let batches = micro_batches(&g.samples, config.batch_size);
         assert!(batches.len() <= config.gradient_accumulation_steps, "{}: rows are left over", want.tag);
         let got = g.trainer(config).gradients(&batches);
         let mut off = vec![
@@ -200,8 +200,8 @@ impl Reference {
         ];
         let at = |norms: &BTreeMap<String, f64>, name: &str| norms.get(name).copied().unwrap_or(0.0);
         let messages = want.trace_grad_norm.clone().unwrap_or_default();
-        for name in g.model.layout.config.upstream().iter().map(|a| &a.name) {
-            let (got, want) = (at(&got.message_norms, name), at(&messages, name));
+        for (name, got) in g.model.layout.config.upstream().iter().map(|a| &a.name).zip(got.message_norms()) {
+            let (got, want) = (got.unwrap_or(0.0), at(&messages, name));
             off.push(relative(got, want, GRADIENT, &format!("gradient of {name}'s message")));
         }
         if let Some(parts) = &want.parts {

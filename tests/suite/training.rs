@@ -202,7 +202,7 @@ impl Job for FirstStep {
         let second = seconds(3);
         let mut first = f64::INFINITY;
         for _ in 0..3 {
-            trainer.update(&b, 1e-4);
+            trainer.update(&b, 1e-4).unwrap();
             let clock = std::time::Instant::now();
             trainer.gradients(&b);
             first = first.min(clock.elapsed().as_secs_f64());

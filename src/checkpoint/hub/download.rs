@@ -4,7 +4,7 @@ use super::answer::{ContentRange, Etag, ListedFile};
 use super::http::{Answer, Client};
 use super::layout::CachedRepository;
 use super::name::HubName;
-use super::remote::{Failure, Progress};
+use super::transfer::{Failure, Progress};
 use crate::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -4,26 +4,13 @@ use super::answer::Listing;
 use super::cache::{cache_root, cached, cached_wheel, hub_cache, wheel_place};
 use super::known::{KnownModel, known};
 use super::name::HubName;
-use super::remote::{Failure, Hub};
+use super::remote::Hub;
 use super::select::{Selection, Wanted, select, shards};
+use super::transfer::{Failure, OnTransfer};
 use super::wheel::{NoWheel, Wheel, from_wheel};
 use crate::checkpoint::safetensors::INDEX;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
-
-/// How far the transfer of one file is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transfer<'a> {
-    /// Its path in the repository.
-    pub file: &'a str,
-    /// Bytes that are here, those of an earlier attempt included.
-    pub done: u64,
-    /// All bytes; 0 while that is not known.
-    pub total: u64,
-}
-
-/// Is told about transfers, a few times a second; its error stops them.
-pub(super) type OnTransfer<'a> = &'a mut dyn FnMut(&Transfer) -> Result<()>;
 
 /// The folder or GGUF file that `--model` means: an existing path, else what [`fetch`] gives.
 ///

@@ -2,7 +2,7 @@
 
 use super::answer::FileHeaders;
 use super::cache::login_token;
-use super::remote::Failure;
+use super::transfer::Failure;
 use std::io::Read;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};

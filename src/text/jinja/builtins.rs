@@ -1,13 +1,15 @@
 //! The environment of templates: its functions, and where its operators, filters and methods come from.
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::globals::{cycler, joiner};
 
 use super::filters::{add_filters, add_tests};
 use super::methods::method;
 use super::operators::{OPERATORS, slice};
-use super::values::{ITEM, Result, check_len, count_written, invalid, items, made, str, text, written_len};
+use super::values::{
+    ITEM, Result, check_len, count_written, invalid, items, made, str, strict, text, written_len,
+};
 
 /// Puts everything into `environment` that templates may call.
 pub(super) fn add(environment: &mut Environment<'_>) {
@@ -50,10 +52,6 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     environment.add_function("small()", |value: Value| written_len(&value).map(|_| value));
     add_filters(environment);
     add_tests(environment);
-}
-
-pub(super) fn strict(state: &State) -> bool {
-    matches!(state.undefined_behavior(), UndefinedBehavior::Strict)
 }
 
 fn dict(pairs: Option<Value>, named: Kwargs) -> Result<Value> {

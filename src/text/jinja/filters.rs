@@ -3,10 +3,11 @@
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, FormatStyle, State, Value, filters, tests};
 
-use super::builtins::strict;
 use super::methods::{center, join_texts, pieces, replaced};
 use super::operators::{Numbers, format, is_in, numbers, plus, whole};
-use super::values::{ITEM, MAX_TEXT, Result, check_len, invalid, items, made, repr, str, text, written_len};
+use super::values::{
+    ITEM, MAX_TEXT, Result, check_len, invalid, items, made, repr, str, strict, text, written_len,
+};
 use crate::text::python_json::JsonStyle;
 
 /// The widest that a template pads or indents, and the longest part that it asks for.

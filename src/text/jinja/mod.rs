@@ -77,8 +77,11 @@ impl From<&Error> for Failure {
 
 type Answer<T> = std::result::Result<T, Failure>;
 
-/// The variables of each template, or which of them is none and why.
-type Outcome = std::result::Result<Vec<BTreeSet<String>>, (usize, Failure)>;
+/// The variables of each template.
+type Variables = Vec<BTreeSet<String>>;
+
+/// The variables, or which of the sources is no template and why.
+type Outcome = std::result::Result<Variables, (usize, Failure)>;
 
 struct Request {
     template: usize,
@@ -101,7 +104,7 @@ pub struct Templates {
     workers: Vec<Mutex<Option<Sender<Request>>>>,
     /// Whether a rendering did not end in time.
     given_up: AtomicBool,
-    variables: Vec<BTreeSet<String>>,
+    variables: Variables,
 }
 
 impl std::fmt::Debug for Templates {
@@ -186,9 +189,7 @@ fn given_up(reason: RecvTimeoutError) -> Failure {
 }
 
 /// Starts a worker: where its requests go, and the variables of each template.
-fn start(
-    sources: Sources,
-) -> std::result::Result<(Sender<Request>, Vec<BTreeSet<String>>), (usize, Failure)> {
+fn start(sources: Sources) -> std::result::Result<(Sender<Request>, Variables), (usize, Failure)> {
     let (requests, received) = channel();
     let (compiled, outcome) = channel();
     let work = move || {

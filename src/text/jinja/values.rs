@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, UndefinedBehavior, Value};
 
 /// Bytes of one text, and of what is written in one go.
 pub(super) const MAX_TEXT: usize = 8 << 20;
@@ -21,6 +21,11 @@ pub(super) type Result<T> = std::result::Result<T, Error>;
 
 pub(super) fn invalid(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.into())
+}
+
+/// Whether what is undefined is an error.
+pub(super) fn strict(state: &State) -> bool {
+    matches!(state.undefined_behavior(), UndefinedBehavior::Strict)
 }
 
 fn too_large() -> Error {

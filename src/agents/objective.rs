@@ -1,0 +1,96 @@
+//! What is learned from: the tokens that a stage predicts, and the objective that makes a loss of them.
+
+use std::fmt::Debug;
+
+use burn::prelude::*;
+use diffmas_backends::ModelBackend;
+
+use super::TeamBatch;
+
+/// What an agent predicts of a text while it is given all tokens before each: the real tokens of all rows, rows one after another.
+#[derive(Clone, Debug)]
+pub struct Predictions<B: Backend> {
+    /// Logits of the next token, `[n, V]`.
+    pub logits: Tensor<B, 2>,
+    /// The token that follows, `n` of them.
+    pub tokens: Vec<u32>,
+    /// The row of the batch that each belongs to.
+    pub rows: Vec<usize>,
+}
+
+impl<B: ModelBackend> Predictions<B> {
+    /// `−log p` of every token, `[n]`.
+    pub fn nll(self) -> Tensor<B, 1> {
+        B::token_nll(self.logits, &self.tokens)
+    }
+}
+
+/// A text that an agent learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// The target, which the final agent answers.
+    Target,
+    /// The expert text of the upstream agent of this index.
+    Expert(usize),
+}
+
+/// All that one term of an update's loss is made of.
+#[derive(Clone, Debug)]
+pub struct LossTerm<'a, B: Backend> {
+    /// What is learned.
+    pub text: Text,
+    /// How well it is known.
+    pub predictions: Predictions<B>,
+    /// The number of each row of the batch among all rows of the update.
+    pub numbers: &'a [u64],
+    /// The factor of the sum over tokens, which makes the sum over all terms of this text in the update its weighted mean.
+    pub weight: f64,
+}
+
+/// What a team learns by: log-probabilities of tokens in, loss out. A function of its arguments alone, and a sum over tokens times the
+/// term's weight, so that micro-batches and processes add up.
+pub trait Objective<B: ModelBackend>: Debug + Send + Sync {
+    /// What the term adds to the loss of the update, `[1]`.
+    fn loss(&self, term: LossTerm<'_, B>) -> Tensor<B, 1>;
+}
+
+/// Tokens of a whole update, over which the terms of its loss are means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenCounts {
+    /// Target tokens.
+    pub target: usize,
+    /// Tokens of each upstream agent's expert texts.
+    pub experts: Vec<usize>,
+}
+
+impl TokenCounts {
+    /// The tokens of `batches`, which `upstream` agents think about.
+    pub fn new(batches: &[TeamBatch], upstream: usize) -> Self {
+        let expert = |j: usize| batches.iter().filter_map(|b| b.expert(j)).map(|e| e.count()).sum::<usize>();
+        Self {
+            target: batches.iter().map(TeamBatch::target_tokens).sum(),
+            experts: (0..upstream).map(expert).collect(),
+        }
+    }
+}
+
+/// How the terms of a loss are weighed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LossWeights {
+    /// The factor of the sum over target tokens: one over those of the whole update.
+    pub target: f64,
+    /// The factor of the sum over the tokens of each upstream agent's expert text.
+    pub experts: Vec<f64>,
+}
+
+impl LossWeights {
+    /// `L_final + λ · mean_j L_j` over an update of `tokens`, each `L` a mean over its tokens.
+    pub fn new(tokens: &TokenCounts, lambda: f64) -> Self {
+        let roles = tokens.experts.iter().filter(|&&n| n > 0).count();
+        let expert = |&n: &usize| if n == 0 { 0.0 } else { lambda / (roles * n) as f64 };
+        Self {
+            target: 1.0 / tokens.target.max(1) as f64,
+            experts: tokens.experts.iter().map(expert).collect(),
+        }
+    }
+}

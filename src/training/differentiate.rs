@@ -1,0 +1,132 @@
+//! The gradient of an update's micro-batches, one after another.
+
+use std::collections::BTreeSet;
+
+use diffmas_backends::{Autodiff, ModelBackend};
+
+use super::{TrainConfig, recompute};
+use crate::agents::{Dropout, Dropped, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, TeamStages};
+use crate::backbone::{Parameters, frobenius};
+
+/// Keeps the draws of communication dropout apart from those of the samples' order, which have the same seed.
+const DROPOUT: u64 = 0x6472_6f70;
+
+/// What the gradient of some of an update's rows is, and what is told of it.
+#[derive(Debug)]
+pub struct UpdateGradient<B: ModelBackend> {
+    /// Their part of the update's loss.
+    pub loss: f64,
+    /// The expert texts' share of it.
+    pub trajectory_loss: f64,
+    /// Gradients by parameter.
+    pub gradients: Parameters<B>,
+    /// By upstream agent, the squared norm of ∂loss/∂message, where a gradient reaches it.
+    pub message_squares: Vec<Option<f64>>,
+    /// Messages that communication dropout hid as a whole, and single positions and vectors.
+    pub dropped: [usize; 2],
+    /// Prompt, latent, target and expert positions.
+    pub positions: usize,
+}
+
+impl<B: ModelBackend> UpdateGradient<B> {
+    /// By upstream agent, the norm of ∂loss/∂message, where a gradient reaches it.
+    pub fn message_norms(&self) -> Vec<Option<f64>> {
+        self.message_squares.iter().map(|squares| squares.map(f64::sqrt)).collect()
+    }
+}
+
+/// The draws of communication dropout in one update.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draws {
+    dropout: Dropout,
+    seed: u64,
+    step: usize,
+}
+
+impl Draws {
+    /// Those of update `step` (from 0).
+    pub(super) fn new(config: &TrainConfig, step: usize) -> Self {
+        let dropout = Dropout { senders: config.sender_dropout, positions: config.position_dropout };
+        Self { dropout, seed: config.seed ^ DROPOUT, step }
+    }
+
+    /// The plan of `model` on `batch`, and what is hidden in it: for each row by its number, whatever rows stand beside it.
+    pub(super) fn plan<B: ModelBackend>(
+        &self,
+        model: &TeamModel<B>,
+        batch: &TeamBatch,
+    ) -> (TeamPlan, Vec<Dropped>) {
+        let mut plan =
+            TeamPlan::new(&model.layout.config, batch, |thought| model.channel.inner.layout(thought));
+        if self.dropout == Dropout::default() {
+            return (plan, Vec::new());
+        }
+        let streams: Vec<u64> = batch.numbers.iter().map(|n| (self.step as u64) << 32 | n).collect();
+        let hide = |message: &mut _, before: Option<&_>, dropped: &_| {
+            model.channel.inner.hide(message, before, dropped)
+        };
+        let dropped = plan.drop_messages(self.dropout, self.seed, &streams, hide);
+        (plan, dropped)
+    }
+}
+
+/// What an update differentiates.
+pub(super) struct Differentiation<'a, B: ModelBackend> {
+    pub model: &'a TeamModel<B>,
+    pub outer: &'a TeamModel<Autodiff<B>>,
+    pub parameters: &'a Parameters<B>,
+    pub leaves: &'a Parameters<Autodiff<B>>,
+    pub objective: &'a dyn Objective<Autodiff<B>>,
+    /// Agents that the gradient goes through.
+    pub through: &'a [bool],
+    pub draws: Draws,
+}
+
+impl<B: ModelBackend> Differentiation<'_, B> {
+    /// The gradient of the terms of `batches`, weighed by `weights`.
+    ///
+    /// # Panics
+    /// If two rows have the same number: what is drawn for one would be drawn for the other.
+    pub fn gradient(&self, batches: &[TeamBatch], weights: &LossWeights) -> UpdateGradient<B> {
+        let rows = batches.iter().map(TeamBatch::rows).sum::<usize>();
+        let numbers: BTreeSet<u64> = batches.iter().flat_map(|b| b.numbers.iter().copied()).collect();
+        assert_eq!(numbers.len(), rows, "every row of an update has a number of its own");
+        let config = &self.model.layout.config;
+        let mut all = UpdateGradient {
+            loss: 0.0,
+            trajectory_loss: 0.0,
+            gradients: Parameters::default(),
+            message_squares: vec![None; config.agents.len() - 1],
+            dropped: [0; 2],
+            positions: batches.iter().map(|b| b.tokens() + config.total_steps() * b.rows()).sum(),
+        };
+        for batch in batches {
+            self.add(&mut all, batch, weights);
+        }
+        all
+    }
+
+    /// Adds the gradient of one micro-batch to `all`.
+    fn add(&self, all: &mut UpdateGradient<B>, batch: &TeamBatch, weights: &LossWeights) {
+        let (plan, dropped) = &self.draws.plan(self.model, batch);
+        for dropped in dropped {
+            all.dropped[0] += usize::from(dropped.all);
+            all.dropped[1] += dropped.positions;
+        }
+        let through = self.through;
+        let inner = TeamStages { model: self.model, batch, plan, objective: None, weights, through };
+        let objective = Some(self.objective);
+        let outer = TeamStages { model: self.outer, batch, plan, objective, weights, through };
+        let outcome = recompute(&inner, &outer, self.parameters, self.leaves, &inner.reached());
+        let (last, upstream) = outcome.losses.split_last().expect("the final agent is a stage");
+        let trajectory_loss: f64 = upstream.iter().sum();
+        all.loss += last + trajectory_loss;
+        all.trajectory_loss += trajectory_loss;
+        all.gradients.add(outcome.gradients);
+        for (stage, cotangents) in outcome.cotangents.into_iter().enumerate() {
+            for (j, tensors) in cotangents.map(|c| inner.split(stage, c)).into_iter().flatten() {
+                *all.message_squares[j].get_or_insert(0.0) += frobenius(&tensors).powi(2);
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The loop: draws samples, enters phases, updates, writes checkpoints; can be stopped after every update.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use diffmas_backends::ModelBackend;
+
+use super::{
+    CheckpointState, DataMark, Drawn, Phase, Sampler, StepMetrics, Trainer, competence, learning_rate,
+    write_checkpoint,
+};
+use crate::agents::{ChannelKind, TeamBatch};
+use crate::error::{Error, Result};
+use crate::inference::{Author, write_messages};
+use crate::text::TokenizedSample;
+
+/// What the loop tells while it runs.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// An update is done (or was skipped).
+    Step {
+        /// What it reports.
+        metrics: &'a StepMetrics,
+        /// Updates of the whole run.
+        total: usize,
+    },
+    /// A checkpoint was written.
+    Checkpoint(&'a Path),
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// All updates are done.
+    Finished,
+    /// The caller asked to stop; a checkpoint was written where there is an output folder.
+    Interrupted,
+}
+
+impl<B: ModelBackend> Trainer<B> {
+    /// Trains on `samples` from where the run stands to its end, or until `stop` is set: then the update in progress is finished first.
+    ///
+    /// Checkpoints go below `output` every `save_steps` updates, at the end and on a stop.
+    ///
+    /// # Errors
+    /// If a checkpoint cannot be written, another process of the run cannot be reached, or too many updates in a row were not finite.
+    pub fn train(
+        &mut self,
+        samples: &[TokenizedSample],
+        output: Option<&Path>,
+        stop: &AtomicBool,
+        mut on_event: impl FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<StopReason> {
+        if samples.is_empty() {
+            return Err(Error::invalid("there is no training sample"));
+        }
+        let c = &self.config;
+        let sampler = Sampler::new(samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
+        let phases = c.phases(sampler.updates_per_epoch());
+        let total: usize = phases.iter().map(|p| p.steps).sum();
+        let difficulties = c.check_data(samples)?;
+        let grown = c.curriculum_steps.unwrap_or(total.div_ceil(2));
+        let data = DataMark::new(samples);
+        let mut saved = self.step;
+        while self.step < total {
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+            let (phase, in_phase) = phase_of(self.step, &phases);
+            self.enter(phase.clone());
+            let c = &self.config;
+            let able = difficulties.as_ref().map(|d| (d, competence(self.step, grown, c.initial_competence)));
+            let drawn = match &able {
+                Some((difficulties, able)) => sampler.update_within(self.step, difficulties, *able),
+                None => sampler.update(self.step),
+            };
+            let batches = self.batches(samples, &drawn)?;
+            let (kind, warmup) = (c.lr_scheduler_type, c.warmup_steps);
+            let lr = learning_rate(kind, phase.learning_rate, in_phase, warmup, phase.steps);
+            let mut metrics = self.update(&batches, lr)?;
+            metrics.phase = (phases.len() > 1).then(|| phase.name.clone());
+            metrics.competence = able.map(|(_, able)| able);
+            on_event(Event::Step { metrics: &metrics, total })?;
+            let hopeless = self.skipped_in_a_row >= self.config.max_skipped_updates;
+            if hopeless || self.step.is_multiple_of(self.config.save_steps) {
+                saved = self.step;
+                self.save(output, &data, &mut on_event)?;
+            }
+            if hopeless {
+                return Err(Error::invalid(format!(
+                    "loss or gradient was not finite in {} updates in a row (up to update {}): training stopped; \
+                     try a lower learning_rate, or look at the data of these updates",
+                    self.skipped_in_a_row, self.step
+                )));
+            }
+        }
+        if saved != self.step {
+            self.save(output, &data, &mut on_event)?;
+        }
+        Ok(if self.step < total { StopReason::Interrupted } else { StopReason::Finished })
+    }
+
+    /// Goes over to `phase`, if it is not the present one.
+    fn enter(&mut self, phase: Phase) {
+        if phase != self.phase {
+            self.leaves = self.parameters.leaves(|name| phase.trains(name));
+            self.phase = phase;
+        }
+    }
+
+    /// The micro-batches of the samples `drawn`; on the channel `text`, with what upstream agents write now.
+    fn batches(&self, samples: &[TokenizedSample], drawn: &[Vec<Drawn>]) -> Result<Vec<TeamBatch>> {
+        let text = self.model.layout.config.channel == ChannelKind::Text && self.phase.channel;
+        let writer = self.writing.as_ref().filter(|_| text).map(|w| (w, self.team()));
+        drawn
+            .iter()
+            .map(|drawn| {
+                let numbers = drawn.iter().map(|row| row.number).collect();
+                let rows: Vec<&TokenizedSample> = drawn.iter().map(|row| &samples[row.sample]).collect();
+                let Some((writing, team)) = &writer else {
+                    return Ok(TeamBatch::new(&rows).numbered(numbers));
+                };
+                let own: Vec<TokenizedSample> = rows.into_iter().cloned().collect();
+                let streams: Vec<u64> = own.iter().map(|s| s.line as u64).collect();
+                let path = Path::new("training data");
+                let (own, _) = write_messages(team, writing, path, &own, Author::Experts, &streams)?;
+                Ok(TeamBatch::new(&own.iter().collect::<Vec<_>>()).numbered(numbers))
+            })
+            .collect()
+    }
+
+    fn save(
+        &self,
+        output: Option<&Path>,
+        data: &DataMark,
+        on_event: &mut impl FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let Some(output) = output else { return Ok(()) };
+        let state = CheckpointState {
+            step: self.step,
+            data: data.clone(),
+            skipped_in_a_row: self.skipped_in_a_row,
+            settings: self.settings(),
+        };
+        let keep = self.config.save_total_limit;
+        let dir: PathBuf = write_checkpoint(output, |dir| self.write(dir), &self.optimizer, &state, keep)?;
+        on_event(Event::Checkpoint(&dir))
+    }
+}
+
+/// The phase of update `step` (from 0), and the update's place in it.
+fn phase_of(step: usize, phases: &[Phase]) -> (&Phase, usize) {
+    let mut before = 0;
+    let current = phases.iter().find(|p| {
+        before += p.steps;
+        step < before
+    });
+    let phase = current.expect("the phases make up the run");
+    (phase, step + phase.steps - before)
+}
