@@ -222,7 +222,7 @@ mod tests {
         let matrix = StoredMatrix::new(StoredDtype::Bf16, [1, 3], Bytes::from_elems(words(&bytes)));
         let mut wide = Vec::new();
         matrix.widen_rows(0..1, &mut wide);
-        assert_eq!(wide.map_bits(), [0x3f80_0000, 0x3f82_0000, 0x3f81_0000]);
+        assert_eq!(wide, [0x3f80_0000, 0x3f82_0000, 0x3f81_0000].map(f32::from_bits));
         StoredDtype::F16.narrow(&[1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 0.1], &mut bytes);
         let mut wide = [0.0; 3];
         StoredDtype::F16.widen(bytemuck::cast_slice(&words(&bytes)), &mut wide).unwrap();
@@ -231,16 +231,6 @@ mod tests {
 
     fn words(bytes: &[u8]) -> Vec<u16> {
         bytes.chunks(2).map(|w| u16::from_ne_bytes([w[0], w[1]])).collect()
-    }
-
-    trait Bits {
-        fn map_bits(&self) -> Vec<u32>;
-    }
-
-    impl Bits for Vec<f32> {
-        fn map_bits(&self) -> Vec<u32> {
-            self.iter().map(|v| v.to_bits()).collect()
-        }
     }
 
     #[test]
