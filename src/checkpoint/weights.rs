@@ -219,7 +219,7 @@ impl<'a> WeightTable<'a> {
     fn check_finite(&self, name: &str, matrix: &StoredMatrix) -> Result<()> {
         let (dtype, bytes) = (matrix.dtype(), matrix.bytes());
         let size = CHUNK / dtype.block_values() * dtype.block_bytes();
-        let check = |(at, bytes): (usize, &[u8])| {
+        let check = |(at, bytes): (usize, &[u8])| -> Result<()> {
             let mut values = vec![0.0; bytes.len() / dtype.block_bytes() * dtype.block_values()];
             let unreadable = |error| unreadable_blocks(self.weights.file(name), name, &error);
             dtype.widen(bytes, &mut values).map_err(unreadable)?;
@@ -228,7 +228,8 @@ impl<'a> WeightTable<'a> {
                 None => Ok(()),
             }
         };
-        bytes.par_chunks(size).enumerate().try_for_each(check)
+        // The first of several, whichever thread comes to its own sooner.
+        bytes.par_chunks(size).enumerate().find_map_first(|piece| check(piece).err()).map_or(Ok(()), Err)
     }
 
     /// Says that value `at` of a tensor is not finite, or became so as `dtype`.
