@@ -24,7 +24,7 @@ use diffmas::agents::{
     AdapterScope, AdapterSet, AgentConfig, ChannelKind, PaddedIds, Team, TeamBatch, TeamConfig, TeamModel,
     Topology,
 };
-use diffmas::backbone::{Backbone, KeyValues, ModelFiles, Positions};
+use diffmas::backbone::{Backbone, KeyValues, ModelFiles, Positions, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::inference::{Author, DecodeOptions, Writing, decode, write_messages};
@@ -85,7 +85,8 @@ impl Job for Args {
     type Output = serde_json::Value;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> serde_json::Value {
-        let backbone = ModelFiles::open(&self.model).unwrap().load::<B>(&device).unwrap();
+        let backbone =
+            ModelFiles::open(&self.model).unwrap().load::<B>(&device, Precision::default()).unwrap();
         let load_gib = peak_gib();
         let mut out = match self.what {
             What::Train => train(&self, backbone),

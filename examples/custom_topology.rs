@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel, Topology};
-use diffmas::backbone::ModelFiles;
+use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{PromptBuilder, Sample};
@@ -49,7 +49,8 @@ impl Job for Ask<'_> {
         let (question, vocab) = (Sample::question(self.question), self.model.config.vocab_size);
         let sample = prompts.build("question".as_ref(), &question, vocab)?;
         let batch = TeamBatch::new(&[&sample]);
-        let model = TeamModel::new(team, AdapterSet::none(), self.model.load::<B>(&device)?);
+        let model =
+            TeamModel::new(team, AdapterSet::none(), self.model.load::<B>(&device, Precision::default())?);
         let team = model.bind(&model.init(0));
 
         // The plan says who runs as one batch; segments that were built apart are moved one behind the other for their reader.

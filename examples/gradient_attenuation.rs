@@ -15,7 +15,7 @@ use diffmas::agents::{
     AdapterScope, AdapterSet, AgentConfig, AgentInput, ChannelKind, OverwriteUpdate, PaddedIds, TeamBatch,
     TeamConfig, TeamModel,
 };
-use diffmas::backbone::{Backbone, ModelFiles, Parameters};
+use diffmas::backbone::{Backbone, ModelFiles, Parameters, Precision};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::communication::{Message, Trace, Vectors};
@@ -72,7 +72,7 @@ impl Job for Measure {
     type Output = diffmas::Result<Vec<Row>>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let backbone = ModelFiles::open(&self.model)?.load::<B>(&device)?;
+        let backbone = ModelFiles::open(&self.model)?.load::<B>(&device, Precision::default())?;
         let mut rows = Vec::new();
         for (carrier, channel, update) in CARRIERS {
             let chains =

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use diffmas::backbone::{AdapterLayout, Backbone, ModelFiles, Positions};
+use diffmas::backbone::{AdapterLayout, Backbone, ModelFiles, Positions, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
 use diffmas::{Error, Result};
@@ -57,7 +57,7 @@ impl Job for Forward<'_> {
     type Output = Result<Logits>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Result<Logits> {
-        let mut backbone: Backbone<B> = self.files.load(&device)?;
+        let mut backbone: Backbone<B> = self.files.load(&device, Precision::default())?;
         if let Some(dir) = self.adapter {
             let (adapter, factors) = AdapterLayout::read(dir, &backbone.config, &device)?;
             backbone = backbone.with_adapter(&adapter.bind(&factors));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
-use diffmas::backbone::ModelFiles;
+use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{PromptBuilder, Sample};
@@ -46,7 +46,8 @@ impl Job for Ask<'_> {
         let batch = TeamBatch::new(&[&prompts.build("question".as_ref(), &question, vocab)?]);
 
         // 2. The team on a device. `TeamModel::open` in place of `new` and `init` gives it what it learned.
-        let model = TeamModel::new(team, AdapterSet::none(), self.model.load::<B>(&device)?);
+        let model =
+            TeamModel::new(team, AdapterSet::none(), self.model.load::<B>(&device, Precision::default())?);
         let team = model.bind(&model.init(0));
 
         // 3. The planner thinks: no token is sampled, its keys and values are the message.

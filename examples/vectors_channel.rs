@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use diffmas::agents::{AdapterSet, AgentConfig, ChannelKind, TeamBatch, TeamConfig, TeamModel};
-use diffmas::backbone::ModelFiles;
+use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::text::{Answers, PromptBuilder, TokenizedSample, read_jsonl};
 use diffmas::training::{Event, TrainConfig, Trainer};
@@ -53,7 +53,8 @@ impl Job for Learn<'_> {
         let lines = read_jsonl(self.data, Answers::Required)?;
         let build = |line| prompts.build(self.data, line, self.model.config.vocab_size);
         let samples: Vec<TokenizedSample> = lines.iter().map(build).collect::<Result<_>>()?;
-        let model = TeamModel::new(self.team, AdapterSet::none(), self.model.load::<B>(&device)?);
+        let backbone = self.model.load::<B>(&device, Precision::default())?;
+        let model = TeamModel::new(self.team, AdapterSet::none(), backbone);
         let config =
             TrainConfig { max_steps: Some(self.updates), learning_rate: 1e-2, ..TrainConfig::default() };
         let parameters = model.init(1);

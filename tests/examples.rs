@@ -30,7 +30,7 @@ use burn::tensor::TensorData;
 use common::{Case, MODELS, batch, close, folder, json, losses, numbers, same_gradients, samples, slopes};
 use custom_channel::{Window, vectors_channel};
 use diffmas::agents::{AdapterScope, AdapterSet, Base, Origin, TeamBatch, TeamConfig, TeamModel};
-use diffmas::backbone::{ModelFiles, Parameters, Positions};
+use diffmas::backbone::{ModelFiles, Parameters, Positions, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::read_safetensors;
 use diffmas::communication::register;
@@ -160,8 +160,10 @@ impl Job for Windows {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        let backbone =
-            ModelFiles::open(&folder("tiny-qwen3").join("model")).unwrap().load::<B>(&device).unwrap();
+        let backbone = ModelFiles::open(&folder("tiny-qwen3").join("model"))
+            .unwrap()
+            .load::<B>(&device, Precision::default())
+            .unwrap();
         let dir = tempfile::tempdir().unwrap();
         let team = window_team(dir.path(), "positions = 2\n").unwrap();
         let model = TeamModel::new(team, AdapterSet::none(), backbone);
@@ -269,7 +271,7 @@ impl Job for Pretrained<'_> {
     type Output = [Vec<f64>; 2];
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let backbone = ModelFiles::open(self.0).unwrap().load::<B>(&device).unwrap();
+        let backbone = ModelFiles::open(self.0).unwrap().load::<B>(&device, Precision::default()).unwrap();
         let sizes = pretrain_tiny::model::Sizes::tiny(backbone.config.vocab_size);
         let stored = read_safetensors(&self.0.join("model.safetensors")).unwrap();
         let matrix = |(name, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {

@@ -13,7 +13,9 @@ use burn::tensor::TensorPrimitive;
 use burn::tensor::backend::AutodiffBackend;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
-use crate::{AttentionCall, AttentionMask, HostMask, LoraRef, ModelBackend};
+use crate::{
+    AttentionCall, AttentionMask, HostMask, LoraRef, ModelBackend, StoredDtype, StoredMatrix, WeightUse,
+};
 
 type Ad<B, C> = Autodiff<B, C>;
 type Node<B> = <Autodiff<B> as burn::tensor::backend::BackendTypes>::FloatTensorPrimitive;
@@ -110,9 +112,9 @@ impl<B: ModelBackend, const D: usize> Backward<B, 1> for Softmax<D> {
 }
 
 #[derive(Clone, Debug)]
-struct LinearState<B: Backend> {
+struct LinearState<B: ModelBackend> {
     x: Option<Tensor<B, 2>>,
-    weight: Tensor<B, 2>,
+    weight: B::Weight,
     lora: Option<(Tensor<B, 2>, Tensor<B, 2>, f64)>,
 }
 
@@ -138,6 +140,21 @@ impl<B: ModelBackend> Backward<B, 3> for Linear {
             if let Some(n) = b_node {
                 grads.register::<B>(n.id, to_float(db));
             }
+        }
+    }
+}
+
+/// State: the weight.
+#[derive(Debug)]
+struct TransposedLinear;
+
+impl<B: ModelBackend> Backward<B, 1> for TransposedLinear {
+    type State = B::Weight;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float::<B, 2>(grads.consume::<B>(&ops.node));
+        if let [Some(n)] = ops.parents {
+            grads.register::<B>(n.id, to_float(B::frozen_linear(dy, &ops.state, None, None)));
         }
     }
 }
@@ -220,6 +237,8 @@ impl<B: ModelBackend> Backward<B, 1> for TokenKl {
 }
 
 impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
+    type Weight = B::Weight;
+
     fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
         B::attention_mask(mask, device).map(Tensor::from_inner)
     }
@@ -244,33 +263,58 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         record(Softmax::<D>, [parent], y.clone(), || y)
     }
 
-    fn frozen_weight(weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        untracked(B::frozen_weight(weight.inner()))
+    fn keeps(dtype: StoredDtype, device: &Self::Device) -> bool {
+        B::keeps(dtype, device)
+    }
+
+    fn frozen_weight(matrix: StoredMatrix, used: WeightUse, device: &Self::Device) -> Self::Weight {
+        B::frozen_weight(matrix, used, device)
     }
 
     fn frozen_linear(
         x: Tensor<Self, 2>,
-        weight: &Tensor<Self, 2>,
+        weight: &Self::Weight,
         bias: Option<&Tensor<Self, 1>>,
         lora: Option<LoraRef<'_, Self>>,
     ) -> Tensor<Self, 2> {
-        let (weight, bias) = (weight.clone().inner(), bias.map(|b| b.clone().inner()));
+        let bias = bias.map(|b| b.clone().inner());
         let factors = lora.map(|l| (l.a.clone().inner(), l.b.clone().inner(), l.scaling));
         let inner = factors.as_ref().map(|(a, b, scaling)| LoraRef { a, b, scaling: *scaling });
-        let y = B::frozen_linear(x.clone().inner(), &weight, bias.as_ref(), inner);
-        let x_node = node(&x);
+        let (x_node, x) = (node(&x), x.inner());
+        let y = B::frozen_linear(x.clone(), weight, bias.as_ref(), inner);
         let [a_node, b_node] = match lora {
             Some(l) => [node(l.a), node(l.b)],
             // Untracked stand-ins keep the number of parents.
-            None => {
-                [node(&untracked::<B, C, 2>(weight.clone())), node(&untracked::<B, C, 2>(weight.clone()))]
-            }
+            None => [node(&untracked::<B, C, 2>(x.clone())), node(&untracked::<B, C, 2>(x.clone()))],
         };
         record(Linear, [x_node, a_node, b_node], y, || LinearState {
-            x: factors.is_some().then(|| x.inner()),
-            weight,
+            x: factors.is_some().then_some(x),
+            weight: weight.clone(),
             lora: factors,
         })
+    }
+
+    fn frozen_linear_backward(
+        dy: Tensor<Self, 2>,
+        x: Option<Tensor<Self, 2>>,
+        weight: &Self::Weight,
+        lora: Option<LoraRef<'_, Self>>,
+        wants_dx: bool,
+    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
+        let factors = lora.map(|l| (l.a.clone().inner(), l.b.clone().inner(), l.scaling));
+        let inner = factors.as_ref().map(|(a, b, scaling)| LoraRef { a, b, scaling: *scaling });
+        let (dx, grads) =
+            B::frozen_linear_backward(dy.inner(), x.map(Tensor::inner), weight, inner, wants_dx);
+        (dx.map(untracked), grads.map(|(a, b)| (untracked(a), untracked(b))))
+    }
+
+    fn frozen_transposed(x: Tensor<Self, 2>, weight: &Self::Weight) -> Tensor<Self, 2> {
+        let parent = node(&x);
+        record(TransposedLinear, [parent], B::frozen_transposed(x.inner(), weight), || weight.clone())
+    }
+
+    fn embed(weight: &Self::Weight, ids: &[u32], device: &Self::Device) -> Tensor<Self, 2> {
+        untracked(B::embed(weight, ids, device))
     }
 
     fn rms_norm(x: Tensor<Self, 2>, weight: &Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {

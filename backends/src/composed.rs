@@ -22,14 +22,29 @@ fn wide<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     }
 }
 
-/// `x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`; see [`ModelBackend::frozen_linear`].
+/// The weight in the type of what it is multiplied with.
+fn like<B: Backend>(weight: &Tensor<B, 2>, dtype: DType) -> Tensor<B, 2> {
+    if weight.dtype() == dtype { weight.clone() } else { weight.clone().cast(dtype) }
+}
+
+/// `x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ` with `W` as a tensor; see [`ModelBackend::frozen_linear`].
 pub fn frozen_linear<B: ModelBackend>(
     x: Tensor<B, 2>,
     weight: &Tensor<B, 2>,
     bias: Option<&Tensor<B, 1>>,
     lora: Option<LoraRef<'_, B>>,
 ) -> Tensor<B, 2> {
-    let mut y = B::matmul(x.clone(), weight.clone().transpose());
+    let y = B::matmul(x.clone(), like(weight, x.dtype()).transpose());
+    with_bias_and_lora(y, x, bias, lora)
+}
+
+/// What a linear layer adds to `y = x · Wᵀ`.
+pub(crate) fn with_bias_and_lora<B: ModelBackend>(
+    mut y: Tensor<B, 2>,
+    x: Tensor<B, 2>,
+    bias: Option<&Tensor<B, 1>>,
+    lora: Option<LoraRef<'_, B>>,
+) -> Tensor<B, 2> {
     if let Some(bias) = bias {
         y = y + bias.clone().unsqueeze();
     }
@@ -51,7 +66,18 @@ pub fn frozen_linear_backward<B: ModelBackend>(
     lora: Option<LoraRef<'_, B>>,
     wants_dx: bool,
 ) -> (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B, 2>)>) {
-    let mut dx = wants_dx.then(|| B::matmul(dy.clone(), weight.clone()));
+    let dx = wants_dx.then(|| B::matmul(dy.clone(), like(weight, dy.dtype())));
+    with_lora_gradients(dx, dy, x, lora)
+}
+
+/// LoRA's part of the gradients: what it adds to `dx = dy · W`, and those of its factors.
+#[allow(clippy::type_complexity)]
+pub(crate) fn with_lora_gradients<B: ModelBackend>(
+    mut dx: Option<Tensor<B, 2>>,
+    dy: Tensor<B, 2>,
+    x: Option<Tensor<B, 2>>,
+    lora: Option<LoraRef<'_, B>>,
+) -> (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B, 2>)>) {
     let grads = lora.map(|l| {
         let x = x.expect("LoRA's backward pass needs the input");
         let g = B::matmul(dy.clone(), l.b.clone()).mul_scalar(l.scaling);
@@ -62,6 +88,20 @@ pub fn frozen_linear_backward<B: ModelBackend>(
         (B::matmul(g.transpose(), x), B::matmul(dy.transpose(), xa))
     });
     (dx, grads)
+}
+
+/// `x · W` with `W` as a tensor; see [`ModelBackend::frozen_transposed`].
+pub fn frozen_transposed<B: ModelBackend>(x: Tensor<B, 2>, weight: &Tensor<B, 2>) -> Tensor<B, 2> {
+    let dtype = x.dtype();
+    B::matmul(x, like(weight, dtype))
+}
+
+/// Rows of a tensor, in at least f32; see [`ModelBackend::embed`].
+pub fn embed<B: Backend>(weight: &Tensor<B, 2>, ids: &[u32]) -> Tensor<B, 2> {
+    let ids: Vec<i64> = ids.iter().map(|&i| i64::from(i)).collect();
+    let n = ids.len();
+    let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [n]), &weight.device());
+    wide(weight.clone().select(0, ids))
 }
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last dimension.

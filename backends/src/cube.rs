@@ -1,8 +1,8 @@
 //! The backends whose kernels CubeCL compiles: CUDA, ROCm, and any graphics API through wgpu.
 
 use burn::prelude::*;
-use burn::tensor::backend::DeviceOps;
-use burn::tensor::{DType, TensorPrimitive};
+use burn::tensor::backend::{DTypeUsage, DeviceOps};
+use burn::tensor::{DType, TensorData, TensorPrimitive};
 use burn_cubecl::cubecl::server::ComputeServer;
 use burn_cubecl::kernel::matmul::init_matmul_output;
 use burn_cubecl::tensor::CubeTensor;
@@ -10,6 +10,8 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElemen
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::std::InputBinding;
+
+use crate::{LoraRef, StoredDtype, StoredMatrix, WeightUse, composed};
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
 where
@@ -20,12 +22,62 @@ where
     I: IntElement,
     BT: BoolElement,
 {
+    type Weight = Tensor<Self, 2>;
+
+    fn keeps(dtype: StoredDtype, device: &Self::Device) -> bool {
+        dtype == StoredDtype::F32
+            || float(dtype)
+                .is_some_and(|dtype| Self::dtype_usage(device, dtype).contains(DTypeUsage::Storage))
+    }
+
+    fn frozen_weight(matrix: StoredMatrix, _used: WeightUse, device: &Self::Device) -> Self::Weight {
+        let (dtype, shape) = (float(matrix.dtype()).expect("numbers that the device keeps"), matrix.shape());
+        Tensor::from_data(TensorData::from_bytes(matrix.into_bytes(), shape, dtype), (device, dtype))
+    }
+
+    fn frozen_linear(
+        x: Tensor<Self, 2>,
+        weight: &Self::Weight,
+        bias: Option<&Tensor<Self, 1>>,
+        lora: Option<LoraRef<'_, Self>>,
+    ) -> Tensor<Self, 2> {
+        composed::frozen_linear(x, weight, bias, lora)
+    }
+
+    fn frozen_linear_backward(
+        dy: Tensor<Self, 2>,
+        x: Option<Tensor<Self, 2>>,
+        weight: &Self::Weight,
+        lora: Option<LoraRef<'_, Self>>,
+        wants_dx: bool,
+    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
+        composed::frozen_linear_backward(dy, x, weight, lora, wants_dx)
+    }
+
+    fn frozen_transposed(x: Tensor<Self, 2>, weight: &Self::Weight) -> Tensor<Self, 2> {
+        composed::frozen_transposed(x, weight)
+    }
+
+    fn embed(weight: &Self::Weight, ids: &[u32], _device: &Self::Device) -> Tensor<Self, 2> {
+        composed::embed(weight, ids)
+    }
+
     fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
         matmul(a, b)
     }
 
     fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
         sum(x)
+    }
+}
+
+/// The tensor type of stored numbers; none for blocks, which only the host reads.
+fn float(dtype: StoredDtype) -> Option<DType> {
+    match dtype {
+        StoredDtype::F32 => Some(DType::F32),
+        StoredDtype::Bf16 => Some(DType::BF16),
+        StoredDtype::F16 => Some(DType::F16),
+        StoredDtype::Blocks(_) => None,
     }
 }
 

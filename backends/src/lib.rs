@@ -21,9 +21,13 @@ mod cube;
 mod device;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod host;
 mod mask;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod stored;
+mod weight;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
@@ -33,6 +37,8 @@ pub use burn::backend::Autodiff;
 pub use burn::backend::Flex;
 pub use device::{Adapter, BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use mask::{AttentionMask, HostMask};
+pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
+pub use weight::{FrozenMatrix, WeightUse};
 
 /// Borrowed LoRA factors of one linear layer.
 #[derive(Debug)]
@@ -58,6 +64,9 @@ impl<B: Backend> Copy for LoraRef<'_, B> {}
 /// Symbols: `N` tokens of all rows, `B` rows, `t` queries a row, `n` keys a row, `H`/`G` query/KV heads, `d` head width,
 /// `r` LoRA rank. Weights are frozen: only activations and LoRA factors have gradients.
 pub trait ModelBackend: Backend {
+    /// How a frozen matrix is kept; the same with and without autodiff.
+    type Weight: FrozenMatrix;
+
     /// Makes the form of `mask` that this backend's attention reads.
     fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
         AttentionMask::on_device(mask, device)
@@ -82,13 +91,14 @@ pub trait ModelBackend: Backend {
         burn::tensor::activation::softmax(x, D - 1)
     }
 
-    /// A weight laid out as [`ModelBackend::frozen_linear`] reads it best; the same numbers in the same places.
+    /// Whether a frozen matrix of these numbers can stay as it is on `device`. Every backend keeps f32.
+    fn keeps(dtype: StoredDtype, device: &Self::Device) -> bool;
+
+    /// Takes over a matrix `[out, in]`.
     ///
-    /// # Shapes
-    /// `[out, in]` → `[out, in]`
-    fn frozen_weight(weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        weight
-    }
+    /// # Panics
+    /// If the backend does not keep its numbers; see [`ModelBackend::keeps`].
+    fn frozen_weight(matrix: StoredMatrix, used: WeightUse, device: &Self::Device) -> Self::Weight;
 
     /// `y = x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`, LoRA kept factored (Hu et al., arXiv 2106.09685).
     ///
@@ -96,24 +106,32 @@ pub trait ModelBackend: Backend {
     /// `x [N, in]`, `weight [out, in]`, `bias [out]` → `[N, out]`
     fn frozen_linear(
         x: Tensor<Self, 2>,
-        weight: &Tensor<Self, 2>,
+        weight: &Self::Weight,
         bias: Option<&Tensor<Self, 1>>,
         lora: Option<LoraRef<'_, Self>>,
-    ) -> Tensor<Self, 2> {
-        composed::frozen_linear(x, weight, bias, lora)
-    }
+    ) -> Tensor<Self, 2>;
 
     /// The gradients of [`ModelBackend::frozen_linear`]: of `x` if `wants_dx`, and of `A` and `B` where there is LoRA (`x` must be given then).
     #[allow(clippy::type_complexity)]
     fn frozen_linear_backward(
         dy: Tensor<Self, 2>,
         x: Option<Tensor<Self, 2>>,
-        weight: &Tensor<Self, 2>,
+        weight: &Self::Weight,
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
-    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
-        composed::frozen_linear_backward(dy, x, weight, lora, wants_dx)
-    }
+    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>);
+
+    /// `y = x · W`. Its gradient is [`ModelBackend::frozen_linear`].
+    ///
+    /// # Shapes
+    /// `x [N, out]`, `weight [out, in]` → `[N, in]`
+    fn frozen_transposed(x: Tensor<Self, 2>, weight: &Self::Weight) -> Tensor<Self, 2>;
+
+    /// The rows `ids` of a table, in at least f32.
+    ///
+    /// # Shapes
+    /// `n` ids below `out`, `weight [out, in]` → `[n, in]`
+    fn embed(weight: &Self::Weight, ids: &[u32], device: &Self::Device) -> Tensor<Self, 2>;
 
     /// Root-mean-square norm over the last dimension, in at least f32 (Zhang & Sennrich, arXiv 1910.07467).
     ///

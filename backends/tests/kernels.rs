@@ -6,7 +6,8 @@ use std::cell::Cell;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::{
-    AttentionCall, AttentionMask, Flex, HostMask, KeyValueBlock, LoraRef, ModelBackend, composed,
+    AttentionCall, AttentionMask, Flex, HostMask, KeyValueBlock, LoraRef, ModelBackend, StoredMatrix,
+    WeightUse, composed,
 };
 
 type T<const D: usize> = Tensor<Flex, D>;
@@ -29,6 +30,12 @@ fn random<const D: usize>(shape: [usize; D]) -> T<D> {
     T::from_data(TensorData::new(values, shape), &Default::default())
 }
 
+/// The frozen matrix of these values.
+fn weight(w: &T<2>, used: WeightUse) -> <Flex as ModelBackend>::Weight {
+    let values = w.to_data().iter::<f32>().collect();
+    Flex::frozen_weight(StoredMatrix::from_f32(values, w.dims()), used, &Default::default())
+}
+
 #[track_caller]
 fn close<const D: usize>(got: T<D>, want: T<D>, what: &str) {
     assert_eq!(got.dims(), want.dims(), "{what}");
@@ -46,21 +53,22 @@ fn frozen_linear_layers_agree_for_few_and_many_rows() {
             let (x, w, bias) = (random([rows, cols]), random([out, cols]), random([out]));
             let (a, b) = (random([4, cols]), random([out, 4]));
             let lora = Some(LoraRef { a: &a, b: &b, scaling: 0.7 });
-            for (w, layout) in [(w.clone(), "rows"), (Flex::frozen_weight(w), "columns")] {
+            for (used, layout) in [(WeightUse::Table, "rows"), (WeightUse::Layer, "columns")] {
                 let what = format!("{rows} rows, {cols} to {out}, {layout} without gaps");
+                let kept = weight(&w, used);
                 close(
-                    Flex::frozen_linear(x.clone(), &w, Some(&bias), lora),
+                    Flex::frozen_linear(x.clone(), &kept, Some(&bias), lora),
                     composed::frozen_linear(x.clone(), &w, Some(&bias), lora),
                     &what,
                 );
                 let dy = random([rows, out]);
-                let got = Flex::frozen_linear_backward(dy.clone(), Some(x.clone()), &w, lora, true);
+                let got = Flex::frozen_linear_backward(dy.clone(), Some(x.clone()), &kept, lora, true);
                 let want = composed::frozen_linear_backward(dy.clone(), Some(x.clone()), &w, lora, true);
                 close(got.0.unwrap(), want.0.unwrap(), &format!("{what}, dx"));
                 let ((da, db), (wa, wb)) = (got.1.unwrap(), want.1.unwrap());
                 close(da, wa, &format!("{what}, dA"));
                 close(db, wb, &format!("{what}, dB"));
-                assert!(Flex::frozen_linear_backward(dy, None, &w, None, false).0.is_none());
+                assert!(Flex::frozen_linear_backward(dy, None, &kept, None, false).0.is_none());
             }
         }
     }
@@ -72,10 +80,10 @@ fn a_row_of_a_product_does_not_depend_on_the_rows_beside_it() {
         let (x, w, bias) = (random([300, cols]), random([out, cols]), random([out]));
         let (a, b) = (random([4, cols]), random([out, 4]));
         let lora = Some(LoraRef { a: &a, b: &b, scaling: 0.7 });
-        let columns = Flex::frozen_weight(w.clone());
+        let [rows, columns] = [WeightUse::Table, WeightUse::Layer].map(|used| weight(&w, used));
         let right = w.clone().transpose().mul_scalar(1.0);
         let ways: [(&str, &dyn Fn(T<2>) -> T<2>); 5] = [
-            ("rows", &|x| Flex::frozen_linear(x, &w, Some(&bias), lora)),
+            ("rows", &|x| Flex::frozen_linear(x, &rows, Some(&bias), lora)),
             ("columns", &|x| Flex::frozen_linear(x, &columns, Some(&bias), lora)),
             ("columns alone", &|x| Flex::frozen_linear(x, &columns, None, None)),
             ("a matrix", &|x| Flex::matmul(x, right.clone())),
@@ -321,8 +329,8 @@ fn a_query_that_sees_nothing_gives_zeros_and_finite_gradients() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let weight = random([1536, 576]);
-    let columns = Flex::frozen_weight(weight.clone());
+    let w = random([1536, 576]);
+    let weights = [WeightUse::Table, WeightUse::Layer].map(|used| weight(&w, used));
     let right = random([576, 200]);
     for rows in [1, 200] {
         let (x, dy) = (random([rows, 576]), random([rows, 1536]));
@@ -331,7 +339,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let mask = AttentionMask::on_host(HostMask::new(1, rows, 300, None));
         let call = AttentionCall { q: random([1, rows, 24, 16]), blocks: vec![block], mask, scale: 0.25 };
         let compute = || -> Vec<TensorData> {
-            let linear = [&weight, &columns].into_iter().flat_map(|w| {
+            let linear = weights.iter().flat_map(|w| {
                 let y = Flex::frozen_linear(x.clone(), w, None, None);
                 [y, Flex::frozen_linear_backward(dy.clone(), None, w, None, true).0.unwrap()]
             });

@@ -7,7 +7,6 @@
 pub mod documents;
 pub mod model;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,7 +14,7 @@ use std::time::Instant;
 use burn::prelude::*;
 use burn::tensor::{TensorData, activation};
 use diffmas::agents::{AdapterSet, TeamModel};
-use diffmas::backbone::{ModelFiles, ParameterSpecs, Parameters};
+use diffmas::backbone::{ModelFiles, ParameterSpecs, Parameters, Precision};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{StoredType, write_atomic, write_tensors};
 use diffmas::evaluation::{Accuracy, Checking, Control, Scoring, evaluate};
@@ -184,9 +183,13 @@ fn write<B: ModelBackend>(dir: &Path, sizes: &Sizes, words: &[&str], weights: &P
         })
         .collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    write_tensors(&dir.join("model.safetensors"), StoredType::Float32, &shapes, Some(metadata), |name, _| {
-        Ok(Cow::Owned(weights.get(name).to_data().iter::<f32>().collect()))
-    })
+    write_tensors(
+        &dir.join("model.safetensors"),
+        StoredType::Float32,
+        &shapes,
+        Some(metadata),
+        |name, _, write| write(&weights.get(name).to_data().iter::<f32>().collect::<Vec<_>>()),
+    )
 }
 
 /// Accuracy of the model in `dir` on unseen facts, all evidence in its context.
@@ -196,7 +199,7 @@ fn scores<B: ModelBackend>(
     questions: usize,
 ) -> Result<Vec<(TaskConfig, Accuracy)>> {
     let files = ModelFiles::open(dir)?;
-    let backbone = files.load::<B>(device)?;
+    let backbone = files.load::<B>(device, Precision::default())?;
     let stop_tokens = files.config.eos_token_ids.clone();
     let options = DecodeOptions { max_new_tokens: 8, stop_tokens, ..DecodeOptions::default() };
     let checking = Checking { options, tokenizer: files.tokenizer.clone() };

@@ -1,8 +1,10 @@
 //! How a hidden state becomes the next input embedding of a latent step.
 
+use std::ops::Range;
+
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{Autodiff, ModelBackend};
+use diffmas_backends::{Autodiff, FrozenMatrix, ModelBackend};
 use nalgebra::DMatrix;
 
 use super::FeedKind;
@@ -23,10 +25,10 @@ pub struct FeedModule<B: Backend> {
 impl<B: ModelBackend> FeedModule<B> {
     /// What agents with feeds `kinds` need.
     pub fn new(backbone: &Backbone<B>, kinds: &[FeedKind]) -> Self {
-        let norms = backbone.embed_tokens.clone().powi_scalar(2).sum_dim(1).sqrt();
-        let norms = norms.into_data();
-        let (sum, n) = norms.iter::<f64>().fold((0.0, 0usize), |(s, n), x| (s + x, n + 1));
-        Self { rho: sum / n as f64, realign: kinds.contains(&FeedKind::Realign).then(|| realign(backbone)) }
+        Self {
+            rho: mean_norm(backbone),
+            realign: kinds.contains(&FeedKind::Realign).then(|| realign(backbone)),
+        }
     }
 
     /// The module for training.
@@ -54,26 +56,56 @@ impl<B: ModelBackend> FeedModule<B> {
                 B::matmul(h, self.realign.clone().expect("made with the realignment matrix"))
             }
             FeedKind::Learned => B::matmul(h, parameters.get(LEARNED).clone()),
-            FeedKind::Soft => B::matmul(B::softmax_last(backbone.logits(h)), backbone.embed_tokens.clone()),
+            FeedKind::Soft => {
+                B::frozen_transposed(B::softmax_last(backbone.logits(h)), &backbone.embed_tokens)
+            }
         };
         let norm = z.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-6);
         z * norm.recip().mul_scalar(self.rho)
     }
 }
 
-/// `(W_outᵀ·W_out + 1e-5·I)⁻¹·W_outᵀ·W_in`, solved once in f64 on the host (LatentMAS, arXiv 2511.20639).
+/// Rows of the vocabulary that are expanded at once: more than one block, the last of them shorter, for the smallest models that are tested.
+const ROWS: usize = 384;
+
+/// The rows of the vocabulary, a block after the other.
+fn blocks(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(ROWS).map(move |from| from..rows.min(from + ROWS))
+}
+
+/// The mean norm of the input embeddings.
+fn mean_norm<B: ModelBackend>(backbone: &Backbone<B>) -> f64 {
+    let rows = backbone.config.vocab_size;
+    let mut sum = 0.0;
+    for block in blocks(rows) {
+        let ids: Vec<u32> = block.map(|id| id as u32).collect();
+        let norms = backbone.embed(&ids).powi_scalar(2).sum_dim(1).sqrt().into_data();
+        sum = norms.iter::<f64>().fold(sum, |sum, x| sum + x);
+    }
+    sum / rows as f64
+}
+
+/// `(W_outᵀ·W_out + 1e-5·I)⁻¹·W_outᵀ·W_in`, summed over blocks of rows and solved once in f64 on the host (LatentMAS, arXiv 2511.20639).
 fn realign<B: ModelBackend>(backbone: &Backbone<B>) -> Tensor<B, 2> {
     let d = backbone.config.hidden_size;
-    let host = |w: &Tensor<B, 2>| {
-        let data: Vec<f64> = w.to_data().iter::<f64>().collect();
-        DMatrix::from_row_slice(data.len() / d, d, &data)
+    // A row-major block, read column by column, is its transpose.
+    let transposed = |weight: &B::Weight, block: Range<usize>| {
+        let (rows, values) = (block.len(), weight.rows(block));
+        DMatrix::from_iterator(d, rows, values.into_iter().map(f64::from))
     };
-    let (input, output) = (host(&backbone.embed_tokens), host(&backbone.lm_head));
-    let gram = output.tr_mul(&output) + DMatrix::identity(d, d) * 1e-5;
-    let solved = gram
-        .cholesky()
-        .expect("a Gram matrix plus a ridge is positive definite")
-        .solve(&output.tr_mul(&input));
+    let tied = backbone.config.tie_word_embeddings;
+    let (mut gram, mut cross) = (DMatrix::zeros(d, d), DMatrix::zeros(d, d));
+    for block in blocks(backbone.config.vocab_size) {
+        let output = transposed(&backbone.lm_head, block.clone());
+        gram.gemm(1.0, &output, &output.transpose(), 1.0);
+        if !tied {
+            let input = transposed(&backbone.embed_tokens, block);
+            cross.gemm(1.0, &output, &input.transpose(), 1.0);
+        }
+    }
+    let cross = if tied { gram.clone() } else { cross };
+    let gram = gram + DMatrix::identity(d, d) * 1e-5;
+    let solved = gram.cholesky().expect("a Gram matrix plus a ridge is positive definite").solve(&cross);
     let data: Vec<f32> = solved.transpose().iter().map(|&x| x as f32).collect();
     Tensor::from_data(TensorData::new(data, [d, d]), &backbone.device())
 }

@@ -23,7 +23,7 @@ pub struct PassContext<B: Backend> {
 /// `o(softmax(q·Kᵀ / √d + M)·V)` by head: `K` and `V` are those of all blocks and the new positions, `M` hides padding and the future, and
 /// query head `h` reads KV head `h / (H / G)`. For Qwen3 queries and keys are normalised before they are rotated.
 #[derive(Clone, Debug)]
-pub struct Attention<B: Backend> {
+pub struct Attention<B: ModelBackend> {
     /// `[D, H·d]`
     pub q_proj: Linear<B>,
     /// `[D, G·d]`

@@ -8,7 +8,7 @@ use super::{Attention, BackboneConfig, Mlp, RmsNorm};
 
 /// `x + attn(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Clone, Debug)]
-pub struct Block<B: Backend> {
+pub struct Block<B: ModelBackend> {
     /// Before attention.
     pub input_layernorm: RmsNorm<B>,
     /// Attention over past and own positions.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use diffmas_backends::{ModelBackend, StoredMatrix, WeightUse};
 use rand::Rng;
 
 use super::{
-    Attention, Backbone, BackboneConfig, Block, Family, Linear, Mlp, RmsNorm, RopeConfig, RopeScaling,
-    RotaryEmbedding,
+    Attention, Backbone, BackboneConfig, Block, Family, Linear, Mlp, Precision, RmsNorm, RopeConfig,
+    RopeScaling, RotaryEmbedding,
 };
 use crate::random::generator;
 
@@ -20,6 +21,12 @@ pub fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<TestBacken
     let mut rng = generator(3, seed);
     let data: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect();
     Tensor::from_data(TensorData::new(data, shape), &Default::default())
+}
+
+/// A matrix as the backend keeps it.
+fn frozen(matrix: &Tensor<TestBackend, 2>, used: WeightUse) -> <TestBackend as ModelBackend>::Weight {
+    let values = matrix.to_data().iter::<f32>().collect();
+    TestBackend::frozen_weight(StoredMatrix::from_f32(values, matrix.dims()), used, &Default::default())
 }
 
 /// The numbers of a tensor, row-major.
@@ -54,6 +61,7 @@ impl Dense {
     pub fn new(out: usize, cols: usize, seed: u64) -> Self {
         let (weight, bias) = (random([out, cols], seed), random([out], seed + 1));
         let (known, known_bias) = (rows(&weight), numbers(&bias));
+        let weight = frozen(&weight, WeightUse::Layer);
         Self { layer: Linear::new(weight, Some(bias)), weight: known, bias: known_bias }
     }
 
@@ -123,10 +131,11 @@ pub fn backbone() -> Backbone<TestBackend> {
     });
     Backbone {
         layers: layers.collect(),
-        embed_tokens: random([config.vocab_size, width], 1),
+        embed_tokens: frozen(&random([config.vocab_size, width], 1), WeightUse::Table),
         norm: norm(width, 2),
-        lm_head: random([config.vocab_size, width], 3),
+        lm_head: frozen(&random([config.vocab_size, width], 3), WeightUse::Table),
         rotary: Arc::new(RotaryEmbedding::new(&config.rope, d)),
         config: Arc::new(config),
+        precision: Precision::default(),
     }
 }

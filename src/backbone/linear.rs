@@ -7,9 +7,9 @@ use super::ActiveLora;
 
 /// `y = x·Wᵀ + bias (+ s·(x·Aᵀ)·Bᵀ)`, the weight in Hugging Face's `[out, in]` layout; LoRA as in Hu et al., arXiv 2106.09685.
 #[derive(Clone, Debug)]
-pub struct Linear<B: Backend> {
+pub struct Linear<B: ModelBackend> {
     /// `[out, in]`, frozen.
-    pub weight: Tensor<B, 2>,
+    pub weight: B::Weight,
     /// `[out]`, frozen.
     pub bias: Option<Tensor<B, 1>>,
     /// Trainable factors, where the layer was converted.
@@ -18,7 +18,7 @@ pub struct Linear<B: Backend> {
 
 impl<B: ModelBackend> Linear<B> {
     /// A layer without LoRA.
-    pub fn new(weight: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Self {
+    pub fn new(weight: B::Weight, bias: Option<Tensor<B, 1>>) -> Self {
         Self { weight, bias, lora: None }
     }
 
@@ -40,7 +40,7 @@ impl<B: ModelBackend> Linear<B> {
     /// The layer for training, sharing its storage; factors have no gradient there.
     pub fn to_autodiff(&self) -> Linear<Autodiff<B>> {
         Linear {
-            weight: Tensor::from_inner(self.weight.clone()),
+            weight: self.weight.clone(),
             bias: self.bias.clone().map(Tensor::from_inner),
             lora: self.lora.as_ref().map(ActiveLora::to_autodiff),
         }

@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{ModelBackend, WeightUse};
 
-use super::{Attention, Backbone, BackboneConfig, Block, Linear, Mlp, RmsNorm, RotaryEmbedding};
+use super::{Attention, Backbone, BackboneConfig, Block, Linear, Mlp, Precision, RmsNorm, RotaryEmbedding};
 use crate::checkpoint::{GgufWeights, SafetensorsWeights, WeightTable, Weights, sha256_of_weights};
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
@@ -21,7 +21,7 @@ pub struct ModelFiles {
     pub config: BackboneConfig,
     /// The tokenizer, where the model comes with one.
     pub tokenizer: Option<Arc<Tokenizer>>,
-    weights: Box<dyn Weights + Send + Sync>,
+    weights: Box<dyn Weights>,
     /// Once it is known.
     sha256: OnceLock<String>,
 }
@@ -32,7 +32,7 @@ impl ModelFiles {
     /// # Errors
     /// If a file is missing or damaged, or the model is of a kind that is not supported.
     pub fn open(path: &Path) -> Result<Self> {
-        let (config, tokenizer, weights): (_, _, Box<dyn Weights + Send + Sync>) = if path.is_dir() {
+        let (config, tokenizer, weights): (_, _, Box<dyn Weights>) = if path.is_dir() {
             let config = BackboneConfig::read(path)?;
             (config, Tokenizer::from_folder(path)?, Box::new(SafetensorsWeights::open(path)?))
         } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
@@ -74,24 +74,29 @@ impl ModelFiles {
         Ok(self.sha256.get_or_init(|| hash).clone())
     }
 
-    /// Reads the weights onto `device`, each in one pass to f32 and in Hugging Face's `[out, in]` layout.
+    /// Reads the weights onto `device`: matrices in Hugging Face's `[out, in]` layout as `precision` says, norms and biases as f32.
     ///
     /// # Errors
-    /// Naming tensors that are missing, left over, of another shape, or not finite.
-    pub fn load<B: ModelBackend>(&self, device: &B::Device) -> Result<Backbone<B>> {
+    /// Naming tensors that are missing, left over, of another shape, not finite or too large, or that the device cannot keep such numbers.
+    pub fn load<B: ModelBackend>(&self, device: &B::Device, precision: Precision) -> Result<Backbone<B>> {
+        precision.check::<B>(device)?;
         let c = &self.config;
         let table = WeightTable::new(self.weights.as_ref());
         let expected = expected(c);
         table.require(&expected)?;
-        let mut read = Reader { table, shapes: expected.into_iter().collect(), device };
-        let embed_tokens = read.matrix("model.embed_tokens.weight")?;
+        let mut read =
+            Reader { files: self, table, shapes: expected.into_iter().collect(), precision, device };
+        let embed_tokens: B::Weight = read.weight("model.embed_tokens.weight", WeightUse::Table)?;
         let layers = (0..c.num_hidden_layers).map(|i| block(&mut read, c, i)).collect::<Result<_>>()?;
         let norm = RmsNorm { weight: read.vector("model.norm.weight")?, eps: c.rms_norm_eps };
-        let lm_head =
-            if c.tie_word_embeddings { embed_tokens.clone() } else { read.matrix("lm_head.weight")? };
+        let lm_head = if c.tie_word_embeddings {
+            embed_tokens.clone()
+        } else {
+            read.weight("lm_head.weight", WeightUse::Table)?
+        };
         read.table.finish(c.tie_word_embeddings)?;
         let rotary = Arc::new(RotaryEmbedding::new(&c.rope, c.head_dim));
-        Ok(Backbone { config: Arc::new(c.clone()), embed_tokens, layers, norm, lm_head, rotary })
+        Ok(Backbone { config: Arc::new(c.clone()), embed_tokens, layers, norm, lm_head, rotary, precision })
     }
 }
 
@@ -148,7 +153,7 @@ fn block<B: ModelBackend>(read: &mut Reader<'_, B>, c: &BackboneConfig, i: usize
         Ok(RmsNorm { weight: read.vector(&format!("{p}.{name}.weight"))?, eps: c.rms_norm_eps })
     };
     let linear = |read: &mut Reader<'_, B>, name: &str, bias: bool| -> Result<Linear<B>> {
-        let weight = B::frozen_weight(read.matrix(&format!("{p}.{name}.weight"))?);
+        let weight = read.weight(&format!("{p}.{name}.weight"), WeightUse::Layer)?;
         let bias = bias.then(|| read.vector(&format!("{p}.{name}.bias"))).transpose()?;
         Ok(Linear::new(weight, bias))
     };
@@ -173,22 +178,22 @@ fn block<B: ModelBackend>(read: &mut Reader<'_, B>, c: &BackboneConfig, i: usize
 
 /// The weights of a model, each read once, onto one device.
 struct Reader<'a, B: Backend> {
+    files: &'a ModelFiles,
     table: WeightTable<'a>,
     shapes: BTreeMap<String, Vec<usize>>,
+    precision: Precision,
     device: &'a B::Device,
 }
 
-impl<B: Backend> Reader<'_, B> {
-    fn data(&mut self, name: &str) -> Result<TensorData> {
-        let shape = self.shapes.get(name).expect("every tensor that is read is expected");
-        Ok(TensorData::new(self.table.take(name, shape)?, shape.clone()))
-    }
-
-    fn matrix(&mut self, name: &str) -> Result<Tensor<B, 2>> {
-        Ok(Tensor::from_data(self.data(name)?, self.device))
+impl<B: ModelBackend> Reader<'_, B> {
+    fn weight(&mut self, name: &str, used: WeightUse) -> Result<B::Weight> {
+        let shape: [usize; 2] = self.shapes[name].as_slice().try_into().expect("two dimensions");
+        let dtype = self.precision.of::<B>(self.files.weights.dtype(name), self.device);
+        Ok(B::frozen_weight(self.table.take_matrix(name, shape, dtype)?, used, self.device))
     }
 
     fn vector(&mut self, name: &str) -> Result<Tensor<B, 1>> {
-        Ok(Tensor::from_data(self.data(name)?, self.device))
+        let shape = self.shapes.get(name).expect("every tensor that is read is expected");
+        Ok(Tensor::from_data(TensorData::new(self.table.take(name, shape)?, shape.clone()), self.device))
     }
 }

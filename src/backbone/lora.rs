@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{Autodiff, LoraRef, ModelBackend};
+use diffmas_backends::{Autodiff, FrozenMatrix, LoraRef, ModelBackend};
 use rand_distr::{Distribution, Uniform};
 
 use super::load::projections;
@@ -246,7 +246,7 @@ pub struct Adapter<B: Backend>(BTreeMap<String, Lora<B>>);
 
 impl<B: ModelBackend> Backbone<B> {
     /// Calls `f` with the module path of every linear layer that LoRA can convert.
-    fn for_linears(&mut self, mut f: impl FnMut(String, &mut Linear<B>)) {
+    pub(super) fn for_linears(&mut self, mut f: impl FnMut(String, &mut Linear<B>)) {
         for (i, layer) in self.layers.iter_mut().enumerate() {
             let attn = &mut layer.self_attn;
             let mlp = &mut layer.mlp;
@@ -281,7 +281,7 @@ impl<B: ModelBackend> Backbone<B> {
         let mut converted = self.clone();
         converted.for_linears(|path, linear| {
             let factors: Vec<_> = roles.iter().map(|role| role.and_then(|a| a.0.get(&path))).collect();
-            linear.lora = LoraStack::new(&factors, linear.weight.dims()).map(ActiveLora::Stacked);
+            linear.lora = LoraStack::new(&factors, linear.weight.shape()).map(ActiveLora::Stacked);
         });
         converted
     }

@@ -1,6 +1,5 @@
 //! Base and adapter as one ordinary model: `W + s·B·A` in place of every weight that has factors.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -37,7 +36,7 @@ const BESIDE: [&str; 12] = [
 /// weights to the folder `output`, stored as `dtype` (else as the base is), which is returned. `output` appears, or
 /// is replaced, only when it is complete.
 ///
-/// Products are computed in f32 and rounded once. One tensor at a time is in memory; `on_tensor` is told before each, and its error
+/// Products are computed in f32 and rounded once. Some rows of one tensor at a time are in memory; `on_tensor` is told before each, and its error
 /// stops the merge.
 ///
 /// # Errors
@@ -72,26 +71,27 @@ pub fn merge(
         let shapes: Vec<_> = tensors.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
         let path = dir.join("model.safetensors");
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-        write_tensors(&path, dtype, &shapes, Some(metadata), |name, shape| {
+        write_tensors(&path, dtype, &shapes, Some(metadata), |name, shape, write| {
             on_tensor(name)?;
-            let mut values = table.take(name, shape)?;
-            add_product(&file, name, shape, &mut values);
-            check_range(output, name, &values, dtype)?;
-            Ok(Cow::Owned(values))
+            table.take_blocks(name, shape, |row, values| {
+                add_product(&file, name, shape, row, values);
+                check_range(output, name, values, dtype)?;
+                write(values)
+            })
         })?;
         table.finish(config.tie_word_embeddings)
     })?;
     Ok(dtype)
 }
 
-/// Adds `s·B·A` to the weight `name`, `[out, in]`, where the adapter has factors for it.
-fn add_product(adapter: &AdapterFile, name: &str, shape: &[usize], values: &mut [f32]) {
+/// Adds `s·B·A` to the rows `values`, from row `first` on, of the weight `name`, `[out, in]`, where the adapter has factors for it.
+fn add_product(adapter: &AdapterFile, name: &str, shape: &[usize], first: usize, values: &mut [f32]) {
     let Some(module) = name.strip_suffix(".weight") else { return };
     let factor = |part: &str| adapter.tensors.get(&format!("{module}.{part}.weight")).map(|(_, v)| v);
     let (Some(a), Some(b)) = (factor("lora_A"), factor("lora_B")) else { return };
     let (cols, rank) = (shape[1], adapter.config.rank(module));
     let scaling = adapter.config.scaling(module) as f32;
-    values.par_chunks_mut(cols).zip(b.par_chunks(rank)).for_each_init(
+    values.par_chunks_mut(cols).zip(b[first * rank..].par_chunks(rank)).for_each_init(
         || vec![0.0; cols],
         |product, (row, b)| {
             product.fill(0.0);

@@ -7,7 +7,7 @@ use super::Linear;
 
 /// `down(silu(gate(x)) · up(x))`, `silu(x) = x / (1 + e^−x)` (SwiGLU; Shazeer, arXiv 2002.05202).
 #[derive(Clone, Debug)]
-pub struct Mlp<B: Backend> {
+pub struct Mlp<B: ModelBackend> {
     /// `[D, intermediate]`
     pub gate_proj: Linear<B>,
     /// `[D, intermediate]`

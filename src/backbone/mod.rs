@@ -19,6 +19,7 @@ mod model;
 mod norm;
 mod parameter_spec;
 mod parameters;
+mod precision;
 mod rope;
 
 pub use attention::Attention;
@@ -35,4 +36,5 @@ pub use model::Backbone;
 pub use norm::RmsNorm;
 pub use parameter_spec::{ParameterGroup, ParameterSpec, ParameterSpecs, Pull};
 pub use parameters::{Parameters, frobenius};
+pub use precision::{ComputeDtype, Precision, WeightDtype};
 pub use rope::RotaryEmbedding;

@@ -3,33 +3,36 @@
 use std::sync::Arc;
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
-use diffmas_backends::{Autodiff, HostMask, ModelBackend};
+use diffmas_backends::{Autodiff, FrozenMatrix, HostMask, ModelBackend};
 
 use super::attention::PassContext;
-use super::{BackboneConfig, Block, KeyValues, Positions, Recorder, ResidualHook, RmsNorm, RotaryEmbedding};
+use super::{
+    BackboneConfig, Block, KeyValues, Positions, Precision, Recorder, ResidualHook, RmsNorm, RotaryEmbedding,
+};
 
 /// A frozen causal language model. Cloning shares all weights.
 #[derive(Clone, Debug)]
-pub struct Backbone<B: Backend> {
+pub struct Backbone<B: ModelBackend> {
     /// Sizes and family.
     pub config: Arc<BackboneConfig>,
     /// `[V, D]`
-    pub embed_tokens: Tensor<B, 2>,
+    pub embed_tokens: B::Weight,
     /// The decoder layers.
     pub layers: Vec<Block<B>>,
     /// The final norm.
     pub norm: RmsNorm<B>,
     /// `[V, D]`; the embedding itself where the model ties them.
-    pub lm_head: Tensor<B, 2>,
+    pub lm_head: B::Weight,
     /// Position embedding.
     pub rotary: Arc<RotaryEmbedding>,
+    /// How its weights are stored.
+    pub precision: Precision,
 }
 
 impl<B: ModelBackend> Backbone<B> {
     /// The device of the weights.
     pub fn device(&self) -> B::Device {
-        self.embed_tokens.device()
+        self.norm.weight.device()
     }
 
     /// Input embeddings.
@@ -37,10 +40,7 @@ impl<B: ModelBackend> Backbone<B> {
     /// # Shapes
     /// `B·t` ids below `vocab_size`, row-major → `[B·t, D]`
     pub fn embed(&self, ids: &[u32]) -> Tensor<B, 2> {
-        let ids: Vec<i64> = ids.iter().map(|&i| i64::from(i)).collect();
-        let n = ids.len();
-        let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [n]), &self.device());
-        self.embed_tokens.clone().select(0, ids)
+        B::embed(&self.embed_tokens, ids, &self.device())
     }
 
     /// Runs `x` at `positions` on top of `past` and `tail`; causal among the new positions, padding neither sees nor is seen. `hook` is
@@ -143,15 +143,26 @@ impl<B: ModelBackend> Backbone<B> {
         B::frozen_linear(hidden, &self.lm_head, None, None)
     }
 
+    /// The bytes that the matrices take in memory: layers, embedding and head, each once.
+    pub fn weight_bytes(&self) -> usize {
+        let mut bytes = self.embed_tokens.held_bytes();
+        if !self.config.tie_word_embeddings {
+            bytes += self.lm_head.held_bytes();
+        }
+        self.clone().for_linears(|_, linear| bytes += linear.weight.held_bytes());
+        bytes
+    }
+
     /// The model for training, sharing its storage; nothing of it has a gradient.
     pub fn to_autodiff(&self) -> Backbone<Autodiff<B>> {
         Backbone {
             config: self.config.clone(),
-            embed_tokens: Tensor::from_inner(self.embed_tokens.clone()),
+            embed_tokens: self.embed_tokens.clone(),
             layers: self.layers.iter().map(Block::to_autodiff).collect(),
             norm: self.norm.to_autodiff(),
-            lm_head: Tensor::from_inner(self.lm_head.clone()),
+            lm_head: self.lm_head.clone(),
             rotary: self.rotary.clone(),
+            precision: self.precision,
         }
     }
 }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::Weights;
 use super::atomic::write_atomic;
 use super::hub::cache_root;
+use super::weights::CHUNK;
 use crate::error::{Error, Result};
 
 /// SHA-256 over names, shapes and values (as little-endian f32) of the tensors `names`, in the order given; files of other precision that
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// If a tensor is missing or cannot be read.
-pub fn sha256_of_weights(weights: &(dyn Weights + Sync), names: &[String]) -> Result<String> {
+pub fn sha256_of_weights(weights: &dyn Weights, names: &[String]) -> Result<String> {
     let known = cache_root().ok().zip(key(weights)).map(|(root, key)| root.join("fingerprints").join(key));
     let kept = known.as_ref().and_then(|path| fs::read_to_string(path).ok());
     if let Some(hash) = kept.filter(|hash| hash.len() == 64) {
@@ -36,14 +37,17 @@ pub fn sha256_of_weights(weights: &(dyn Weights + Sync), names: &[String]) -> Re
 }
 
 /// The hash of one tensor.
-fn one(weights: &(dyn Weights + Sync), name: &str) -> Result<Vec<u8>> {
+fn one(weights: &dyn Weights, name: &str) -> Result<Vec<u8>> {
     let shape = weights
         .shape(name)
         .ok_or_else(|| Error::file(weights.path(), format!("the tensor `{name}` is missing")))?;
     let mut hash = Sha256::new();
     hash.update(format!("{name} {shape:?} "));
-    let mut bytes = Vec::new();
-    for values in weights.read_f32(name)?.chunks(1 << 14) {
+    let count = weights.count(name)?;
+    let (mut values, mut bytes) = (vec![0.0; CHUNK.min(count)], Vec::new());
+    for from in (0..count).step_by(CHUNK) {
+        let values = &mut values[..CHUNK.min(count - from)];
+        weights.read_values(name, from, values)?;
         bytes.clear();
         bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
         hash.update(&bytes);
@@ -52,7 +56,7 @@ fn one(weights: &(dyn Weights + Sync), name: &str) -> Result<Vec<u8>> {
 }
 
 /// A name for the files as they are now; none where the system does not tell.
-fn key(weights: &(dyn Weights + Sync)) -> Option<String> {
+fn key(weights: &dyn Weights) -> Option<String> {
     let mut hash = Sha256::new();
     for path in weights.files() {
         let path = fs::canonicalize(path).ok()?;

@@ -2,13 +2,11 @@
 
 use super::candle_message;
 use super::positioned::PositionedFile;
-use super::weights::Weights;
+use super::weights::{Weights, unreadable_blocks};
 use crate::error::{Error, Result};
 use crate::guard::guarded;
-use candle_core::Device;
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use diffmas_backends::StoredDtype;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::io::BufReader;
@@ -18,7 +16,7 @@ use std::path::Path;
 /// The architectures (`general.architecture`) that are read.
 pub const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
-/// The weights of a GGUF file, read and dequantised to f32 tensor by tensor.
+/// The weights of a GGUF file, of which any part is read and dequantised.
 pub struct GgufWeights {
     file: PositionedFile,
     content: Content,
@@ -29,7 +27,7 @@ pub struct GgufWeights {
 /// Where and how one tensor is stored.
 struct Place {
     shape: Vec<usize>,
-    dtype: GgmlDType,
+    dtype: StoredDtype,
     bytes: Range<u64>,
     /// For rows that are stored in pairs (queries and keys of the architecture `llama`): the number of heads.
     paired_heads: Option<usize>,
@@ -63,7 +61,7 @@ impl GgufWeights {
                 None => None,
             };
             let shape = info.shape.dims().to_vec();
-            let place = Place { shape, dtype: info.ggml_dtype, bytes, paired_heads };
+            let place = Place { shape, dtype: info.ggml_dtype.into(), bytes, paired_heads };
             tensors.insert(hf_name(name).unwrap_or_else(|| name.clone()), place);
         }
         if total > file.length() {
@@ -77,26 +75,45 @@ impl GgufWeights {
         &self.content
     }
 
-    /// Reads and dequantises a tensor in parallel, a buffer of blocks at a time.
-    fn dequantise(&self, name: &str, place: &Place) -> Result<Vec<f32>> {
-        const VALUES: usize = 1 << 17;
-        let (values, size) = (place.dtype.block_size(), place.dtype.type_size());
-        let blocks = VALUES.div_ceil(values);
-        let mut out = vec![0.0; (place.bytes.end - place.bytes.start) as usize / size * values];
-        out.par_chunks_mut(blocks * values).enumerate().try_for_each(|(at, out)| {
-            // candle reads the blocks in place as structs, which must be aligned.
-            let length = out.len() / values * size;
-            let mut buffer = vec![0_u64; length.div_ceil(8)];
-            let bytes = &mut bytemuck::cast_slice_mut(&mut buffer)[..length];
-            self.file.read_at(bytes, place.bytes.start + (at * blocks * size) as u64)?;
-            dequantise_blocks(place.dtype, bytes, out).map_err(|error| {
-                Error::file(
-                    self.path(),
-                    format!("the tensor `{name}` cannot be read: {}", candle_message(&error)),
-                )
-            })
-        })?;
-        Ok(out)
+    fn place(&self, name: &str) -> Result<&Place> {
+        let missing = || Error::file(self.path(), format!("the tensor `{name}` is missing"));
+        self.tensors.get(name).ok_or_else(missing)
+    }
+
+    /// Reads and dequantises values that lie one after the other in the file: those blocks that they are in.
+    fn read_run(&self, name: &str, place: &Place, from: usize, out: &mut [f32]) -> Result<()> {
+        let (values, size) = (place.dtype.block_values(), place.dtype.block_bytes());
+        let blocks = from / values..(from + out.len()).div_ceil(values);
+        let mut words = vec![0_u64; (blocks.len() * size).div_ceil(8)];
+        let bytes = &mut bytemuck::cast_slice_mut(&mut words)[..blocks.len() * size];
+        self.file.read_at(bytes, place.bytes.start + (blocks.start * size) as u64)?;
+        let widen = |out: &mut [f32]| {
+            let unreadable = |error| unreadable_blocks(self.path(), name, &error);
+            place.dtype.widen(bytes, out).map_err(unreadable)
+        };
+        if out.len() == blocks.len() * values {
+            return widen(out);
+        }
+        let mut whole = vec![0.0; blocks.len() * values];
+        widen(&mut whole)?;
+        out.copy_from_slice(&whole[from - blocks.start * values..][..out.len()]);
+        Ok(())
+    }
+}
+
+impl Place {
+    /// Values of a row.
+    fn width(&self) -> usize {
+        self.shape[1..].iter().product()
+    }
+
+    /// Where row `row` of Hugging Face's order lies: rows stored as `[heads, half, 2]` in the order `[heads, 2, half]` that rotate-half
+    /// RoPE expects.
+    fn stored_row(&self, row: usize) -> usize {
+        let Some(heads) = self.paired_heads else { return row };
+        let half = self.shape[0] / heads / 2;
+        let (head, within) = (row / (2 * half), row % (2 * half));
+        head * 2 * half + 2 * (within % half) + within / half
     }
 }
 
@@ -109,14 +126,32 @@ impl Weights for GgufWeights {
         self.tensors.get(name).map(|place| place.shape.clone())
     }
 
-    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let Some(place) = self.tensors.get(name) else {
-            return Err(Error::file(self.path(), format!("the tensor `{name}` is missing")));
-        };
-        let values = self.dequantise(name, place)?;
-        Ok(match place.paired_heads {
-            Some(heads) => unpair(&values, heads, place.shape[0]),
-            None => values,
+    fn dtype(&self, name: &str) -> Option<StoredDtype> {
+        let place = self.tensors.get(name).filter(|place| place.shape.len() == 2)?;
+        place.dtype.bytes(place.width()).map(|_| place.dtype)
+    }
+
+    fn read_values(&self, name: &str, from: usize, out: &mut [f32]) -> Result<()> {
+        let place = self.place(name)?;
+        if place.paired_heads.is_none() {
+            return self.read_run(name, place, from, out);
+        }
+        let (width, mut done) = (place.width(), 0);
+        while done < out.len() {
+            let (row, column) = ((from + done) / width, (from + done) % width);
+            let length = (width - column).min(out.len() - done);
+            let at = place.stored_row(row) * width + column;
+            self.read_run(name, place, at, &mut out[done..done + length])?;
+            done += length;
+        }
+        Ok(())
+    }
+
+    fn read_bytes(&self, name: &str, out: &mut [u8]) -> Result<()> {
+        let place = self.place(name)?;
+        let row = out.len() / place.shape[0].max(1);
+        out.par_chunks_mut(row.max(1)).enumerate().try_for_each(|(at, out)| {
+            self.file.read_at(out, place.bytes.start + (place.stored_row(at) * row) as u64)
         })
     }
 
@@ -206,35 +241,13 @@ fn head_count(path: &Path, content: &Content, key: &str, dims: &[usize]) -> Resu
     }
 }
 
-/// Rows stored as `[heads, half, 2]` in the order `[heads, 2, half]` that rotate-half RoPE expects.
-fn unpair(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
-    let (width, half) = (values.len() / rows.max(1), rows / heads / 2);
-    let mut out = Vec::with_capacity(values.len());
-    for row in 0..rows {
-        let (head, within) = (row / (2 * half), row % (2 * half));
-        let source = head * 2 * half + 2 * (within % half) + within / half;
-        out.extend_from_slice(&values[source * width..(source + 1) * width]);
-    }
-    out
-}
-
 /// The place of a tensor in a file of `length` bytes; `None` when it does not lie within it.
 fn stored_bytes(info: &TensorInfo, data_offset: u64, length: u64) -> Option<Range<u64>> {
     let count = info.shape.dims().iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim))?;
-    if !count.is_multiple_of(info.ggml_dtype.block_size()) {
-        return None;
-    }
-    let size = (count / info.ggml_dtype.block_size()).checked_mul(info.ggml_dtype.type_size())?;
+    let size = StoredDtype::from(info.ggml_dtype).bytes(count)?;
     let start = data_offset.checked_add(info.offset)?;
     let end = start.checked_add(size as u64)?;
     (end <= length).then_some(start..end)
-}
-
-/// Dequantises `bytes`, whole blocks of `dtype`, to `out`.
-fn dequantise_blocks(dtype: GgmlDType, bytes: &[u8], out: &mut [f32]) -> candle_core::Result<()> {
-    let tensor = qtensor_from_ggml(dtype, bytes, vec![out.len()], &Device::Cpu)?;
-    out.copy_from_slice(&tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>()?);
-    Ok(())
 }
 
 /// Reads the metadata and the table of tensors; the error is a message without the file.
@@ -252,9 +265,10 @@ fn read_content(file: &PositionedFile) -> std::result::Result<Content, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::weights::WeightTable;
     use super::*;
-    use candle_core::Tensor;
-    use candle_core::quantized::{QTensor, gguf_file};
+    use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+    use candle_core::{Device, Tensor};
     use std::fs::File;
 
     fn write(path: &Path, metadata: &[(&str, Value)], tensors: &[(&str, QTensor)]) {
@@ -313,6 +327,24 @@ mod tests {
             let read = GgufWeights::open(&path).unwrap().read_f32("model.embed_tokens.weight").unwrap();
             assert_eq!(read, expected.to_vec1::<f32>().unwrap(), "{dtype:?}");
         }
+    }
+
+    #[test]
+    fn paired_rows_of_blocks_are_handed_over_in_the_order_of_their_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        let values: Vec<f32> = (0..8 * 64).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        write(&path, &llama("llama"), &[("blk.0.attn_q.weight", tensor(&values, &[8, 64], GgmlDType::Q4_1))]);
+        let (weights, name) = (GgufWeights::open(&path).unwrap(), "model.layers.0.self_attn.q_proj.weight");
+        let dtype = weights.dtype(name).unwrap();
+        assert_eq!(dtype, StoredDtype::from(GgmlDType::Q4_1));
+        let matrix = WeightTable::new(&weights).take_matrix(name, [8, 64], dtype).unwrap();
+        let (expected, mut rows) = (weights.read_f32(name).unwrap(), Vec::new());
+        matrix.widen_rows(0..8, &mut rows);
+        assert_eq!(rows, expected);
+        let mut part = vec![0.0; 130];
+        weights.read_values(name, 33, &mut part).unwrap();
+        assert_eq!(part, expected[33..163]);
     }
 
     #[test]

@@ -1,24 +1,39 @@
 //! Named weights from any kind of file, and a table that notices what is missing, misshapen or left over.
 
+use super::candle_message;
 use crate::error::{Error, Result};
+use burn::tensor::Bytes;
+use diffmas_backends::{BlockError, StoredDtype, StoredMatrix};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+/// Values that are read at once: whole blocks of every format.
+pub(super) const CHUNK: usize = 1 << 17;
+
 /// A file or folder of weights under Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`) and in
 /// Hugging Face's layout (`[out, in]`, row-major).
-pub trait Weights {
+pub trait Weights: Send + Sync {
     /// Every tensor's name.
     fn names(&self) -> Vec<String>;
 
     /// The tensor's shape; `None` when there is no such tensor.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
-    /// The tensor's values.
+    /// How the tensor's numbers are written, where its rows can be handed over as they are.
+    fn dtype(&self, name: &str) -> Option<StoredDtype>;
+
+    /// Reads the tensor's values from the `from`-th on, as many as `out` holds.
     ///
     /// # Errors
     /// When there is no such tensor or its storage cannot be read as f32.
-    fn read_f32(&self, name: &str) -> Result<Vec<f32>>;
+    fn read_values(&self, name: &str, from: usize, out: &mut [f32]) -> Result<()>;
+
+    /// Reads the tensor's bytes as [`Weights::dtype`] says, in the machine's byte order, as many as `out` holds and the tensor has.
+    ///
+    /// # Errors
+    /// When there is no such tensor or it cannot be read.
+    fn read_bytes(&self, name: &str, out: &mut [u8]) -> Result<()>;
 
     /// The file or folder, for messages.
     fn path(&self) -> &Path;
@@ -33,12 +48,47 @@ pub trait Weights {
         self.path()
     }
 
+    /// How many values the tensor has.
+    ///
+    /// # Errors
+    /// When there is no such tensor.
+    fn count(&self, name: &str) -> Result<usize> {
+        match self.shape(name) {
+            Some(shape) => Ok(shape.iter().product()),
+            None => Err(Error::file(self.path(), format!("the tensor `{name}` is missing"))),
+        }
+    }
+
+    /// All of the tensor's values.
+    ///
+    /// # Errors
+    /// When there is no such tensor or its storage cannot be read as f32.
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.count(name)?];
+        let chunks = values.par_chunks_mut(CHUNK).enumerate();
+        chunks.try_for_each(|(at, out)| self.read_values(name, at * CHUNK, out))?;
+        Ok(values)
+    }
+
     /// Whether two tensors have the same values.
     ///
     /// # Errors
     /// When one is missing or cannot be read.
     fn equal(&self, a: &str, b: &str) -> Result<bool> {
-        Ok(self.read_f32(a)? == self.read_f32(b)?)
+        let count = self.count(a)?;
+        if self.count(b)? != count {
+            return Ok(false);
+        }
+        let (mut left, mut right) = (vec![0.0; CHUNK.min(count)], vec![0.0; CHUNK.min(count)]);
+        for from in (0..count).step_by(CHUNK) {
+            let length = CHUNK.min(count - from);
+            self.read_values(a, from, &mut left[..length])?;
+            self.read_values(b, from, &mut right[..length])?;
+            if left[..length] != right[..length] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -86,26 +136,120 @@ impl<'a> WeightTable<'a> {
     /// # Errors
     /// When it is missing, of another shape than `shape`, unreadable, or holds NaN or an infinity.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        match self.weights.shape(name) {
-            None => return Err(self.error(format!("the tensor `{name}` is missing"))),
-            Some(found) if found != shape => {
-                return Err(Error::file(self.weights.file(name), misfit(name, &found, shape)));
-            }
-            Some(_) => {}
-        }
-        let error = |message: String| Error::file(self.weights.file(name), message);
+        self.check_shape(name, shape)?;
         let values = self.weights.read_f32(name)?;
-        if values.len() != shape.iter().product::<usize>() {
-            return Err(error(format!("the tensor `{name}` holds {} values, not {shape:?}", values.len())));
-        }
         if let Some(at) = first_non_finite(&values) {
-            return Err(error(format!(
-                "the tensor `{name}` is not finite: its value {at} is {}",
-                values[at]
-            )));
+            return Err(self.not_finite(name, at, values[at]));
         }
         self.unused.remove(name);
         Ok(values)
+    }
+
+    /// The same in blocks of rows of the first dimension, in order: `f` gets the first row of each and its values.
+    ///
+    /// # Errors
+    /// As [`WeightTable::take`], and what `f` returns.
+    pub fn take_blocks(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        mut f: impl FnMut(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.check_shape(name, shape)?;
+        let width: usize = shape[1..].iter().product::<usize>().max(1);
+        let (count, height) = (self.weights.count(name)?, (CHUNK * 8 / width).max(1));
+        let mut buffer = vec![0.0; count.min(height * width)];
+        for from in (0..count).step_by(height * width) {
+            let values = &mut buffer[..(count - from).min(height * width)];
+            let chunks = values.par_chunks_mut(CHUNK).enumerate();
+            chunks.try_for_each(|(at, out)| self.weights.read_values(name, from + at * CHUNK, out))?;
+            if let Some(at) = first_non_finite(values) {
+                return Err(self.not_finite(name, from + at, values[at]));
+            }
+            f(from / width, values)?;
+        }
+        self.unused.remove(name);
+        Ok(())
+    }
+
+    /// The matrix `name`, all finite, with its numbers written as `dtype`, and a note that it is used. Numbers that are stored so are handed
+    /// over as they are, others are widened or rounded a piece at a time.
+    ///
+    /// # Errors
+    /// As [`WeightTable::take`], and when `dtype` cannot hold a number.
+    ///
+    /// # Panics
+    /// If `dtype` has blocks and the matrix is not stored in these.
+    pub fn take_matrix(&mut self, name: &str, shape: [usize; 2], dtype: StoredDtype) -> Result<StoredMatrix> {
+        if dtype == StoredDtype::F32 {
+            return Ok(StoredMatrix::from_f32(self.take(name, &shape)?, shape));
+        }
+        self.check_shape(name, &shape)?;
+        let size = dtype.bytes(shape[1]).expect("rows of whole blocks") * shape[0];
+        // The bytes of every format but f32 come in pairs.
+        let mut words = vec![0_u16; size / 2];
+        if self.weights.dtype(name) == Some(dtype) {
+            self.weights.read_bytes(name, bytemuck::cast_slice_mut(&mut words))?;
+        } else {
+            let narrow = |buffer: &mut Vec<f32>, (at, out): (usize, &mut [u16])| -> Result<()> {
+                let values = &mut buffer[..out.len()];
+                self.weights.read_values(name, at * CHUNK, values)?;
+                dtype.narrow(values, bytemuck::cast_slice_mut(out));
+                Ok(())
+            };
+            words.par_chunks_mut(CHUNK).enumerate().try_for_each_init(|| vec![0.0; CHUNK], narrow)?;
+        }
+        let matrix = StoredMatrix::new(dtype, shape, Bytes::from_elems(words));
+        self.check_finite(name, &matrix)?;
+        self.unused.remove(name);
+        Ok(matrix)
+    }
+
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        match self.weights.shape(name) {
+            None => Err(self.error(format!("the tensor `{name}` is missing"))),
+            Some(found) if found != shape => {
+                Err(Error::file(self.weights.file(name), misfit(name, &found, shape)))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Refuses NaN and infinities in a matrix, a piece at a time.
+    fn check_finite(&self, name: &str, matrix: &StoredMatrix) -> Result<()> {
+        let (dtype, bytes) = (matrix.dtype(), matrix.bytes());
+        let size = CHUNK / dtype.block_values() * dtype.block_bytes();
+        let check = |(at, bytes): (usize, &[u8])| -> Result<()> {
+            let mut values = vec![0.0; bytes.len() / dtype.block_bytes() * dtype.block_values()];
+            let unreadable = |error| unreadable_blocks(self.weights.file(name), name, &error);
+            dtype.widen(bytes, &mut values).map_err(unreadable)?;
+            match first_non_finite(&values) {
+                Some(within) => Err(self.unfit(name, at * CHUNK + within, values[within], dtype)),
+                None => Ok(()),
+            }
+        };
+        // The first of several, whichever thread comes to its own sooner.
+        bytes.par_chunks(size).enumerate().find_map_first(|piece| check(piece).err()).map_or(Ok(()), Err)
+    }
+
+    /// Says that value `at` of a tensor is not finite, or became so as `dtype`.
+    fn unfit(&self, name: &str, at: usize, value: f32, dtype: StoredDtype) -> Error {
+        let mut stored = [value];
+        if let Err(error) = self.weights.read_values(name, at, &mut stored) {
+            return error;
+        }
+        match stored {
+            [stored] if stored.is_finite() => Error::file(
+                self.weights.file(name),
+                format!("the tensor `{name}` holds {stored}, which {dtype} cannot; another `dtype` can"),
+            ),
+            _ => self.not_finite(name, at, value),
+        }
+    }
+
+    fn not_finite(&self, name: &str, at: usize, value: f32) -> Error {
+        let message = format!("the tensor `{name}` is not finite: its value {at} is {value}");
+        Error::file(self.weights.file(name), message)
     }
 
     /// Ends the loading. `tied` says that the head is the embedding: then a `lm_head.weight` with the very
@@ -136,6 +280,11 @@ impl<'a> WeightTable<'a> {
     fn error(&self, message: String) -> Error {
         Error::file(self.weights.path(), message)
     }
+}
+
+/// That the blocks of the tensor `name` cannot be read.
+pub(super) fn unreadable_blocks(path: &Path, name: &str, error: &BlockError) -> Error {
+    Error::file(path, format!("the tensor `{name}` cannot be read: {}", candle_message(&error.0)))
 }
 
 /// `1 tensor is missing`, `3 tensors are missing`.
@@ -174,8 +323,16 @@ mod tests {
         fn shape(&self, name: &str) -> Option<Vec<usize>> {
             self.0.get(name).map(|v| vec![v.len()])
         }
-        fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-            Ok(self.0[name].clone())
+        fn dtype(&self, _name: &str) -> Option<StoredDtype> {
+            Some(StoredDtype::F32)
+        }
+        fn read_values(&self, name: &str, from: usize, out: &mut [f32]) -> Result<()> {
+            out.copy_from_slice(&self.0[name][from..from + out.len()]);
+            Ok(())
+        }
+        fn read_bytes(&self, name: &str, out: &mut [u8]) -> Result<()> {
+            out.copy_from_slice(bytemuck::cast_slice(&self.0[name]));
+            Ok(())
         }
         fn path(&self) -> &Path {
             Path::new("folder")

@@ -6,6 +6,7 @@ use clap::Args;
 use diffmas::agents::{
     AdapterScope, ChannelConfig, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
 };
+use diffmas::backbone::{ComputeDtype, Precision, WeightDtype};
 use diffmas::backends::BackendKind;
 use diffmas::checkpoint::peft::{BASE, CONFIG};
 use diffmas::text::{Thinking, read_toml};
@@ -84,6 +85,12 @@ pub struct TeamArgs {
     /// Samples that run together [8]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// How the model's weights are stored: auto is as the file has them, where the backend can [f32; bf16, f16, auto]
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<WeightDtype>,
+    /// What is computed in [f32, the only one]
+    #[arg(long, value_name = "TYPE")]
+    precision: Option<ComputeDtype>,
     /// Backend; `diffmas devices` lists those in this binary
     #[arg(long)]
     backend: Option<String>,
@@ -212,6 +219,8 @@ pub struct Options {
     pub adapter_scope: Option<AdapterScope>,
     pub think: Option<Thinking>,
     pub batch_size: Option<usize>,
+    pub dtype: Option<WeightDtype>,
+    pub precision: Option<ComputeDtype>,
     pub backend: Option<String>,
     pub device_index: Option<usize>,
     pub data: Option<PathBuf>,
@@ -337,6 +346,8 @@ impl Options {
             self.model = self.model.or(run.model);
             self.eval_data = self.eval_data.or(run.eval_data);
             self.think = self.think.or(run.think);
+            self.dtype = self.dtype.or(run.dtype);
+            self.precision = self.precision.or(run.precision);
         }
         self.adapter = Some(adapter);
         Ok(self)
@@ -395,6 +406,11 @@ impl Options {
         }?)
     }
 
+    /// How the model is loaded.
+    pub fn load_precision(&self) -> Precision {
+        Precision { weights: self.dtype.unwrap_or_default(), compute: self.precision.unwrap_or_default() }
+    }
+
     /// Settings of the training loop.
     pub fn train_config(&self) -> Result<TrainConfig> {
         let d = TrainConfig::default();
@@ -450,6 +466,8 @@ impl Options {
         self.offline = None; // of this machine now, not of the run
         self.team = Some(team.clone());
         self.backend = Some(backend.to_string());
+        let Precision { weights, compute } = self.load_precision();
+        (self.dtype, self.precision) = (Some(weights), Some(compute));
         let paths = [&mut self.data, &mut self.eval_data, &mut self.adapter].into_iter().flatten();
         for path in paths.filter(|path| path.exists()) {
             *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());

@@ -180,6 +180,7 @@ pub fn describe<B: ModelBackend>(
         Value::Object(settings) => settings,
         _ => unreachable!("settings are an object"),
     };
+    let precision = session.options.load_precision();
     let common = json!({
         "data": format!("{:x}", data.finalize()),
         "model": session.model.sha256()?,
@@ -188,6 +189,8 @@ pub fn describe<B: ModelBackend>(
         "prompts": DataMark::new(samples).sha256,
         "batch_size": session.batch_size(),
         "backend": session.options.backend()?.name(),
+        "dtype": precision.weights,
+        "precision": precision.compute,
         "version": env!("CARGO_PKG_VERSION"),
     });
     run.extend(common.as_object().cloned().into_iter().flatten());

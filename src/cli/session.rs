@@ -5,7 +5,7 @@ use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use diffmas::agents::{AdapterScope, AdapterSet, Base, Origin, Team, TeamConfig, TeamModel, check_context};
-use diffmas::backbone::{Backbone, ModelFiles, Parameters};
+use diffmas::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use diffmas::backends::ModelBackend;
 use diffmas::checkpoint::hub::published_name;
 use diffmas::evaluation::Checking;
@@ -74,6 +74,8 @@ impl Session {
             model_sha256: self.model.sha256()?,
             adapter: self.adapter.as_ref().map(|dir| dir.display().to_string()),
             adapter_base_sha256: self.origin.as_ref().map(|origin| origin.base.base_model_sha256.clone()),
+            dtype: self.options.load_precision().weights,
+            precision: self.options.load_precision().compute,
             changed: self.changed.clone(),
         })
     }
@@ -134,8 +136,9 @@ impl Session {
     pub fn backbone<B: ModelBackend>(&self, device: &B::Device) -> Result<Backbone<B>> {
         self.tell_software()?;
         let clock = Instant::now();
-        let backbone = self.model.load(device)?;
-        tracing::debug!("weights loaded in {:.2} s", clock.elapsed().as_secs_f64());
+        let backbone: Backbone<B> = self.model.load(device, self.options.load_precision())?;
+        let megabytes = backbone.weight_bytes() as f64 / 1e6;
+        tracing::debug!("weights loaded in {:.2} s, {megabytes:.0} MB", clock.elapsed().as_secs_f64());
         Ok(backbone)
     }
 
@@ -225,6 +228,10 @@ pub struct Conditions {
     /// SHA-256 of the weights that the adapter learned on.
     #[serde(skip_serializing_if = "Option::is_none")]
     adapter_base_sha256: Option<String>,
+    /// How the weights were stored.
+    dtype: WeightDtype,
+    /// What was computed in.
+    precision: ComputeDtype,
     /// Settings that are not those which the adapter learned with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     changed: Vec<String>,

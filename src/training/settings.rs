@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::TrainConfig;
 use crate::agents::{AdapterSet, TeamConfig};
+use crate::backbone::Precision;
 use crate::checkpoint::TargetModules;
 use crate::settings::Settings;
 
@@ -49,6 +50,15 @@ impl RunSettings {
         Self(all)
     }
 
+    /// The same with how the base weights are stored, where that is not as f32.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        if precision != Precision::default() {
+            self.0.add("dtype", &precision.weights);
+            self.0.add("precision", &precision.compute);
+        }
+        self
+    }
+
     /// What is other in `now`, a sentence each: what a run that goes on may not change, and what it may.
     pub fn changes(&self, now: &Self) -> [Vec<String>; 2] {
         let mut changes = [Vec::new(), Vec::new()];
@@ -63,6 +73,16 @@ impl RunSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbone::WeightDtype;
+
+    #[test]
+    fn a_run_does_not_go_on_with_weights_stored_in_another_way() {
+        let bf16 = Precision::stored(WeightDtype::Bf16);
+        let [f32, bf16] = [Precision::default(), bf16].map(|p| RunSettings::default().with_precision(p));
+        assert_eq!(f32, RunSettings::default());
+        let [refused, _] = f32.changes(&bf16);
+        assert!(refused.contains(&"`dtype` was not set and is now \"bf16\"".to_string()), "{refused:?}");
+    }
 
     #[test]
     fn some_settings_may_change() {

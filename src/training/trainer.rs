@@ -89,6 +89,7 @@ impl<B: ModelBackend> Trainer<B> {
     pub(super) fn settings(&self) -> RunSettings {
         let sha256 = self.base.as_ref().map(|base| base.base_model_sha256.as_str());
         RunSettings::new(&self.config, &self.model.layout.config, &self.model.layout.adapters, sha256)
+            .with_precision(self.model.backbone.precision)
     }
 
     /// Settings that a resumed run has changed, a sentence each.

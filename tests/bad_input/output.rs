@@ -242,6 +242,8 @@ fn what_a_stopped_run_left_is_gone_on_with_or_given_up_but_not_lost() {
     part("1");
     let other = ["--resume", "--max-new-tokens", "1500", "--seed", "2"];
     says(&failure(run("b", &other)), &["b.part", "another run", "`seed`: 1, here 2"]);
+    let other = ["--resume", "--max-new-tokens", "1500", "--seed", "1", "--dtype", "bf16"];
+    says(&failure(run("b", &other)), &["b.part", "another run", "`dtype`: \"f32\", here \"bf16\""]);
     place.write("samples/samples.jsonl.part", "");
     says(&failure(place.eval(&[&"--output", &place.path("samples")])), &["samples.jsonl.part", "--resume"]);
     place.eval(&[&"--output", &place.path("samples"), &"--resume"]).assert().success();

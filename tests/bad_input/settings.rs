@@ -41,6 +41,21 @@ fn adapters_that_cannot_be_made_name_the_setting() {
 }
 
 #[test]
+fn types_of_numbers_that_there_are_not_are_listed_beside_those_there_are() {
+    let place = Place::new();
+    let flag = |flag: &str, value: &str| {
+        let out = place.train(&place.path("out"), &[flag, value]).output().unwrap();
+        assert_eq!(out.status.code(), Some(2));
+        String::from_utf8(out.stderr).unwrap()
+    };
+    says(&flag("--dtype", "bf61"), &["--dtype", "`bf61`", "`bf16`", "f32, bf16, f16, auto"]);
+    says(&flag("--precision", "bf16"), &["--precision", "`bf16`", "known: f32"]);
+    let file = place.write("run.toml", "dtype = \"int8\"\n");
+    let message = failure(place.train(&place.path("out"), &["--config", file.to_str().unwrap()]));
+    says(&message, &["run.toml, line 1", "`int8`", "`bf16`"]);
+}
+
+#[test]
 fn numbers_that_overflow_are_counted_and_not_wrapped() {
     let most = u64::MAX.to_string();
     says(&train(&["--seed", &most]), &["seed", "9223372036854775807"]);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use diffmas::agents::TeamConfig;
-use diffmas::backbone::ModelFiles;
+use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::Flex;
 use diffmas::checkpoint::AdapterConfig;
 use diffmas::communication::TeamSizes;
@@ -163,7 +163,7 @@ proptest! {
         }
         fs::write(model.join("config.json"), config.to_string()).unwrap();
         if let Ok(files) = ModelFiles::open(&model) {
-            let _ = files.load::<Flex>(&Default::default());
+            let _ = files.load::<Flex>(&Default::default(), Precision::default());
         }
     }
 

@@ -10,7 +10,7 @@ use diffmas::agents::{
     AdapterScope, AdapterSet, AgentConfig, LossWeights, Objective, Team, TeamBatch, TeamConfig, TeamModel,
     TeamPlan, TeamStages, TokenCounts,
 };
-use diffmas::backbone::{ModelFiles, Parameters};
+use diffmas::backbone::{ModelFiles, Parameters, Precision};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::evaluation::{Control, Scoring, evaluate};
 use diffmas::text::TokenizedSample;
@@ -105,11 +105,23 @@ impl<B: ModelBackend> Golden<B> {
         change: impl FnOnce(&mut TeamConfig),
         device: &B::Device,
     ) -> Self {
+        Self::load_as(name, &folder(name).join("model"), Precision::default(), scope, change, device)
+    }
+
+    /// The same on the base of another file, stored as `precision` says.
+    pub fn load_as(
+        name: &str,
+        model: &Path,
+        precision: Precision,
+        scope: AdapterScope,
+        change: impl FnOnce(&mut TeamConfig),
+        device: &B::Device,
+    ) -> Self {
         let input = json(name, "input.json");
         let mut config = team(&input);
         change(&mut config);
         config.validate().unwrap();
-        let backbone = ModelFiles::open(&folder(name).join("model")).unwrap().load::<B>(device).unwrap();
+        let backbone = ModelFiles::open(model).unwrap().load::<B>(device, precision).unwrap();
         let adapter = folder(name).join("adapter");
         let (adapters, mut parameters) =
             AdapterSet::read(&adapter, Some(scope), &config, &backbone.config, device).unwrap();

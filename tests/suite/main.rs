@@ -9,6 +9,7 @@ mod gradients;
 mod inputs;
 mod merge;
 mod objectives;
+mod precision;
 mod properties;
 mod references;
 mod smollm2;

@@ -3,7 +3,7 @@
 use crate::common::*;
 use diffmas::Error;
 use diffmas::agents::AdapterScope;
-use diffmas::backbone::{Backbone, ModelFiles, Positions, merge};
+use diffmas::backbone::{Backbone, ModelFiles, Positions, Precision, merge};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::StoredType;
 
@@ -24,7 +24,7 @@ impl Job for SameScores {
         });
         assert!(stopped.unwrap_err().to_string() == "stopped" && !merged.exists());
         assert_eq!(merge(&base, &adapter, &merged, None, |_| Ok(())).unwrap(), StoredType::Float32);
-        let merged = ModelFiles::open(&merged).unwrap().load::<B>(&device).unwrap();
+        let merged = ModelFiles::open(&merged).unwrap().load::<B>(&device, Precision::default()).unwrap();
         let ids = &golden.samples[0].prompts[0];
         let want = logits(&adapted, ids);
         let scale = want.iter().fold(0.0_f64, |max, x| max.max(x.abs()));

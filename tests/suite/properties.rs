@@ -2,9 +2,9 @@
 
 use crate::common::*;
 use burn::prelude::*;
-use diffmas::agents::{AdapterScope, PaddedIds, Transmit};
+use diffmas::agents::{AdapterScope, FeedKind, PaddedIds, TeamConfig, Transmit};
 use diffmas::backbone::{KeyValues, Positions};
-use diffmas::backends::{Job, KeyValueBlock, ModelBackend};
+use diffmas::backends::{FrozenMatrix, Job, KeyValueBlock, ModelBackend};
 use diffmas::evaluation::{Control, evaluate};
 use diffmas::text::TokenizedSample;
 use proptest::prelude::*;
@@ -48,6 +48,48 @@ proptest! {
             prop_assert_eq!(ids, want);
         }
     }
+}
+
+struct Realigned;
+
+impl Job for Realigned {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        // A head of its own, and one that is the embedding.
+        for name in ["tiny-qwen3", "tiny-qwen3-tied"] {
+            let realign = |c: &mut TeamConfig| c.feed = FeedKind::Realign;
+            let g = Golden::<B>::load(name, AdapterScope::Shared, realign, &device);
+            let (backbone, d) = (&g.model.backbone, g.model.backbone.config.hidden_size);
+            let table = |w: &B::Weight| w.rows(0..backbone.config.vocab_size);
+            let (input, output) = (table(&backbone.embed_tokens), table(&backbone.lm_head));
+            let w = values(g.model.feed.realign.as_ref().unwrap());
+            // (W_outᵀ·W_out + 1e-5·I)·W = W_outᵀ·W_in, each column j by the vocabulary's scores W_out·W[:, j].
+            for j in 0..d {
+                let column: Vec<f64> = (0..d).map(|i| w[i * d + j]).collect();
+                let mut off: Vec<f64> = column.iter().map(|x| 1e-5 * x).collect();
+                let mut scale = 0.0_f64;
+                for (input, output) in input.chunks(d).zip(output.chunks(d)) {
+                    let score: f64 = output.iter().zip(&column).map(|(o, x)| f64::from(*o) * x).sum();
+                    let wanted = f64::from(input[j]);
+                    scale += wanted * wanted;
+                    off.iter_mut().zip(output).for_each(|(off, o)| *off += f64::from(*o) * (score - wanted));
+                }
+                close(norm(&off), 0.0, scale, 1e-6, &format!("{name}, column {j}"));
+            }
+            let norms: Vec<f64> = input
+                .chunks(d)
+                .map(|row| norm(&row.iter().map(|x| f64::from(*x)).collect::<Vec<_>>()))
+                .collect();
+            let rho = norms.iter().sum::<f64>() / norms.len() as f64;
+            close(g.model.feed.rho, rho, rho, 1e-6, "mean norm");
+        }
+    }
+}
+
+#[test]
+fn the_realignment_matrix_solves_its_equation_over_the_whole_vocabulary() {
+    on_backend(Realigned);
 }
 
 /// Cuts a cache at `cut` and joins it again.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::common::*;
 use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
-use diffmas::backbone::{ModelFiles, Positions};
+use diffmas::backbone::{ModelFiles, Positions, Precision};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::hub::cache_root;
 use diffmas::communication::Reading;
@@ -55,7 +55,7 @@ impl Job for Forward {
         let ids = files.tokenizer.as_ref().unwrap().encode(want["text"].as_str().unwrap()).unwrap();
         let want_ids: Vec<u32> = numbers(&want["ids"]).into_iter().map(|x| x as u32).collect();
         assert_eq!(ids, want_ids);
-        let backbone = files.load::<B>(&device).unwrap();
+        let backbone = files.load::<B>(&device, Precision::default()).unwrap();
         let at = Positions::issue(&vec![true; ids.len()], &mut [0]);
         let (hidden, _) = backbone.forward(backbone.embed(&ids), &at, &[], None, None);
         let last = values(&hidden.clone().narrow(0, ids.len() - 1, 1));
@@ -93,7 +93,11 @@ impl Job for Paris {
         let files = ModelFiles::open(&self.0).unwrap();
         let tokenizer = files.tokenizer.clone().unwrap();
         let config = TeamConfig { agents: vec![AgentConfig::named("solver")], ..TeamConfig::default() };
-        let model = TeamModel::new(config, AdapterSet::none(), files.load::<B>(&device).unwrap());
+        let model = TeamModel::new(
+            config,
+            AdapterSet::none(),
+            files.load::<B>(&device, Precision::default()).unwrap(),
+        );
         let team = model.bind(&model.init(0));
         let text = json("smollm2-135m", "q4_1.json")["text"].as_str().unwrap().to_string();
         let sample = TokenizedSample {

@@ -12,8 +12,8 @@ use crate::LoraRef;
 /// Up to this many rows a product with a transposed matrix is faster on that matrix as it lies than packed by `gemm`.
 const DOTS_ROWS: usize = 16;
 
-/// See [`ModelBackend::frozen_weight`](crate::ModelBackend::frozen_weight).
-pub(super) fn frozen_weight(w: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+/// The same matrix with its columns one after the other in memory, as [`forward`] reads it best.
+pub(super) fn in_columns(w: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
     let [out, k] = w.dims();
     let w = contiguous(w);
     tensor(transposed(Matrix::new(values(&w), out, k)), [k, out]).transpose()

@@ -21,7 +21,11 @@ use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData, TensorPrimitive};
 
-use crate::{AttentionCall, AttentionGrads, AttentionMask, HostMask, Job, LoraRef, ModelBackend, composed};
+use crate::host::{self, HostWeight};
+use crate::{
+    AttentionCall, AttentionGrads, AttentionMask, HostMask, Job, LoraRef, ModelBackend, StoredDtype,
+    StoredMatrix, WeightUse, composed,
+};
 
 /// A job that runs on a worker of a thread pool of its own. From there a kernel keeps one half of its work and hands out the
 /// other; from outside the pool it would go to sleep and be woken for every call.
@@ -67,6 +71,8 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 }
 
 impl ModelBackend for Flex {
+    type Weight = HostWeight<Self>;
+
     fn attention_mask(mask: HostMask, _device: &Self::Device) -> AttentionMask<Self> {
         AttentionMask::on_host(mask)
     }
@@ -79,35 +85,48 @@ impl ModelBackend for Flex {
         if is_f32(&x) { elementwise::softmax(x) } else { burn::tensor::activation::softmax(x, D - 1) }
     }
 
-    fn frozen_weight(w: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        if is_f32(&w) { linear::frozen_weight(w) } else { w }
+    fn keeps(_dtype: StoredDtype, _device: &Self::Device) -> bool {
+        true
+    }
+
+    fn frozen_weight(matrix: StoredMatrix, used: WeightUse, device: &Self::Device) -> Self::Weight {
+        match HostWeight::new(matrix, device) {
+            HostWeight::Dense(w) if used == WeightUse::Layer => HostWeight::Dense(linear::in_columns(w)),
+            weight => weight,
+        }
     }
 
     fn frozen_linear(
         x: Tensor<Self, 2>,
-        weight: &Tensor<Self, 2>,
+        weight: &Self::Weight,
         bias: Option<&Tensor<Self, 1>>,
         lora: Option<LoraRef<'_, Self>>,
     ) -> Tensor<Self, 2> {
-        if is_f32(&x) && is_f32(weight) {
-            linear::forward(x, weight, bias, lora)
-        } else {
-            composed::frozen_linear(x, weight, bias, lora)
+        match weight {
+            HostWeight::Dense(w) if is_f32(&x) => linear::forward(x, w, bias, lora),
+            _ => host::frozen_linear(x, weight, bias, lora),
         }
     }
 
     fn frozen_linear_backward(
         dy: Tensor<Self, 2>,
         x: Option<Tensor<Self, 2>>,
-        weight: &Tensor<Self, 2>,
+        weight: &Self::Weight,
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
     ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
-        if is_f32(&dy) && is_f32(weight) {
-            linear::backward(dy, x, weight, lora, wants_dx)
-        } else {
-            composed::frozen_linear_backward(dy, x, weight, lora, wants_dx)
+        match weight {
+            HostWeight::Dense(w) if is_f32(&dy) => linear::backward(dy, x, w, lora, wants_dx),
+            _ => host::frozen_linear_backward(dy, x, weight, lora, wants_dx),
         }
+    }
+
+    fn frozen_transposed(x: Tensor<Self, 2>, weight: &Self::Weight) -> Tensor<Self, 2> {
+        host::frozen_transposed(x, weight)
+    }
+
+    fn embed(weight: &Self::Weight, ids: &[u32], device: &Self::Device) -> Tensor<Self, 2> {
+        host::embed(weight, ids, device)
     }
 
     fn rms_norm(x: Tensor<Self, 2>, weight: &Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {

@@ -1,13 +1,12 @@
-//! Reading: headers first, then each tensor from its place in the file straight into f32 values.
+//! Reading: headers first, then any part of a tensor from its place in the file.
 
 use super::index::{INDEX, SINGLE, weight_map};
 use super::write::{NamedTensors, StoredType};
 use crate::checkpoint::fields::Fields;
 use crate::checkpoint::positioned::PositionedFile;
-use crate::checkpoint::weights::Weights;
+use crate::checkpoint::weights::{CHUNK, Weights};
 use crate::error::{Error, Result};
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+use diffmas_backends::StoredDtype;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -82,6 +81,10 @@ impl SafetensorsWeights {
     fn shard(&self, name: &str) -> Option<&Shard> {
         self.places.get(name).map(|at| &self.shards[*at])
     }
+
+    fn found(&self, name: &str) -> Result<&Shard> {
+        self.shard(name).ok_or_else(|| Error::file(&self.path, format!("the tensor `{name}` is missing")))
+    }
 }
 
 impl Weights for SafetensorsWeights {
@@ -93,11 +96,16 @@ impl Weights for SafetensorsWeights {
         self.shard(name)?.tensors.get(name).map(|tensor| tensor.shape.clone())
     }
 
-    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        match self.shard(name) {
-            Some(shard) => shard.read(name),
-            None => Err(Error::file(&self.path, format!("the tensor `{name}` is missing"))),
-        }
+    fn dtype(&self, name: &str) -> Option<StoredDtype> {
+        self.stored_type(name).map(StoredDtype::from)
+    }
+
+    fn read_values(&self, name: &str, from: usize, out: &mut [f32]) -> Result<()> {
+        self.found(name)?.read(name, from, out)
+    }
+
+    fn read_bytes(&self, name: &str, out: &mut [u8]) -> Result<()> {
+        self.found(name)?.read_bytes(name, out)
     }
 
     fn path(&self) -> &Path {
@@ -111,16 +119,6 @@ impl Weights for SafetensorsWeights {
     fn file(&self, name: &str) -> &Path {
         self.shard(name).map_or(&self.path, |shard| shard.file.path())
     }
-
-    fn equal(&self, a: &str, b: &str) -> Result<bool> {
-        let stored = |name: &str| Some((self.shard(name)?, self.shard(name)?.tensors.get(name)?));
-        match (stored(a), stored(b)) {
-            (Some((shard_a, a)), Some((shard_b, b))) if a.dtype == b.dtype && a.shape == b.shape => {
-                same_bytes((&shard_a.file, a.offset), (&shard_b.file, b.offset), a.length)
-            }
-            _ => Ok(self.read_f32(a)? == self.read_f32(b)?),
-        }
-    }
 }
 
 /// Reads every tensor of one safetensors file (f32, f16 or bf16) as f32.
@@ -129,8 +127,12 @@ impl Weights for SafetensorsWeights {
 /// When the file cannot be read, its header is wrong, or a tensor has another type.
 pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
     let shard = Shard::open(path)?;
-    let read =
-        |(name, tensor): (&String, &Stored)| Ok((name.clone(), (tensor.shape.clone(), shard.read(name)?)));
+    let read = |(name, tensor): (&String, &Stored)| {
+        let mut values = vec![0.0; tensor.shape.iter().product()];
+        let chunks = values.par_chunks_mut(CHUNK).enumerate();
+        chunks.try_for_each(|(at, out)| shard.read(name, at * CHUNK, out))?;
+        Ok((name.clone(), (tensor.shape.clone(), values)))
+    };
     shard.tensors.iter().map(read).collect()
 }
 
@@ -148,7 +150,6 @@ struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
     offset: u64,
-    length: usize,
 }
 
 /// One safetensors file whose header has been checked.
@@ -162,62 +163,54 @@ impl Shard {
         let file = PositionedFile::open(path)?;
         let (start, header) = read_header(&file)?;
         let stored = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
-            let (from, to) = info.data_offsets;
-            let offset = start + from as u64;
-            (name, Stored { dtype: info.dtype, shape: info.shape.clone(), offset, length: to - from })
+            let offset = start + info.data_offsets.0 as u64;
+            (name, Stored { dtype: info.dtype, shape: info.shape.clone(), offset })
         };
         let tensors = header.tensors().into_iter().map(stored).collect();
         Ok(Self { file, tensors })
     }
 
-    /// The tensor's values, read and converted in parallel through small buffers.
-    fn read(&self, name: &str) -> Result<Vec<f32>> {
-        const CHUNK: usize = 1 << 16;
-        let error = |message| Error::file(self.file.path(), message);
-        let Some(tensor) = self.tensors.get(name) else {
-            return Err(error(format!("the tensor `{name}` is missing")));
+    /// The tensor's values from the `from`-th on, as many as `out` holds.
+    fn read(&self, name: &str, from: usize, out: &mut [f32]) -> Result<()> {
+        let tensor = self.tensor(name)?;
+        let Some(dtype) = StoredType::of(tensor.dtype).map(StoredDtype::from) else {
+            let why =
+                format!("the tensor `{name}` is stored as {}; F32, F16 and BF16 are read", tensor.dtype);
+            return Err(Error::file(self.file.path(), why));
         };
-        let convert: fn(&[u16], &mut [f32]) = match tensor.dtype {
-            Dtype::F32 => return self.read_plain(tensor),
-            Dtype::BF16 => |words, out| {
-                let values = words.iter().map(|word| f32::from_bits(u32::from(*word) << 16));
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
-            },
-            // The CPU has an instruction for it.
-            Dtype::F16 => |words, out| bytemuck::cast_slice::<u16, f16>(words).convert_to_f32_slice(out),
-            dtype => {
-                let why = format!("the tensor `{name}` is stored as {dtype}; F32, F16 and BF16 are read");
-                return Err(error(why));
-            }
-        };
-        let mut values = vec![0.0; tensor.length / size_of::<u16>()];
-        values.par_chunks_mut(CHUNK).enumerate().try_for_each_init(
-            || vec![0_u16; CHUNK],
-            |buffer, (at, out)| -> Result<()> {
-                let words = &mut buffer[..out.len()];
-                let offset = tensor.offset + (at * CHUNK * size_of::<u16>()) as u64;
-                self.file.read_at(bytemuck::cast_slice_mut(words), offset)?;
-                words.iter_mut().for_each(|word| *word = u16::from_le(*word));
-                convert(words, out);
-                Ok(())
-            },
-        )?;
-        Ok(values)
+        let at = tensor.offset + (from * dtype.block_bytes()) as u64;
+        if dtype == StoredDtype::F32 {
+            return self.read_words(dtype, bytemuck::cast_slice_mut(out), at);
+        }
+        let mut words = vec![0_u16; out.len()];
+        let bytes = bytemuck::cast_slice_mut(&mut words);
+        self.read_words(dtype, bytes, at)?;
+        dtype.widen(bytes, out).expect("words are no blocks");
+        Ok(())
     }
 
-    /// A tensor that is stored as f32 already: read to where it stays.
-    fn read_plain(&self, tensor: &Stored) -> Result<Vec<f32>> {
-        const CHUNK: usize = 1 << 18;
-        let mut values = vec![0.0_f32; tensor.length / size_of::<f32>()];
-        values.par_chunks_mut(CHUNK).enumerate().try_for_each(|(at, out)| -> Result<()> {
-            let offset = tensor.offset + (at * CHUNK * size_of::<f32>()) as u64;
-            self.file.read_at(bytemuck::cast_slice_mut(out), offset)?;
-            if cfg!(target_endian = "big") {
-                out.iter_mut().for_each(|v| *v = f32::from_bits(u32::from_le(v.to_bits())));
-            }
-            Ok(())
-        })?;
-        Ok(values)
+    /// The tensor's bytes, read in parallel to where they stay.
+    fn read_bytes(&self, name: &str, out: &mut [u8]) -> Result<()> {
+        const PART: usize = 1 << 20;
+        let tensor = self.tensor(name)?;
+        let dtype = StoredType::of(tensor.dtype).map_or(StoredDtype::F32, StoredDtype::from);
+        out.par_chunks_mut(PART)
+            .enumerate()
+            .try_for_each(|(at, out)| self.read_words(dtype, out, tensor.offset + (at * PART) as u64))
+    }
+
+    fn tensor(&self, name: &str) -> Result<&Stored> {
+        let missing = || Error::file(self.file.path(), format!("the tensor `{name}` is missing"));
+        self.tensors.get(name).ok_or_else(missing)
+    }
+
+    /// Fills `out` with words of `dtype` from the byte `offset` of the file on, in the machine's byte order.
+    fn read_words(&self, dtype: StoredDtype, out: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_at(out, offset)?;
+        if cfg!(target_endian = "big") {
+            out.chunks_exact_mut(dtype.block_bytes()).for_each(<[u8]>::reverse);
+        }
+        Ok(())
     }
 }
 
@@ -250,21 +243,6 @@ fn read_header(file: &PositionedFile) -> Result<(u64, Metadata)> {
     Ok((start, header))
 }
 
-/// Whether `length` bytes at one place equal those at another.
-fn same_bytes(a: (&PositionedFile, u64), b: (&PositionedFile, u64), length: usize) -> Result<bool> {
-    const CHUNK: usize = 1 << 18;
-    let (mut left, mut right) = (vec![0; CHUNK], vec![0; CHUNK]);
-    for at in (0..length).step_by(CHUNK) {
-        let count = CHUNK.min(length - at);
-        a.0.read_at(&mut left[..count], a.1 + at as u64)?;
-        b.0.read_at(&mut right[..count], b.1 + at as u64)?;
-        if left[..count] != right[..count] {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// What to say about a folder without safetensors.
 fn no_weights(dir: &Path) -> &'static str {
     if dir.join("pytorch_model.bin").exists() || dir.join("pytorch_model.bin.index.json").exists() {
@@ -278,7 +256,7 @@ fn no_weights(dir: &Path) -> &'static str {
 mod tests {
     use super::super::write::write_safetensors;
     use super::*;
-    use half::bf16;
+    use half::{bf16, f16};
     use safetensors::tensor::TensorView;
     use serde_json::{Value, json};
 

@@ -2,10 +2,10 @@
 
 use crate::checkpoint::atomic::write_with;
 use crate::error::{Error, Result};
+use diffmas_backends::StoredDtype;
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -66,19 +66,27 @@ impl StoredType {
     /// Writes `values` rounded to this type, little-endian.
     fn write(self, values: &[f32], file: &mut impl Write) -> io::Result<()> {
         const CHUNK: usize = 1 << 14;
-        let round: fn(&f32) -> u16 = match self {
-            Self::Float32 if cfg!(target_endian = "little") => {
-                return file.write_all(bytemuck::cast_slice(values));
-            }
-            Self::Float32 => return values.iter().try_for_each(|v| file.write_all(&v.to_le_bytes())),
-            Self::Bfloat16 => |v| bf16::from_f32(*v).to_bits().to_le(),
-            Self::Float16 => |v| f16::from_f32(*v).to_bits().to_le(),
-        };
+        let dtype = StoredDtype::from(self);
+        let mut bytes = Vec::new();
         for chunk in values.chunks(CHUNK) {
-            let words: Vec<u16> = chunk.iter().map(round).collect();
-            file.write_all(bytemuck::cast_slice(&words))?;
+            bytes.resize(chunk.len() * dtype.block_bytes(), 0);
+            dtype.narrow(chunk, &mut bytes);
+            if cfg!(target_endian = "big") {
+                bytes.chunks_exact_mut(dtype.block_bytes()).for_each(<[u8]>::reverse);
+            }
+            file.write_all(&bytes)?;
         }
         Ok(())
+    }
+}
+
+impl From<StoredType> for StoredDtype {
+    fn from(stored: StoredType) -> Self {
+        match stored {
+            StoredType::Float32 => Self::F32,
+            StoredType::Bfloat16 => Self::Bf16,
+            StoredType::Float16 => Self::F16,
+        }
     }
 }
 
@@ -93,13 +101,11 @@ pub fn write_safetensors(
     metadata: Option<HashMap<String, String>>,
 ) -> Result<()> {
     let shapes: Vec<_> = tensors.iter().map(|(name, (shape, _))| (name.as_str(), shape.clone())).collect();
-    write_tensors(path, StoredType::Float32, &shapes, metadata, |name, _| {
-        Ok(Cow::Borrowed(tensors[name].1.as_slice()))
-    })
+    write_tensors(path, StoredType::Float32, &shapes, metadata, |name, _, write| write(&tensors[name].1))
 }
 
 /// Writes the tensors of the given names and shapes to one safetensors file, which appears only when it is complete;
-/// `values` gives each tensor's values when its turn comes.
+/// `values` hands each tensor's values to the function it is given, in as many pieces as it likes, when the tensor's turn comes.
 ///
 /// # Errors
 /// What `values` returns, or that a shape does not fit its values or the file cannot be written.
@@ -108,7 +114,7 @@ pub fn write_tensors<'a>(
     stored: StoredType,
     tensors: &[(&'a str, Vec<usize>)],
     metadata: Option<HashMap<String, String>>,
-    mut values: impl FnMut(&'a str, &[usize]) -> Result<Cow<'a, [f32]>>,
+    mut values: impl FnMut(&'a str, &[usize], &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>,
 ) -> Result<()> {
     let header = header(stored, tensors, metadata);
     let mut failure = None;
@@ -117,12 +123,22 @@ pub fn write_tensors<'a>(
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for (name, shape) in tensors {
-            match values(name, shape).and_then(|values| fitting(path, name, shape, values)) {
-                Ok(values) => stored.write(&values, &mut file)?,
-                Err(error) => {
-                    failure = Some(error);
-                    return Err(io::Error::other("there is nothing to write"));
-                }
+            let (mut count, mut broken) = (0, None);
+            let mut write = |piece: &[f32]| {
+                count += piece.len();
+                stored.write(piece, &mut file).map_err(|error| {
+                    let message = Error::file(path, &error);
+                    broken = Some(error);
+                    message
+                })
+            };
+            let result = values(name, shape, &mut write).and_then(|()| fitting(path, name, shape, count));
+            if let Some(error) = broken {
+                return Err(error);
+            }
+            if let Err(error) = result {
+                failure = Some(error);
+                return Err(io::Error::other("there is nothing to write"));
             }
         }
         file.flush()
@@ -153,12 +169,11 @@ fn header(
     header
 }
 
-/// `values`, if they are as many as `shape` says.
-fn fitting<'a>(path: &Path, name: &str, shape: &[usize], values: Cow<'a, [f32]>) -> Result<Cow<'a, [f32]>> {
-    if shape.iter().product::<usize>() == values.len() {
-        return Ok(values);
+/// Refuses a number of values that is not what `shape` says.
+fn fitting(path: &Path, name: &str, shape: &[usize], count: usize) -> Result<()> {
+    if shape.iter().product::<usize>() == count {
+        return Ok(());
     }
-    let count = values.len();
     Err(Error::file(path, format!("`{name}` has the shape {shape:?} but {count} values")))
 }
 
@@ -197,7 +212,10 @@ mod tests {
         let values: Vec<f32> = (0..40_000).map(|i| (i as f32 - 20_000.0) / 777.0).collect();
         let rounded = |stored| {
             let tensors = [("a", vec![values.len()])];
-            write_tensors(&path, stored, &tensors, None, |_, _| Ok(Cow::Borrowed(&values))).unwrap();
+            let pieces = |_: &str, _: &[usize], write: &mut dyn FnMut(&[f32]) -> Result<()>| {
+                values.chunks(30_000).try_for_each(write)
+            };
+            write_tensors(&path, stored, &tensors, None, pieces).unwrap();
             read_safetensors(&path).unwrap()["a"].1.clone()
         };
         assert_eq!(rounded(StoredType::Float32), values);
@@ -211,14 +229,14 @@ mod tests {
     fn a_tensor_that_cannot_be_had_leaves_no_file_and_its_own_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.safetensors");
-        let write = |values: fn() -> Result<Cow<'static, [f32]>>| {
+        let write = |values: fn() -> Result<&'static [f32]>| {
             let tensors = [("a", vec![2])];
-            write_tensors(&path, StoredType::Float32, &tensors, None, |_, _| values())
+            write_tensors(&path, StoredType::Float32, &tensors, None, |_, _, write| write(values()?))
                 .unwrap_err()
                 .to_string()
         };
         assert_eq!(write(|| Err(Error::invalid("no such values"))), "no such values");
-        assert!(write(|| Ok(Cow::Borrowed(&[1.0]))).contains("`a` has the shape [2] but 1 values"));
+        assert!(write(|| Ok(&[1.0])).contains("`a` has the shape [2] but 1 values"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -1,0 +1,44 @@
+//! What every backend's frozen matrices tell of themselves.
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use burn::prelude::*;
+
+/// A frozen matrix `[out, in]` as a backend keeps it. Clones share its storage.
+pub trait FrozenMatrix: Clone + Debug + Send + Sync + 'static {
+    /// `[out, in]`
+    fn shape(&self) -> [usize; 2];
+
+    /// The bytes that its numbers take in memory.
+    fn held_bytes(&self) -> usize;
+
+    /// Some of its rows on the host, row-major.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    fn rows(&self, rows: Range<usize>) -> Vec<f32>;
+}
+
+impl<B: Backend> FrozenMatrix for Tensor<B, 2> {
+    fn shape(&self) -> [usize; 2] {
+        self.dims()
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.shape().num_elements() * self.dtype().size()
+    }
+
+    fn rows(&self, rows: Range<usize>) -> Vec<f32> {
+        self.clone().slice_dim(0, rows).into_data().iter::<f32>().collect()
+    }
+}
+
+/// What a frozen matrix is for; a backend lays its numbers out accordingly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightUse {
+    /// A linear layer.
+    Layer,
+    /// An embedding, an output head, or both: single rows are read, too.
+    Table,
+}
