@@ -9,6 +9,7 @@ use burn::tensor::TensorData;
 use diffmas_backends::{ModelBackend, WeightUse};
 
 use super::{Attention, Backbone, BackboneConfig, Block, Linear, Mlp, Precision, RmsNorm, RotaryEmbedding};
+use crate::checkpoint::target_modules::PROJECTIONS;
 use crate::checkpoint::{GgufWeights, SafetensorsWeights, WeightTable, Weights, sha256_of_weights};
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
@@ -111,25 +112,17 @@ pub(super) fn expected(c: &BackboneConfig) -> Vec<(String, Vec<usize>)> {
     if !c.tie_word_embeddings {
         all.push(("lm_head.weight".into(), vec![c.vocab_size, d]));
     }
-    let mut parts = vec![
-        ("input_layernorm.weight", vec![d]),
-        ("self_attn.q_proj.weight", vec![q, d]),
-        ("self_attn.k_proj.weight", vec![kv, d]),
-        ("self_attn.v_proj.weight", vec![kv, d]),
-        ("self_attn.o_proj.weight", vec![d, q]),
-        ("post_attention_layernorm.weight", vec![d]),
-        ("mlp.gate_proj.weight", vec![m, d]),
-        ("mlp.up_proj.weight", vec![m, d]),
-        ("mlp.down_proj.weight", vec![d, m]),
-    ];
+    let shapes = [[q, d], [kv, d], [kv, d], [d, q], [m, d], [m, d], [d, m]];
+    let weight = |(name, shape): (&str, [usize; 2])| (format!("{name}.weight"), shape.to_vec());
+    let mut parts: Vec<_> = PROJECTIONS.into_iter().zip(shapes).map(weight).collect();
+    parts.insert(0, ("input_layernorm.weight".into(), vec![d]));
+    parts.insert(5, ("post_attention_layernorm.weight".into(), vec![d]));
     if c.attention_bias {
-        parts.push(("self_attn.q_proj.bias", vec![q]));
-        parts.push(("self_attn.k_proj.bias", vec![kv]));
-        parts.push(("self_attn.v_proj.bias", vec![kv]));
+        let bias = |(name, [out, _]): (&str, [usize; 2])| (format!("{name}.bias"), vec![out]);
+        parts.extend(PROJECTIONS.into_iter().zip(shapes).take(3).map(bias));
     }
     if c.qk_norm {
-        parts.push(("self_attn.q_norm.weight", vec![c.head_dim]));
-        parts.push(("self_attn.k_norm.weight", vec![c.head_dim]));
+        parts.extend(["q", "k"].map(|part| (format!("self_attn.{part}_norm.weight"), vec![c.head_dim])));
     }
     for i in 0..c.num_hidden_layers {
         all.extend(parts.iter().map(|(name, shape)| (format!("model.layers.{i}.{name}"), shape.clone())));
@@ -152,27 +145,22 @@ fn block<B: ModelBackend>(read: &mut Reader<'_, B>, c: &BackboneConfig, i: usize
     let norm = |read: &mut Reader<'_, B>, name: &str| -> Result<RmsNorm<B>> {
         Ok(RmsNorm { weight: read.vector(&format!("{p}.{name}.weight"))?, eps: c.rms_norm_eps })
     };
-    let linear = |read: &mut Reader<'_, B>, name: &str, bias: bool| -> Result<Linear<B>> {
+    let mut linear = |name: &str| -> Result<Linear<B>> {
         let weight = read.weight(&format!("{p}.{name}.weight"), WeightUse::Layer)?;
-        let bias = bias.then(|| read.vector(&format!("{p}.{name}.bias"))).transpose()?;
+        let bias = format!("{p}.{name}.bias");
+        let bias = read.shapes.contains_key(&bias).then(|| read.vector(&bias)).transpose()?;
         Ok(Linear::new(weight, bias))
     };
+    let linears = PROJECTIONS.iter().map(|name| linear(name)).collect::<Result<Vec<_>>>()?;
+    let [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]: [Linear<B>; 7] =
+        linears.try_into().expect("as many layers as names");
+    let q_norm = c.qk_norm.then(|| norm(read, "self_attn.q_norm")).transpose()?;
+    let k_norm = c.qk_norm.then(|| norm(read, "self_attn.k_norm")).transpose()?;
     Ok(Block {
         input_layernorm: norm(read, "input_layernorm")?,
-        self_attn: Attention {
-            q_proj: linear(read, "self_attn.q_proj", c.attention_bias)?,
-            k_proj: linear(read, "self_attn.k_proj", c.attention_bias)?,
-            v_proj: linear(read, "self_attn.v_proj", c.attention_bias)?,
-            o_proj: linear(read, "self_attn.o_proj", false)?,
-            q_norm: c.qk_norm.then(|| norm(read, "self_attn.q_norm")).transpose()?,
-            k_norm: c.qk_norm.then(|| norm(read, "self_attn.k_norm")).transpose()?,
-        },
+        self_attn: Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm },
         post_attention_layernorm: norm(read, "post_attention_layernorm")?,
-        mlp: Mlp {
-            gate_proj: linear(read, "mlp.gate_proj", false)?,
-            up_proj: linear(read, "mlp.up_proj", false)?,
-            down_proj: linear(read, "mlp.down_proj", false)?,
-        },
+        mlp: Mlp { gate_proj, up_proj, down_proj },
     })
 }
 

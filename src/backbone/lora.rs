@@ -9,8 +9,8 @@ use diffmas_backends::{Autodiff, FrozenMatrix, LoraRef, ModelBackend};
 use rand_distr::{Distribution, Uniform};
 
 use super::load::projections;
-use super::{Backbone, BackboneConfig, Linear, Parameters};
-use crate::checkpoint::target_modules::{ends_with_module, projection_names};
+use super::{Attention, Backbone, BackboneConfig, Linear, Mlp, Parameters};
+use crate::checkpoint::target_modules::{PROJECTIONS, ends_with_module, projection_names};
 use crate::checkpoint::{AdapterConfig, AdapterFile, TargetModules};
 use crate::error::{Error, Result};
 use crate::random::generator;
@@ -248,17 +248,10 @@ impl<B: ModelBackend> Backbone<B> {
     /// Calls `f` with the module path of every linear layer that LoRA can convert.
     pub(super) fn for_linears(&mut self, mut f: impl FnMut(String, &mut Linear<B>)) {
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            let attn = &mut layer.self_attn;
-            let mlp = &mut layer.mlp;
-            for (name, linear) in [
-                ("self_attn.q_proj", &mut attn.q_proj),
-                ("self_attn.k_proj", &mut attn.k_proj),
-                ("self_attn.v_proj", &mut attn.v_proj),
-                ("self_attn.o_proj", &mut attn.o_proj),
-                ("mlp.gate_proj", &mut mlp.gate_proj),
-                ("mlp.up_proj", &mut mlp.up_proj),
-                ("mlp.down_proj", &mut mlp.down_proj),
-            ] {
+            let Attention { q_proj, k_proj, v_proj, o_proj, .. } = &mut layer.self_attn;
+            let Mlp { gate_proj, up_proj, down_proj } = &mut layer.mlp;
+            let linears = [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj];
+            for (name, linear) in PROJECTIONS.into_iter().zip(linears) {
                 f(format!("model.layers.{i}.{name}"), linear);
             }
         }

@@ -14,7 +14,7 @@ pub enum TargetModules {
 }
 
 /// The projections of one layer, which are all that an adapter here can change.
-const PROJECTIONS: [&str; 7] = [
+pub const PROJECTIONS: [&str; 7] = [
     "self_attn.q_proj",
     "self_attn.k_proj",
     "self_attn.v_proj",
