@@ -4,6 +4,9 @@ mod batches;
 mod bits;
 mod channels;
 mod common;
+#[path = "../shared/gguf.rs"]
+#[allow(dead_code)]
+mod gguf;
 mod golden;
 mod gradients;
 mod inputs;
