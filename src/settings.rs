@@ -40,6 +40,13 @@ impl Settings {
         flatten(name, serde_json::to_value(value).expect("settings are plain data"), &mut self.0);
     }
 
+    /// Adds a value where there is none of the name.
+    pub fn add_missing(&mut self, name: &str, value: &impl Serialize) {
+        if !self.0.contains_key(name) {
+            self.add(name, value);
+        }
+    }
+
     /// What is other in `now`, by name.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
         let names: BTreeSet<&String> = self.0.keys().chain(now.0.keys()).collect();

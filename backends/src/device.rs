@@ -236,6 +236,9 @@ impl FromStr for BackendKind {
 /// panic on a worker thread when there is no driver, and then again, without a reason, on the caller's.
 fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     static FIRST: Mutex<Option<String>> = Mutex::new(None);
+    // The hook is the process's: who starts a device waits for who does.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
     let lock = || FIRST.lock().unwrap_or_else(|e| e.into_inner());
     *lock() = None;
     let hook = panic::take_hook();

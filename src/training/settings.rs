@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::TrainConfig;
 use crate::agents::{AdapterSet, TeamConfig};
-use crate::backbone::Precision;
+use crate::backbone::{ComputeDtype, Precision, WeightDtype};
 use crate::checkpoint::TargetModules;
 use crate::settings::Settings;
 
@@ -50,19 +50,20 @@ impl RunSettings {
         Self(all)
     }
 
-    /// The same with how the base weights are stored, where that is not as f32.
+    /// The same with how the base weights are stored and what is computed in.
     pub fn with_precision(mut self, precision: Precision) -> Self {
-        if precision != Precision::default() {
-            self.0.add("dtype", &precision.weights);
-            self.0.add("precision", &precision.compute);
-        }
+        self.0.add("dtype", &precision.weights);
+        self.0.add("precision", &precision.compute);
         self
     }
 
     /// What is other in `now`, a sentence each: what a run that goes on may not change, and what it may.
     pub fn changes(&self, now: &Self) -> [Vec<String>; 2] {
-        let mut changes = [Vec::new(), Vec::new()];
-        for d in self.0.differences(&now.0) {
+        let (mut changes, mut before) = ([Vec::new(), Vec::new()], self.0.clone());
+        // Runs that were begun before these could be set had them.
+        before.add_missing("dtype", &WeightDtype::default());
+        before.add_missing("precision", &ComputeDtype::default());
+        for d in before.differences(&now.0) {
             let free = usize::from(FREE.contains(&d.name.as_str()));
             changes[free].push(format!("`{}` was {} and is now {}", d.name, d.before, d.now));
         }
@@ -73,21 +74,23 @@ impl RunSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backbone::WeightDtype;
 
     #[test]
     fn a_run_does_not_go_on_with_weights_stored_in_another_way() {
         let bf16 = Precision::stored(WeightDtype::Bf16);
         let [f32, bf16] = [Precision::default(), bf16].map(|p| RunSettings::default().with_precision(p));
-        assert_eq!(f32, RunSettings::default());
-        let [refused, _] = f32.changes(&bf16);
-        assert!(refused.contains(&"`dtype` was not set and is now \"bf16\"".to_string()), "{refused:?}");
+        for before in [&f32, &RunSettings::default()] {
+            let [refused, _] = before.changes(&bf16);
+            assert_eq!(refused, ["`dtype` was \"f32\" and is now \"bf16\""]);
+            assert_eq!(before.changes(&f32), [vec![], vec![]] as [Vec<String>; 2]);
+        }
     }
 
     #[test]
     fn some_settings_may_change() {
-        let before = RunSettings(Settings::of(&json!({"learning_rate": 0.1, "max_steps": 4})));
-        let now = RunSettings(Settings::of(&json!({"learning_rate": 0.2, "max_steps": null})));
+        let of = |settings| RunSettings(Settings::of(&settings)).with_precision(Precision::default());
+        let before = of(json!({"learning_rate": 0.1, "max_steps": 4}));
+        let now = of(json!({"learning_rate": 0.2, "max_steps": null}));
         let [refused, applied] = before.changes(&now);
         assert_eq!(refused, ["`learning_rate` was 0.1 and is now 0.2"]);
         assert_eq!(applied, ["`max_steps` was 4 and is now not set"]);
