@@ -1,7 +1,7 @@
 //! Templates whose text nobody vouches for: what they compute, write and hold is bounded, and so is the time they take.
 //!
-//! A worker thread compiles the templates once and renders them as long as somebody holds them; another starts where several threads ask at
-//! once. Its stack is deep enough for the deepest value that a template's steps can build, and who waits for it does not wait for ever.
+//! A worker thread compiles the templates once and renders them as long as somebody holds them. Its stack is deep enough for the
+//! deepest value that a template's steps can build, and who waits for it does not wait for ever.
 
 mod builtins;
 mod compile;
@@ -11,9 +11,8 @@ mod operators;
 mod values;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use minijinja::machinery::{Vm, make_string_output};
@@ -77,11 +76,8 @@ impl From<&Error> for Failure {
 
 type Answer<T> = std::result::Result<T, Failure>;
 
-/// The variables of each template.
-type Variables = Vec<BTreeSet<String>>;
-
-/// The variables, or which of the sources is no template and why.
-type Outcome = std::result::Result<Variables, (usize, Failure)>;
+/// The variables of each template, or which of them is none and why.
+type Outcome = std::result::Result<Vec<BTreeSet<String>>, (usize, Failure)>;
 
 struct Request {
     template: usize,
@@ -89,22 +85,10 @@ struct Request {
     answer: Sender<Answer<String>>,
 }
 
-/// What a worker compiles.
-#[derive(Clone)]
-struct Sources {
-    templates: Vec<String>,
-    globals: Vec<(&'static str, String)>,
-    style: Style,
-}
-
-/// Compiled templates, for any number of threads.
+/// Compiled templates. Renderings by several threads come one after another.
 pub struct Templates {
-    sources: Sources,
-    /// Where requests go; none where a worker has not been started yet.
-    workers: Vec<Mutex<Option<Sender<Request>>>>,
-    /// Whether a rendering did not end in time.
-    given_up: AtomicBool,
-    variables: Variables,
+    worker: Mutex<Option<Sender<Request>>>,
+    variables: Vec<BTreeSet<String>>,
 }
 
 impl std::fmt::Debug for Templates {
@@ -123,20 +107,19 @@ impl Templates {
         globals: Vec<(&'static str, String)>,
         style: Style,
     ) -> std::result::Result<Self, (usize, Failure)> {
-        let sources = Sources { templates: sources, globals, style };
-        let (first, variables) = start(sources.clone())?;
-        let mut workers = vec![Mutex::new(Some(first))];
-        workers.resize_with(rayon::current_num_threads(), Mutex::default);
-        Ok(Self { sources, workers, given_up: AtomicBool::new(false), variables })
-    }
-
-    /// A worker that nobody is waiting for, if there is one.
-    fn worker(&self) -> MutexGuard<'_, Option<Sender<Request>>> {
-        let free = self.workers.iter().find_map(|worker| worker.try_lock().ok());
-        free.unwrap_or_else(|| {
-            let own = rayon::current_thread_index().unwrap_or(0) % self.workers.len();
-            self.workers[own].lock().unwrap_or_else(PoisonError::into_inner)
-        })
+        let (requests, received) = channel();
+        let (compiled, outcome) = channel();
+        let work = move || {
+            let failed = compiled.clone();
+            if let Err(panic) = guarded(|| work(&sources, globals, style, &compiled, &received)) {
+                // Nobody listens if the panic came after compiling; their requests are dropped with `received`.
+                let _ = failed.send(Err((0, Failure::new(panic))));
+            }
+        };
+        let spawned = std::thread::Builder::new().name("templates".into()).stack_size(STACK).spawn(work);
+        spawned.map_err(|e| (0, Failure::new(format!("no thread for it can be started: {e}"))))?;
+        let variables = outcome.recv_timeout(DEADLINE).map_err(|e| (0, given_up(e)))??;
+        Ok(Self { worker: Mutex::new(Some(requests)), variables })
     }
 
     /// The text of the template at `index` of the sources with the variables of `context`.
@@ -144,29 +127,17 @@ impl Templates {
     /// # Errors
     /// When the template refuses the variables, or takes too much time or memory.
     pub fn render(&self, index: usize, context: Value) -> Answer<String> {
-        let mut worker = self.worker();
-        if self.given_up.load(Ordering::Relaxed) {
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let (answer, outcome) = channel();
+        let sent = worker.as_ref().map(|worker| worker.send(Request { template: index, context, answer }));
+        if !matches!(sent, Some(Ok(()))) {
             return Err(Failure::new("it has been given up at an earlier prompt"));
         }
-        let requests = match worker.take() {
-            Some(requests) => requests,
-            None => start(self.sources.clone()).map_err(|(_, failure)| failure)?.0,
-        };
-        let (answer, outcome) = channel();
-        let asked = requests.send(Request { template: index, context, answer });
-        let answered =
-            asked.map_err(|_| RecvTimeoutError::Disconnected).and_then(|()| outcome.recv_timeout(DEADLINE));
-        match answered {
-            Ok(text) => {
-                *worker = Some(requests);
-                text
-            }
-            Err(e) => {
-                // The thread is at it still, and is left alone.
-                self.given_up.store(true, Ordering::Relaxed);
-                Err(given_up(e))
-            }
-        }
+        outcome.recv_timeout(DEADLINE).unwrap_or_else(|e| {
+            // The thread is at it still, and is left alone.
+            *worker = None;
+            Err(given_up(e))
+        })
     }
 
     /// The variables that the template at `index` reads and does not set, with their attributes as dotted paths.
@@ -188,26 +159,14 @@ fn given_up(reason: RecvTimeoutError) -> Failure {
     })
 }
 
-/// Starts a worker: where its requests go, and the variables of each template.
-fn start(sources: Sources) -> std::result::Result<(Sender<Request>, Variables), (usize, Failure)> {
-    let (requests, received) = channel();
-    let (compiled, outcome) = channel();
-    let work = move || {
-        let failed = compiled.clone();
-        if let Err(panic) = guarded(|| work(sources, &compiled, &received)) {
-            // Nobody listens if the panic came after compiling; their requests are dropped with `received`.
-            let _ = failed.send(Err((0, Failure::new(panic))));
-        }
-    };
-    let spawned = std::thread::Builder::new().name("templates".into()).stack_size(STACK).spawn(work);
-    spawned.map_err(|e| (0, Failure::new(format!("no thread for it can be started: {e}"))))?;
-    let variables = outcome.recv_timeout(DEADLINE).map_err(|e| (0, given_up(e)))??;
-    Ok((requests, variables))
-}
-
 /// Compiles, and renders until nobody asks any more.
-fn work(sources: Sources, outcome: &Sender<Outcome>, requests: &Receiver<Request>) {
-    let Sources { templates: sources, globals, style } = sources;
+fn work(
+    sources: &[String],
+    globals: Vec<(&'static str, String)>,
+    style: Style,
+    outcome: &Sender<Outcome>,
+    requests: &Receiver<Request>,
+) {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_fuel(Some(FUEL));
