@@ -14,7 +14,8 @@ use burn::tensor::backend::AutodiffBackend;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use crate::{
-    AttentionCall, AttentionMask, HostMask, LoraRef, ModelBackend, StoredDtype, StoredMatrix, WeightUse,
+    AttentionCall, AttentionMask, HostMask, LinearGrads, LoraRef, ModelBackend, StoredDtype, StoredMatrix,
+    WeightUse,
 };
 
 type Ad<B, C> = Autodiff<B, C>;
@@ -300,7 +301,7 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         weight: &Self::Weight,
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
-    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
+    ) -> LinearGrads<Self> {
         let factors = lora.map(|l| (l.a.clone().inner(), l.b.clone().inner(), l.scaling));
         let inner = factors.as_ref().map(|(a, b, scaling)| LoraRef { a, b, scaling: *scaling });
         let (dx, grads) =

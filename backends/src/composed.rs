@@ -6,7 +6,7 @@
 use burn::prelude::*;
 use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 
-use crate::{AttentionCall, AttentionGrads, KeyValueBlock, LoraRef, ModelBackend};
+use crate::{AttentionCall, AttentionGrads, KeyValueBlock, LinearGrads, LoraRef, ModelBackend};
 
 /// Scores of unseen keys; finite, and within half precision's range.
 const UNSEEN: f64 = -3.0e4;
@@ -58,26 +58,24 @@ pub(crate) fn with_bias_and_lora<B: ModelBackend>(
 }
 
 /// The gradients of [`frozen_linear`]: `(dx, Some((dA, dB)))`.
-#[allow(clippy::type_complexity)]
 pub fn frozen_linear_backward<B: ModelBackend>(
     dy: Tensor<B, 2>,
     x: Option<Tensor<B, 2>>,
     weight: &Tensor<B, 2>,
     lora: Option<LoraRef<'_, B>>,
     wants_dx: bool,
-) -> (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B, 2>)>) {
+) -> LinearGrads<B> {
     let dx = wants_dx.then(|| B::matmul(dy.clone(), like(weight, dy.dtype())));
     with_lora_gradients(dx, dy, x, lora)
 }
 
 /// LoRA's part of the gradients: what it adds to `dx = dy · W`, and those of its factors.
-#[allow(clippy::type_complexity)]
 pub(crate) fn with_lora_gradients<B: ModelBackend>(
     mut dx: Option<Tensor<B, 2>>,
     dy: Tensor<B, 2>,
     x: Option<Tensor<B, 2>>,
     lora: Option<LoraRef<'_, B>>,
-) -> (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B, 2>)>) {
+) -> LinearGrads<B> {
     let grads = lora.map(|l| {
         let x = x.expect("LoRA's backward pass needs the input");
         let g = B::matmul(dy.clone(), l.b.clone()).mul_scalar(l.scaling);

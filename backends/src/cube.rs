@@ -11,7 +11,7 @@ use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::std::InputBinding;
 
-use crate::{LoraRef, StoredDtype, StoredMatrix, WeightUse, composed};
+use crate::{LinearGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse, composed};
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
 where
@@ -50,7 +50,7 @@ where
         weight: &Self::Weight,
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
-    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
+    ) -> LinearGrads<Self> {
         composed::frozen_linear_backward(dy, x, weight, lora, wants_dx)
     }
 

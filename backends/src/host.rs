@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use crate::{FrozenMatrix, LoraRef, ModelBackend, StoredDtype, StoredMatrix, composed};
+use crate::{FrozenMatrix, LinearGrads, LoraRef, ModelBackend, StoredDtype, StoredMatrix, composed};
 
 /// Numbers that are widened at once.
 const STRIP: usize = 1 << 20;
@@ -107,14 +107,13 @@ pub fn frozen_linear<B: ModelBackend>(
 }
 
 /// See [`ModelBackend::frozen_linear_backward`].
-#[allow(clippy::type_complexity)]
 pub fn frozen_linear_backward<B: ModelBackend>(
     dy: Tensor<B, 2>,
     x: Option<Tensor<B, 2>>,
     weight: &HostWeight<B>,
     lora: Option<LoraRef<'_, B>>,
     wants_dx: bool,
-) -> (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B, 2>)>) {
+) -> LinearGrads<B> {
     match weight {
         HostWeight::Dense(w) => composed::frozen_linear_backward(dy, x, w, lora, wants_dx),
         HostWeight::Narrow(w) => {

@@ -59,6 +59,9 @@ impl<B: Backend> Clone for LoraRef<'_, B> {
 
 impl<B: Backend> Copy for LoraRef<'_, B> {}
 
+/// The gradients of a linear layer: of its input, and of the factors `A` and `B`, where asked for.
+pub type LinearGrads<B> = (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B, 2>)>);
+
 /// The operations of a transformer that a backend may do better than composed Burn operations.
 ///
 /// Symbols: `N` tokens of all rows, `B` rows, `t` queries a row, `n` keys a row, `H`/`G` query/KV heads, `d` head width,
@@ -112,14 +115,13 @@ pub trait ModelBackend: Backend {
     ) -> Tensor<Self, 2>;
 
     /// The gradients of [`ModelBackend::frozen_linear`]: of `x` if `wants_dx`, and of `A` and `B` where there is LoRA (`x` must be given then).
-    #[allow(clippy::type_complexity)]
     fn frozen_linear_backward(
         dy: Tensor<Self, 2>,
         x: Option<Tensor<Self, 2>>,
         weight: &Self::Weight,
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
-    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>);
+    ) -> LinearGrads<Self>;
 
     /// `y = x · W`. Its gradient is [`ModelBackend::frozen_linear`].
     ///

@@ -4,7 +4,7 @@ use burn::backend::NdArray;
 use burn::prelude::*;
 
 use crate::host::{self, HostWeight};
-use crate::{LoraRef, ModelBackend, StoredDtype, StoredMatrix, WeightUse};
+use crate::{LinearGrads, LoraRef, ModelBackend, StoredDtype, StoredMatrix, WeightUse};
 
 impl ModelBackend for NdArray {
     type Weight = HostWeight<Self>;
@@ -32,7 +32,7 @@ impl ModelBackend for NdArray {
         weight: &Self::Weight,
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
-    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
+    ) -> LinearGrads<Self> {
         host::frozen_linear_backward(dy, x, weight, lora, wants_dx)
     }
 

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::TeamConfig;
-use crate::backbone::{AdapterLayout, BackboneConfig, ParameterGroup, ParameterSpec, Parameters};
+use crate::backbone::{Adapter, AdapterLayout, BackboneConfig, ParameterGroup, ParameterSpec, Parameters};
 use crate::checkpoint::AdapterConfig;
 use crate::error::{Error, Result};
 
@@ -29,7 +29,7 @@ pub enum AdapterScope {
 const SHARED: &str = "default";
 
 /// What stands before the names of an adapter's factors among the parameters of a team.
-pub(super) fn prefix(name: &str) -> String {
+fn prefix(name: &str) -> String {
     format!("adapter.{name}.")
 }
 
@@ -80,6 +80,14 @@ impl AdapterSet {
             AdapterScope::FinalOnly => return None,
         };
         self.adapters.get_key_value(name).map(|(name, _)| name.as_str())
+    }
+
+    /// The adapter `name` with its factors among `parameters`.
+    ///
+    /// # Panics
+    /// If there is no such adapter, or a factor is missing.
+    pub(super) fn bind<B: Backend>(&self, name: &str, parameters: &Parameters<B>) -> Adapter<B> {
+        self.adapters[name].bind(&parameters.within(&prefix(name)))
     }
 
     /// What the factors of all adapters are.

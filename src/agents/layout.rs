@@ -1,17 +1,16 @@
 //! What a team is, apart from values: a description without tensors, the frozen part, and how what is learned joins them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use burn::prelude::*;
 use diffmas_backends::{Autodiff, ModelBackend};
 
-use super::adapters::prefix;
 use super::feed::LEARNED;
 use super::{AdapterSet, FeedKind, FeedModule, Team, TeamConfig};
 use crate::backbone::{
-    Adapter, Backbone, BackboneConfig, ParameterGroup, ParameterSpec, ParameterSpecs, Parameters, Pull,
+    Backbone, BackboneConfig, ParameterGroup, ParameterSpec, ParameterSpecs, Parameters, Pull,
 };
-use crate::communication::{ChannelPair, NoChannel, draw};
+use crate::communication::{ChannelPair, Initial, NoChannel, draw};
 
 /// A team without any tensor: who takes part, which adapters they have, and how large everything is.
 #[derive(Clone, Debug)]
@@ -28,12 +27,6 @@ impl TeamLayout {
     /// Whether an agent's feed is trainable.
     pub fn learns_feed(&self) -> bool {
         (0..self.config.upstream().len()).any(|j| self.config.feed(j) == FeedKind::Learned)
-    }
-
-    /// The factors that are active in the passes of agent `j`, where there are any.
-    pub(super) fn adapter<B: Backend>(&self, j: usize, parameters: &Parameters<B>) -> Option<Adapter<B>> {
-        let name = self.adapters.of(&self.config, j)?;
-        Some(self.adapters.adapters[name].bind(&parameters.within(&prefix(name))))
     }
 }
 
@@ -103,13 +96,18 @@ impl<B: ModelBackend> TeamModel<B> {
 
     /// What the team learns beside its adapters.
     pub(super) fn module_specs(&self) -> Vec<ParameterSpec> {
+        self.modules().into_iter().map(|(spec, _)| spec).collect()
+    }
+
+    /// What the team learns beside its adapters, and how it begins.
+    fn modules(&self) -> Vec<(ParameterSpec, Initial)> {
         let TeamLayout { config, sizes, .. } = &*self.layout;
         let of_channel = self.channel.inner.parameters(&config.sizes(sizes)).into_iter();
-        let of_channel = of_channel.map(|(spec, _)| ParameterSpec { needs_channel: true, ..spec });
-        let shape = [sizes.hidden_size; 2];
+        let of_channel =
+            of_channel.map(|(spec, initial)| (ParameterSpec { needs_channel: true, ..spec }, initial));
         let feed = self.layout.learns_feed().then(|| {
-            // It began as the identity.
-            ParameterSpec::new(LEARNED, shape, ParameterGroup::FEED).pulled(Pull::Identity)
+            let spec = ParameterSpec::new(LEARNED, [sizes.hidden_size; 2], ParameterGroup::FEED);
+            (spec.pulled(Pull::Identity), Initial::Identity)
         });
         of_channel.chain(feed).collect()
     }
@@ -125,13 +123,7 @@ impl<B: ModelBackend> TeamModel<B> {
 
     /// Fresh values of what the team learns beside its adapters.
     pub fn init_modules(&self, seed: u64) -> Parameters<B> {
-        let TeamLayout { config, sizes, .. } = &*self.layout;
-        let parameters = self.channel.inner.parameters(&config.sizes(sizes));
-        let mut all = draw(&parameters, seed, &self.backbone.device());
-        if self.layout.learns_feed() {
-            all.insert(LEARNED.into(), Tensor::eye(sizes.hidden_size, &self.backbone.device()));
-        }
-        all
+        draw(&self.modules(), seed, &self.backbone.device())
     }
 
     /// The team with the values of `parameters` for everything it learns.
@@ -139,12 +131,15 @@ impl<B: ModelBackend> TeamModel<B> {
     /// # Panics
     /// If a parameter is missing.
     pub fn bind(&self, parameters: &Parameters<B>) -> Team<B> {
-        let roles = (0..self.layout.config.agents.len())
-            .map(|j| match self.layout.adapter(j, parameters) {
-                Some(adapter) => self.backbone.with_adapter(&adapter),
-                None => self.backbone.clone(),
-            })
+        let TeamLayout { config, adapters, .. } = &*self.layout;
+        // Roles that share an adapter share what it converts.
+        let converted: BTreeMap<&str, Backbone<B>> = adapters
+            .adapters
+            .keys()
+            .map(|name| (name.as_str(), self.backbone.with_adapter(&adapters.bind(name, parameters))))
             .collect();
+        let role = |j| adapters.of(config, j).map_or(&self.backbone, |name| &converted[name]).clone();
+        let roles = (0..config.agents.len()).map(role).collect();
         Team {
             layout: self.layout.clone(),
             roles,

@@ -236,8 +236,9 @@ impl<B: ModelBackend> Team<B> {
     fn together(&self, agents: &[usize]) -> Backbone<B> {
         match self.layout.adapters.scope {
             AdapterScope::PerRole => {
-                let adapters: Vec<_> =
-                    agents.iter().map(|&j| self.layout.adapter(j, &self.parameters)).collect();
+                let TeamLayout { config, adapters, .. } = &*self.layout;
+                let bind = |name| adapters.bind(name, &self.parameters);
+                let adapters: Vec<_> = agents.iter().map(|&j| adapters.of(config, j).map(bind)).collect();
                 self.roles[agents[0]].with_adapters(&adapters.iter().map(Option::as_ref).collect::<Vec<_>>())
             }
             AdapterScope::Shared | AdapterScope::FinalOnly => self.roles[agents[0]].clone(),

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::Weights;
 use super::atomic::write_atomic;
 use super::hub::cache_root;
-use super::weights::CHUNK;
-use crate::error::{Error, Result};
+use super::weights::{CHUNK, missing};
+use crate::error::Result;
 
 /// SHA-256 over names, shapes and values (as little-endian f32) of the tensors `names`, in the order given; files of other precision that
 /// hold the same numbers have the same hash.
@@ -38,9 +38,7 @@ pub fn sha256_of_weights(weights: &dyn Weights, names: &[String]) -> Result<Stri
 
 /// The hash of one tensor.
 fn one(weights: &dyn Weights, name: &str) -> Result<Vec<u8>> {
-    let shape = weights
-        .shape(name)
-        .ok_or_else(|| Error::file(weights.path(), format!("the tensor `{name}` is missing")))?;
+    let shape = weights.shape(name).ok_or_else(|| missing(weights.path(), name))?;
     let mut hash = Sha256::new();
     hash.update(format!("{name} {shape:?} "));
     let count = weights.count(name)?;

@@ -2,7 +2,7 @@
 
 use super::candle_message;
 use super::positioned::PositionedFile;
-use super::weights::{Weights, unreadable_blocks};
+use super::weights::{Weights, missing, unreadable_blocks};
 use crate::error::{Error, Result};
 use crate::guard::guarded;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
@@ -76,8 +76,7 @@ impl GgufWeights {
     }
 
     fn place(&self, name: &str) -> Result<&Place> {
-        let missing = || Error::file(self.path(), format!("the tensor `{name}` is missing"));
-        self.tensors.get(name).ok_or_else(missing)
+        self.tensors.get(name).ok_or_else(|| missing(self.path(), name))
     }
 
     /// Reads and dequantises values that lie one after the other in the file: those blocks that they are in.

@@ -55,7 +55,7 @@ pub trait Weights: Send + Sync {
     fn count(&self, name: &str) -> Result<usize> {
         match self.shape(name) {
             Some(shape) => Ok(shape.iter().product()),
-            None => Err(Error::file(self.path(), format!("the tensor `{name}` is missing"))),
+            None => Err(missing(self.path(), name)),
         }
     }
 
@@ -65,8 +65,7 @@ pub trait Weights: Send + Sync {
     /// When there is no such tensor or its storage cannot be read as f32.
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let mut values = vec![0.0; self.count(name)?];
-        let chunks = values.par_chunks_mut(CHUNK).enumerate();
-        chunks.try_for_each(|(at, out)| self.read_values(name, at * CHUNK, out))?;
+        in_chunks(&mut values, |from, out| self.read_values(name, from, out))?;
         Ok(values)
     }
 
@@ -161,8 +160,7 @@ impl<'a> WeightTable<'a> {
         let mut buffer = vec![0.0; count.min(height * width)];
         for from in (0..count).step_by(height * width) {
             let values = &mut buffer[..(count - from).min(height * width)];
-            let chunks = values.par_chunks_mut(CHUNK).enumerate();
-            chunks.try_for_each(|(at, out)| self.weights.read_values(name, from + at * CHUNK, out))?;
+            in_chunks(values, |within, out| self.weights.read_values(name, from + within, out))?;
             if let Some(at) = first_non_finite(values) {
                 return Err(self.not_finite(name, from + at, values[at]));
             }
@@ -207,7 +205,7 @@ impl<'a> WeightTable<'a> {
 
     fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
         match self.weights.shape(name) {
-            None => Err(self.error(format!("the tensor `{name}` is missing"))),
+            None => Err(missing(self.weights.path(), name)),
             Some(found) if found != shape => {
                 Err(Error::file(self.weights.file(name), misfit(name, &found, shape)))
             }
@@ -280,6 +278,19 @@ impl<'a> WeightTable<'a> {
     fn error(&self, message: String) -> Error {
         Error::file(self.weights.path(), message)
     }
+}
+
+/// Fills `out` with values that `read` gives by the place of the first of them, in parallel a chunk at a time.
+pub(super) fn in_chunks(
+    out: &mut [f32],
+    read: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+) -> Result<()> {
+    out.par_chunks_mut(CHUNK).enumerate().try_for_each(|(at, out)| read(at * CHUNK, out))
+}
+
+/// That there is no tensor `name` in the file or folder at `path`.
+pub(super) fn missing(path: &Path, name: &str) -> Error {
+    Error::file(path, format!("the tensor `{name}` is missing"))
 }
 
 /// That the blocks of the tensor `name` cannot be read.

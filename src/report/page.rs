@@ -36,7 +36,38 @@ impl Report {
     /// # Errors
     /// If a chart cannot be drawn.
     pub fn render(&self) -> Result<String> {
-        render(self)
+        let verdict = self.verdict();
+        let mut results = Vec::new();
+        results.extend(self.comparison.as_ref().filter(|c| !c.rows.is_empty()).map(compared).transpose()?);
+        if !self.evaluations.is_empty() {
+            results.push(scored(&self.evaluations)?);
+        }
+        let inspection = self.inspection.as_ref();
+        let page = Page {
+            // A number and its unit stay on one line.
+            verdict: verdict.sentence.replace(" %", "\u{a0}%"),
+            warning: verdict.warning,
+            name: self.name(),
+            sources: self.sources.iter().map(|s| s.display().to_string()).collect::<Vec<_>>().join(", "),
+            version: env!("CARGO_PKG_VERSION"),
+            inks: charts::inks(),
+            results,
+            training: Some(&self.curves).filter(|c| !c.is_empty()).map(training).transpose()?,
+            attention: inspection.filter(|i| !i.attention.is_empty()).map(attention).transpose()?,
+            lens: inspection.map_or(Vec::new(), lens),
+            example: inspection.map(example),
+            config: self.config.as_deref(),
+        };
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+        // The name's ending makes the template escape what it is filled with.
+        let rendered = environment
+            .add_template("page.html", include_str!("page.html"))
+            .and_then(|()| environment.get_template("page.html")?.render(&page))
+            .map_err(|e| Error::invalid(format!("the page cannot be made: {e:#}")))?;
+        Ok(rendered.replace(|c| !is_text(c), "\u{fffd}"))
     }
 
     /// Writes the page to `path`, in place of what is there.
@@ -46,42 +77,6 @@ impl Report {
     pub fn write(&self, path: &Path) -> Result<()> {
         write_atomic(path, self.render()?.as_bytes())
     }
-}
-
-/// Fills the template.
-fn render(report: &Report) -> Result<String> {
-    let verdict = report.verdict();
-    let mut results = Vec::new();
-    results.extend(report.comparison.as_ref().filter(|c| !c.rows.is_empty()).map(compared).transpose()?);
-    if !report.evaluations.is_empty() {
-        results.push(scored(&report.evaluations)?);
-    }
-    let inspection = report.inspection.as_ref();
-    let page = Page {
-        // A number and its unit stay on one line.
-        verdict: verdict.sentence.replace(" %", "\u{a0}%"),
-        warning: verdict.warning,
-        name: report.name(),
-        sources: report.sources.iter().map(|s| s.display().to_string()).collect::<Vec<_>>().join(", "),
-        version: env!("CARGO_PKG_VERSION"),
-        inks: charts::inks(),
-        results,
-        training: Some(&report.curves).filter(|c| !c.is_empty()).map(training).transpose()?,
-        attention: inspection.filter(|i| !i.attention.is_empty()).map(attention).transpose()?,
-        lens: inspection.map_or(Vec::new(), lens),
-        example: inspection.map(example),
-        config: report.config.as_deref(),
-    };
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-    // The name's ending makes the template escape what it is filled with.
-    let rendered = environment
-        .add_template("page.html", include_str!("page.html"))
-        .and_then(|()| environment.get_template("page.html")?.render(&page))
-        .map_err(|e| Error::invalid(format!("the page cannot be made: {e:#}")))?;
-    Ok(rendered.replace(|c| !is_text(c), "\u{fffd}"))
 }
 
 /// Whether a page may hold the character: tokens can be control characters.

@@ -80,49 +80,54 @@ fn same<B: ModelBackend>(got: &Golden<B>, want: &Golden<B>, what: &str) {
     assert_eq!(tokens(got), tokens(want), "{what}, greedy tokens");
 }
 
+/// Every reference model with every narrow type that the backend keeps.
+fn narrow_models<B: ModelBackend>(
+    device: &B::Device,
+) -> impl Iterator<Item = (&'static str, WeightDtype, StoredType)> {
+    let kept: Vec<_> =
+        NARROW.into_iter().filter(|&(dtype, stored)| kept::<B>(dtype, stored, device)).collect();
+    MODELS
+        .into_iter()
+        .flat_map(move |name| kept.clone().into_iter().map(move |(dtype, stored)| (name, dtype, stored)))
+}
+
 struct SixteenBits;
 
 impl Job for SixteenBits {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        for name in MODELS {
-            for (dtype, stored) in NARROW {
-                if !kept::<B>(dtype, stored, &device) {
-                    continue;
+        for (name, dtype, stored) in narrow_models::<B>(&device) {
+            let dir = tempfile::tempdir().unwrap();
+            let load = |model: &Path, dtype, steps: Option<usize>| {
+                let change = |c: &mut TeamConfig| c.latent_steps = steps.unwrap_or(c.latent_steps);
+                let precision = Precision::stored(dtype);
+                Golden::<B>::load_as(name, model, precision, AdapterScope::Shared, change, &device)
+            };
+            // Matrices are rounded when they are read.
+            let matrix = |name: &str| !name.contains("norm") && !name.ends_with("bias");
+            let widened = copy(name, dir.path(), StoredType::Float32, |name, values| {
+                if matrix(name) {
+                    rounded(stored.into(), values);
                 }
-                let dir = tempfile::tempdir().unwrap();
-                let load = |model: &Path, dtype, steps: Option<usize>| {
-                    let change = |c: &mut TeamConfig| c.latent_steps = steps.unwrap_or(c.latent_steps);
-                    let precision = Precision::stored(dtype);
-                    Golden::<B>::load_as(name, model, precision, AdapterScope::Shared, change, &device)
-                };
-                // Matrices are rounded when they are read.
-                let matrix = |name: &str| !name.contains("norm") && !name.ends_with("bias");
-                let widened = copy(name, dir.path(), StoredType::Float32, |name, values| {
-                    if matrix(name) {
-                        rounded(stored.into(), values);
-                    }
-                });
-                let model = folder(name).join("model");
-                let pair = |steps| [load(&model, dtype, steps), load(&widened, WeightDtype::F32, steps)];
-                let [narrow, wide] = pair(None);
-                same(&narrow, &wide, &format!("{name} {dtype}"));
-                let bytes = [&narrow, &wide].map(|g| g.model.backbone.weight_bytes());
-                assert_eq!(2 * bytes[0], bytes[1], "{name} {dtype}");
+            });
+            let model = folder(name).join("model");
+            let pair = |steps| [load(&model, dtype, steps), load(&widened, WeightDtype::F32, steps)];
+            let [narrow, wide] = pair(None);
+            same(&narrow, &wide, &format!("{name} {dtype}"));
+            let bytes = [&narrow, &wide].map(|g| g.model.backbone.weight_bytes());
+            assert_eq!(2 * bytes[0], bytes[1], "{name} {dtype}");
 
-                // Thinking multiplies rounding in `tiny-llama`: PyTorch's f32 misses the gradients by 6e-5 there.
-                let steps = (name == "tiny-llama").then_some(0);
-                let [mine, theirs] = pair(steps).map(|g| gradients(&g));
-                same_gradients(&mine, &theirs, 1e-5, &format!("{name} {dtype}"));
+            // Thinking multiplies rounding in `tiny-llama`: PyTorch's f32 misses the gradients by 6e-5 there.
+            let steps = (name == "tiny-llama").then_some(0);
+            let [mine, theirs] = pair(steps).map(|g| gradients(&g));
+            same_gradients(&mine, &theirs, 1e-5, &format!("{name} {dtype}"));
 
-                // The file itself has 16 bits: they are kept, or widened.
-                let file = copy(name, dir.path(), stored, |_, _| ());
-                let (auto, wide) =
-                    (load(&file, WeightDtype::Auto, None), load(&file, WeightDtype::F32, None));
-                assert_eq!(auto.model.backbone.weight_bytes(), bytes[0]);
-                same(&auto, &wide, &format!("{name}, {dtype} file"));
-            }
+            // The file itself has 16 bits: they are kept, or widened.
+            let file = copy(name, dir.path(), stored, |_, _| ());
+            let (auto, wide) = (load(&file, WeightDtype::Auto, None), load(&file, WeightDtype::F32, None));
+            assert_eq!(auto.model.backbone.weight_bytes(), bytes[0]);
+            same(&auto, &wide, &format!("{name}, {dtype} file"));
         }
     }
 }
@@ -138,26 +143,21 @@ impl Job for NearTheReference {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        for name in MODELS {
-            for (dtype, stored) in NARROW {
-                if !kept::<B>(dtype, stored, &device) {
-                    continue;
-                }
-                let precision = Precision::stored(dtype);
-                let model = folder(name).join("model");
-                let g = Golden::<B>::load_as(name, &model, precision, AdapterScope::Shared, |_| (), &device);
-                let loss = losses(&bound(&g), &g.samples[..1], 1, &Control::Real)[0];
-                let numbers = |value: &serde_json::Value| value.as_f64().unwrap();
-                let (want, bf16) = (numbers(&g.expected["loss"]), &g.expected["bf16"]);
-                // How far all of PyTorch in bf16 lands from f64. Rounding the weights alone takes `tiny-qwen2` 0.0200 from it, hardly anywhere
-                // else than all of PyTorch in bf16, which is 0.0183 away.
-                let distance = numbers(&bf16["loss_diff"]).abs();
-                let off = [want, numbers(&bf16["loss"])].map(|reference| (loss - reference).abs());
-                assert!(
-                    off.iter().any(|off| *off <= distance),
-                    "{name} {dtype}: {loss} instead of {want}, which PyTorch misses by {distance}"
-                );
-            }
+        for (name, dtype, _) in narrow_models::<B>(&device) {
+            let precision = Precision::stored(dtype);
+            let model = folder(name).join("model");
+            let g = Golden::<B>::load_as(name, &model, precision, AdapterScope::Shared, |_| (), &device);
+            let loss = losses(&bound(&g), &g.samples[..1], 1, &Control::Real)[0];
+            let numbers = |value: &serde_json::Value| value.as_f64().unwrap();
+            let (want, bf16) = (numbers(&g.expected["loss"]), &g.expected["bf16"]);
+            // How far all of PyTorch in bf16 lands from f64. Rounding the weights to it takes `tiny-qwen2` 0.0200 from f64, hardly anywhere
+            // else than all of PyTorch in bf16, which is 0.0183 away.
+            let distance = numbers(&bf16["loss_diff"]).abs();
+            let near = |reference: f64| (loss - reference).abs() <= distance;
+            assert!(
+                near(want) || dtype == WeightDtype::Bf16 && near(numbers(&bf16["loss"])),
+                "{name} {dtype}: {loss} instead of {want}, which PyTorch misses by {distance}"
+            );
         }
     }
 }

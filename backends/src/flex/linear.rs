@@ -7,7 +7,7 @@ use super::dots::{Operands, dots};
 use super::matmul::{Matrix, product, times, transposed, worth_threads};
 use super::sums::add_product;
 use super::{contiguous, laid, tensor, values};
-use crate::LoraRef;
+use crate::{LinearGrads, LoraRef};
 
 /// Up to this many rows a product with a transposed matrix is faster on that matrix as it lies than packed by `gemm`.
 const DOTS_ROWS: usize = 16;
@@ -75,14 +75,13 @@ fn input_gradient(dy: Matrix<'_>, w: Matrix<'_>) -> Vec<f32> {
 }
 
 /// See [`ModelBackend::frozen_linear_backward`](crate::ModelBackend::frozen_linear_backward).
-#[allow(clippy::type_complexity)]
 pub(super) fn backward(
     dy: Tensor<Flex, 2>,
     x: Option<Tensor<Flex, 2>>,
     weight: &Tensor<Flex, 2>,
     lora: Option<LoraRef<'_, Flex>>,
     wants_dx: bool,
-) -> (Option<Tensor<Flex, 2>>, Option<(Tensor<Flex, 2>, Tensor<Flex, 2>)>) {
+) -> LinearGrads<Flex> {
     let [rows, out] = dy.dims();
     let k = weight.dims()[1];
     let (dy, w) = (contiguous(dy), laid(weight.clone()));

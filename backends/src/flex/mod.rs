@@ -23,8 +23,8 @@ use burn::tensor::{DType, TensorData, TensorPrimitive};
 
 use crate::host::{self, HostWeight};
 use crate::{
-    AttentionCall, AttentionGrads, AttentionMask, HostMask, Job, LoraRef, ModelBackend, StoredDtype,
-    StoredMatrix, WeightUse, composed,
+    AttentionCall, AttentionGrads, AttentionMask, HostMask, Job, LinearGrads, LoraRef, ModelBackend,
+    StoredDtype, StoredMatrix, WeightUse, composed,
 };
 
 /// A job that runs on a worker of a thread pool of its own. From there a kernel keeps one half of its work and hands out the
@@ -114,7 +114,7 @@ impl ModelBackend for Flex {
         weight: &Self::Weight,
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
-    ) -> (Option<Tensor<Self, 2>>, Option<(Tensor<Self, 2>, Tensor<Self, 2>)>) {
+    ) -> LinearGrads<Self> {
         match weight {
             HostWeight::Dense(w) if is_f32(&dy) => linear::backward(dy, x, w, lora, wants_dx),
             _ => host::frozen_linear_backward(dy, x, weight, lora, wants_dx),

@@ -4,7 +4,7 @@ use super::index::{INDEX, SINGLE, weight_map};
 use super::write::{NamedTensors, StoredType};
 use crate::checkpoint::fields::Fields;
 use crate::checkpoint::positioned::PositionedFile;
-use crate::checkpoint::weights::{CHUNK, Weights};
+use crate::checkpoint::weights::{Weights, in_chunks, missing};
 use crate::error::{Error, Result};
 use diffmas_backends::StoredDtype;
 use rayon::prelude::*;
@@ -83,7 +83,7 @@ impl SafetensorsWeights {
     }
 
     fn found(&self, name: &str) -> Result<&Shard> {
-        self.shard(name).ok_or_else(|| Error::file(&self.path, format!("the tensor `{name}` is missing")))
+        self.shard(name).ok_or_else(|| missing(&self.path, name))
     }
 }
 
@@ -129,8 +129,7 @@ pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
     let shard = Shard::open(path)?;
     let read = |(name, tensor): (&String, &Stored)| {
         let mut values = vec![0.0; tensor.shape.iter().product()];
-        let chunks = values.par_chunks_mut(CHUNK).enumerate();
-        chunks.try_for_each(|(at, out)| shard.read(name, at * CHUNK, out))?;
+        in_chunks(&mut values, |from, out| shard.read(name, from, out))?;
         Ok((name.clone(), (tensor.shape.clone(), values)))
     };
     shard.tensors.iter().map(read).collect()
@@ -200,8 +199,7 @@ impl Shard {
     }
 
     fn tensor(&self, name: &str) -> Result<&Stored> {
-        let missing = || Error::file(self.file.path(), format!("the tensor `{name}` is missing"));
-        self.tensors.get(name).ok_or_else(missing)
+        self.tensors.get(name).ok_or_else(|| missing(self.file.path(), name))
     }
 
     /// Fills `out` with words of `dtype` from the byte `offset` of the file on, in the machine's byte order.
