@@ -195,9 +195,9 @@ fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Va
                 write_messages(&team, &writing, "".as_ref(), &samples, Author::Agents, &[0]).unwrap();
         }
         let batch = TeamBatch::new(&[&samples[0]]);
-        let reading = team.read(&team.think_all(&batch));
+        let context = team.read(&team.roll_out_all(&batch));
         let more = |_, _| ControlFlow::Continue(());
-        let answers = decode(team.answering(), &batch.prompts[3], &reading, &options, &[0], more).unwrap();
+        let answers = decode(team.answering(), &batch.prompts[3], &context, &options, &[0], more).unwrap();
         let wrote: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
         let latent = team.layout.config.total_steps();
         positions = batch.tokens() + latent + wrote + answers[0].token_ids.len();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[path = "vectors_channel.rs"]
 pub mod vectors_channel;
 
-/// The last positions of a thought. Everything else (joining, recomputation, controls, checkpoints) the library does.
+/// The last positions of a rollout. Everything else (joining, recomputation, controls, checkpoints) the library does.
 #[derive(Debug)]
 pub struct Window(usize);
 
@@ -37,13 +37,13 @@ impl ChannelType for Window {
 
 impl<B: ModelBackend> Channel<B> for Window {
     /// What learns, by name; here one number.
-    fn parameters(&self, _sizes: &TeamSizes) -> Vec<(ParameterSpec, Initial)> {
-        vec![(ParameterSpec::new("window.gain", [1, 1], ParameterGroup::CHANNEL), Initial::Full(1.0))]
+    fn parameters(&self, _sizes: &TeamSizes) -> Vec<(ParameterSpec, Initializer)> {
+        vec![(ParameterSpec::new("window.gain", [1, 1], ParameterGroup::CHANNEL), Initializer::Full(1.0))]
     }
 
     /// The form of a message, known before any tensor is.
-    fn layout(&self, thought: &ThoughtLayout) -> MessageLayout {
-        let mut segment = thought.segment();
+    fn layout(&self, rollout: &RolloutLayout) -> MessageLayout {
+        let mut segment = rollout.segment();
         let from = segment.positions.len.saturating_sub(self.0);
         segment.positions = segment.positions.slice(from, segment.positions.len);
         segment.prompt_len = segment.prompt_len.saturating_sub(from);
@@ -51,8 +51,13 @@ impl<B: ModelBackend> Channel<B> for Window {
     }
 
     /// The message itself. What a reader does with it is the trace's way: it attends to the keys and values.
-    fn send(&self, parameters: &Parameters<B>, thought: &Thought<B>, _trace: &Trace<B>) -> Message<B> {
-        let mut segment = thought.segment();
+    fn send(
+        &self,
+        parameters: &Parameters<B>,
+        rollout: &Rollout<B>,
+        _trace: &ReceivedMessages<B>,
+    ) -> Message<B> {
+        let mut segment = rollout.segment();
         let from = segment.kv.len().saturating_sub(self.0);
         segment.kv = segment.kv.slice(from, segment.kv.len());
         segment.prompt_len = segment.prompt_len.saturating_sub(from);
@@ -60,7 +65,7 @@ impl<B: ModelBackend> Channel<B> for Window {
         for block in &mut segment.kv.layers {
             block.value = block.value.clone() * gain.clone();
         }
-        Message { sender: thought.sender, segment: Some(segment), vectors: None }
+        Message { sender: rollout.sender, segment: Some(segment), vectors: None }
     }
 }
 

@@ -56,12 +56,12 @@ impl Job for Ask<'_> {
         // The plan says who runs as one batch; segments that were built apart are moved one behind the other for their reader.
         let name = |&j: &usize| team.layout.config.agents[j].name.clone();
         let stages = team.plan(&batch).stages.iter().map(|s| s.agents.iter().map(name).collect()).collect();
-        let reading = team.read(&team.think_all(&batch));
+        let context = team.read(&team.roll_out_all(&batch));
         let prompt = batch.prompts.last().expect("the judge has a prompt");
         let stop_tokens = vec![tokenizer.end_of_turn()];
         let options = DecodeOptions { max_new_tokens: 64, stop_tokens, ..DecodeOptions::default() };
         let more = |_, _| ControlFlow::Continue(());
-        let answers = decode(team.answering(), prompt, &reading, &options, &[0], more)?;
+        let answers = decode(team.answering(), prompt, &context, &options, &[0], more)?;
         Ok((tokenizer.decode(&answers[0].token_ids)?, stages))
     }
 }

@@ -18,7 +18,7 @@ use diffmas::agents::{
 use diffmas::backbone::{Backbone, ModelFiles, Parameters, Precision};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
-use diffmas::communication::{Message, Trace, Vectors};
+use diffmas::communication::{Message, ReceivedMessages, Vectors};
 use diffmas::text::TokenizedSample;
 use diffmas::training::{TrainConfig, Trainer};
 use nalgebra::DMatrix;
@@ -189,9 +189,9 @@ fn jacobians<B: ModelBackend>(model: &TeamModel<B>, parameters: &Parameters<B>) 
             segment: None,
             vectors: Some(Vectors { values: values.clone(), valid: vec![true; size * VECTORS] }),
         });
-        let trace = Trace { messages: found.collect(), start: plan.agents[j].start.clone() };
-        let thought = team.think(&[j], &many, &plan, &[team.read(&trace)]).remove(0);
-        let after = team.send(&thought, &trace).vectors.expect("a state is vectors").values;
+        let received = ReceivedMessages { messages: found.collect(), start: plan.agents[j].start.clone() };
+        let rollout = team.roll_out(&[j], &many, &plan, &[team.read(&received)]).remove(0);
+        let after = team.send(&rollout, &received).vectors.expect("a state is vectors").values;
         if let Some(before) = before {
             let each = Tensor::<B, 2>::eye(size, &device).reshape([size, VECTORS, WIDTH]);
             let grads = (after.clone() * Tensor::from_inner(each)).sum().backward();

@@ -11,7 +11,7 @@ use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::{PromptBuilder, Sample};
 use diffmas::{Error, Result};
 
-/// The planner thinks for 8 latent steps; the solver reads the keys and values of its thoughts and answers.
+/// The planner thinks for 8 latent steps; the solver reads the keys and values of its rollouts and answers.
 pub fn team() -> TeamConfig {
     let agent = |name: &str, task: &str| AgentConfig {
         user: Some(format!("Question: {{{{ question }}}}\n{task}")),
@@ -51,13 +51,14 @@ impl Job for Ask<'_> {
         let team = model.bind(&model.init(0));
 
         // 3. The planner thinks: no token is sampled, its keys and values are the message.
-        let trace = team.think_all(&batch);
+        let received = team.roll_out_all(&batch);
 
         // 4. The solver reads them and answers.
         let stop_tokens = vec![tokenizer.end_of_turn()];
         let options = DecodeOptions { max_new_tokens: 64, stop_tokens, ..DecodeOptions::default() };
         let more = |_, _| ControlFlow::Continue(());
-        let answers = decode(team.answering(), &batch.prompts[1], &team.read(&trace), &options, &[0], more)?;
+        let answers =
+            decode(team.answering(), &batch.prompts[1], &team.read(&received), &options, &[0], more)?;
         tokenizer.decode(&answers[0].token_ids)
     }
 }

@@ -66,8 +66,8 @@ impl Job for Learn<'_> {
             }
             Ok(())
         })?;
-        let trace = trainer.team().think_all(&TeamBatch::new(&[&samples[0]]));
-        Ok(Learned { losses, bytes: trace.bytes(0) })
+        let received = trainer.team().roll_out_all(&TeamBatch::new(&[&samples[0]]));
+        Ok(Learned { losses, bytes: received.bytes(0) })
     }
 }
 

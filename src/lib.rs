@@ -41,7 +41,7 @@
 //! - [`agents`]: roles, prompts on a batch, a team as a DAG of stages
 //! - [`training`]: objectives, the recomputation driver, an update in its parts, a loop that resumes bit-identically, TensorBoard events
 //! - [`inference`] and [`evaluation`]: answers; scores with real messages and with controls
-//! - [`tasks`]: questions whose evidence is spread over a team
+//! - [`benchmarks`]: questions whose evidence is spread over a team
 //! - [`report`]: one HTML page about a run
 //! - [`text`] and [`checkpoint`]: tokenizer, chat template, data; safetensors, GGUF, PEFT
 
@@ -52,6 +52,7 @@ mod named_enum;
 
 pub mod agents;
 pub mod backbone;
+pub mod benchmarks;
 pub mod checkpoint;
 pub mod communication;
 pub mod error;
@@ -64,7 +65,6 @@ mod random;
 mod rectangle;
 pub mod report;
 pub mod settings;
-pub mod tasks;
 pub mod text;
 pub mod training;
 

@@ -125,15 +125,15 @@ fn a_team_is_trained_scored_and_answers() {
     // The run's own config.toml is enough to score and to answer with it.
     let config = place.path("out/config.toml");
     let adapter = place.path("out/adapter");
-    let score = |adapted: bool, trace: &str, output: &str| -> f64 {
+    let score = |adapted: bool, control: &str, output: &str| -> f64 {
         let mut c = diffmas(&[
             &"eval",
             &"--config",
             &config,
             &"--data",
             &data,
-            &"--trace",
-            &trace,
+            &"--control",
+            &control,
             &"--output",
             &place.path(output),
         ]);
@@ -142,14 +142,15 @@ fn a_team_is_trained_scored_and_answers() {
         }
         c.assert().success();
         let results: Value = serde_json::from_str(&place.read(&format!("{output}/results.json"))).unwrap();
-        assert_eq!(results["trace"], trace);
+        assert_eq!(results["control"], control);
+        assert_eq!(results["trace"], control);
         assert_eq!(lines(&place.read(&format!("{output}/samples.jsonl"))).len(), 3);
         results["loss"].as_f64().unwrap()
     };
     let trained = score(true, "real", "e1");
     assert!(trained < score(false, "real", "e2"), "training lowers the loss on its own data");
-    for (i, trace) in ["none", "zero", "shuffled", "random", "drop:critic"].iter().enumerate() {
-        assert_ne!(score(true, trace, &format!("c{i}")), trained, "{trace}");
+    for (i, control) in ["none", "zero", "shuffled", "random", "drop:critic"].iter().enumerate() {
+        assert_ne!(score(true, control, &format!("c{i}")), trained, "{control}");
     }
 
     let run = |size: &str, output: &str| {
@@ -214,7 +215,7 @@ fn each_role_s_own_adapter_and_a_learned_feed_are_written_and_read_back() {
     let adapter = place.path("out/adapter");
     let (trained, fresh) = (eval(&["--adapter", adapter.to_str().unwrap()]), eval(&[]));
     assert!(
-        trained.starts_with("trace real: loss") && fresh.starts_with("trace real: loss"),
+        trained.starts_with("control real: loss") && fresh.starts_with("control real: loss"),
         "{trained}{fresh}"
     );
     assert_ne!(trained, fresh);
@@ -289,9 +290,9 @@ fn wrong_input_is_answered_with_a_sentence() {
     let big = place.read("data.jsonl").replacen("[", "[99999, ", 1);
     let e = failure(eval(&write("big.jsonl", &big), &[]), 1);
     assert!(e.contains("line 1") && e.contains("99999") && e.contains("planner"), "{e}");
-    let e = failure(eval(&data, &["--trace", "drop:clown"]), 1);
+    let e = failure(eval(&data, &["--control", "drop:clown"]), 1);
     assert!(e.contains("clown") && e.contains("planner"), "{e}");
-    assert!(failure(eval(&data, &["--trace", "reel"]), 2).contains("shuffled"));
+    assert!(failure(eval(&data, &["--control", "reel"]), 2).contains("shuffled"));
     assert!(failure(eval(&data, &["--backend", "abacus"]), 1).contains("abacus"));
     assert!(failure(eval(&data, &["--channel", "vector"]), 2).contains("did you mean `vectors`"));
     let e = failure(eval(&data, &["--latent-steps", "5000"]), 1);

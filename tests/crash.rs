@@ -155,7 +155,7 @@ fn scores_killed_again_and_again_are_those_of_an_undisturbed_run() {
     let (questions, model) = (questions(&place, 160), golden("tiny-llama").join("model"));
     goes_on(&place, "/samples.jsonl.part", "/results.json", |output, resumed| {
         let mut command = program();
-        command.args(["eval", "--batch-size", "4", "--trace", "shuffled", "--model"]).arg(&model);
+        command.args(["eval", "--batch-size", "4", "--control", "shuffled", "--model"]).arg(&model);
         command.arg("--data").arg(&questions).arg("--output").arg(output);
         command.args(resumed.then_some("--resume"));
         command

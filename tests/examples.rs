@@ -115,7 +115,7 @@ fn logits_answer_an_unknown_token_with_a_sentence() {
 }
 
 #[test]
-fn experts_of_a_custom_topology_run_together_and_the_judge_answers() {
+fn trajectories_of_a_custom_topology_run_together_and_the_judge_answers() {
     let dir = tempfile::tempdir().unwrap();
     with_tokenizer("tiny-qwen3", dir.path());
     let (answer, stages) = custom_topology::ask(dir.path().to_str().unwrap(), "Is a whale a fish?").unwrap();
@@ -172,7 +172,7 @@ impl Job for Windows {
         sample.prompts.remove(0);
         let batch = TeamBatch::new(&[&sample]);
         let p = model.init(0);
-        assert_eq!(model.bind(&p).think_all(&batch).positions(0), 4);
+        assert_eq!(model.bind(&p).roll_out_all(&batch).positions(0), 4);
         // It is differentiated like any other channel.
         let case = Case { model: &model, batch: &batch, through: &[true; 3], lambda: 0.0 };
         let got = case.recomputed(&p).gradients;

@@ -398,7 +398,7 @@ fn a_saved_trace_gives_the_same_tokens_elsewhere() {
     let other =
         place.answers(&["--question", "something longer", "--load-trace", "one.safetensors", "--json"]);
     assert_eq!(other[0]["trace_positions"], 3 + "u:Plan why?\n".len());
-    let nothing = ["--question", "x", "--load-trace", "one.safetensors", "--trace", "none", "--json"];
+    let nothing = ["--question", "x", "--load-trace", "one.safetensors", "--control", "none", "--json"];
     assert_eq!(place.answers(&nothing)[0]["trace_positions"], 0);
 }
 
@@ -450,7 +450,7 @@ fn a_trace_that_does_not_fit_is_refused_in_a_sentence() {
     succeed(place.run(&["--question", &long, "--save-trace", "long.safetensors"]));
     let e = failure(ask("long.safetensors", &["--max-new-tokens", "1200"]), 1);
     assert!(e.contains("the trace ends at position 911") && e.contains("max_position_embeddings"), "{e}");
-    assert!(failure(ask("t.safetensors", &["--trace", "shuffled"]), 1).contains("shuffled"));
+    assert!(failure(ask("t.safetensors", &["--control", "shuffled"]), 1).contains("shuffled"));
     failure(place.run(&["--load-trace", "t.safetensors"]), 2);
 
     // The same metadata, other tensors.
@@ -517,7 +517,7 @@ fn quiet_says_nothing_verbose_says_more_and_rust_log_wins() {
     assert!(notes(&["--quiet"], Some("debug")).contains("layers of width"));
     assert!(!verbose.contains('\u{1b}'), "no colours in a file");
     assert!(
-        failure(place.run(&["--quiet", "--question", "a", "--trace", "drop:clown"]), 1).contains("clown")
+        failure(place.run(&["--quiet", "--question", "a", "--control", "drop:clown"]), 1).contains("clown")
     );
     failure(place.run(&["--quiet", "--verbose"]), 2);
 }

@@ -1,6 +1,8 @@
 //! What the tiny model reads while it is trained: words that are said again, and facts with questions about them.
 
-use diffmas::tasks::{Fact, Facts, Family, ITEMS, NAMES, PLACES, Problem, Relation, Split, TaskConfig};
+use diffmas::benchmarks::synthetic::{
+    Fact, Facts, Family, ITEMS, NAMES, PLACES, Problem, Relation, Split, TaskConfig,
+};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;

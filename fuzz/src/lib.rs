@@ -13,7 +13,7 @@ use diffmas::backbone::BackboneConfig;
 use diffmas::backends::Flex;
 use diffmas::checkpoint::hub::answer::{self, ContentRange, Etag, FileHeaders, Listing};
 use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
-use diffmas::communication::{Fingerprint, Trace, TraceOwner};
+use diffmas::communication::{Fingerprint, ReceivedMessages, TraceOwner};
 use diffmas::text::{Answers, ChatMessage, ChatTemplate, PromptBuilder, Thinking, Tokenizer, read_jsonl};
 
 /// A fuzzed reader.
@@ -107,7 +107,7 @@ pub fn team(data: &[u8]) {
 pub fn trace(data: &[u8]) {
     let path = file("trace.safetensors", data);
     with_trace_owner(|owner| {
-        let Ok(trace) = Trace::<Flex>::read(&path, owner, &Default::default()) else { return };
+        let Ok(trace) = ReceivedMessages::<Flex>::read(&path, owner, &Default::default()) else { return };
         for message in &trace.messages {
             assert!(message.sender + 1 < owner.agents.len());
             if let Some(segment) = &message.segment {
@@ -121,8 +121,11 @@ pub fn trace(data: &[u8]) {
         let _ = diffmas::backbone::KeyValues::cat(&trace.segments().collect::<Vec<_>>());
         let again = self::file("again.safetensors", &[]);
         trace.write(&again, owner).expect("what was read can be written");
-        let again = Trace::<Flex>::read(&again, owner, &Default::default()).expect("what is written is read");
-        let bytes = |trace: &Trace<_>| (0..trace.start.len()).map(|row| trace.bytes(row)).collect::<Vec<_>>();
+        let again = ReceivedMessages::<Flex>::read(&again, owner, &Default::default())
+            .expect("what is written is read");
+        let bytes = |trace: &ReceivedMessages<_>| {
+            (0..trace.start.len()).map(|row| trace.bytes(row)).collect::<Vec<_>>()
+        };
         assert_eq!((bytes(&again), again.start), (bytes(&trace), trace.start));
     });
 }

@@ -67,8 +67,8 @@ pub struct TeamBatch {
     pub prompts: Vec<AgentInput>,
     /// Right-padded targets.
     pub target: Option<PaddedIds>,
-    /// Right-padded expert texts, for each upstream agent that has one in some row; empty where none has.
-    pub experts: Vec<Option<PaddedIds>>,
+    /// Right-padded trajectories, for each upstream agent that has one in some row; empty where none has.
+    pub trajectories: Vec<Option<PaddedIds>>,
     /// The number of each row's sample among all rows of an update, whatever micro-batch it stands in: what is drawn for a sample, or
     /// known of it, goes by this.
     pub numbers: Vec<u64>,
@@ -87,16 +87,16 @@ impl TeamBatch {
             })
             .collect();
         let targets: Option<Vec<_>> = samples.iter().map(|s| s.target.as_deref()).collect();
-        let expert = |j: usize| {
+        let trajectory = |j: usize| {
             let rows: Vec<&[u32]> = samples
                 .iter()
-                .map(|s| s.experts.get(j).and_then(Option::as_deref).unwrap_or_default())
+                .map(|s| s.trajectories.get(j).and_then(Option::as_deref).unwrap_or_default())
                 .collect();
             rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
         };
-        let experts = (0..agents.saturating_sub(1)).map(expert).collect();
+        let trajectories = (0..agents.saturating_sub(1)).map(trajectory).collect();
         let numbers = (0..samples.len() as u64).collect();
-        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), experts, numbers }
+        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), trajectories, numbers }
     }
 
     /// The same samples under other numbers.
@@ -108,19 +108,19 @@ impl TeamBatch {
         Self { numbers, ..self }
     }
 
-    /// The same samples without expert texts.
-    pub fn without_experts(self) -> Self {
-        Self { experts: Vec::new(), ..self }
+    /// The same samples without trajectories.
+    pub fn without_trajectories(self) -> Self {
+        Self { trajectories: Vec::new(), ..self }
     }
 
-    /// The expert texts of agent `j`, where it has any.
-    pub fn expert(&self, j: usize) -> Option<&PaddedIds> {
-        self.experts.get(j)?.as_ref()
+    /// The trajectories of agent `j`, where it has any.
+    pub fn trajectory(&self, j: usize) -> Option<&PaddedIds> {
+        self.trajectories.get(j)?.as_ref()
     }
 
-    /// Whether agent `j` has expert text in some row.
-    pub fn has_expert(&self, j: usize) -> bool {
-        self.expert(j).is_some()
+    /// Whether agent `j` has trajectory in some row.
+    pub fn has_trajectory(&self, j: usize) -> bool {
+        self.trajectory(j).is_some()
     }
 
     /// Rows of the batch.
@@ -135,15 +135,15 @@ impl TeamBatch {
 
     /// Prompt and target tokens of all rows and agents.
     pub fn tokens(&self) -> usize {
-        let experts = self.experts.iter().flatten().map(PaddedIds::count).sum::<usize>();
-        self.prompts.iter().map(AgentInput::count).sum::<usize>() + experts + self.target_tokens()
+        let trajectories = self.trajectories.iter().flatten().map(PaddedIds::count).sum::<usize>();
+        self.prompts.iter().map(AgentInput::count).sum::<usize>() + trajectories + self.target_tokens()
     }
 }
 
 /// Checks that every position of the team fits the model's context, once per sample.
 ///
 /// # Errors
-/// If trace, prompt and `answer` tokens together, or an agent's thought and its expert text, are longer than `max_positions`, naming the
+/// If trace, prompt and `answer` tokens together, or an agent's thought and its trajectory, are longer than `max_positions`, naming the
 /// sample's line.
 pub fn check_context(
     config: &TeamConfig,
@@ -173,14 +173,14 @@ fn check_places(
 ) -> Result<()> {
     let batch = TeamBatch::new(&[sample]);
     // The most that a segment of any channel takes.
-    let plan = TeamPlan::new(config, &batch, |thought| MessageLayout {
-        segment: config.channel.kind.segments.then(|| thought.segment()),
+    let plan = TeamPlan::new(config, &batch, |rollout| MessageLayout {
+        segment: config.channel.kind.segments.then(|| rollout.segment()),
         vectors: None,
     });
     let last = config.agents.len() - 1;
     for (j, agent) in plan.agents.iter().enumerate() {
         let (prompt, steps) = (sample.prompts[j].len(), config.steps(j));
-        let (mut text, mut before) = (batch.expert(j).map_or(0, |e| e.len), agent.start[0] as usize);
+        let (mut text, mut before) = (batch.trajectory(j).map_or(0, |e| e.len), agent.start[0] as usize);
         if config.channel.kind.text {
             before = config.reads(j).iter().map(|&r| config.message_tokens(r)).fold(0, usize::saturating_add);
             text = text.max(config.message_tokens(j));

@@ -10,7 +10,7 @@ use super::{AdapterSet, FeedKind, FeedModule, Team, TeamConfig};
 use crate::backbone::{
     Backbone, BackboneConfig, ParameterGroup, ParameterSpec, ParameterSpecs, Parameters, Pull,
 };
-use crate::communication::{ChannelPair, Initial, NoChannel, draw};
+use crate::communication::{ChannelPair, Initializer, NoChannel, initialize};
 
 /// A team without any tensor: who takes part, which adapters they have, and how large everything is.
 #[derive(Clone, Debug)]
@@ -100,14 +100,14 @@ impl<B: ModelBackend> TeamModel<B> {
     }
 
     /// What the team learns beside its adapters, and how it begins.
-    fn modules(&self) -> Vec<(ParameterSpec, Initial)> {
+    fn modules(&self) -> Vec<(ParameterSpec, Initializer)> {
         let TeamLayout { config, sizes, .. } = &*self.layout;
         let of_channel = self.channel.inner.parameters(&config.sizes(sizes)).into_iter();
         let of_channel =
             of_channel.map(|(spec, initial)| (ParameterSpec { needs_channel: true, ..spec }, initial));
         let feed = self.layout.learns_feed().then(|| {
             let spec = ParameterSpec::new(LEARNED, [sizes.hidden_size; 2], ParameterGroup::FEED);
-            (spec.pulled(Pull::Identity), Initial::Identity)
+            (spec.pulled(Pull::Identity), Initializer::Identity)
         });
         of_channel.chain(feed).collect()
     }
@@ -123,7 +123,7 @@ impl<B: ModelBackend> TeamModel<B> {
 
     /// Fresh values of what the team learns beside its adapters.
     pub fn init_modules(&self, seed: u64) -> Parameters<B> {
-        draw(&self.modules(), seed, &self.backbone.device())
+        initialize(&self.modules(), seed, &self.backbone.device())
     }
 
     /// The team with the values of `parameters` for everything it learns.

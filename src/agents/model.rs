@@ -11,7 +11,7 @@ use super::{
     TeamPlan,
 };
 use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook};
-use crate::communication::{ChannelPair, Message, Reading, Thought, Trace};
+use crate::communication::{ChannelPair, Context, Message, ReceivedMessages, Rollout};
 
 /// A team ready to run.
 #[derive(Clone, Debug)]
@@ -31,14 +31,14 @@ pub struct Team<B: ModelBackend> {
 impl<B: ModelBackend> Team<B> {
     /// Who reads whom on `batch`, and where everything will stand.
     pub fn plan(&self, batch: &TeamBatch) -> TeamPlan {
-        TeamPlan::new(&self.layout.config, batch, |thought| self.channel.inner.layout(thought))
+        TeamPlan::new(&self.layout.config, batch, |rollout| self.channel.inner.layout(rollout))
     }
 
     /// What agent `j` finds of the messages `sent` by agent: segments stand where it reads them.
     ///
     /// # Panics
     /// If a message that it reads is missing.
-    pub fn find(&self, j: usize, sent: &[Option<Message<B>>], plan: &TeamPlan) -> Trace<B> {
+    pub fn find(&self, j: usize, sent: &[Option<Message<B>>], plan: &TeamPlan) -> ReceivedMessages<B> {
         let rotary = &self.roles[j].rotary;
         let messages = plan.agents[j].reads.iter().map(|read| {
             let mut message = sent[read.agent].clone().expect("an agent runs after those it reads");
@@ -47,58 +47,58 @@ impl<B: ModelBackend> Team<B> {
             }
             message
         });
-        Trace { messages: messages.collect(), start: plan.agents[j].start.clone() }
+        ReceivedMessages { messages: messages.collect(), start: plan.agents[j].start.clone() }
     }
 
-    /// What the passes of an agent that finds `trace` run on.
-    pub fn read(&self, trace: &Trace<B>) -> Reading<B> {
-        self.channel.inner.read(&self.parameters, trace)
+    /// What the passes of an agent that finds `received` run on.
+    pub fn read(&self, received: &ReceivedMessages<B>) -> Context<B> {
+        self.channel.inner.read(&self.parameters, received)
     }
 
-    /// The message of an agent that found `trace` and thought `thought`.
-    pub fn send(&self, thought: &Thought<B>, trace: &Trace<B>) -> Message<B> {
-        self.channel.inner.send(&self.parameters, thought, trace)
+    /// The message of an agent that found `received` and thought `rollout`.
+    pub fn send(&self, rollout: &Rollout<B>, received: &ReceivedMessages<B>) -> Message<B> {
+        self.channel.inner.send(&self.parameters, rollout, received)
     }
 
     /// Stage I for `agents`, which run as one batch: prefill, then latent steps. No token is sampled.
     ///
     /// # Panics
     /// If there is no agent, one of them is the final one, or readings and batch have other rows.
-    pub fn think(
+    pub fn roll_out(
         &self,
         agents: &[usize],
         batch: &TeamBatch,
         plan: &TeamPlan,
-        readings: &[Reading<B>],
-    ) -> Vec<Thought<B>> {
+        contexts: &[Context<B>],
+    ) -> Vec<Rollout<B>> {
         assert!(
             agents.iter().all(|&j| j + 1 < self.layout.config.agents.len()),
             "the final agent answers; it does not think"
         );
         let rows = batch.rows();
         let stacked;
-        let (backbone, reading) = match (agents, readings) {
-            ([j], [reading]) => (&self.roles[*j], reading.clone()),
+        let (backbone, context) = match (agents, contexts) {
+            ([j], [context]) => (&self.roles[*j], context.clone()),
             _ => {
                 stacked = self.together(agents);
-                (&stacked, Reading::stack(readings))
+                (&stacked, Context::stack(contexts))
             }
         };
         let prompts = agents.iter().map(|&j| batch.prompts[j].embed(backbone));
         let prompt = Embedded::stack(prompts.collect());
         let (all, len) = (prompt.batch, prompt.len());
         let steps: Vec<usize> = agents.iter().map(|&j| plan.agents[j].steps).collect();
-        let mut next = reading.start.clone();
-        let (hidden, written) = prefill(backbone, prompt, &reading, &mut next);
+        let mut next = context.start.clone();
+        let (hidden, written) = prefill(backbone, prompt, &context, &mut next);
         let mut h = last_position(hidden.clone(), all);
         let mut latents = vec![h.clone()];
-        let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&written]).collect();
+        let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&written]).collect();
         let mut tail: Option<KeyValues<B>> = None;
         for t in 0..steps.iter().copied().max().unwrap_or(0) {
             // Agents that have finished stay in the batch, unseen, until all have.
             let thinks: Vec<bool> = steps.iter().flat_map(|&n| vec![t < n; rows]).collect();
             let z = Embedded { x: self.next_input(agents, h, backbone), batch: all, valid: thinks };
-            let hook = reading.hook.as_deref();
+            let hook = context.hook.as_deref();
             let (hidden, grown) = read_on(backbone, z, &past, tail.as_ref(), hook, &mut next);
             h = hidden;
             latents.push(h.clone());
@@ -112,7 +112,7 @@ impl<B: ModelBackend> Team<B> {
             .map(|(i, &j)| {
                 let (from, own, n) = (i * rows, batch.prompts[j].len(), steps[i]);
                 let skip = len - own;
-                Thought {
+                Rollout {
                     sender: j,
                     transmit: self.layout.config.transmit(j),
                     dropped: plan.agents[j].dropped.clone(),
@@ -130,17 +130,17 @@ impl<B: ModelBackend> Team<B> {
     }
 
     /// Stage I of all upstream agents that send something: what the final agent finds.
-    pub fn think_all(&self, batch: &TeamBatch) -> Trace<B> {
-        self.think_watched(batch, |_, _| ())
+    pub fn roll_out_all(&self, batch: &TeamBatch) -> ReceivedMessages<B> {
+        self.roll_out_watched(batch, |_, _| ())
     }
 
-    /// [`Team::think_all`]; `watch` sees each agent's thought and what the agent had found.
-    pub fn think_watched(
+    /// [`Team::roll_out_all`]; `watch` sees each agent's rollout and what the agent had found.
+    pub fn roll_out_watched(
         &self,
         batch: &TeamBatch,
-        mut watch: impl FnMut(&Thought<B>, &Trace<B>),
-    ) -> Trace<B> {
-        let batch = &batch.clone().without_experts();
+        mut watch: impl FnMut(&Rollout<B>, &ReceivedMessages<B>),
+    ) -> ReceivedMessages<B> {
+        let batch = &batch.clone().without_trajectories();
         let plan = self.plan(batch);
         let mut sent: Vec<Option<Message<B>>> = vec![None; plan.agents.len()];
         let last = plan.agents.len() - 1;
@@ -150,23 +150,23 @@ impl<B: ModelBackend> Team<B> {
             if agents.is_empty() {
                 continue;
             }
-            let traces: Vec<_> = agents.iter().map(|&j| self.find(j, &sent, &plan)).collect();
-            let readings: Vec<_> = traces.iter().map(|trace| self.read(trace)).collect();
-            let thoughts = self.think(&agents, batch, &plan, &readings);
-            for (thought, trace) in thoughts.iter().zip(&traces) {
-                watch(thought, trace);
-                sent[thought.sender] = Some(self.send(thought, trace));
+            let received: Vec<_> = agents.iter().map(|&j| self.find(j, &sent, &plan)).collect();
+            let contexts: Vec<_> = received.iter().map(|received| self.read(received)).collect();
+            let rollouts = self.roll_out(&agents, batch, &plan, &contexts);
+            for (rollout, received) in rollouts.iter().zip(&received) {
+                watch(rollout, received);
+                sent[rollout.sender] = Some(self.send(rollout, received));
             }
         }
         self.find(last, &sent, &plan)
     }
 
-    /// `−log p(y_i | y_<i, prompt, trace)` of every target token, rows one after another; see [`Team::predict_target`].
+    /// `−log p(y_i | y_<i, prompt, received)` of every target token, rows one after another; see [`Team::predict_target`].
     ///
     /// # Shapes
     /// `[number of target tokens]`
-    pub fn target_nll(&self, prompt: &AgentInput, target: &PaddedIds, reading: &Reading<B>) -> Tensor<B, 1> {
-        self.predict_target(prompt, target, reading).nll()
+    pub fn target_nll(&self, prompt: &AgentInput, target: &PaddedIds, context: &Context<B>) -> Tensor<B, 1> {
+        self.predict_target(prompt, target, context).nll()
     }
 
     /// Stage II, teacher-forced: what is predicted of every target token after `prompt`, the trace and the target so far.
@@ -174,40 +174,40 @@ impl<B: ModelBackend> Team<B> {
         &self,
         prompt: &AgentInput,
         target: &PaddedIds,
-        reading: &Reading<B>,
+        context: &Context<B>,
     ) -> Predictions<B> {
         let backbone = self.answering();
         // The last target token is predicted, never read.
         let answer = AgentInput::from(target.truncated(target.len - 1));
         let input = prompt.embed(backbone).beside(answer.embed(backbone));
         let len = input.len();
-        let (hidden, _) = prefill(backbone, input, reading, &mut reading.start.clone());
+        let (hidden, _) = prefill(backbone, input, context, &mut context.start.clone());
         self.predict(backbone, hidden, len, prompt.len() - 1, target)
     }
 
-    /// What an upstream agent predicts of every token of its expert text, which follows its latent positions in a branch of its own:
+    /// What an upstream agent predicts of every token of its trajectory, which follows its latent positions in a branch of its own:
     /// nothing of it is passed on. `next` is the id of the branch's first position per row.
-    pub fn predict_expert(
+    pub fn predict_trajectory(
         &self,
-        thought: &Thought<B>,
-        expert: &PaddedIds,
-        reading: &Reading<B>,
+        rollout: &Rollout<B>,
+        trajectory: &PaddedIds,
+        context: &Context<B>,
         next: &[u32],
     ) -> Predictions<B> {
-        let backbone = &self.roles[thought.sender];
-        let first = thought.latents.last().expect("h_0 is always there").clone();
+        let backbone = &self.roles[rollout.sender];
+        let first = rollout.latents.last().expect("h_0 is always there").clone();
         let [batch, d] = first.dims();
         let mut states = first.unsqueeze_dim::<3>(1);
-        if expert.len > 1 {
-            let input = expert.truncated(expert.len - 1);
-            let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&thought.prompt]).collect();
+        if trajectory.len > 1 {
+            let input = trajectory.truncated(trajectory.len - 1);
+            let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&rollout.prompt]).collect();
             let len = input.len;
             let input = AgentInput::from(input).embed(backbone);
-            let (tail, hook) = (thought.latent.as_ref(), reading.hook.as_deref());
+            let (tail, hook) = (rollout.latent.as_ref(), context.hook.as_deref());
             let (hidden, _) = read_on(backbone, input, &past, tail, hook, &mut next.to_vec());
             states = Tensor::cat(vec![states, hidden.reshape([batch, len, d])], 1);
         }
-        self.predict(backbone, states.reshape([batch * expert.len, d]), expert.len, 0, expert)
+        self.predict(backbone, states.reshape([batch * trajectory.len, d]), trajectory.len, 0, trajectory)
     }
 
     /// What is predicted of all valid ids of `text`, the first of which follows position `first` of each row's `len` hidden states.
@@ -264,15 +264,15 @@ fn own_rows<B: Backend>(h: &Tensor<B, 2>, from: usize, count: usize) -> Tensor<B
     if count == h.dims()[0] { h.clone() } else { h.clone().narrow(0, from, count) }
 }
 
-/// Runs `input` on top of `reading`; returns the hidden states `[B·t, D]` and what was written.
+/// Runs `input` on top of `context`; returns the hidden states `[B·t, D]` and what was written.
 pub(crate) fn prefill<B: ModelBackend>(
     backbone: &Backbone<B>,
     input: Embedded<B>,
-    reading: &Reading<B>,
+    context: &Context<B>,
     next: &mut [u32],
 ) -> (Tensor<B, 2>, KeyValues<B>) {
-    let past: Vec<&KeyValues<B>> = reading.kv.iter().collect();
-    read_on(backbone, input, &past, None, reading.hook.as_deref(), next)
+    let past: Vec<&KeyValues<B>> = context.kv.iter().collect();
+    read_on(backbone, input, &past, None, context.hook.as_deref(), next)
 }
 
 /// Runs `input` at the positions from `next` on, on top of `past` and `tail`; see [`Backbone::forward`].

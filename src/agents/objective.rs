@@ -30,8 +30,8 @@ impl<B: ModelBackend> Predictions<B> {
 pub enum Text {
     /// The target, which the final agent answers.
     Target,
-    /// The expert text of the upstream agent of this index.
-    Expert(usize),
+    /// The trajectory of the upstream agent of this index.
+    Trajectory(usize),
 }
 
 /// All that one term of an update's loss is made of.
@@ -59,17 +59,18 @@ pub trait Objective<B: ModelBackend>: Debug + Send + Sync {
 pub struct TokenCounts {
     /// Target tokens.
     pub target: usize,
-    /// Tokens of each upstream agent's expert texts.
-    pub experts: Vec<usize>,
+    /// Tokens of each upstream agent's trajectories.
+    pub trajectories: Vec<usize>,
 }
 
 impl TokenCounts {
     /// The tokens of `batches`, which `upstream` agents think about.
     pub fn new(batches: &[TeamBatch], upstream: usize) -> Self {
-        let expert = |j: usize| batches.iter().filter_map(|b| b.expert(j)).map(|e| e.count()).sum::<usize>();
+        let trajectory =
+            |j: usize| batches.iter().filter_map(|b| b.trajectory(j)).map(|e| e.count()).sum::<usize>();
         Self {
             target: batches.iter().map(TeamBatch::target_tokens).sum(),
-            experts: (0..upstream).map(expert).collect(),
+            trajectories: (0..upstream).map(trajectory).collect(),
         }
     }
 }
@@ -79,18 +80,18 @@ impl TokenCounts {
 pub struct LossWeights {
     /// The factor of the sum over target tokens: one over those of the whole update.
     pub target: f64,
-    /// The factor of the sum over the tokens of each upstream agent's expert text.
-    pub experts: Vec<f64>,
+    /// The factor of the sum over the tokens of each upstream agent's trajectory.
+    pub trajectories: Vec<f64>,
 }
 
 impl LossWeights {
     /// `L_final + λ · mean_j L_j` over an update of `tokens`, each `L` a mean over its tokens.
     pub fn new(tokens: &TokenCounts, lambda: f64) -> Self {
-        let roles = tokens.experts.iter().filter(|&&n| n > 0).count();
-        let expert = |&n: &usize| if n == 0 { 0.0 } else { lambda / (roles * n) as f64 };
+        let roles = tokens.trajectories.iter().filter(|&&n| n > 0).count();
+        let trajectory = |&n: &usize| if n == 0 { 0.0 } else { lambda / (roles * n) as f64 };
         Self {
             target: 1.0 / tokens.target.max(1) as f64,
-            experts: tokens.experts.iter().map(expert).collect(),
+            trajectories: tokens.trajectories.iter().map(trajectory).collect(),
         }
     }
 }

@@ -6,7 +6,7 @@ use rand::Rng;
 
 use super::{TeamBatch, TeamConfig};
 use crate::backbone::Positions;
-use crate::communication::{MessageLayout, ThoughtLayout, Transmit};
+use crate::communication::{MessageLayout, RolloutLayout, Transmit};
 use crate::random::generator;
 
 /// A message that an agent reads.
@@ -50,7 +50,7 @@ pub struct TeamPlan {
     /// One plan an agent.
     pub agents: Vec<AgentPlan>,
     /// The stages, each of which reads only earlier ones; the last is the final agent's. Agents that nobody reads and that have no
-    /// expert text to learn are in none.
+    /// trajectory to learn are in none.
     pub stages: Vec<StagePlan>,
 }
 
@@ -71,7 +71,7 @@ impl TeamPlan {
     pub fn new(
         config: &TeamConfig,
         batch: &TeamBatch,
-        layout: impl Fn(&ThoughtLayout) -> MessageLayout,
+        layout: impl Fn(&RolloutLayout) -> MessageLayout,
     ) -> Self {
         let last = config.agents.len() - 1;
         let mut agents: Vec<AgentPlan> = Vec::with_capacity(last + 1);
@@ -83,27 +83,27 @@ impl TeamPlan {
             let prompt = Positions::issue(batch.prompts[j].valid(), &mut end);
             let steps = config.steps(j);
             let latent = Positions::issue(&vec![true; batch.rows() * steps], &mut end);
-            let thought = ThoughtLayout { sender: j, prompt, latent, transmit: config.transmit(j) };
-            let message = if j < last { layout(&thought) } else { MessageLayout::default() };
-            let unread = config.transmit(j) == Transmit::Prompt && !batch.has_expert(j);
+            let rollout = RolloutLayout { sender: j, prompt, latent, transmit: config.transmit(j) };
+            let message = if j < last { layout(&rollout) } else { MessageLayout::default() };
+            let unread = config.transmit(j) == Transmit::Prompt && !batch.has_trajectory(j);
             let steps = if unread { 0 } else { steps };
             agents.push(AgentPlan { reads, start, end, message, steps, dropped: vec![false; batch.rows()] });
         }
-        let stages = stages(&agents, |j| batch.has_expert(j));
+        let stages = stages(&agents, |j| batch.has_trajectory(j));
         Self { agents, stages }
     }
 
-    /// Hides messages and positions from their readers as `dropout` says; `streams` numbers the draws of each row. `hide` is what
+    /// Hides messages and positions from their readers as `dropout` says; `sample_ids` numbers the draws of each row. `hide` is what
     /// [`Channel::hide`](crate::communication::Channel::hide) says of whole messages.
     pub fn drop_messages(
         &mut self,
         dropout: Dropout,
         seed: u64,
-        streams: &[u64],
+        sample_ids: &[u64],
         hide: impl Fn(&mut MessageLayout, Option<&MessageLayout>, &[bool]),
     ) -> Vec<Dropped> {
         let mut dropped = Vec::new();
-        for (row, &stream) in streams.iter().enumerate() {
+        for (row, &stream) in sample_ids.iter().enumerate() {
             let mut rng = generator(seed, stream);
             for (agent, plan) in self.agents.iter_mut().enumerate() {
                 let all = rng.random_bool(dropout.senders);
@@ -120,7 +120,7 @@ impl TeamPlan {
                     hide_some(&mut s.positions.valid[row * n + s.prompt_len..(row + 1) * n]);
                 }
                 if let Some(valid) = &mut plan.message.vectors {
-                    let m = valid.len() / streams.len();
+                    let m = valid.len() / sample_ids.len();
                     hide_some(&mut valid[row * m..(row + 1) * m]);
                 }
                 plan.dropped[row] = all;

@@ -57,9 +57,9 @@ pub struct TeamStages<'a, B: ModelBackend> {
 }
 
 impl<B: ModelBackend> TeamStages<'_, B> {
-    /// The stages that have to be run again for a gradient: it goes through one of their agents, or one learns expert text.
+    /// The stages that have to be run again for a gradient: it goes through one of their agents, or one learns trajectory.
     pub fn reached(&self) -> Vec<bool> {
-        let reached = |j: &usize| self.through[*j] || self.batch.has_expert(*j);
+        let reached = |j: &usize| self.through[*j] || self.batch.has_trajectory(*j);
         self.plan.stages.iter().map(|stage| stage.agents.iter().any(reached)).collect()
     }
 
@@ -104,28 +104,31 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
             }
         }
         let agents = &self.plan.stages[stage].agents;
-        let traces: Vec<_> = agents.iter().map(|&j| team.find(j, &found, self.plan)).collect();
-        let readings: Vec<_> = traces.iter().map(|trace| team.read(trace)).collect();
+        let received: Vec<_> = agents.iter().map(|&j| team.find(j, &found, self.plan)).collect();
+        let contexts: Vec<_> = received.iter().map(|received| team.read(received)).collect();
         if agents[..] == [self.plan.agents.len() - 1] {
             let loss = self.objective.map(|objective| {
                 let target = self.batch.target.as_ref().expect("training samples have targets");
                 let prompt = &self.batch.prompts[agents[0]];
-                let predictions = team.predict_target(prompt, target, &readings[0]);
+                let predictions = team.predict_target(prompt, target, &contexts[0]);
                 objective.loss(self.term(Text::Target, predictions, self.weights.target))
             });
             return StageOutput { message: Vec::new(), loss };
         }
-        let thoughts = team.think(agents, self.batch, self.plan, &readings);
+        let rollouts = team.roll_out(agents, self.batch, self.plan, &contexts);
         let mut message = Vec::new();
         let mut loss: Option<Tensor<B, 1>> = None;
-        for ((&j, thought), (trace, reading)) in agents.iter().zip(thoughts).zip(traces.iter().zip(&readings))
+        for ((&j, rollout), (received, context)) in
+            agents.iter().zip(rollouts).zip(received.iter().zip(&contexts))
         {
-            if let (Some(objective), Some(expert)) = (self.objective, self.batch.expert(j)) {
-                let predictions = team.predict_expert(&thought, expert, reading, &self.plan.agents[j].end);
-                let own = objective.loss(self.term(Text::Expert(j), predictions, self.weights.experts[j]));
+            if let (Some(objective), Some(trajectory)) = (self.objective, self.batch.trajectory(j)) {
+                let predictions =
+                    team.predict_trajectory(&rollout, trajectory, context, &self.plan.agents[j].end);
+                let own =
+                    objective.loss(self.term(Text::Trajectory(j), predictions, self.weights.trajectories[j]));
                 loss = Some(loss.map_or(own.clone(), |sum| sum + own));
             }
-            let tensors = team.send(&thought, trace).into_tensors().into_iter();
+            let tensors = team.send(&rollout, received).into_tensors().into_iter();
             message.extend(tensors.map(|t| if self.through[j] { t } else { t.detach() }));
         }
         StageOutput { message, loss }

@@ -65,7 +65,7 @@ pub struct TeamConfig {
     /// Layers in which a reader attends to vectors; every fourth, from the first on, where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cross_attention_layers: Option<Vec<usize>>,
-    /// Whether query `m` of the communication encoder prefers the `m`-th part of the thought.
+    /// Whether query `m` of the communication encoder prefers the `m`-th part of the rollout.
     pub encoder_position_prior: bool,
     /// How an agent replaces the state of `overwrite`.
     pub overwrite_update: OverwriteUpdate,

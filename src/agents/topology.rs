@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn experts_read_nobody_and_the_summariser_reads_all() {
+    fn trajectories_read_nobody_and_the_summariser_reads_all() {
         let names = ["x", "y", "z"];
         let agents = names.iter().map(|&n| AgentConfig::named(n)).collect();
         let team = TeamConfig { topology: Topology::Hierarchical, agents, ..TeamConfig::default() };

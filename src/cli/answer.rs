@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use diffmas::Result;
-use diffmas::agents::{Listening, Team, TeamBatch};
+use diffmas::agents::{SenderAttention, Team, TeamBatch};
 use diffmas::backends::ModelBackend;
-use diffmas::communication::Trace;
+use diffmas::communication::ReceivedMessages;
 use diffmas::evaluation::Control;
 use diffmas::inference::{Answer, Author, DecodeOptions, WrittenMessage, decode, write_messages};
 use diffmas::text::{TextRows, TokenizedSample};
@@ -25,7 +25,7 @@ pub struct Answering<'a> {
 /// What the upstream agents left for the final one.
 pub struct Left<B: ModelBackend> {
     /// What passes as internal state.
-    pub trace: Trace<B>,
+    pub received: ReceivedMessages<B>,
     /// What they wrote for each sample, on the channel `text`.
     pub written: Vec<Vec<WrittenMessage>>,
     /// The samples, whose prompts hold what was written.
@@ -37,21 +37,21 @@ impl Answering<'_> {
     ///
     /// # Errors
     /// If what an agent wrote cannot be read.
-    pub fn think<B: ModelBackend>(
+    pub fn roll_out<B: ModelBackend>(
         &self,
         team: &Team<B>,
         samples: &[TokenizedSample],
-        streams: &[u64],
+        sample_ids: &[u64],
     ) -> Result<Left<B>> {
         let mut samples = samples.to_vec();
         let mut written = Vec::new();
         if team.layout.config.channel.kind.text && *self.control != Control::None {
             let writing = self.session.writing(self.options.clone());
             let path = Path::new("a message");
-            (samples, written) = write_messages(team, &writing, path, &samples, Author::Agents, streams)?;
+            (samples, written) = write_messages(team, &writing, path, &samples, Author::Agents, sample_ids)?;
         }
-        let trace = team.think_all(&prompts(&samples));
-        Ok(Left { trace, written, samples })
+        let received = team.roll_out_all(&prompts(&samples));
+        Ok(Left { received, written, samples })
     }
 
     /// What upstream agents wrote for one sample: senders and texts, empty where the model has no tokenizer.
@@ -67,19 +67,24 @@ impl Answering<'_> {
         written.iter().map(one).collect()
     }
 
-    /// What the final agent reads in place of `trace`.
-    pub fn controlled<B: ModelBackend>(&self, team: &Team<B>, trace: Trace<B>, streams: &[u64]) -> Trace<B> {
-        self.control.apply(trace, &team.layout.config, self.options.seed, streams)
+    /// What the final agent reads in place of `received`.
+    pub fn controlled<B: ModelBackend>(
+        &self,
+        team: &Team<B>,
+        received: ReceivedMessages<B>,
+        sample_ids: &[u64],
+    ) -> ReceivedMessages<B> {
+        self.control.apply(received, &team.layout.config, self.options.seed, sample_ids)
     }
 
     /// Whom the final agent listens to, where messages have vectors.
-    pub fn listening<B: ModelBackend>(
+    pub fn sender_attention<B: ModelBackend>(
         &self,
         team: &Team<B>,
         samples: &[TokenizedSample],
-        trace: &Trace<B>,
-    ) -> Option<Listening> {
-        team.listening(&prompts(samples).prompts[team.layout.config.agents.len() - 1], trace)
+        received: &ReceivedMessages<B>,
+    ) -> Option<SenderAttention> {
+        team.sender_attention(&prompts(samples).prompts[team.layout.config.agents.len() - 1], received)
     }
 
     /// Stage II: the answers of all rows, each with its text where the model has a tokenizer. `show` sees text as it settles, of
@@ -88,21 +93,21 @@ impl Answering<'_> {
         &self,
         team: &Team<B>,
         samples: &[TokenizedSample],
-        trace: &Trace<B>,
-        streams: &[u64],
+        received: &ReceivedMessages<B>,
+        sample_ids: &[u64],
         mut show: impl FnMut(&str),
     ) -> Result<Vec<(Answer, Option<String>)>> {
         let prompt = &prompts(samples).prompts[team.layout.config.agents.len() - 1];
         let tokenizer = self.session.model.tokenizer.as_deref();
         let mut texts = tokenizer.map(|t| TextRows::new(t, samples.len(), self.stop));
-        let reading = team.read(trace);
+        let context = team.read(received);
         let answers =
             decode(
                 team.answering(),
                 prompt,
-                &reading,
+                &context,
                 self.options,
-                streams,
+                sample_ids,
                 |row, token| match &mut texts {
                     _ if interrupt::requested() => ControlFlow::Break(()),
                     Some(texts) => texts.push(row, token, &mut show),

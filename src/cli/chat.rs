@@ -7,7 +7,7 @@ use std::time::Duration;
 use diffmas::agents::{Team, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::{follow, is_stream, write_atomic};
-use diffmas::communication::{Message, Trace};
+use diffmas::communication::{Message, ReceivedMessages};
 use diffmas::text::{ChatMessage, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::{HumanBytes, ProgressBar};
@@ -34,7 +34,7 @@ pub struct Chat<'a> {
     /// Questions asked, which number the streams of draws.
     turns: u64,
     /// What each upstream agent left for the last answer.
-    trace: Option<String>,
+    received: Option<String>,
     /// The file of the last `/save`, which the next one may replace.
     saved: Option<PathBuf>,
 }
@@ -52,7 +52,7 @@ impl<'a> Chat<'a> {
                  pre-tokenised lines with --data",
             ));
         }
-        Ok(Self { answering, messages: Vec::new(), forgotten: 0, turns: 0, trace: None, saved: None })
+        Ok(Self { answering, messages: Vec::new(), forgotten: 0, turns: 0, received: None, saved: None })
     }
 }
 
@@ -102,7 +102,7 @@ impl Chat<'_> {
             ("quit", "") => return Ok(true),
             ("help", "") => output::print(HELP)?,
             ("agents", "") => output::print(&describe_team(team))?,
-            ("trace", "") => output::print(self.trace.as_deref().unwrap_or("there is no answer yet"))?,
+            ("trace", "") => output::print(self.received.as_deref().unwrap_or("there is no answer yet"))?,
             ("save", "") => output::print("/save needs the name of a file")?,
             ("save", path) => match self.save(Path::new(path)) {
                 Ok(()) => output::print(&format!("{} messages in {path}", self.messages.len()))?,
@@ -126,15 +126,15 @@ impl Chat<'_> {
         };
         // The lines before this one are not lost with it.
         let _heard = interrupt::Heard::start();
-        let streams = [self.turns];
+        let sample_ids = [self.turns];
         self.turns += 1;
         let spinner = spinner();
-        let left = self.answering.think(team, &samples, &streams)?;
-        let trace = self.answering.controlled(team, left.trace, &streams);
+        let left = self.answering.roll_out(team, &samples, &sample_ids)?;
+        let received = self.answering.controlled(team, left.received, &sample_ids);
         let written = self.answering.texts(&left.written.concat())?;
-        self.trace = Some(describe_trace(&trace, &team.layout.config, written));
+        self.received = Some(describe_trace(&received, &team.layout.config, written));
         let mut shown = output::Stream::default();
-        let answers = self.answering.answer(team, &left.samples, &trace, &streams, |text| {
+        let answers = self.answering.answer(team, &left.samples, &received, &sample_ids, |text| {
             if !spinner.is_finished() {
                 spinner.finish_and_clear();
             }
@@ -227,7 +227,7 @@ fn describe_team(team: &TeamConfig) -> String {
 
 /// One line a message, and their sum; on the channel `text`, what was `written`.
 fn describe_trace<B: ModelBackend>(
-    trace: &Trace<B>,
+    received: &ReceivedMessages<B>,
     team: &TeamConfig,
     written: Vec<(usize, String)>,
 ) -> String {
@@ -249,8 +249,8 @@ fn describe_trace<B: ModelBackend>(
         let bytes = HumanBytes(message.bytes(0) as u64);
         format!("{}: {}, {bytes}", name(message.sender), parts.join(" and "))
     };
-    let mut lines: Vec<String> = trace.messages.iter().map(describe).collect();
-    let (positions, bytes) = (trace.positions(0), HumanBytes(trace.bytes(0) as u64));
+    let mut lines: Vec<String> = received.messages.iter().map(describe).collect();
+    let (positions, bytes) = (received.positions(0), HumanBytes(received.bytes(0) as u64));
     lines.push(format!("the final agent read {positions} positions, {bytes}"));
     lines.join("\n")
 }

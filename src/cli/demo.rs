@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
+use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig, write_tiny_model};
 use diffmas::checkpoint::write_atomic;
 use diffmas::evaluation::{
-    Comparison, Control, Inspection, Paired, Part, SampleScore, Scoring, Way, evaluate,
+    Comparison, Control, Inspection, Method, Paired, Part, SampleScore, Scoring, evaluate,
 };
 use diffmas::report::Report;
-use diffmas::tasks::{Facts, Family, Split, TaskConfig, write_tiny_model};
 use diffmas::text::{Answers, TokenizedSample, read_toml};
 use diffmas::training::{Curriculum, LrSchedulerType};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::claim::{Begin, Claim};
 use super::options::Options;
+use super::output_lock::{OutputLock, RunState};
 use super::progress::Progress;
 use super::session::Session;
 use super::train::{Ending, train};
@@ -77,20 +77,20 @@ impl DemoCommand {
     /// Trains, measures, prints the table and writes the report.
     pub fn execute(self) -> Result<()> {
         let settings = self.output.join("demo.toml");
-        let (claim, demo) = if self.resume {
+        let (lock, demo) = if self.resume {
             if !settings.exists() {
                 let why = "there is no demo to go on with: the folder has no demo.toml";
                 return Err(Error::file(&self.output, why));
             }
-            (Claim::resumed(&self.output)?, read_toml(&settings)?)
+            (OutputLock::resumed(&self.output)?, read_toml(&settings)?)
         } else {
             let demo = self.demo();
             demo.validate()?;
             let hint = "go on with --resume, or give --overwrite or another --output";
-            let claim = Claim::new_run(&self.output, self.overwrite, hint)?;
-            claim.clear()?;
+            let lock = OutputLock::new_run(&self.output, self.overwrite, hint)?;
+            lock.clear()?;
             write_atomic(&settings, toml::to_string(&demo)?.as_bytes())?;
-            (claim, demo)
+            (lock, demo)
         };
         demo.validate().map_err(|e| Error::file(&settings, e))?;
         let stopped = format!(
@@ -100,7 +100,7 @@ impl DemoCommand {
         interrupt::set_words(&stopped);
         let folder = Folder { dir: &self.output, demo };
         let done = folder.run();
-        drop(claim);
+        drop(lock);
         done.map_err(|e| match e {
             Error::Interrupted(_) => Error::Interrupted(stopped),
             e => e,
@@ -191,7 +191,7 @@ impl Demo {
 struct Plan {
     session: Session,
     samples: Vec<TokenizedSample>,
-    ways: Vec<(String, Part, Control)>,
+    methods: Vec<(String, Part, Control)>,
 }
 
 /// A demo in its folder.
@@ -279,19 +279,22 @@ impl Folder<'_> {
             tensorboard: Some(false),
             ..self.options(team)
         };
-        let begin =
-            if dir.join("config.toml").exists() { Begin::Resume } else { Begin::New { overwrite: false } };
-        train(options, begin, Ending::Silent)
+        let state = if dir.join("config.toml").exists() {
+            RunState::Resume
+        } else {
+            RunState::New { overwrite: false }
+        };
+        train(options, state, Ending::Silent)
     }
 
     /// All ways of answering, in the order of the table.
     fn plans(&self) -> Result<Vec<Plan>> {
         let (demo, task) = (&self.demo, self.demo.task_config());
-        let plan = |team, adapter: Option<&str>, ways| -> Result<Plan> {
+        let plan = |team, adapter: Option<&str>, methods| -> Result<Plan> {
             let adapter = adapter.map(|name| self.dir.join(name).join("adapter"));
             let session = Session::open(Options { adapter, ..self.options(team) })?;
             let samples = session.data(&self.dir.join("test.jsonl"), Answers::Required, ANSWER_TOKENS)?;
-            Ok(Plan { session, samples, ways })
+            Ok(Plan { session, samples, methods })
         };
         let one = |name: &str, part| vec![(name.to_string(), part, Control::Real)];
         let latent = TeamConfig { latent_steps: demo.latent_steps, feed: FeedKind::Realign, ..task.team() };
@@ -317,17 +320,17 @@ struct Measure<'a> {
 }
 
 impl Job for Measure<'_> {
-    type Output = Result<(Vec<Way>, Inspection)>;
+    type Output = Result<(Vec<Method>, Inspection)>;
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let total = self.plans.iter().map(|plan| plan.samples.len() * plan.ways.len()).sum();
+        let total = self.plans.iter().map(|plan| plan.samples.len() * plan.methods.len()).sum();
         let mut progress = Progress::new("answered", 0, total);
         let (mut done, mut rows, mut inspection) = (0, Vec::new(), None);
         let mut real: Vec<SampleScore> = Vec::new();
-        for Plan { session, samples, ways } in self.plans {
+        for Plan { session, samples, methods } in self.plans {
             let (writing, checking) = (session.greedy_writing(), session.checking(ANSWER_TOKENS));
             let team = session.trained_team::<B>(&device)?;
-            for (name, part, control) in ways {
+            for (name, part, control) in methods {
                 let scoring = Scoring {
                     batch_size: session.batch_size(),
                     control,
@@ -346,7 +349,7 @@ impl Job for Measure<'_> {
                 progress.set(done, &format!("{name}: {:.1} %", 100.0 * accuracy.accuracy));
                 let (name, message_bytes) = (name.clone(), score.message_bytes as f64);
                 let against_real = (*part == Part::Control).then(|| Paired::new(&real, &scores));
-                rows.push(Way { name, part: *part, accuracy, message_bytes, cost, against_real });
+                rows.push(Method { name, part: *part, accuracy, message_bytes, cost, against_real });
                 if *part == Part::Trained {
                     real = scores;
                     inspection = inspection::of(session, &team, samples, ANSWER_TOKENS)?;
@@ -354,7 +357,7 @@ impl Job for Measure<'_> {
             }
         }
         progress.finish();
-        Ok((rows, inspection.expect("one way is the trained one, and the tiny model has a tokenizer")))
+        Ok((rows, inspection.expect("one method is the trained one, and the tiny model has a tokenizer")))
     }
 }
 
@@ -374,17 +377,17 @@ fn table(comparison: &Comparison) -> String {
         String::new(),
         format!(
             "{:<28} {:>24} {:>14} {:>10} {:>19}",
-            "way", "right answers % [95 %]", "bytes/message", "s/question", "positions/question"
+            "method", "correct answers % [95 %]", "bytes/message", "s/question", "positions/question"
         ),
     ];
-    for way in &comparison.rows {
+    for method in &comparison.rows {
         lines.push(format!(
             "{:<28} {:>24} {:>14.0} {:>10.4} {:>19.0}",
-            way.name,
-            way.accuracy.in_percent(1, ""),
-            way.message_bytes,
-            way.cost.seconds,
-            way.cost.forward_positions
+            method.name,
+            method.accuracy.in_percent(1, ""),
+            method.message_bytes,
+            method.cost.seconds,
+            method.cost.forward_positions
         ));
     }
     lines.push(format!("the best constant answer: {:.1} %", 100.0 * comparison.guessing));

@@ -14,8 +14,8 @@ use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::claim::{Begin, Claim};
 use super::options::{Options, TeamArgs};
+use super::output_lock::{OutputLock, RunState};
 use super::part::{self, Part};
 use super::progress::Progress;
 use super::session::{Conditions, Session};
@@ -34,10 +34,10 @@ pub struct EvalCommand {
     #[arg(long, value_name = "FILE.jsonl")]
     data: Option<PathBuf>,
     /// What the final agent reads: real, none, zero, shuffled, random, drop:ROLE
-    #[arg(long, default_value = "real")]
-    trace: Control,
+    #[arg(long, alias = "trace", default_value = "real")]
+    control: Control,
     /// Score with every control, one line each: real, none, zero, shuffled, random, and without each upstream role
-    #[arg(long, conflicts_with = "trace")]
+    #[arg(long, conflicts_with = "control")]
     all_controls: bool,
     /// Let the final agent answer, too, and count right answers: those that say the line's `gold`, what follows `####` in its answer, or
     /// an answer of a few words. Numbers and fractions are compared as values, choices by letter or text, and of an answer that marks its
@@ -73,13 +73,13 @@ impl EvalCommand {
         for control in &controls {
             control.validate(&session.team, samples.len())?;
         }
-        let claim = self.output.as_deref().map(|dir| self.claim(dir)).transpose()?;
-        if let Some(claim) = claim.as_ref().filter(|_| self.overwrite) {
-            claim.keep_inputs(session.options.inputs().chain([data.as_path()]))?;
+        let lock = self.output.as_deref().map(|dir| self.lock(dir)).transpose()?;
+        if let Some(lock) = lock.as_ref().filter(|_| self.overwrite) {
+            lock.keep_inputs(session.options.inputs().chain([data.as_path()]))?;
         }
         let checking = self.checking(&session, data, &samples)?;
         let kind = session.options.backend()?;
-        let inspected = claim.as_ref().map(|_| self.max_new_tokens);
+        let inspected = lock.as_ref().map(|_| self.max_new_tokens);
         let job = Score {
             session: &session,
             samples: &samples,
@@ -96,12 +96,16 @@ impl EvalCommand {
                 result.against_real = Some(Paired::new(&scores[real], &scores[i]));
             }
         }
-        if let (Some(dir), Some(claim)) = (&self.output, &claim) {
+        if let (Some(dir), Some(lock)) = (&self.output, &lock) {
             let lines: Vec<ScoredLine> = results
                 .iter()
                 .zip(scores)
                 .flat_map(|(e, scores)| {
-                    scores.into_iter().map(|score| ScoredLine { trace: e.trace.clone(), score })
+                    scores.into_iter().map(|score| ScoredLine {
+                        control: e.control.clone(),
+                        trace: e.control.clone(),
+                        score,
+                    })
                 })
                 .collect();
             output::write_jsonl(&dir.join(SAMPLES), &lines)?;
@@ -116,7 +120,7 @@ impl EvalCommand {
             }
             // What is new stands before what is old goes, and what a stopped run would go on with goes last.
             let new = [SAMPLES, PART, "results.json", "inspection.json"];
-            claim.clear_but(&new[..if inspected { 4 } else { 3 }])?;
+            lock.clear_but(&new[..if inspected { 4 } else { 3 }])?;
             part.map_or(Ok(()), Part::remove)?;
         }
         match &results[..] {
@@ -126,10 +130,10 @@ impl EvalCommand {
     }
 
     /// Claims the output folder, for a new run or one to go on with.
-    fn claim(&self, dir: &Path) -> Result<Claim> {
+    fn lock(&self, dir: &Path) -> Result<OutputLock> {
         let stopped = dir.join(PART).exists();
         if self.resume && stopped {
-            return Claim::resumed(dir);
+            return OutputLock::resumed(dir);
         }
         let hint = match (self.resume, stopped) {
             (true, _) => "there is nothing in it to resume; give another --output",
@@ -138,14 +142,14 @@ impl EvalCommand {
             }
             _ => "give another --output, or --overwrite",
         };
-        Claim::new_run(dir, self.overwrite, hint)
+        OutputLock::new_run(dir, self.overwrite, hint)
     }
 
     /// What scores depend on beside model, team and data.
     fn settings(&self, controls: &[Control], checking: Option<&Checking>) -> Value {
-        let traces: Vec<String> = controls.iter().map(Control::to_string).collect();
+        let names: Vec<String> = controls.iter().map(Control::to_string).collect();
         json!({
-            "traces": traces,
+            "controls": names,
             "seed": self.seed,
             "accuracy": checking.map(|checking| format!("{:?}", checking.options)),
         })
@@ -154,7 +158,7 @@ impl EvalCommand {
     /// The controls that are asked for: all that mean something for the team and so many samples, or one.
     fn controls(&self, session: &Session, samples: usize) -> Vec<Control> {
         if !self.all_controls {
-            return vec![self.trace.clone()];
+            return vec![self.control.clone()];
         }
         let drops = session.team.upstream().iter().map(|agent| Control::Drop(agent.name.clone()));
         let all = [Control::Real, Control::None, Control::Zero, Control::Shuffled, Control::Random];
@@ -189,6 +193,8 @@ const PART: &str = "samples.jsonl.part";
 /// One line of `samples.jsonl`.
 #[derive(Debug, Serialize)]
 struct ScoredLine {
+    control: String,
+    /// Its name in version 0.1.
     trace: String,
     #[serde(flatten)]
     score: SampleScore,
@@ -206,7 +212,7 @@ struct Measured<'a> {
 /// One line of `samples.jsonl.part`.
 #[derive(Serialize, Deserialize)]
 struct PartLine {
-    trace: String,
+    control: String,
     #[serde(flatten)]
     batch: ScoredBatch,
 }
@@ -217,8 +223,8 @@ fn describe(e: &Evaluation) -> String {
         .accuracy
         .map_or(String::new(), |a| format!(", accuracy {} of {}", a.in_percent(1, " %"), a.checked));
     format!(
-        "trace {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({} samples, {} target tokens, {} per message)",
-        e.trace,
+        "control {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({} samples, {} target tokens, {} per message)",
+        e.control,
         e.loss,
         e.loss_interval.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]")),
         e.perplexity,
@@ -232,7 +238,7 @@ fn describe(e: &Evaluation) -> String {
 fn table(all: &[Evaluation]) -> String {
     let mut lines = vec![format!(
         "{:<16} {:>26} {:>28} {:>26} {:>14}",
-        "trace", "loss [95 %]", "loss - real, paired [95 %]", "accuracy % [95 %]", "bytes/message"
+        "control", "loss [95 %]", "loss - real, paired [95 %]", "accuracy % [95 %]", "bytes/message"
     )];
     for e in all {
         let interval =
@@ -241,7 +247,10 @@ fn table(all: &[Evaluation]) -> String {
         let paired = |p: Paired| format!("{:+.4}{}", p.loss_difference, interval(p.loss_interval));
         let paired = e.against_real.map_or("-".into(), paired);
         let accuracy = e.accuracy.map_or("-".into(), |a| a.in_percent(1, ""));
-        lines.push(format!("{:<16} {loss:>26} {paired:>28} {accuracy:>26} {:>14}", e.trace, e.message_bytes));
+        lines.push(format!(
+            "{:<16} {loss:>26} {paired:>28} {accuracy:>26} {:>14}",
+            e.control, e.message_bytes
+        ));
     }
     lines.push(format!("{} samples, {} target tokens", all[0].samples, all[0].target_tokens));
     lines.join("\n")
@@ -269,10 +278,10 @@ impl Job for Score<'_> {
         let (mut part, done) = self.part(&team)?;
         let mut scores = Vec::new();
         for control in self.controls {
-            let trace = control.to_string();
-            let done = done.iter().filter(|line| line.trace == trace).map(|line| line.batch.clone());
+            let name = control.to_string();
+            let done = done.iter().filter(|line| line.control == name).map(|line| line.batch.clone());
             let keep = |batch: &ScoredBatch| match &mut part {
-                Some(part) => part.push(&[PartLine { trace: trace.clone(), batch: batch.clone() }]),
+                Some(part) => part.push(&[PartLine { control: name.clone(), batch: batch.clone() }]),
                 None => Ok(()),
             };
             let checking = self.checking.as_ref();
@@ -296,11 +305,11 @@ impl Score<'_> {
         let Some(dir) = &self.command.output else { return Ok((None, Vec::new())) };
         let settings = self.command.settings(self.controls, self.checking.as_ref());
         let run = part::describe(self.session, team, self.samples, settings)?;
-        let begin = match self.command.resume {
-            true => Begin::Resume,
-            false => Begin::New { overwrite: true }, // of a folder that was claimed for it
+        let state = match self.command.resume {
+            true => RunState::Resume,
+            false => RunState::New { overwrite: true }, // of a folder that was claimed for it
         };
-        let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), begin, &run, [1, usize::MAX])?;
+        let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), state, &run, [1, usize::MAX])?;
         if self.command.resume {
             let scored: usize = done.iter().map(|line| line.batch.scores.len()).sum();
             let total = self.samples.len() * self.controls.len();

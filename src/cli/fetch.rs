@@ -76,7 +76,7 @@ impl Transfers {
         }
         let begins = self.file != transfer.file;
         if begins {
-            self.begin(transfer);
+            self.state(transfer);
         }
         if let Some(bar) = &self.bar {
             bar.set_position(transfer.done);
@@ -91,7 +91,7 @@ impl Transfers {
         Ok(())
     }
 
-    fn begin(&mut self, transfer: &Transfer) {
+    fn state(&mut self, transfer: &Transfer) {
         self.file = transfer.file.into();
         self.bar = (!verbosity::quiet() && std::io::stderr().is_terminal()).then(|| {
             let template = "{prefix} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left";

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use diffmas::Result;
+use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig};
 use diffmas::checkpoint::write_atomic;
-use diffmas::tasks::{Facts, Family, Split, TaskConfig};
 
-use super::claim::Claim;
 use super::output;
+use super::output_lock::OutputLock;
 
 /// Flags of `generate-task`.
 #[derive(Debug, Args)]
@@ -47,8 +47,9 @@ impl GenerateTaskCommand {
         config.validate()?;
         TaskConfig::check_count("train", self.train)?;
         TaskConfig::check_count("test", self.test)?;
-        let claim = Claim::new_run(&self.output, self.overwrite, "give another --output, or --overwrite")?;
-        claim.clear()?;
+        let lock =
+            OutputLock::new_run(&self.output, self.overwrite, "give another --output, or --overwrite")?;
+        lock.clear()?;
         let train = config.problems(Split::Train, self.seed, self.train);
         let train: Vec<_> = train.map(|p| p.fields_with_trajectories(usize::MAX)).collect();
         let test: Vec<_> = config.problems(Split::Test, self.seed, self.test).map(|p| p.fields()).collect();

@@ -2,7 +2,6 @@
 
 mod answer;
 mod chat;
-mod claim;
 mod completions;
 mod demo;
 mod devices;
@@ -17,6 +16,7 @@ mod merge;
 mod models;
 mod options;
 mod output;
+mod output_lock;
 mod part;
 mod progress;
 mod report;
@@ -62,7 +62,7 @@ enum Command {
     #[command(after_help = run::AFTER_HELP)]
     Run(Box<run::RunCommand>),
     /// Loss and perplexity of a team on a file, with real messages or with a control.
-    #[command(after_help = "Example: diffmas eval runs/first --data test.jsonl --trace shuffled")]
+    #[command(after_help = "Example: diffmas eval runs/first --data test.jsonl --control shuffled")]
     Eval(Box<eval::EvalCommand>),
     /// Write questions whose evidence is spread over a team, and that team.
     #[command(

@@ -58,7 +58,7 @@ pub struct TeamArgs {
     /// Layers in which a reader attends to vectors, comma-separated [every fourth]
     #[arg(long, value_delimiter = ',', value_name = "LAYERS")]
     cross_attention_layers: Option<Vec<usize>>,
-    /// Whether each query of the communication encoder prefers its own part of the sender's thought [true]
+    /// Whether each query of the communication encoder prefers its own part of the sender's rollout [true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     encoder_position_prior: Option<bool>,
     /// How an agent replaces the state of `overwrite` [tanh, gated]
@@ -154,7 +154,7 @@ pub struct TrainArgs {
     /// Updates with a loss or gradient that is not finite, in a row, after which training stops [5]
     #[arg(long, value_name = "N")]
     max_skipped_updates: Option<usize>,
-    /// Weight of upstream agents' expert texts, the field `trajectories` of a line [0]
+    /// Weight of upstream agents' trajectories, the field `trajectories` of a line [0]
     #[arg(long, value_name = "LAMBDA", value_parser = number, allow_negative_numbers = true)]
     trajectory_weight: Option<f64>,
     /// Probability of hiding a sender's whole message from its readers [0]

@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::claim::Begin;
 use super::output;
+use super::output_lock::RunState;
 use super::session::Session;
 
 /// The field of the first line, which says what run the others are of.
@@ -37,14 +37,14 @@ impl Part {
     }
 
     /// Refuses to lose the part of an earlier run, or to go on with one that is not there.
-    pub fn check(output: &Path, begin: Begin) -> Result<()> {
+    pub fn check(output: &Path, state: RunState) -> Result<()> {
         let path = Self::path(output);
-        match begin {
-            Begin::New { overwrite: false } if path.exists() => Err(Error::file(
+        match state {
+            RunState::New { overwrite: false } if path.exists() => Err(Error::file(
                 path,
                 "an earlier run was stopped and left this; go on with it (--resume), or begin anew (--overwrite)",
             )),
-            Begin::Resume if !path.exists() && output.exists() => {
+            RunState::Resume if !path.exists() && output.exists() => {
                 Err(Error::file(output, "there is nothing to resume: the file is complete"))
             }
             _ => Ok(()),
@@ -58,7 +58,7 @@ impl Part {
     /// If the part is of another run, naming a setting that differs, or another process is writing it.
     pub fn open<T: DeserializeOwned>(
         output: &Path,
-        begin: Begin,
+        state: RunState,
         run: &Map<String, Value>,
         [group, total]: [usize; 2],
     ) -> Result<(Self, Vec<T>)> {
@@ -78,7 +78,7 @@ impl Part {
             }
         }
         let (mut lines, mut end) = (Vec::new(), 0);
-        if let Begin::Resume = begin {
+        if let RunState::Resume = state {
             let (found, ends) = read(&path, &file, run)?;
             let whole = if found.len() >= total { total } else { found.len() / group * group };
             (lines, end) = (found, ends.get(whole).copied().unwrap_or(0));

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use diffmas::agents::{ChannelKind, Listening, Team};
+use diffmas::agents::{ChannelKind, SenderAttention, Team};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::{follow, is_stream, open_stream};
-use diffmas::communication::{Fingerprint, Trace, TraceOwner};
+use diffmas::communication::{Fingerprint, ReceivedMessages, TraceOwner};
 use diffmas::evaluation::{Checking, Control};
 use diffmas::inference::{Answer, WrittenMessage};
 use diffmas::text::{Answers, Sample, TokenizedSample};
@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answering, Left};
-use super::claim::Begin;
 use super::generation::GenerationArgs;
 use super::options::{Options, TeamArgs};
+use super::output_lock::RunState;
 use super::part::{self, Part};
 use super::progress::Progress;
 use super::session::Session;
@@ -53,8 +53,8 @@ pub struct RunCommand {
     #[command(flatten)]
     generation: GenerationArgs,
     /// What the final agent reads: real, none, zero, shuffled, random, drop:ROLE
-    #[arg(long, default_value = "real")]
-    trace: Control,
+    #[arg(long, alias = "trace", default_value = "real")]
+    control: Control,
     /// Write what the upstream agents leave, for --load-trace on another machine; --max-new-tokens 0 then only thinks
     #[arg(long, value_name = "FILE.safetensors", requires = "asked", conflicts_with = "load_trace")]
     save_trace: Option<PathBuf>,
@@ -113,14 +113,14 @@ impl RunCommand {
         let session = Session::open(Options::of_team(&self.team, self.run.as_deref())?)?;
         let options = self.generation.options(&session)?;
         let stop = &self.generation.stop;
-        let answering = Answering { session: &session, options: &options, stop, control: &self.trace };
+        let answering = Answering { session: &session, options: &options, stop, control: &self.control };
         let kind = session.options.backend()?;
         let Some(samples) = self.samples(&session)? else {
-            self.trace.validate(&session.team, 1)?;
+            self.control.validate(&session.team, 1)?;
             let job = chat::Chat::new(answering)?;
             return kind.run(session.options.device_index, job)?;
         };
-        self.trace.validate(&session.team, samples.len())?;
+        self.control.validate(&session.team, samples.len())?;
         self.check_traces(samples.len(), session.batch_size(), session.team.channel.kind)?;
         let checking = self.checking(&answering, &samples)?;
         let job = AnswerAll { command: &self, answering, samples: &samples };
@@ -158,13 +158,13 @@ impl RunCommand {
     }
 
     /// How the answers begin.
-    fn begin(&self) -> Begin {
-        if self.resume { Begin::Resume } else { Begin::New { overwrite: self.overwrite } }
+    fn state(&self) -> RunState {
+        if self.resume { RunState::Resume } else { RunState::New { overwrite: self.overwrite } }
     }
 
     /// Refuses to replace files, and follows links to them.
     fn check_files(&mut self) -> Result<()> {
-        let (begin, replaced) = (self.begin(), self.overwrite || self.resume);
+        let (state, replaced) = (self.state(), self.overwrite || self.resume);
         if let Some(path) = &mut self.output {
             let file = follow(path)?;
             if is_stream(&file)? {
@@ -175,7 +175,7 @@ impl RunCommand {
                     ));
                 }
             } else {
-                Part::check(&file, begin)?;
+                Part::check(&file, state)?;
             }
             *path = output::check_file(path, "output", replaced)?;
         }
@@ -200,9 +200,9 @@ impl RunCommand {
         if traced && channel.text {
             return Err(Error::invalid("on the channel `text` there is no trace to save or load"));
         }
-        if traced && self.trace == Control::Shuffled {
+        if traced && self.control == Control::Shuffled {
             return Err(Error::invalid(
-                "--trace shuffled cannot be combined with --save-trace or --load-trace",
+                "--control shuffled cannot be combined with --save-trace or --load-trace",
             ));
         }
         Ok(())
@@ -237,14 +237,14 @@ impl RunCommand {
     }
 
     /// Whether the one answer is shown while it is written.
-    fn streams(&self) -> bool {
+    fn streaming(&self) -> bool {
         self.question.is_some() && !self.json && std::io::stdout().is_terminal()
     }
 
     fn print(&self, answers: &[Answered]) -> Result<()> {
         for a in answers {
             match &a.text {
-                Some(_) if self.streams() => {}
+                Some(_) if self.streaming() => {}
                 Some(text) if self.question.is_some() && !self.json => output::print(text.trim())?,
                 _ => output::print_json(a)?,
             }
@@ -277,7 +277,7 @@ impl Job for AnswerAll<'_> {
         let n = self.samples.len();
         // A trace file holds the samples' own messages.
         let seed = self.command.generation.seed;
-        let others = self.command.trace.senders(n, seed).filter(|_| !self.command.traced());
+        let others = self.command.control.senders(n, seed).filter(|_| !self.command.traced());
         let (mut sink, mut all) = self.sink(&team)?;
         let mut progress = (n > 1).then(|| Progress::new("answered", all.len(), n));
         let indices: Vec<usize> = (all.len()..n).collect();
@@ -306,7 +306,7 @@ impl AnswerAll<'_> {
         let (session, n) = (self.answering.session, self.samples.len());
         let run = part::describe(session, team, self.samples, self.settings())?;
         let (part, done) =
-            Part::open::<Answered>(path, self.command.begin(), &run, [session.batch_size(), n])?;
+            Part::open::<Answered>(path, self.command.state(), &run, [session.batch_size(), n])?;
         if self.command.resume {
             verbosity::note(format_args!("going on after {} of {n} answers", done.len()));
         }
@@ -319,7 +319,7 @@ impl AnswerAll<'_> {
 
     /// What answers depend on beside model, team and data.
     fn settings(&self) -> Value {
-        let RunCommand { trace, json, .. } = self.command;
+        let RunCommand { control, json, .. } = self.command;
         let o = self.answering.options;
         json!({
             "sampling": format!("{:?}", o.sampling),
@@ -328,7 +328,7 @@ impl AnswerAll<'_> {
             "stop_tokens": o.stop_tokens,
             "stop": self.answering.stop,
             "seed": o.seed,
-            "trace": trace.to_string(),
+            "control": control.to_string(),
             "json": json,
         })
     }
@@ -357,24 +357,24 @@ impl AnswerAll<'_> {
     ) -> Result<Vec<Answered>> {
         let pick = |i: usize| self.samples[i].clone();
         let own: Vec<TokenizedSample> = rows.iter().map(|&i| pick(i)).collect();
-        let streams: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
+        let sample_ids: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
         let clock = Instant::now();
         let left = match others {
             Some(others) => {
                 let theirs: Vec<_> = rows.iter().map(|&i| pick(others[i])).collect();
-                let left = self.answering.think(team, &theirs, &streams)?;
+                let left = self.answering.roll_out(team, &theirs, &sample_ids)?;
                 Left { samples: own.clone(), ..left }
             }
-            None => self.left(team, &own, &streams, device)?,
+            None => self.left(team, &own, &sample_ids, device)?,
         };
         let written: Vec<_> =
             left.written.iter().map(|row| self.messages(team, row)).collect::<Result<_>>()?;
-        let trace = self.answering.controlled(team, left.trace, &streams);
+        let received = self.answering.controlled(team, left.received, &sample_ids);
         let think_seconds = clock.elapsed().as_secs_f64();
         let clock = Instant::now();
         let mut shown = output::Stream::default();
-        let stream = self.command.streams();
-        let answers = self.answering.answer(team, &left.samples, &trace, &streams, |text| {
+        let stream = self.command.streaming();
+        let answers = self.answering.answer(team, &left.samples, &received, &sample_ids, |text| {
             if stream {
                 shown.push(text);
             }
@@ -383,24 +383,27 @@ impl AnswerAll<'_> {
             shown.finish()?;
         }
         let decode_seconds = clock.elapsed().as_secs_f64();
-        let listening =
-            self.command.json.then(|| self.answering.listening(team, &left.samples, &trace)).flatten();
-        let attention = |listening: Option<&Listening>, row: usize| {
-            let Some(listening) = listening else { return Map::new() };
+        let sender_attention = self
+            .command
+            .json
+            .then(|| self.answering.sender_attention(team, &left.samples, &received))
+            .flatten();
+        let attention = |sender_attention: Option<&SenderAttention>, row: usize| {
+            let Some(sender_attention) = sender_attention else { return Map::new() };
             let name = |&s: &usize| team.layout.config.agents[s].name.clone();
-            listening
+            sender_attention
                 .senders
                 .iter()
                 .map(name)
-                .zip(listening.of_row(row).into_iter().map(Value::from))
+                .zip(sender_attention.of_row(row).into_iter().map(Value::from))
                 .collect()
         };
         let answered = |(row, (&i, (answer, text))): (usize, (&usize, (Answer, Option<String>)))| {
             let details = self.command.json.then(|| Details {
                 stopped: answer.stopped,
-                trace_positions: trace.positions(row),
-                trace_bytes: trace.bytes(row),
-                attention: attention(listening.as_ref(), row),
+                trace_positions: received.positions(row),
+                trace_bytes: received.bytes(row),
+                attention: attention(sender_attention.as_ref(), row),
                 batch_size: rows.len(),
                 think_seconds,
                 decode_seconds,
@@ -427,11 +430,11 @@ impl AnswerAll<'_> {
         &self,
         team: &Team<B>,
         samples: &[TokenizedSample],
-        streams: &[u64],
+        sample_ids: &[u64],
         device: &B::Device,
     ) -> Result<Left<B>> {
         if !self.command.traced() {
-            return self.answering.think(team, samples, streams);
+            return self.answering.roll_out(team, samples, sample_ids);
         }
         let agents: Vec<&str> = team.layout.config.agents.iter().map(|a| a.name.as_str()).collect();
         let fingerprint =
@@ -443,13 +446,13 @@ impl AnswerAll<'_> {
             vectors: team.layout.config.vectors(),
         };
         if let Some(path) = &self.command.load_trace {
-            let trace = Trace::read(path, owner, device)?;
-            self.check_loaded(path, &trace.start, samples)?;
-            return Ok(Left { trace, written: Vec::new(), samples: samples.to_vec() });
+            let received = ReceivedMessages::read(path, owner, device)?;
+            self.check_loaded(path, &received.start, samples)?;
+            return Ok(Left { received, written: Vec::new(), samples: samples.to_vec() });
         }
-        let left = self.answering.think(team, samples, streams)?;
+        let left = self.answering.roll_out(team, samples, sample_ids)?;
         if let Some(path) = &self.command.save_trace {
-            left.trace.write(path, owner)?;
+            left.received.write(path, owner)?;
         }
         Ok(left)
     }
@@ -490,7 +493,7 @@ fn trajectories(
 ) -> Result<Vec<Map<String, Value>>> {
     let mut lines = Vec::new();
     for (sample, answered) in samples.iter().zip(answers) {
-        let right = checking.is_right(sample, &answered.token_ids)? == Some(true);
+        let right = checking.is_correct(sample, &answered.token_ids)? == Some(true);
         let whole = answered.messages.values().all(|text| text.as_str().is_some_and(|t| !t.is_empty()));
         let Some(source) = sample.source.as_ref().filter(|_| right && whole) else { continue };
         // The line may have been in another form; its question and answer stand beside it.

@@ -12,8 +12,8 @@ use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{ADAPTER, Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
 use diffmas::{Error, Result};
 
-use super::claim::{Begin, Claim};
 use super::options::{Options, TeamArgs, TrainArgs, flags};
+use super::output_lock::{OutputLock, RunState};
 use super::progress::Progress;
 use super::run_log::RunLog;
 use super::session::Session;
@@ -53,8 +53,8 @@ impl TrainCommand {
             file = Some(config);
         }
         let options = Options::read(file.as_deref(), &flags)?;
-        let begin = if self.resume { Begin::Resume } else { Begin::New { overwrite: self.overwrite } };
-        train(options, begin, Ending::Told)
+        let state = if self.resume { RunState::Resume } else { RunState::New { overwrite: self.overwrite } };
+        train(options, state, Ending::Told)
     }
 }
 
@@ -68,7 +68,7 @@ pub enum Ending {
 }
 
 /// Trains as `options` say.
-pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
+pub fn train(options: Options, state: RunState, ending: Ending) -> Result<()> {
     let config = options.train_config()?;
     let dir = Options::required(&options.output, "output")?.clone();
     let data = Options::required(&options.data, "data")?.clone();
@@ -81,15 +81,15 @@ pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
     let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
     let settings = toml::to_string(&resolved)?;
     let hint = "go on with --resume, or give --overwrite or another --output";
-    let claim = match begin {
-        Begin::New { overwrite } => {
-            let claim = Claim::new_run(&dir, overwrite, hint)?;
+    let lock = match state {
+        RunState::New { overwrite } => {
+            let lock = OutputLock::new_run(&dir, overwrite, hint)?;
             if overwrite {
-                claim.keep_inputs(session.options.inputs())?;
+                lock.keep_inputs(session.options.inputs())?;
             }
-            claim
+            lock
         }
-        Begin::Resume => Claim::resumed(&dir)?,
+        RunState::Resume => OutputLock::resumed(&dir)?,
     };
     let job = Train {
         session: &session,
@@ -97,9 +97,9 @@ pub fn train(options: Options, begin: Begin, ending: Ending) -> Result<()> {
         samples,
         held_out,
         dir: &dir,
-        claim: &claim,
+        lock: &lock,
         settings,
-        begin,
+        state,
         ending,
     };
     backend.run(session.options.device_index, job)?
@@ -111,10 +111,10 @@ struct Train<'a> {
     samples: Vec<TokenizedSample>,
     held_out: Option<Vec<TokenizedSample>>,
     dir: &'a Path,
-    claim: &'a Claim,
+    lock: &'a OutputLock,
     /// The run's `config.toml`.
     settings: String,
-    begin: Begin,
+    state: RunState,
     ending: Ending,
 }
 
@@ -127,13 +127,13 @@ impl Job for Train<'_> {
         let total = c.total_steps(sampler.updates_per_epoch());
         let mut trainer = self.setup::<B>(&device)?;
         let mut done = 0;
-        match self.begin {
+        match self.state {
             // A folder that is emptied for it gets its settings.
-            Begin::New { .. } => {
-                self.claim.clear()?;
+            RunState::New { .. } => {
+                self.lock.clear()?;
                 write_atomic(&self.dir.join("config.toml"), self.settings.as_bytes())?;
             }
-            Begin::Resume => {
+            RunState::Resume => {
                 remove_leftovers(self.dir)?;
                 done = trainer.resume(self.dir, &self.samples)?.unwrap_or(0);
                 for change in trainer.changed() {

@@ -1,4 +1,4 @@
-//! What a sender's thought becomes, and how a reader takes messages in.
+//! What a sender's rollout becomes, and how a reader takes messages in.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use diffmas_backends::{Autodiff, ModelBackend};
 use serde_json::{Map, Value};
 
-use super::{Initial, Message, MessageLayout, TeamSizes, Thought, ThoughtLayout, Trace};
+use super::{Initializer, Message, MessageLayout, ReceivedMessages, Rollout, RolloutLayout, TeamSizes};
 use crate::backbone::{KeyValues, ParameterSpec, Parameters, ResidualHook};
 
 /// A way of passing state between agents. Each method is a function of its arguments alone: training runs a stage twice and relies on
@@ -16,7 +16,7 @@ use crate::backbone::{KeyValues, ParameterSpec, Parameters, ResidualHook};
 /// up the trace: the sender's keys and values, which the reader attends to beside its own.
 pub trait Channel<B: ModelBackend>: Debug + Send + Sync {
     /// What the channel learns in a team of these sizes, and how each matrix begins. Values are drawn in this order.
-    fn parameters(&self, _sizes: &TeamSizes) -> Vec<(ParameterSpec, Initial)> {
+    fn parameters(&self, _sizes: &TeamSizes) -> Vec<(ParameterSpec, Initializer)> {
         Vec::new()
     }
 
@@ -26,26 +26,31 @@ pub trait Channel<B: ModelBackend>: Debug + Send + Sync {
         Map::new()
     }
 
-    /// The form of the message that a thought becomes.
-    fn layout(&self, thought: &ThoughtLayout) -> MessageLayout {
-        MessageLayout { segment: Some(thought.segment()), vectors: None }
+    /// The form of the message that a rollout becomes.
+    fn layout(&self, rollout: &RolloutLayout) -> MessageLayout {
+        MessageLayout { segment: Some(rollout.segment()), vectors: None }
     }
 
     /// Hides from its readers the rows of a message that communication dropout has `dropped`; `before` is the form of the last message that
-    /// the sender read. A channel that passes on what its sender read says here that it stays, and heeds [`Thought::dropped`] in
+    /// the sender read. A channel that passes on what its sender read says here that it stays, and heeds [`Rollout::dropped`] in
     /// [`Channel::send`].
     fn hide(&self, message: &mut MessageLayout, _before: Option<&MessageLayout>, dropped: &[bool]) {
         message.hide(dropped);
     }
 
-    /// The message that `thought` becomes; `trace` is what its sender read.
-    fn send(&self, _parameters: &Parameters<B>, thought: &Thought<B>, _trace: &Trace<B>) -> Message<B> {
-        Message { sender: thought.sender, segment: Some(thought.segment()), vectors: None }
+    /// The message that `rollout` becomes; `received` is what its sender read.
+    fn send(
+        &self,
+        _parameters: &Parameters<B>,
+        rollout: &Rollout<B>,
+        _trace: &ReceivedMessages<B>,
+    ) -> Message<B> {
+        Message { sender: rollout.sender, segment: Some(rollout.segment()), vectors: None }
     }
 
     /// What a reader's passes run on.
-    fn read(&self, _parameters: &Parameters<B>, trace: &Trace<B>) -> Reading<B> {
-        Reading { kv: trace.segments().cloned().collect(), hook: None, start: trace.start.clone() }
+    fn read(&self, _parameters: &Parameters<B>, received: &ReceivedMessages<B>) -> Context<B> {
+        Context { kv: received.segments().cloned().collect(), hook: None, start: received.start.clone() }
     }
 }
 
@@ -86,7 +91,7 @@ pub type SharedHook<B> = Arc<dyn ResidualHook<B>>;
 
 /// What the passes of a reader run on.
 #[derive(Clone, Debug)]
-pub struct Reading<B: ModelBackend> {
+pub struct Context<B: ModelBackend> {
     /// Keys and values that it attends to before its own, one after another.
     pub kv: Vec<KeyValues<B>>,
     /// What is added to its residual stream.
@@ -95,7 +100,7 @@ pub struct Reading<B: ModelBackend> {
     pub start: Vec<u32>,
 }
 
-impl<B: ModelBackend> Reading<B> {
+impl<B: ModelBackend> Context<B> {
     /// A reader that finds nothing.
     pub fn empty(batch: usize) -> Self {
         Self { kv: Vec::new(), hook: None, start: vec![0; batch] }
@@ -107,8 +112,8 @@ impl<B: ModelBackend> Reading<B> {
     }
 
     /// Several readers as one batch, one under the other. What each reads is copied beside what the others read.
-    pub fn stack(parts: &[Reading<B>]) -> Self {
-        let rows: Vec<usize> = parts.iter().map(Reading::batch).collect();
+    pub fn stack(parts: &[Context<B>]) -> Self {
+        let rows: Vec<usize> = parts.iter().map(Context::batch).collect();
         let kv = KeyValues::stack(&parts.iter().map(|p| p.kv.as_slice()).collect::<Vec<_>>(), &rows);
         let hooks: Vec<_> = parts.iter().zip(&rows).map(|(p, &rows)| (p.hook.clone(), rows)).collect();
         let hook = parts.iter().any(|p| p.hook.is_some());

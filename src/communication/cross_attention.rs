@@ -14,7 +14,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
-use super::{Initial, Reading, SharedHook, Trace, Vectors, VectorsConfig};
+use super::{Context, Initializer, ReceivedMessages, SharedHook, Vectors, VectorsConfig};
 use crate::backbone::{ParameterGroup, ParameterSpec, Parameters, ResidualHook};
 
 /// Added to the mean square before its root.
@@ -49,19 +49,19 @@ struct Layer<B: Backend> {
 impl<B: ModelBackend> CrossAttention<B> {
     /// What learns, in a residual stream of width `d`: a reader looks for vectors like its own state and adds them to it, both in the space
     /// in which they were written. Gates are 0, so that an untrained channel changes nothing.
-    pub fn parameters(config: &VectorsConfig, d: usize) -> Vec<(ParameterSpec, Initial)> {
+    pub fn parameters(config: &VectorsConfig, d: usize) -> Vec<(ParameterSpec, Initializer)> {
         let c = config.vector_dim;
         let spec = |name: String, shape| {
             ParameterSpec::new(format!("cross_attention.{name}"), shape, ParameterGroup::CROSS_ATTENTION)
         };
-        let embedding = |name| (spec(format!("sender.{name}"), [1, c]).spared(), Initial::Normal(0.5));
+        let embedding = |name| (spec(format!("sender.{name}"), [1, c]).spared(), Initializer::Normal(0.5));
         let layer = |l| {
             [
-                (spec(format!("{l}.q_proj"), [d, c]), Initial::Projection),
-                (spec(format!("{l}.k_proj"), [c, c]), Initial::Identity),
-                (spec(format!("{l}.v_proj"), [c, c]), Initial::Identity),
-                (spec(format!("{l}.o_proj"), [c, d]), Initial::Transposed),
-                (spec(format!("{l}.gate"), [1, 1]).gate(), Initial::Full(0.0)),
+                (spec(format!("{l}.q_proj"), [d, c]), Initializer::Projection),
+                (spec(format!("{l}.k_proj"), [c, c]), Initializer::Identity),
+                (spec(format!("{l}.v_proj"), [c, c]), Initializer::Identity),
+                (spec(format!("{l}.o_proj"), [c, d]), Initializer::Transposed),
+                (spec(format!("{l}.gate"), [1, 1]).gate(), Initializer::Full(0.0)),
             ]
         };
         let layers = config.cross_attention_layers.iter().flat_map(layer);
@@ -90,19 +90,19 @@ impl<B: ModelBackend> CrossAttention<B> {
     }
 
     /// The trace's keys and values, if there are any, and attention to its vectors.
-    pub fn reading(&self, trace: &Trace<B>) -> Reading<B> {
-        let hook = self.listen(trace);
-        Reading {
-            kv: trace.segments().cloned().collect(),
+    pub fn context(&self, received: &ReceivedMessages<B>) -> Context<B> {
+        let hook = self.hook(received);
+        Context {
+            kv: received.segments().cloned().collect(),
             hook: hook.map(|hook| Arc::new(hook) as SharedHook<B>),
-            start: trace.start.clone(),
+            start: received.start.clone(),
         }
     }
 
-    /// The hook of a reader that finds `trace`; `None` where no message has vectors.
-    fn listen(&self, trace: &Trace<B>) -> Option<Listener<B>> {
+    /// The hook of a reader that finds `received`; `None` where no message has vectors.
+    fn hook(&self, received: &ReceivedMessages<B>) -> Option<VectorsHook<B>> {
         let found: Vec<(usize, &Vectors<B>)> =
-            trace.messages.iter().filter_map(|m| Some((m.sender, m.vectors.as_ref()?))).collect();
+            received.messages.iter().filter_map(|m| Some((m.sender, m.vectors.as_ref()?))).collect();
         let [batch, m, c] = found.first()?.1.values.dims();
         let n = found.len() * m;
         // 1. X
@@ -120,9 +120,9 @@ impl<B: ModelBackend> CrossAttention<B> {
             let project = |w: &Tensor<B, 2>| heads(B::matmul(memory.clone(), w.clone()), batch, self.heads);
             let (key, value) = (project(&layer.k_proj), project(&layer.v_proj));
             let (q_proj, o_proj) = (layer.q_proj.clone(), layer.o_proj.clone());
-            (l, Listening { q_proj, o_proj, gate, key, value })
+            (l, SenderAttention { q_proj, o_proj, gate, key, value })
         };
-        Some(Listener {
+        Some(VectorsHook {
             layers: self.layers.iter().map(layer).collect(),
             heads: self.heads,
             mask: mask(&valid, batch, &memory.device()),
@@ -133,8 +133,8 @@ impl<B: ModelBackend> CrossAttention<B> {
 
 /// Cross-agent attention to the vectors that one reader finds.
 #[derive(Debug)]
-struct Listener<B: Backend> {
-    layers: BTreeMap<usize, Listening<B>>,
+struct VectorsHook<B: Backend> {
+    layers: BTreeMap<usize, SenderAttention<B>>,
     heads: usize,
     /// Hides vectors that a row does not see; made once for all layers and passes.
     mask: Option<Tensor<B, 4>>,
@@ -143,7 +143,7 @@ struct Listener<B: Backend> {
 }
 
 #[derive(Debug)]
-struct Listening<B: Backend> {
+struct SenderAttention<B: Backend> {
     q_proj: Tensor<B, 2>,
     o_proj: Tensor<B, 2>,
     /// `tanh(g)`, `[1, 1]`.
@@ -154,9 +154,9 @@ struct Listening<B: Backend> {
     value: Tensor<B, 4>,
 }
 
-impl<B: ModelBackend> Listener<B> {
+impl<B: ModelBackend> VectorsHook<B> {
     /// Output `[B, t, c]` and weights `[B, heads, t, n]` of layer `l`.
-    fn attend(&self, l: &Listening<B>, x: Tensor<B, 2>, batch: usize) -> (Tensor<B, 3>, Tensor<B, 4>) {
+    fn attend(&self, l: &SenderAttention<B>, x: Tensor<B, 2>, batch: usize) -> (Tensor<B, 3>, Tensor<B, 4>) {
         // 3. Q
         let q = heads(B::matmul(normalise(x), l.q_proj.clone()), batch, self.heads);
         // 4. A
@@ -164,7 +164,7 @@ impl<B: ModelBackend> Listener<B> {
     }
 }
 
-impl<B: ModelBackend> ResidualHook<B> for Listener<B> {
+impl<B: ModelBackend> ResidualHook<B> for VectorsHook<B> {
     fn apply(&self, layer: usize, x: Tensor<B, 2>, batch: usize) -> Tensor<B, 2> {
         let Some(l) = self.layers.get(&layer) else { return x };
         let (read, _) = self.attend(l, x.clone(), batch);
@@ -202,7 +202,7 @@ fn mask<B: Backend>(valid: &[bool], batch: usize, device: &B::Device) -> Option<
     valid.contains(&false).then(|| Tensor::from_data(TensorData::new(scores(), shape), device))
 }
 
-/// Multi-head attention; `mask` is added to the scores. A `quiet` query may put weight on nothing: its softmax has one more score,
+/// Multi-head attention; `mask` is added to the scores. A `null_key` query may put weight on nothing: its softmax has one more score,
 /// 0, without a value.
 ///
 /// # Shapes
@@ -212,7 +212,7 @@ pub(super) fn attend<B: ModelBackend>(
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
     mask: Option<Tensor<B, 4>>,
-    quiet: bool,
+    null_key: bool,
 ) -> (Tensor<B, 3>, Tensor<B, 4>) {
     let [b, h, t, w] = q.dims();
     let n = k.dims()[2];
@@ -221,7 +221,7 @@ pub(super) fn attend<B: ModelBackend>(
     if let Some(mask) = mask {
         scores = scores + mask;
     }
-    let weights = if quiet {
+    let weights = if null_key {
         let nothing = Tensor::zeros([b, h, t, 1], &device);
         B::softmax_last(Tensor::cat(vec![scores, nothing], 3)).narrow(3, 0, n)
     } else {
@@ -235,14 +235,14 @@ pub(super) fn attend<B: ModelBackend>(
 mod tests {
     use super::*;
     use crate::communication::Message;
-    use crate::communication::initial::draw;
+    use crate::communication::initializer::initialize;
 
     type TestBackend = diffmas_backends::Flex;
 
     const WIDTH: usize = 4;
 
     /// Two senders of one vector each to a reader of width 4, which reads in layer 1.
-    fn listener(gate: f64, seen: [bool; 2]) -> Listener<TestBackend> {
+    fn listener(gate: f64, seen: [bool; 2]) -> VectorsHook<TestBackend> {
         let config = VectorsConfig {
             num_vectors: 1,
             vector_dim: WIDTH,
@@ -252,7 +252,7 @@ mod tests {
             agents: ["a", "b", "reader"].map(String::from).to_vec(),
         };
         let device = Default::default();
-        let mut values = draw(&CrossAttention::<TestBackend>::parameters(&config, WIDTH), 1, &device);
+        let mut values = initialize(&CrossAttention::<TestBackend>::parameters(&config, WIDTH), 1, &device);
         values.insert("cross_attention.1.gate".into(), Tensor::full([1, 1], gate, &device));
         let message = |(sender, seen)| Message {
             sender,
@@ -263,7 +263,7 @@ mod tests {
             }),
         };
         let messages = seen.into_iter().enumerate().map(message).collect();
-        CrossAttention::new(&config, &values).listen(&Trace { messages, start: vec![0] }).unwrap()
+        CrossAttention::new(&config, &values).hook(&ReceivedMessages { messages, start: vec![0] }).unwrap()
     }
 
     fn state() -> Tensor<TestBackend, 2> {

@@ -1,6 +1,6 @@
 //! The communication encoder: an agent's hidden states, however many, as `M` vectors of width `c`.
 //!
-//! For a thought of `n` transmitted positions, `H [B, n, D]` after the final norm:
+//! For a rollout of `n` transmitted positions, `H [B, n, D]` after the final norm:
 //! 1. `S = norm(H)` — `[B·n, D]`
 //! 2. `Q = Q_j` of the sender — `[M, c]`, the same for all rows → `[B, heads, M, c/heads]`
 //! 3. `K = S·W_k`, `V = S·W_v` — `[B, heads, n, c/heads]`
@@ -13,10 +13,10 @@ use burn::tensor::activation::silu;
 use diffmas_backends::ModelBackend;
 
 use super::cross_attention::{HIDDEN, attend, heads, normalise};
-use super::{Initial, Thought, Vectors, VectorsConfig};
+use super::{Initializer, Rollout, Vectors, VectorsConfig};
 use crate::backbone::{ParameterGroup, ParameterSpec, Parameters};
 
-/// How much the score of a state falls with each part of the thought between it and a query's own.
+/// How much the score of a state falls with each part of the rollout between it and a query's own.
 const SLOPE: f32 = 2.0;
 
 /// What an encoder learns, by part.
@@ -38,19 +38,19 @@ pub(super) struct Encoder<B: Backend> {
 }
 
 impl<B: ModelBackend> Encoder<B> {
-    /// What learns, on hidden states of width `d`: a vector begins as a mean around its part of the thought.
-    pub fn parameters(config: &VectorsConfig, d: usize) -> Vec<(ParameterSpec, Initial)> {
+    /// What learns, on hidden states of width `d`: a vector begins as a mean around its part of the rollout.
+    pub fn parameters(config: &VectorsConfig, d: usize) -> Vec<(ParameterSpec, Initializer)> {
         let (m, c) = (config.num_vectors, config.vector_dim);
         let spec = |name: String, shape| ParameterSpec::new(name, shape, ParameterGroup::ENCODER);
         // Directions are drawn before anything else.
-        let mut all = vec![(spec("encoder.v_proj".into(), [d, c]), Initial::Projection)];
+        let mut all = vec![(spec("encoder.v_proj".into(), [d, c]), Initializer::Projection)];
         all.extend(config.senders().iter().map(|sender| {
-            (spec(format!("encoder.queries.{sender}"), [m, c]).spared(), Initial::Normal(0.02))
+            (spec(format!("encoder.queries.{sender}"), [m, c]).spared(), Initializer::Normal(0.02))
         }));
         all.extend([
-            (spec("encoder.k_proj".into(), [d, c]), Initial::Linear),
-            (spec("encoder.up_proj".into(), [c, 2 * c]), Initial::Linear),
-            (spec("encoder.down_proj".into(), [2 * c, c]), Initial::Full(0.0)),
+            (spec("encoder.k_proj".into(), [d, c]), Initializer::Linear),
+            (spec("encoder.up_proj".into(), [c, 2 * c]), Initializer::Linear),
+            (spec("encoder.down_proj".into(), [2 * c, c]), Initializer::Full(0.0)),
         ]);
         all
     }
@@ -69,19 +69,19 @@ impl<B: ModelBackend> Encoder<B> {
         }
     }
 
-    /// The vectors of `thought`: its sender's queries attend over the hidden states of its transmitted positions.
+    /// The vectors of `rollout`: its sender's queries attend over the hidden states of its transmitted positions.
     ///
     /// # Shapes
     /// `H [B, n, D]` → `[B, M, c]`
-    pub fn forward(&self, thought: &Thought<B>) -> Vectors<B> {
-        let (states, valid) = thought.hidden_states();
-        let ([batch, n, d], [m, c]) = (states.dims(), self.queries[thought.sender].dims());
+    pub fn forward(&self, rollout: &Rollout<B>) -> Vectors<B> {
+        let (states, valid) = rollout.hidden_states();
+        let ([batch, n, d], [m, c]) = (states.dims(), self.queries[rollout.sender].dims());
         let places = TensorData::new(places(&valid, batch, m, self.slope), [batch, 1, m, n]);
         let places = Tensor::from_data(places, &states.device());
         // 1. S
         let states = normalise(states.reshape([batch * n, d]));
         // 2. Q
-        let queries = self.queries[thought.sender].clone();
+        let queries = self.queries[rollout.sender].clone();
         let queries = heads(queries, 1, self.heads).expand([batch, self.heads, m, c / self.heads]);
         // 3. K, V
         let project = |w: &Tensor<B, 2>| heads(B::matmul(states.clone(), w.clone()), batch, self.heads);
@@ -96,7 +96,7 @@ impl<B: ModelBackend> Encoder<B> {
     }
 }
 
-/// What is added to the scores of `m` queries, `[B, m, n]` row-major: each prefers its own of `m` equal parts of the thought, which is where
+/// What is added to the scores of `m` queries, `[B, m, n]` row-major: each prefers its own of `m` equal parts of the rollout, which is where
 /// `valid` (`[B, n]` row-major) is true, by `slope` for each part between them; the rest is hidden. Hidden states carry no position, and what
 /// is gathered from all of them at once does not tell what stood beside what.
 fn places(valid: &[bool], batch: usize, m: usize, slope: f32) -> Vec<f32> {
@@ -119,7 +119,7 @@ fn places(valid: &[bool], batch: usize, m: usize, slope: f32) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::backbone::{KeyValues, Positions};
-    use crate::communication::{Transmit, initial::draw};
+    use crate::communication::{Transmit, initializer::initialize};
 
     type TestBackend = diffmas_backends::Flex;
 
@@ -136,12 +136,12 @@ mod tests {
         }
     }
 
-    /// A thought of one row with these hidden states, of which the first `padding` are not there.
-    fn thought(states: &[[f32; WIDTH]], padding: usize) -> Thought<TestBackend> {
+    /// A rollout of one row with these hidden states, of which the first `padding` are not there.
+    fn rollout(states: &[[f32; WIDTH]], padding: usize) -> Rollout<TestBackend> {
         let valid: Vec<bool> = (0..states.len()).map(|i| i >= padding).collect();
         let data = TensorData::new(states.concat(), [1, states.len(), WIDTH]);
         let hidden: Tensor<TestBackend, 3> = Tensor::from_data(data, &Default::default());
-        Thought {
+        Rollout {
             sender: 0,
             transmit: Transmit::Prompt,
             dropped: vec![false],
@@ -152,9 +152,9 @@ mod tests {
         }
     }
 
-    fn encode(config: &VectorsConfig, thought: &Thought<TestBackend>) -> Vec<f32> {
-        let drawn = draw(&Encoder::<TestBackend>::parameters(config, WIDTH), 1, &Default::default());
-        Encoder::new(config, &drawn).forward(thought).values.into_data().iter().collect()
+    fn encode(config: &VectorsConfig, rollout: &Rollout<TestBackend>) -> Vec<f32> {
+        let drawn = initialize(&Encoder::<TestBackend>::parameters(config, WIDTH), 1, &Default::default());
+        Encoder::new(config, &drawn).forward(rollout).values.into_data().iter().collect()
     }
 
     #[test]
@@ -179,13 +179,13 @@ mod tests {
     fn vectors_do_not_depend_on_padding_nor_on_the_length_of_a_state() {
         let config = config(true);
         let states = [[1.0, 2.0, -1.0, 0.5], [0.0, -2.0, 1.0, 1.0], [3.0, 0.0, 0.0, 1.0]];
-        let own = encode(&config, &thought(&states, 0));
+        let own = encode(&config, &rollout(&states, 0));
         let padded = [[[9.0; WIDTH]; 2].to_vec(), states.to_vec()].concat();
-        for (a, b) in own.iter().zip(encode(&config, &thought(&padded, 2))) {
+        for (a, b) in own.iter().zip(encode(&config, &rollout(&padded, 2))) {
             assert!((a - b).abs() < 1e-6, "{a} {b}");
         }
         let longer = states.map(|state| state.map(|x| 100.0 * x));
-        for (a, b) in own.iter().zip(encode(&config, &thought(&longer, 0))) {
+        for (a, b) in own.iter().zip(encode(&config, &rollout(&longer, 0))) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
         }
     }
@@ -194,7 +194,7 @@ mod tests {
     fn a_fresh_encoder_keeps_what_all_states_have_in_common() {
         // Whatever the weights of attention, the mean of equal states is that state: norm(h)·W_v, W_v orthonormal.
         let state = [1.0, 2.0, -1.0, 0.5];
-        let vectors = encode(&config(false), &thought(&[state; 3], 0));
+        let vectors = encode(&config(false), &rollout(&[state; 3], 0));
         let (first, second) = vectors.split_at(WIDTH);
         let square = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>();
         assert!((square(first) - WIDTH as f32).abs() < 1e-4, "{first:?}");

@@ -24,10 +24,10 @@
 //! What the published account leaves open is decided so:
 //!
 //! - `norm` is a root-mean-square norm without a weight, with 1e-6 added to the mean square.
-//! - `P[m, i] = −2·|(i + ½)·M/n − (m + ½)|` over the `n` real positions: query `m` prefers the `m`-th of `M` equal parts of the thought.
+//! - `P[m, i] = −2·|(i + ½)·M/n − (m + ½)|` over the `n` real positions: query `m` prefers the `m`-th of `M` equal parts of the rollout.
 //!   `encoder_position_prior = false` leaves it out. Padding is hidden either way.
 //! - A fresh `W_v` of the encoder and every fresh `W_q` are one orthonormal projection `D → c`, every fresh `W_o` is its transpose; `W_k` and
-//!   `W_v` of the readers begin as the identity and `W_down` as zero: a vector begins as a mean over its part of the thought, in a space that
+//!   `W_v` of the readers begin as the identity and `W_down` as zero: a vector begins as a mean over its part of the rollout, in a space that
 //!   writer and readers share.
 //! - `a_j`, the sender's embedding, is added after the norm, so that vectors of zeros still say whose they are.
 //! - `g_l` is one number a layer and begins at 0: an untrained channel leaves the backbone's output as it is, bit for bit. With every gate at
@@ -42,17 +42,17 @@ mod channel_type;
 mod channels;
 mod cross_attention;
 mod encoder;
-mod initial;
+mod initializer;
 mod message;
+mod received_messages;
 mod registry;
+mod rollout;
 mod segment;
 mod team_sizes;
-mod thought;
-mod trace;
 mod trace_file;
 mod vectors_config;
 
-pub use channel::{Channel, ChannelPair, Reading, SharedHook};
+pub use channel::{Channel, ChannelPair, Context, SharedHook};
 pub use channel_config::ChannelConfig;
 pub use channel_kind::{ChannelKind, register};
 pub use channel_type::{ChannelDescription, ChannelSettings, ChannelType, NoSettings};
@@ -60,12 +60,12 @@ pub use channels::{
     HybridChannel, NoChannel, OverwriteChannel, OverwriteSettings, OverwriteUpdate, TextSettings,
     TraceChannel, VectorsChannel,
 };
-pub use initial::Initial;
-pub(crate) use initial::draw;
+pub use initializer::Initializer;
+pub(crate) use initializer::initialize;
 pub use message::{Message, MessageLayout, Vectors};
+pub use received_messages::ReceivedMessages;
+pub use rollout::{Rollout, RolloutLayout, Transmit};
 pub use segment::{Segment, SegmentLayout};
 pub use team_sizes::TeamSizes;
-pub use thought::{Thought, ThoughtLayout, Transmit};
-pub use trace::Trace;
 pub use trace_file::{Fingerprint, TraceOwner};
 pub use vectors_config::{VectorsConfig, VectorsSettings};

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Message, MessageLayout, SegmentLayout, Trace};
+use super::{Message, MessageLayout, ReceivedMessages, SegmentLayout};
 use crate::backbone::{BackboneConfig, Positions};
 use crate::checkpoint::weights::first_non_finite;
 use crate::checkpoint::{NamedTensors, read_safetensors, read_safetensors_metadata, write_safetensors};
@@ -63,7 +63,7 @@ struct Standing {
     valid: Vec<bool>,
 }
 
-impl<B: Backend> Trace<B> {
+impl<B: Backend> ReceivedMessages<B> {
     /// Writes the trace to a safetensors file, which appears only when it is complete.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl<B: Backend> Trace<B> {
         write_safetensors(path, &tensors, Some(metadata))
     }
 
-    /// Reads what [`Trace::write`] wrote, onto `device`.
+    /// Reads what [`ReceivedMessages::write`] wrote, onto `device`.
     ///
     /// # Errors
     /// If the file cannot be read or is cut, is no trace, is one of another model, adapter or team, or holds tensors of other shapes

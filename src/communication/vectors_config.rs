@@ -20,7 +20,7 @@ pub struct VectorsSettings {
     pub vector_heads: usize,
     /// Layers of the receiver that read vectors; every fourth, from the first on, where absent.
     pub cross_attention_layers: Option<Vec<usize>>,
-    /// Whether query `m` of the encoder prefers the `m`-th part of the thought.
+    /// Whether query `m` of the encoder prefers the `m`-th part of the rollout.
     pub encoder_position_prior: bool,
 }
 
@@ -108,7 +108,7 @@ pub struct VectorsConfig {
     pub vector_heads: usize,
     /// Layers of the receiver that read vectors.
     pub cross_attention_layers: Vec<usize>,
-    /// Whether query `m` of the encoder prefers the `m`-th part of the thought.
+    /// Whether query `m` of the encoder prefers the `m`-th part of the rollout.
     pub encoder_position_prior: bool,
     /// The agents' names in order; each sender has queries and an embedding of its own.
     pub agents: Vec<String>,

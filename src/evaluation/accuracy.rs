@@ -26,7 +26,7 @@ impl Checking {
     ///
     /// # Errors
     /// If the tokens are no text.
-    pub fn is_right(&self, sample: &TokenizedSample, token_ids: &[u32]) -> Result<Option<bool>> {
+    pub fn is_correct(&self, sample: &TokenizedSample, token_ids: &[u32]) -> Result<Option<bool>> {
         let Some(source) = &sample.source else { return Ok(None) };
         if source.ids.is_some() {
             let target = sample.target.as_deref().unwrap_or_default();

@@ -11,17 +11,17 @@ pub struct Comparison {
     pub title: String,
     /// Accuracy of the best constant answer.
     pub guessing: f64,
-    /// One entry a way, in the order in which they are shown.
-    pub rows: Vec<Way>,
+    /// One entry a method, in the order in which they are shown.
+    pub rows: Vec<Method>,
 }
 
-/// What a way of answering is in a comparison.
+/// What a method of answering is in a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// What frames the others: all evidence in one context, the final agent alone.
     Bound,
-    /// Another way of communicating.
+    /// Another method of communicating.
     Baseline,
     /// The trained team.
     Trained,
@@ -29,9 +29,9 @@ pub enum Part {
     Control,
 }
 
-/// One way of answering, measured.
+/// One method of answering, measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Way {
+pub struct Method {
     /// Its name, as it is shown.
     pub name: String,
     /// What it is in the comparison.

@@ -12,7 +12,7 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::agents::TeamConfig;
 use crate::backbone::KeyValues;
-use crate::communication::{Message, Trace};
+use crate::communication::{Message, ReceivedMessages};
 use crate::error::{Error, Result};
 use crate::random::generator;
 
@@ -50,7 +50,7 @@ impl FromStr for Control {
                 Some(role) if !role.is_empty() => Self::Drop(role.to_string()),
                 _ => {
                     return Err(Error::invalid(format!(
-                        "unknown trace `{text}`; it is real, none, zero, shuffled, random or drop:ROLE"
+                        "unknown control `{text}`; it is real, none, zero, shuffled, random or drop:ROLE"
                     )));
                 }
             },
@@ -103,20 +103,20 @@ impl Control {
         others.then(|| derangement(samples, seed))
     }
 
-    /// The trace that the final agent reads. `streams` numbers the samples, for draws that depend on nothing else than the seed and the
+    /// The trace that the final agent reads. `sample_ids` numbers the samples, for draws that depend on nothing else than the seed and the
     /// sample. (Whose upstream prompts are run is a matter of [`Control::senders`].)
     pub fn apply<B: Backend>(
         &self,
-        mut trace: Trace<B>,
+        mut received: ReceivedMessages<B>,
         team: &TeamConfig,
         seed: u64,
-        streams: &[u64],
-    ) -> Trace<B> {
+        sample_ids: &[u64],
+    ) -> ReceivedMessages<B> {
         match self {
             Self::Real | Self::Shuffled => {}
-            Self::None => trace = Trace::empty(trace.start.len()),
+            Self::None => received = ReceivedMessages::empty(received.start.len()),
             Self::Zero => {
-                for message in &mut trace.messages {
+                for message in &mut received.messages {
                     if let Some(segment) = &mut message.segment {
                         for block in &mut segment.kv.layers {
                             (block.key, block.value) = (block.key.zeros_like(), block.value.zeros_like());
@@ -127,20 +127,20 @@ impl Control {
                     }
                 }
             }
-            Self::Random => random(&mut trace, seed, streams),
+            Self::Random => random(&mut received, seed, sample_ids),
             Self::Drop(role) => {
                 let dropped = |m: &&mut Message<B>| team.agents[m.sender].name == *role;
-                trace.messages.iter_mut().filter(dropped).for_each(Message::hide);
+                received.messages.iter_mut().filter(dropped).for_each(Message::hide);
             }
         }
-        trace
+        received
     }
 }
 
 /// Gaussian keys, values and vectors; only what a reader sees counts and is drawn, so that padding changes nothing.
-fn random<B: Backend>(trace: &mut Trace<B>, seed: u64, streams: &[u64]) {
-    let mut rngs: Vec<ChaCha8Rng> = streams.iter().map(|&stream| generator(seed, stream)).collect();
-    if let Some(joined) = KeyValues::cat(&trace.segments().collect::<Vec<_>>()) {
+fn random<B: Backend>(received: &mut ReceivedMessages<B>, seed: u64, sample_ids: &[u64]) {
+    let mut rngs: Vec<ChaCha8Rng> = sample_ids.iter().map(|&stream| generator(seed, stream)).collect();
+    if let Some(joined) = KeyValues::cat(&received.segments().collect::<Vec<_>>()) {
         let valid = &joined.positions.valid;
         let layers: Vec<KeyValueBlock<B>> = joined
             .layers
@@ -151,7 +151,7 @@ fn random<B: Backend>(trace: &mut Trace<B>, seed: u64, streams: &[u64]) {
             })
             .collect();
         let mut from = 0;
-        for segment in trace.messages.iter_mut().filter_map(|m| m.segment.as_mut()) {
+        for segment in received.messages.iter_mut().filter_map(|m| m.segment.as_mut()) {
             let n = segment.kv.len();
             let cut = |t: &Tensor<B, 4>| t.clone().narrow(2, from, n);
             segment.kv.layers =
@@ -159,7 +159,7 @@ fn random<B: Backend>(trace: &mut Trace<B>, seed: u64, streams: &[u64]) {
             from += n;
         }
     }
-    let found: Vec<_> = trace.messages.iter_mut().filter_map(|m| m.vectors.as_mut()).collect();
+    let found: Vec<_> = received.messages.iter_mut().filter_map(|m| m.vectors.as_mut()).collect();
     let Some(first) = found.first() else { return };
     let [rows, m, _] = first.values.dims();
     let joined = Tensor::cat(found.iter().map(|v| v.values.clone()).collect(), 1).unsqueeze_dim(1);

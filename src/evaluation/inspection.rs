@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Checking;
 use crate::agents::{AgentInput, Team, TeamBatch};
 use crate::backbone::Backbone;
-use crate::communication::{Message, Thought, Trace};
+use crate::communication::{Message, ReceivedMessages, Rollout};
 use crate::error::Result;
 use crate::inference::{Author, Writing, decode, write_messages};
 use crate::text::{TokenizedSample, Tokenizer};
@@ -51,7 +51,7 @@ pub struct Attention {
 /// The latent positions of one sender through the logit lens: the language model's head on the hidden state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latents {
-    /// Name of the agent that thought them.
+    /// Name of the agent that rollout them.
     pub sender: String,
     /// The most probable tokens at each latent position, best first.
     pub positions: Vec<Vec<LensToken>>,
@@ -85,8 +85,8 @@ pub struct Example {
     /// The team's greedy answer.
     pub answered: String,
     /// Whether it is right, where that can be checked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub right: Option<bool>,
+    #[serde(flatten, with = "super::former_names::is_correct")]
+    pub is_correct: Option<bool>,
 }
 
 /// Lets `team` read `samples` and answer the first of them, which is traced, and tells what happened inside. `writing` makes the upstream
@@ -104,36 +104,36 @@ pub fn inspect<B: ModelBackend>(
     checking: &Checking,
     tokenizer: &Tokenizer,
 ) -> Result<Inspection> {
-    let streams: Vec<u64> = (0..samples.len() as u64).collect();
+    let sample_ids: Vec<u64> = (0..samples.len() as u64).collect();
     let (mut samples, mut texts, mut text_bytes) = (samples.to_vec(), Vec::new(), Vec::new());
     if team.layout.config.channel.kind.text {
         let path = Path::new("inspected data");
         let written;
-        (samples, written) = write_messages(team, writing, path, &samples, Author::Agents, &streams)?;
+        (samples, written) = write_messages(team, writing, path, &samples, Author::Agents, &sample_ids)?;
         texts = written[0].iter().map(|w| tokenizer.decode(&w.token_ids)).collect::<Result<_>>()?;
         text_bytes = written[0].iter().map(|w| w.token_ids.len() * size_of::<u32>()).collect();
     }
     let batch = TeamBatch { target: None, ..TeamBatch::new(&samples.iter().collect::<Vec<_>>()) };
     let last = team.layout.config.agents.len() - 1;
     let mut attention = Vec::new();
-    let mut thoughts = Vec::new();
-    let trace = team.think_watched(&batch, |thought, found| {
-        attention.extend(attends(team, thought.sender, &batch.prompts[thought.sender], found));
-        thoughts.push(thought.clone());
+    let mut rollouts = Vec::new();
+    let received = team.roll_out_watched(&batch, |rollout, found| {
+        attention.extend(attends(team, rollout.sender, &batch.prompts[rollout.sender], found));
+        rollouts.push(rollout.clone());
     });
-    attention.extend(attends(team, last, &batch.prompts[last], &trace));
-    attention.extend(listens(team, &batch.prompts[last], &trace));
-    let lens = thoughts.iter().filter(|thought| thought.latents.len() > 1);
-    let latents = lens.map(|thought| latents(team, thought, tokenizer)).collect::<Result<_>>()?;
+    attention.extend(attends(team, last, &batch.prompts[last], &received));
+    attention.extend(attends_to_vectors(team, &batch.prompts[last], &received));
+    let lens = rollouts.iter().filter(|rollout| rollout.latents.len() > 1);
+    let latents = lens.map(|rollout| latents(team, rollout, tokenizer)).collect::<Result<_>>()?;
     let options = &checking.options;
-    let (prompt, reading) = (&batch.prompts[last], team.read(&trace));
+    let (prompt, context) = (&batch.prompts[last], team.read(&received));
     // Only the traced sample's answer is shown; the others need not be written to their ends.
     let traced = |row, _| if row == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-    let answers = decode(team.answering(), prompt, &reading, options, &streams, traced)
+    let answers = decode(team.answering(), prompt, &context, options, &sample_ids, traced)
         .map_err(|e| e.of_agent(team.layout.config.final_name()))?;
     let first = &samples[0];
     let message_bytes = match text_bytes.is_empty() {
-        true => trace.messages.iter().map(|m| m.bytes(0)).collect(),
+        true => received.messages.iter().map(|m| m.bytes(0)).collect(),
         false => text_bytes,
     };
     let target = options.without_end(first.target.as_deref().unwrap_or_default());
@@ -144,7 +144,7 @@ pub fn inspect<B: ModelBackend>(
         message_bytes,
         expected: (!target.is_empty()).then(|| tokenizer.decode(target)).transpose()?,
         answered: tokenizer.decode(&answers[0].token_ids)?,
-        right: checking.is_right(first, &answers[0].token_ids)?,
+        is_correct: checking.is_correct(first, &answers[0].token_ids)?,
     };
     let agents = team.layout.config.agents.iter().map(|agent| agent.name.clone()).collect();
     Ok(Inspection { agents, samples: samples.len(), attention, latents, example })
@@ -155,7 +155,7 @@ fn attends<B: ModelBackend>(
     team: &Team<B>,
     j: usize,
     prompt: &AgentInput,
-    found: &Trace<B>,
+    found: &ReceivedMessages<B>,
 ) -> Option<Attention> {
     let weights = team.attention(j, prompt, found);
     let senders = senders(team, found, |m| m.segment.is_some());
@@ -169,25 +169,31 @@ fn attends<B: ModelBackend>(
 }
 
 /// How the final agent listens to vectors, if it found any.
-fn listens<B: ModelBackend>(team: &Team<B>, prompt: &AgentInput, found: &Trace<B>) -> Option<Attention> {
-    let listening = team.listening(prompt, found)?;
+fn attends_to_vectors<B: ModelBackend>(
+    team: &Team<B>,
+    prompt: &AgentInput,
+    found: &ReceivedMessages<B>,
+) -> Option<Attention> {
+    let sender_attention = team.sender_attention(prompt, found)?;
     let rows = prompt.batch() as f64;
     let mean = |layer: &Vec<Vec<f64>>| -> Vec<f64> {
-        (0..listening.senders.len()).map(|s| layer.iter().map(|row| row[s]).sum::<f64>() / rows).collect()
+        (0..sender_attention.senders.len())
+            .map(|s| layer.iter().map(|row| row[s]).sum::<f64>() / rows)
+            .collect()
     };
     let name = &team.layout.config.agents.last().expect("a team has an agent").name;
     Some(Attention {
         reader: format!("{name}, vectors"),
         senders: senders(team, found, |m| m.vectors.is_some()),
-        weights: listening.weights.iter().map(mean).collect(),
-        layers: listening.layers,
+        weights: sender_attention.weights.iter().map(mean).collect(),
+        layers: sender_attention.layers,
     })
 }
 
 /// The names of those whose messages `has` picks.
 fn senders<B: ModelBackend>(
     team: &Team<B>,
-    found: &Trace<B>,
+    found: &ReceivedMessages<B>,
     has: impl Fn(&Message<B>) -> bool,
 ) -> Vec<String> {
     let name = |m: &Message<B>| team.layout.config.agents[m.sender].name.clone();
@@ -195,9 +201,9 @@ fn senders<B: ModelBackend>(
 }
 
 /// The first row's latent positions through the logit lens.
-fn latents<B: ModelBackend>(team: &Team<B>, thought: &Thought<B>, tokenizer: &Tokenizer) -> Result<Latents> {
-    let backbone: &Backbone<B> = &team.roles[thought.sender];
-    let positions = thought.latents[1..].iter().map(|h| {
+fn latents<B: ModelBackend>(team: &Team<B>, rollout: &Rollout<B>, tokenizer: &Tokenizer) -> Result<Latents> {
+    let backbone: &Backbone<B> = &team.roles[rollout.sender];
+    let positions = rollout.latents[1..].iter().map(|h| {
         let scores = B::softmax_last(backbone.logits(h.clone().narrow(0, 0, 1)));
         let mut scores: Vec<(usize, f64)> = scores.into_data().iter::<f64>().enumerate().collect();
         scores.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -207,5 +213,5 @@ fn latents<B: ModelBackend>(team: &Team<B>, thought: &Thought<B>, tokenizer: &To
         scores.iter().take(LENS).map(token).collect::<Result<Vec<_>>>()
     });
     let positions = positions.collect::<Result<_>>()?;
-    Ok(Latents { sender: team.layout.config.agents[thought.sender].name.clone(), positions })
+    Ok(Latents { sender: team.layout.config.agents[rollout.sender].name.clone(), positions })
 }

@@ -3,13 +3,14 @@
 mod accuracy;
 mod comparison;
 mod controls;
+mod former_names;
 mod inspection;
 mod judge;
 mod paired;
 mod score;
 
 pub use accuracy::Checking;
-pub use comparison::{Comparison, Part, Way};
+pub use comparison::{Comparison, Method, Part};
 pub use controls::Control;
 pub use inspection::{Attention, Example, Inspection, Latents, LensToken, inspect};
 pub use paired::Paired;

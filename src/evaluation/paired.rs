@@ -41,7 +41,7 @@ impl Paired {
         let (n, mean) = (differences.len() as f64, differences.iter().mean());
         let quantile = StudentsT::new(0.0, 1.0, n - 1.0).ok().map(|t| t.inverse_cdf(0.975));
         let half = quantile.map(|q| q * differences.iter().std_dev() / n.sqrt()).filter(|x| x.is_finite());
-        let right: Option<Vec<(bool, bool)>> = pairs.map(|(r, c)| r.right.zip(c.right)).collect();
+        let right: Option<Vec<(bool, bool)>> = pairs.map(|(r, c)| r.is_correct.zip(c.is_correct)).collect();
         let only_right = right.map(|all| {
             let count = |wanted: (bool, bool)| all.iter().filter(|&&pair| pair == wanted).count();
             [count((true, false)), count((false, true))]
@@ -66,7 +66,7 @@ mod tests {
             loss,
             target_tokens: 2,
             trace_positions: 0,
-            right: Some(right),
+            is_correct: Some(right),
         };
         let real: Vec<_> = (0..9).map(|i| score(i, i as f64, i < 8)).collect();
         let control: Vec<_> =

@@ -26,8 +26,8 @@ pub struct SampleScore {
     /// Positions and vectors that the final agent found, padding not counted.
     pub trace_positions: usize,
     /// Whether the final agent's own answer was right, where that was checked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub right: Option<bool>,
+    #[serde(flatten, with = "super::former_names::is_correct")]
+    pub is_correct: Option<bool>,
 }
 
 /// How many answers were right.
@@ -53,7 +53,8 @@ impl Accuracy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// What the final agent read.
-    pub trace: String,
+    #[serde(flatten, with = "super::former_names::control")]
+    pub control: String,
     /// Mean NLL over all target tokens, in nats.
     #[serde(deserialize_with = "crate::null::number")]
     pub loss: f64,
@@ -152,9 +153,9 @@ pub fn evaluate_after<B: ModelBackend>(
     }
     let tokens: usize = all.iter().map(|s| s.target_tokens).sum();
     let loss = all.iter().map(|s| s.loss * s.target_tokens as f64).sum::<f64>() / tokens.max(1) as f64;
-    let checked: Vec<bool> = all.iter().filter_map(|s| s.right).collect();
+    let checked: Vec<bool> = all.iter().filter_map(|s| s.is_correct).collect();
     let evaluation = Evaluation {
-        trace: scoring.control.to_string(),
+        control: scoring.control.to_string(),
         loss,
         loss_interval: loss_interval(&all, loss, tokens),
         perplexity: loss.exp(),
@@ -231,14 +232,14 @@ fn score_batch<B: ModelBackend>(
     scoring: &Scoring<'_>,
     rows: &[usize],
 ) -> Result<ScoredBatch> {
-    let streams: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
+    let sample_ids: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
     let text = team.layout.config.channel.kind.text && *scoring.control != Control::None;
     let mut spent = Spent::default();
     let clock = Instant::now();
     if let Some(writing) = scoring.writing.filter(|_| text) {
         let path = Path::new("evaluation data");
         let written;
-        (own, written) = write_messages(team, writing, path, &own, Author::Agents, &streams)?;
+        (own, written) = write_messages(team, writing, path, &own, Author::Agents, &sample_ids)?;
         let tokens: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
         spent.bytes = tokens * size_of::<u32>();
         spent.messages = written.iter().map(Vec::len).sum();
@@ -248,32 +249,32 @@ fn score_batch<B: ModelBackend>(
     let prompts: usize = batch.prompts.iter().map(AgentInput::count).sum();
     spent.positions += prompts + rows.len() * team.layout.config.total_steps();
     let prompt = batch.prompts.last().expect("a team has an agent");
-    let trace = team.think_all(upstream.as_ref().unwrap_or(&batch));
-    let trace = scoring.control.apply(trace, &team.layout.config, scoring.seed, &streams);
-    spent.bytes += (0..rows.len()).map(|row| trace.bytes(row)).sum::<usize>();
-    spent.messages += trace.messages.len() * rows.len();
-    let reading = team.read(&trace);
-    let mut right = vec![None; rows.len()];
+    let received = team.roll_out_all(upstream.as_ref().unwrap_or(&batch));
+    let received = scoring.control.apply(received, &team.layout.config, scoring.seed, &sample_ids);
+    spent.bytes += (0..rows.len()).map(|row| received.bytes(row)).sum::<usize>();
+    spent.messages += received.messages.len() * rows.len();
+    let context = team.read(&received);
+    let mut is_correct = vec![None; rows.len()];
     if let Some(checking) = scoring.checking {
-        let answers = decode(team.answering(), prompt, &reading, &checking.options, &streams, |_, _| {
+        let answers = decode(team.answering(), prompt, &context, &checking.options, &sample_ids, |_, _| {
             std::ops::ControlFlow::Continue(())
         })
         .map_err(|e| e.of_agent(team.layout.config.final_name()))?;
         spent.seconds = clock.elapsed().as_secs_f64();
-        for ((right, sample), answer) in right.iter_mut().zip(&own).zip(answers) {
+        for ((is_correct, sample), answer) in is_correct.iter_mut().zip(&own).zip(answers) {
             spent.positions += answer.token_ids.len();
-            *right = checking.is_right(sample, &answer.token_ids)?;
+            *is_correct = checking.is_correct(sample, &answer.token_ids)?;
         }
     }
     let target = batch.target.as_ref().expect("every sample has a target");
-    let nll = team.target_nll(prompt, target, &reading);
+    let nll = team.target_nll(prompt, target, &context);
     let mut nll = nll.into_data().iter::<f64>().collect::<Vec<_>>().into_iter();
     let mut scores = Vec::with_capacity(own.len());
-    for (row, (sample, right)) in own.iter().zip(right).enumerate() {
+    for (row, (sample, is_correct)) in own.iter().zip(is_correct).enumerate() {
         let n = sample.target.as_ref().map_or(0, Vec::len);
         let tokens: Vec<f64> = nll.by_ref().take(n).collect();
         if let Some(token) = tokens.iter().position(|nll| !nll.is_finite()) {
-            let position = trace.start[row] as usize + sample.prompts.last().map_or(0, Vec::len) + token;
+            let position = received.start[row] as usize + sample.prompts.last().map_or(0, Vec::len) + token;
             return Err(Error::invalid(format!(
                 "line {}: agent `{}`: the loss of the token at position {position} is not finite: a weight of the model or the \
                  adapter, or a message, is damaged or too large",
@@ -285,8 +286,8 @@ fn score_batch<B: ModelBackend>(
             line: sample.line,
             loss: tokens.iter().sum::<f64>() / n.max(1) as f64,
             target_tokens: n,
-            trace_positions: trace.positions(row),
-            right,
+            trace_positions: received.positions(row),
+            is_correct,
         });
     }
     Ok(ScoredBatch { scores, spent })
@@ -317,7 +318,7 @@ mod tests {
     #[test]
     fn the_interval_of_the_loss_is_that_of_a_mean_where_samples_are_of_one_length() {
         let score =
-            |loss: f64| SampleScore { line: 1, loss, target_tokens: 3, trace_positions: 0, right: None };
+            |loss: f64| SampleScore { line: 1, loss, target_tokens: 3, trace_positions: 0, is_correct: None };
         let scores = [1.0, 2.0, 4.0].map(score);
         let [low, high] = loss_interval(&scores, 7.0 / 3.0, 9).unwrap();
         // scipy.stats.t.interval(0.95, 2, 7 / 3, scipy.stats.sem([1, 2, 4]))

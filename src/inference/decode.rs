@@ -10,7 +10,7 @@ use super::Sampling;
 use super::sampling::penalise;
 use crate::agents::{AgentInput, Embedded, last_position, prefill, read_on};
 use crate::backbone::{Backbone, KeyValues};
-use crate::communication::Reading;
+use crate::communication::Context;
 use crate::error::{Error, Result};
 use crate::random::generator;
 
@@ -65,7 +65,7 @@ pub struct Answer {
     pub stopped: bool,
 }
 
-/// Lets an agent answer on `reading` with its backbone; `streams` numbers the samples, `on_token(row, token)` sees tokens as they come and
+/// Lets an agent answer on `context` with its backbone; `sample_ids` numbers the samples, `on_token(row, token)` sees tokens as they come and
 /// ends the row's answer with `Break`.
 ///
 /// A row's answer depends neither on the other rows nor on padding.
@@ -75,21 +75,22 @@ pub struct Answer {
 pub fn decode<B: ModelBackend>(
     backbone: &Backbone<B>,
     prompt: &AgentInput,
-    reading: &Reading<B>,
+    context: &Context<B>,
     options: &DecodeOptions,
-    streams: &[u64],
+    sample_ids: &[u64],
     mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>> {
     let rows = prompt.batch();
-    let mut rngs: Vec<ChaCha8Rng> = streams.iter().map(|&stream| generator(options.seed, stream)).collect();
+    let mut rngs: Vec<ChaCha8Rng> =
+        sample_ids.iter().map(|&stream| generator(options.seed, stream)).collect();
     let mut answers = vec![Answer::default(); rows];
     if options.max_new_tokens == 0 {
         return Ok(answers);
     }
     let penalty = options.repetition_penalty;
     let mut seen: Vec<BTreeSet<u32>> = if penalty == 1.0 { Vec::new() } else { distinct(prompt) };
-    let mut next = reading.start.clone();
-    let (hidden, mut still) = prefill(backbone, prompt.embed(backbone), reading, &mut next);
+    let mut next = context.start.clone();
+    let (hidden, mut still) = prefill(backbone, prompt.embed(backbone), context, &mut next);
     let mut last = last_position(hidden, rows);
     let mut growing: Option<KeyValues<B>> = None;
     loop {
@@ -132,9 +133,9 @@ pub fn decode<B: ModelBackend>(
                     .expect("a prompt is never empty");
             growing = None;
         }
-        let past: Vec<&KeyValues<B>> = reading.kv.iter().chain([&still]).collect();
+        let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&still]).collect();
         let input = Embedded { x: backbone.embed(&tokens), batch: rows, valid: vec![true; rows] };
-        let hook = reading.hook.as_deref();
+        let hook = context.hook.as_deref();
         let (hidden, grown) = read_on(backbone, input, &past, growing.as_ref(), hook, &mut next);
         last = hidden;
         growing = Some(grown);

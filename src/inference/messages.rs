@@ -8,7 +8,7 @@ use diffmas_backends::ModelBackend;
 
 use super::{DecodeOptions, decode};
 use crate::agents::{PaddedIds, Team};
-use crate::communication::Reading;
+use crate::communication::Context;
 use crate::error::Result;
 use crate::text::{PromptBuilder, TokenizedSample};
 
@@ -26,8 +26,8 @@ pub struct WrittenMessage {
 pub enum Author {
     /// The agents themselves.
     Agents,
-    /// Expert texts where a sample has them, else the agents.
-    Experts,
+    /// Trajectories where a sample has them, else the agents.
+    Trajectories,
 }
 
 /// How upstream agents write.
@@ -50,7 +50,7 @@ pub fn write_messages<B: ModelBackend>(
     path: &Path,
     samples: &[TokenizedSample],
     author: Author,
-    streams: &[u64],
+    sample_ids: &[u64],
 ) -> Result<(Vec<TokenizedSample>, Vec<Vec<WrittenMessage>>)> {
     let Writing { prompts, options } = writing;
     let last = team.layout.config.agents.len() - 1;
@@ -68,7 +68,7 @@ pub fn write_messages<B: ModelBackend>(
         }
         let given = |s: &TokenizedSample| match author {
             Author::Agents => None,
-            Author::Experts => s.experts.get(j).cloned().flatten(),
+            Author::Trajectories => s.trajectories.get(j).cloned().flatten(),
         };
         let given: Vec<Option<Vec<u32>>> = samples.iter().map(given).collect();
         let rows: Vec<usize> = (0..samples.len()).filter(|&i| given[i].is_none()).collect();
@@ -76,12 +76,12 @@ pub fn write_messages<B: ModelBackend>(
         if !rows.is_empty() {
             let prompts: Vec<_> = rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect();
             let prompt = PaddedIds::left(&prompts).into();
-            let own: Vec<u64> = rows.iter().map(|&i| streams[i]).collect();
+            let own: Vec<u64> = rows.iter().map(|&i| sample_ids[i]).collect();
             let options =
                 DecodeOptions { max_new_tokens: team.layout.config.message_tokens(j), ..options.clone() };
-            let reading = Reading::empty(rows.len());
+            let context = Context::empty(rows.len());
             sampled =
-                decode(&team.roles[j], &prompt, &reading, &options, &own, |_, _| ControlFlow::Continue(()))
+                decode(&team.roles[j], &prompt, &context, &options, &own, |_, _| ControlFlow::Continue(()))
                     .map_err(|e| e.of_agent(&team.layout.config.agents[j].name))?;
         }
         let mut sampled = sampled.into_iter();

@@ -45,7 +45,7 @@ pub struct Curves {
     pub held_out_ends: [Option<f64>; 2],
     /// The loss.
     pub loss: Points,
-    /// The expert texts' share of the loss.
+    /// The trajectories' share of the loss.
     pub trajectory_loss: Points,
     /// The learning rate.
     pub learning_rate: Points,

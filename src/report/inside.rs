@@ -42,7 +42,7 @@ pub struct Example<'a> {
     agents: Vec<Turn<'a>>,
     expected: Option<&'a str>,
     answered: &'a str,
-    right: Option<bool>,
+    is_correct: Option<bool>,
 }
 
 /// What one agent found and passed on.
@@ -150,6 +150,6 @@ pub fn example(inspection: &Inspection) -> Example<'_> {
         agents: agents.collect(),
         expected: e.expected.as_deref(),
         answered: &e.answered,
-        right: e.right,
+        is_correct: e.is_correct,
     }
 }

@@ -39,7 +39,7 @@ pub fn training(curves: &Curves) -> Result<Training> {
     let losses = [
         ("training", &curves.loss, 0, false),
         ("held out", &curves.held_out, 1, true),
-        ("of it, expert texts", &curves.trajectory_loss, 3, false),
+        ("of it, trajectories", &curves.trajectory_loss, 3, false),
     ];
     let losses = losses.map(|(name, points, ink, marked)| Curve { name: name.into(), points, ink, marked });
     figures.extend(figure("Loss in nats per token", &losses, curves, Scale::Any)?);

@@ -124,11 +124,12 @@ mod tests {
     }
 
     fn comparison() -> String {
-        let way = |part: &str, right: f64| {
+        let method = |part: &str, right: f64| {
             json!({"name": format!("{HOSTILE} {part}"), "part": part, "message_bytes": 10.5, "seconds": 0.1, "forward_positions": 20.0,
                 "accuracy": {"accuracy": right, "interval": [right - 0.05, right + 0.05], "checked": 60}})
         };
-        let rows = [way("bound", 1.0), way("baseline", 0.5), way("trained", 0.9), way("control", 0.25)];
+        let rows =
+            [method("bound", 1.0), method("baseline", 0.5), method("trained", 0.9), method("control", 0.25)];
         json!({"title": HOSTILE, "guessing": 0.25, "rows": rows}).to_string()
     }
 
@@ -141,7 +142,7 @@ mod tests {
         let tokens =
             [json!({"token": HOSTILE, "probability": 0.75}), json!({"token": " x\n", "probability": null})];
         let example = json!({"line": 4, "prompts": [HOSTILE, "p", "q"], "written": [HOSTILE], "message_bytes": [2048, 100],
-            "expected": HOSTILE, "answered": HOSTILE, "right": false});
+            "expected": HOSTILE, "answered": HOSTILE, "is_correct": false});
         json!({"agents": agents, "samples": 1, "attention": [attention(1, &[Some(0.5)]), attention(2, &[Some(0.034), None])],
             "latents": [{"sender": HOSTILE, "positions": [tokens, []]}], "example": example})
         .to_string()
@@ -150,7 +151,7 @@ mod tests {
     #[test]
     fn each_file_brings_its_sections_and_no_other() {
         let all = ["results", "training", "attention", "lens", "example", "settings"];
-        let results = json!({"trace": "real", "loss": null, "perplexity": null, "samples": 2, "target_tokens": 4, "message_bytes": 0});
+        let results = json!({"control": "real", "loss": null, "perplexity": null, "samples": 2, "target_tokens": 4, "message_bytes": 0});
         for (file, text, sections) in [
             ("metrics.jsonl", metrics(3), &["training"][..]),
             ("eval_metrics.jsonl", "{\"step\":0,\"eval_loss\":1.5}\n".into(), &["training"]),

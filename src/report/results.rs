@@ -89,22 +89,25 @@ fn key_of(parts: &[Part]) -> Vec<(String, String)> {
 
 /// The ways of a comparison.
 pub fn compared(comparison: &Comparison) -> Result<Results> {
-    let whiskers: Vec<Whisker> =
-        comparison.rows.iter().map(|way| accuracy_whisker(&way.name, &way.accuracy, way.part)).collect();
-    let questions = comparison.rows.iter().map(|way| way.accuracy.checked).max().unwrap_or(0);
-    let parts: Vec<Part> = comparison.rows.iter().map(|way| way.part).collect();
+    let whiskers: Vec<Whisker> = comparison
+        .rows
+        .iter()
+        .map(|method| accuracy_whisker(&method.name, &method.accuracy, method.part))
+        .collect();
+    let questions = comparison.rows.iter().map(|method| method.accuracy.checked).max().unwrap_or(0);
+    let parts: Vec<Part> = comparison.rows.iter().map(|method| method.part).collect();
     let guessing = 100.0 * comparison.guessing;
     let caption = accuracy_caption(questions);
     let mut key = key_of(&parts);
     key.push(entry(Ink::Guess, &format!("guessing: {} %", plain(guessing))));
-    let rows = comparison.rows.iter().map(|way| Row {
-        name: way.name.clone(),
-        trained: way.part == Part::Trained,
-        accuracy: accuracy(&way.accuracy),
+    let rows = comparison.rows.iter().map(|method| Row {
+        name: method.name.clone(),
+        trained: method.part == Part::Trained,
+        accuracy: accuracy(&method.accuracy),
         loss: NOTHING.into(),
-        bytes: bytes(way.message_bytes),
-        seconds: seconds(Some(way.cost)),
-        positions: positions(Some(way.cost)),
+        bytes: bytes(method.message_bytes),
+        seconds: seconds(Some(method.cost)),
+        positions: positions(Some(method.cost)),
     });
     let label = label(&caption, &whiskers);
     Ok(Results {
@@ -119,17 +122,17 @@ pub fn compared(comparison: &Comparison) -> Result<Results> {
 
 /// Scores with the real message and with controls.
 pub fn scored(all: &[Evaluation]) -> Result<Results> {
-    let part = |e: &Evaluation| if e.trace == "real" { Part::Trained } else { Part::Control };
+    let part = |e: &Evaluation| if e.control == "real" { Part::Trained } else { Part::Control };
     let loss = |e: &Evaluation| with_interval(e.loss, e.loss_interval);
     let checked: Option<Vec<(&Evaluation, Accuracy)>> = all.iter().map(|e| Some((e, e.accuracy?))).collect();
     let (caption, whiskers, end) = match checked {
         Some(checked) => {
-            let whiskers = checked.iter().map(|(e, a)| accuracy_whisker(&e.trace, a, part(e))).collect();
+            let whiskers = checked.iter().map(|(e, a)| accuracy_whisker(&e.control, a, part(e))).collect();
             (accuracy_caption(checked[0].1.checked), whiskers, 100.0)
         }
         None => {
             let whisker = |e: &Evaluation| Whisker {
-                name: e.trace.clone(),
+                name: e.control.clone(),
                 value: finite(e.loss),
                 interval: e.loss_interval.filter(|i| i.iter().all(|x| x.is_finite())),
                 said: loss(e),
@@ -144,7 +147,7 @@ pub fn scored(all: &[Evaluation]) -> Result<Results> {
     };
     let parts: Vec<Part> = all.iter().map(part).collect();
     let rows = all.iter().map(|e| Row {
-        name: e.trace.clone(),
+        name: e.control.clone(),
         trained: part(e) == Part::Trained,
         accuracy: e.accuracy.as_ref().map_or(NOTHING.into(), accuracy),
         loss: loss(e),

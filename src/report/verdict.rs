@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::evaluation::{Comparison, Evaluation, Paired, Part, Way};
+use crate::evaluation::{Comparison, Evaluation, Method, Paired, Part};
 
 /// What a report says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Verdict {
     pub warning: bool,
 }
 
-/// What a score is a score of, and which way is better.
+/// What a score is a score of, and which method is better.
 #[derive(Clone, Copy, PartialEq)]
 enum Measure {
     /// Right answers, more is better.
@@ -22,7 +22,7 @@ enum Measure {
     Loss,
 }
 
-/// One way of answering.
+/// One method of answering.
 struct Score<'a> {
     name: &'a str,
     value: f64,
@@ -49,13 +49,13 @@ impl Verdict {
     /// only sums are known, where their intervals touch.
     /// Leaving a single sender out (`drop:ROLE`) is no such control, since the others' messages are still there.
     pub fn of_comparison(comparison: &Comparison) -> Option<Self> {
-        fn score(way: &Way) -> Score<'_> {
-            let name = way.name.strip_prefix("control ").unwrap_or(&way.name);
-            let interval = Some(way.accuracy.interval);
-            Score { name, value: way.accuracy.accuracy, interval, paired: way.against_real }
+        fn score(method: &Method) -> Score<'_> {
+            let name = method.name.strip_prefix("control ").unwrap_or(&method.name);
+            let interval = Some(method.accuracy.interval);
+            Score { name, value: method.accuracy.accuracy, interval, paired: method.against_real }
         }
-        let trained = comparison.rows.iter().find(|way| way.part == Part::Trained)?;
-        let controls = comparison.rows.iter().filter(|way| way.part == Part::Control).map(score);
+        let trained = comparison.rows.iter().find(|method| method.part == Part::Trained)?;
+        let controls = comparison.rows.iter().filter(|method| method.part == Part::Control).map(score);
         let evidence = Evidence {
             measure: Measure::Accuracy,
             real: score(trained),
@@ -77,7 +77,7 @@ impl Verdict {
             Some(a) => count(a.checked, "question"),
             None => count(first.samples, "sample"),
         };
-        let Some(real) = all.iter().find(|e| e.trace == "real") else {
+        let Some(real) = all.iter().find(|e| e.control == "real") else {
             let scores: Vec<String> = all.iter().map(|e| measure.describe(&score(e))).collect();
             let sentence = format!(
                 "{} on {of}; the real message was not scored, so this does not tell whether it matters.",
@@ -85,7 +85,7 @@ impl Verdict {
             );
             return Some(Self { sentence, warning: false });
         };
-        let controls = all.iter().filter(|e| e.trace != "real" && !e.trace.starts_with("drop:"));
+        let controls = all.iter().filter(|e| e.control != "real" && !e.control.starts_with("drop:"));
         let evidence = Evidence {
             measure,
             real: score(real),
@@ -128,7 +128,7 @@ impl Measure {
             (Self::Accuracy, Some(a)) => (a.accuracy, Some(a.interval)),
             _ => (e.loss, e.loss_interval),
         };
-        Score { name: &e.trace, value, interval, paired: e.against_real }
+        Score { name: &e.control, value, interval, paired: e.against_real }
     }
 
     /// A score as text, with its interval.
@@ -279,7 +279,7 @@ mod tests {
     }
 
     fn comparison(rows: &[(&str, Part, f64)]) -> Comparison {
-        let way = |&(name, part, value): &(&str, Part, f64)| Way {
+        let method = |&(name, part, value): &(&str, Part, f64)| Method {
             name: name.into(),
             part,
             accuracy: accuracy(value, 0.04),
@@ -287,14 +287,13 @@ mod tests {
             cost: Cost { seconds: 0.0, forward_positions: 0.0 },
             against_real: None,
         };
-        Comparison { title: String::new(), guessing: 0.25, rows: rows.iter().map(way).collect() }
+        Comparison { title: String::new(), guessing: 0.25, rows: rows.iter().map(method).collect() }
     }
 
-    fn evaluation(trace: &str, loss: f64, accuracy: Option<Accuracy>) -> Evaluation {
+    fn evaluation(control: &str, loss: f64, accuracy: Option<Accuracy>) -> Evaluation {
         let loss_interval = Some([loss - 0.1, loss + 0.1]);
-        let trace = trace.to_string();
         Evaluation {
-            trace,
+            control: control.into(),
             loss,
             loss_interval,
             perplexity: loss.exp(),
@@ -413,7 +412,7 @@ mod tests {
         let one = Evaluation { loss_interval: None, samples: 1, ..real.clone() };
         let unsure = said(&[one, none.clone()]);
         assert!(unsure.warning && unsure.sentence.starts_with("1 sample cannot tell"), "{unsure:?}");
-        // Where every way does the same, none of them shows what the message does.
+        // Where every method does the same, none of them shows what the message does.
         let same = |value: f64| {
             let rows = [("trained", Part::Trained, value), ("control none", Part::Control, value)];
             Verdict::of_comparison(&comparison(&rows)).unwrap()

@@ -23,7 +23,7 @@ pub struct TokenizedSample {
     /// What the final agent should give, end of turn included, if the line says so.
     pub target: Option<Vec<u32>>,
     /// What each agent should write if it wrote text, end of turn included, where the line says so; empty where it says nothing.
-    pub experts: Vec<Option<Vec<u32>>>,
+    pub trajectories: Vec<Option<Vec<u32>>>,
     /// The line itself.
     pub source: Option<Arc<Sample>>,
 }
@@ -32,7 +32,7 @@ pub struct TokenizedSample {
 struct Tokens {
     prompts: Vec<Vec<u32>>,
     target: Option<Vec<u32>>,
-    experts: Vec<Option<Vec<u32>>>,
+    trajectories: Vec<Option<Vec<u32>>>,
 }
 
 /// The compiled prompt templates of a team, and the tokenizer.
@@ -110,7 +110,7 @@ impl PromptBuilder {
     /// Names file, line, agent and field: a variable that the line does not have, a role without ids or ids
     /// without a role, an id outside the vocabulary, an empty prompt; text without a tokenizer.
     pub fn build(&self, path: &Path, sample: &Sample, vocab_size: usize) -> Result<TokenizedSample> {
-        let Tokens { prompts, target, experts } = match &sample.ids {
+        let Tokens { prompts, target, trajectories } = match &sample.ids {
             Some(ids) => self.take_ids(ids).map_err(|m| Error::line(path, sample.line, m))?,
             None => self.tokenise(path, sample)?,
         };
@@ -129,7 +129,7 @@ impl PromptBuilder {
                 if text { format!("the prompt of agent `{name}`") } else { format!("`prompt_ids.{name}`") };
             check(name, ids)?;
         }
-        for (name, ids) in self.names.iter().zip(&experts) {
+        for (name, ids) in self.names.iter().zip(&trajectories) {
             if let Some(ids) = ids {
                 let field = if text { "trajectories" } else { "trajectory_ids" };
                 check(format!("`{field}.{name}`"), ids)?;
@@ -139,7 +139,7 @@ impl PromptBuilder {
             check(if text { "the answer" } else { "`target_ids`" }.to_string(), ids)?;
         }
         let source = Some(Arc::new(sample.clone()));
-        Ok(TokenizedSample { line: sample.line, prompts, target, experts, source })
+        Ok(TokenizedSample { line: sample.line, prompts, target, trajectories, source })
     }
 
     /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
@@ -238,11 +238,11 @@ impl PromptBuilder {
         let prompts = known.iter().map(prompt).collect::<std::result::Result<_, _>>()?;
         let target = Some(ids.target_ids.clone()).filter(|ids| !ids.is_empty());
         self.check_roles("trajectory_ids", ids.trajectory_ids.keys())?;
-        let experts = self.names.iter().map(|name| ids.trajectory_ids.get(name).cloned()).collect();
-        Ok(Tokens { prompts, target, experts })
+        let trajectories = self.names.iter().map(|name| ids.trajectory_ids.get(name).cloned()).collect();
+        Ok(Tokens { prompts, target, trajectories })
     }
 
-    /// Refuses expert texts of anyone but the upstream agents.
+    /// Refuses trajectories of anyone but the upstream agents.
     fn check_roles<'a>(
         &self,
         field: &str,
@@ -325,12 +325,12 @@ impl PromptBuilder {
         };
         let target = sample.answer.as_ref().map(|answer| turn(answer, "the answer".into())).transpose()?;
         self.check_roles("trajectories", sample.trajectories.keys()).map_err(&at_line)?;
-        let expert = |name: &String| {
+        let trajectory = |name: &String| {
             let text = sample.trajectories.get(name);
             text.map(|text| turn(text, format!("`trajectories.{name}`"))).transpose()
         };
-        let experts = self.names.iter().map(expert).collect::<Result<_>>()?;
-        Ok(Tokens { prompts, target, experts })
+        let trajectories = self.names.iter().map(trajectory).collect::<Result<_>>()?;
+        Ok(Tokens { prompts, target, trajectories })
     }
 }
 
@@ -491,7 +491,7 @@ mod tests {
                 line: 7,
                 prompts: vec![vec![8], vec![1, 2]],
                 target: Some(vec![5]),
-                experts: vec![None, None],
+                trajectories: vec![None, None],
                 source: Some(Arc::new(sample.clone())),
             }
         );

@@ -100,7 +100,7 @@ pub struct TrainConfig {
     pub trace_gradient: TraceGradient,
     /// Updates skipped in a row, for a loss or gradient that is not finite, after which training stops.
     pub max_skipped_updates: usize,
-    /// The weight λ of upstream agents' expert texts: `loss = L_final + λ·mean_j L_j`.
+    /// The weight λ of upstream agents' trajectories: `loss = L_final + λ·mean_j L_j`.
     pub trajectory_weight: f64,
     /// Probability of hiding a sender's whole message from its readers.
     pub sender_dropout: f64,

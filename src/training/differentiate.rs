@@ -16,7 +16,7 @@ const DROPOUT: u64 = 0x6472_6f70;
 pub struct UpdateGradient<B: ModelBackend> {
     /// Their part of the update's loss.
     pub loss: f64,
-    /// The expert texts' share of it.
+    /// The trajectories' share of it.
     pub trajectory_loss: f64,
     /// Gradients by parameter.
     pub gradients: Parameters<B>,
@@ -24,7 +24,7 @@ pub struct UpdateGradient<B: ModelBackend> {
     pub message_squares: Vec<Option<f64>>,
     /// Messages that communication dropout hid as a whole, and single positions and vectors.
     pub dropped: [usize; 2],
-    /// Prompt, latent, target and expert positions.
+    /// Prompt, latent, target and trajectory positions.
     pub positions: usize,
 }
 
@@ -57,15 +57,15 @@ impl Draws {
         batch: &TeamBatch,
     ) -> (TeamPlan, Vec<Dropped>) {
         let mut plan =
-            TeamPlan::new(&model.layout.config, batch, |thought| model.channel.inner.layout(thought));
+            TeamPlan::new(&model.layout.config, batch, |rollout| model.channel.inner.layout(rollout));
         if self.dropout == Dropout::default() {
             return (plan, Vec::new());
         }
-        let streams: Vec<u64> = batch.numbers.iter().map(|n| (self.step as u64) << 32 | n).collect();
+        let sample_ids: Vec<u64> = batch.numbers.iter().map(|n| (self.step as u64) << 32 | n).collect();
         let hide = |message: &mut _, before: Option<&_>, dropped: &_| {
             model.channel.inner.hide(message, before, dropped)
         };
-        let dropped = plan.drop_messages(self.dropout, self.seed, &streams, hide);
+        let dropped = plan.drop_messages(self.dropout, self.seed, &sample_ids, hide);
         (plan, dropped)
     }
 }

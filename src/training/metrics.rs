@@ -12,9 +12,9 @@ pub struct StepMetrics {
     /// The phase, in a run of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
-    /// The loss before the update: mean NLL of its target tokens, and the weighted expert texts; null when it is not finite.
+    /// The loss before the update: mean NLL of its target tokens, and the weighted trajectories; null when it is not finite.
     pub loss: Option<f64>,
-    /// The expert texts' share of the loss, where they have a weight.
+    /// The trajectories' share of the loss, where they have a weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trajectory_loss: Option<f64>,
     /// The rate of this update.

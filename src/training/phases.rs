@@ -18,7 +18,7 @@ named_enum! {
         /// One phase, end to end.
         #[default]
         Joint = "joint",
-        /// First each role learns its own expert text with the channel off, then the team learns end to end.
+        /// First each role learns its own trajectory with the channel off, then the team learns end to end.
         IndividualThenJoint = "individual-then-joint",
     }
 }
@@ -44,7 +44,7 @@ pub struct PhaseConfig {
     /// Whether agents read each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<bool>,
-    /// The weight λ of expert texts, in place of the run's.
+    /// The weight λ of trajectories, in place of the run's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trajectory_weight: Option<f64>,
 }
@@ -62,7 +62,7 @@ pub struct Phase {
     pub train: Option<Vec<ParameterGroup>>,
     /// Whether agents read each other.
     pub channel: bool,
-    /// The weight λ of expert texts.
+    /// The weight λ of trajectories.
     pub trajectory_weight: f64,
 }
 
@@ -155,12 +155,12 @@ impl TrainConfig {
     /// Refuses training data that lacks what the settings ask of it; returns the difficulty of each sample, where there is a curriculum.
     ///
     /// # Errors
-    /// Names the phase that weighs expert texts where no sample has any, or the line whose difficulty is missing.
+    /// Names the phase that weighs trajectories where no sample has any, or the line whose difficulty is missing.
     pub fn check_data(&self, samples: &[TokenizedSample]) -> Result<Option<Vec<f64>>> {
-        let has_experts = samples.iter().any(|s| s.experts.iter().any(Option::is_some));
-        if let Some(phase) = self.phases(1).iter().find(|p| p.trajectory_weight > 0.0 && !has_experts) {
+        let has_trajectories = samples.iter().any(|s| s.trajectories.iter().any(Option::is_some));
+        if let Some(phase) = self.phases(1).iter().find(|p| p.trajectory_weight > 0.0 && !has_trajectories) {
             return Err(Error::invalid(format!(
-                "phase `{}` gives expert texts a weight, but no line has `trajectories`; set trajectory_weight to 0 or add them",
+                "phase `{}` gives trajectories a weight, but no line has `trajectories`; set trajectory_weight to 0 or add them",
                 phase.name
             )));
         }

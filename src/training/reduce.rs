@@ -43,10 +43,13 @@ impl<B: ModelBackend> Reduce<B> for OneProcess {
 /// # Errors
 /// If a process cannot be reached.
 pub(super) fn all_tokens<B: ModelBackend>(reduce: &dyn Reduce<B>, own: &TokenCounts) -> Result<TokenCounts> {
-    let mut sums: Vec<f64> = [own.target].iter().chain(&own.experts).map(|&n| n as f64).collect();
+    let mut sums: Vec<f64> = [own.target].iter().chain(&own.trajectories).map(|&n| n as f64).collect();
     reduce.numbers(&mut sums)?;
-    let [target, experts @ ..] = &sums[..] else { unreachable!("as many numbers as before") };
-    Ok(TokenCounts { target: *target as usize, experts: experts.iter().map(|&n| n as usize).collect() })
+    let [target, trajectories @ ..] = &sums[..] else { unreachable!("as many numbers as before") };
+    Ok(TokenCounts {
+        target: *target as usize,
+        trajectories: trajectories.iter().map(|&n| n as usize).collect(),
+    })
 }
 
 /// The gradient of all processes' rows with respect to `parameters`. One that no process has a gradient of has none in the sum.

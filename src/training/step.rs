@@ -108,7 +108,7 @@ impl<B: ModelBackend> Trainer<B> {
     /// `batches` without texts that the present phase does not learn.
     fn learned<'a>(&self, batches: &'a [TeamBatch]) -> Cow<'a, [TeamBatch]> {
         match self.phase.trajectory_weight {
-            0.0 => batches.iter().map(|b| b.clone().without_experts()).collect(),
+            0.0 => batches.iter().map(|b| b.clone().without_trajectories()).collect(),
             _ => Cow::Borrowed(batches),
         }
     }

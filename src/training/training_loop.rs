@@ -121,9 +121,9 @@ impl<B: ModelBackend> Trainer<B> {
                     return Ok(TeamBatch::new(&rows).numbered(numbers));
                 };
                 let own: Vec<TokenizedSample> = rows.into_iter().cloned().collect();
-                let streams: Vec<u64> = own.iter().map(|s| s.line as u64).collect();
+                let sample_ids: Vec<u64> = own.iter().map(|s| s.line as u64).collect();
                 let path = Path::new("training data");
-                let (own, _) = write_messages(team, writing, path, &own, Author::Experts, &streams)?;
+                let (own, _) = write_messages(team, writing, path, &own, Author::Trajectories, &sample_ids)?;
                 Ok(TeamBatch::new(&own.iter().collect::<Vec<_>>()).numbered(numbers))
             })
             .collect()

@@ -171,7 +171,7 @@ fn communication_modules_of_another_team_are_refused() {
 fn controls_and_traces_of_internal_state_are_refused_where_agents_write() {
     let place = Place::new();
     says(
-        &failure(place.eval(&[&"--channel", &"text", &"--trace", &"zero"])),
+        &failure(place.eval(&[&"--channel", &"text", &"--control", &"zero"])),
         &["zero", "`text`", "real or none"],
     );
     let trace = place.path("t.safetensors");

@@ -8,7 +8,7 @@ use diffmas::agents::TeamConfig;
 use diffmas::backbone::{KeyValues, Positions};
 use diffmas::backends::{Flex, KeyValueBlock};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
-use diffmas::communication::{Message, Segment, Trace, Vectors};
+use diffmas::communication::{Message, ReceivedMessages, Segment, Vectors};
 use serde_json::{Value, json};
 
 use crate::shared::{gguf, golden, line};
@@ -172,7 +172,7 @@ fn two_messages() -> Vec<u8> {
     let messages = vec![message(0, [0, 1, 2, 0, 0, 1]), message(1, [3, 4, 5, 2, 2, 3])];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.safetensors");
-    let trace = Trace { messages, start: vec![6, 4] };
-    with_trace_owner(|owner| trace.write(&path, owner)).unwrap();
+    let received = ReceivedMessages { messages, start: vec![6, 4] };
+    with_trace_owner(|owner| received.write(&path, owner)).unwrap();
     fs::read(path).unwrap()
 }

@@ -101,9 +101,9 @@ impl Job for RowsOfGraphs {
             sample.prompts = (0..).zip(lengths).map(prompt).collect();
         }
         let team = g.model.bind(&g.parameters);
-        let together = team.think_all(&batch(&g.samples));
+        let together = team.roll_out_all(&batch(&g.samples));
         for (row, sample) in g.samples.iter().enumerate() {
-            let alone = team.think_all(&TeamBatch::new(&[sample]));
+            let alone = team.roll_out_all(&TeamBatch::new(&[sample]));
             assert_eq!(alone.start[0], together.start[row], "row {row}");
             for (a, b) in alone.messages.iter().zip(&together.messages) {
                 let (a, b) = (&a.segment.as_ref().unwrap().kv, &b.segment.as_ref().unwrap().kv.rows(row, 1));

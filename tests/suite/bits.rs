@@ -55,20 +55,20 @@ fn message<B: ModelBackend>(m: &Message<B>, row: usize) -> (Vec<u32>, Vec<u32>) 
 /// What `team` makes of `samples` as one batch.
 fn rows<B: ModelBackend>(team: &Team<B>, samples: &[&TokenizedSample]) -> Vec<Row> {
     let batch = TeamBatch::new(samples);
-    let trace = team.think_all(&batch);
-    let reading = team.read(&trace);
+    let received = team.roll_out_all(&batch);
+    let context = team.read(&received);
     let (prompt, target) = (batch.prompts.last().unwrap(), batch.target.as_ref().unwrap());
-    let nll = bits(values(&team.target_nll(prompt, target, &reading)));
+    let nll = bits(values(&team.target_nll(prompt, target, &context)));
     let options = DecodeOptions { max_new_tokens: 6, ..DecodeOptions::default() };
-    let streams: Vec<u64> = (0..samples.len() as u64).collect();
+    let sample_ids: Vec<u64> = (0..samples.len() as u64).collect();
     let more = |_, _| ControlFlow::Continue(());
-    let answers = decode(team.answering(), prompt, &reading, &options, &streams, more).unwrap();
+    let answers = decode(team.answering(), prompt, &context, &options, &sample_ids, more).unwrap();
     let mut nll = nll.into_iter();
     let row = |(row, sample): (usize, &&TokenizedSample)| {
-        let (messages, ids) = trace.messages.iter().map(|m| message(m, row)).unzip();
+        let (messages, ids) = received.messages.iter().map(|m| message(m, row)).unzip();
         let tokens = sample.target.as_ref().map_or(0, Vec::len);
         let nll = nll.by_ref().take(tokens).collect();
-        Row { messages, ids, start: trace.start[row], nll, answer: answers[row].token_ids.clone() }
+        Row { messages, ids, start: received.start[row], nll, answer: answers[row].token_ids.clone() }
     };
     samples.iter().enumerate().map(row).collect()
 }

@@ -32,7 +32,7 @@ pub struct Setting {
     pub steps: [usize; 3],
     /// What each of the four agents reads, in a graph.
     pub reads: [&'static [usize]; 4],
-    pub experts: bool,
+    pub trajectories: bool,
 }
 
 impl Setting {
@@ -45,7 +45,7 @@ impl Setting {
             steps: [2, 2, 2],
             // Two experts; one that reads the first of them; a final agent that reads all, the reader before the second expert.
             reads: [&[], &[], &[0], &[0, 2, 1]],
-            experts: false,
+            trajectories: false,
         }
     }
 
@@ -61,15 +61,15 @@ impl Setting {
         }
         all.push(Self { scope: AdapterScope::PerRole, ..Self::new(C::TRACE, T::Hierarchical) });
         all.push(Self::new(C::TRACE, T::Graph));
-        all.push(Self { steps: [3, 1, 2], experts: true, ..Self::new(C::HYBRID, T::Graph) });
-        all.push(Self { experts: true, ..Self::new(C::TEXT, T::Sequential) });
+        all.push(Self { steps: [3, 1, 2], trajectories: true, ..Self::new(C::HYBRID, T::Graph) });
+        all.push(Self { trajectories: true, ..Self::new(C::TEXT, T::Sequential) });
         all
     }
 
     pub fn name(&self) -> String {
         format!(
             "{} {} {:?} {} experts={}",
-            self.channel, self.topology, self.scope, self.update, self.experts
+            self.channel, self.topology, self.scope, self.update, self.trajectories
         )
     }
 
@@ -101,11 +101,11 @@ impl Setting {
             more(c);
         };
         let mut g = Golden::<B>::load(MODEL, self.scope, change, device);
-        if self.experts {
+        if self.trajectories {
             for (i, sample) in g.samples.iter_mut().enumerate() {
                 // The first agent has a text in every row, the third in the first row only.
                 let ids = |n: u32| (0..n).map(|k| 20 + 7 * k + i as u32).collect::<Vec<u32>>();
-                sample.experts = vec![Some(ids(3 + i as u32)), None, (i == 0).then(|| ids(4)), None];
+                sample.trajectories = vec![Some(ids(3 + i as u32)), None, (i == 0).then(|| ids(4)), None];
             }
         }
         g
@@ -252,15 +252,15 @@ impl Job for Texts {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         let mut setting = Setting::new(ChannelKind::TEXT, Topology::Graph);
-        setting.experts = true;
+        setting.trajectories = true;
         let mut g = setting.load::<B>(&device);
         Arc::make_mut(&mut g.model.layout).config.message_tokens = 3;
         let team = g.model.bind(&g.parameters);
         let prompts = Arc::new(PromptBuilder::new(&team.layout.config.agents, None).unwrap());
         let writing = Writing { prompts, options: DecodeOptions::default() };
         let write = |author, rows: std::ops::Range<usize>| {
-            let streams: Vec<u64> = rows.clone().map(|i| i as u64).collect();
-            write_messages(&team, &writing, "data".as_ref(), &g.samples[rows], author, &streams).unwrap()
+            let sample_ids: Vec<u64> = rows.clone().map(|i| i as u64).collect();
+            write_messages(&team, &writing, "data".as_ref(), &g.samples[rows], author, &sample_ids).unwrap()
         };
         let (samples, written) = write(Author::Agents, 0..3);
         for row in 0..3 {
@@ -274,9 +274,9 @@ impl Job for Texts {
             assert_eq!(samples[row].prompts[2], [said(0), before(2)].concat());
             assert_eq!(samples[row].prompts[3], [said(0), said(2), said(1), before(3)].concat());
         }
-        let (_, given) = write(Author::Experts, 0..3);
+        let (_, given) = write(Author::Trajectories, 0..3);
         for (row, given) in given.iter().enumerate() {
-            assert_eq!(Some(&given[0].token_ids), g.samples[row].experts[0].as_ref());
+            assert_eq!(Some(&given[0].token_ids), g.samples[row].trajectories[0].as_ref());
         }
     }
 }
@@ -322,13 +322,13 @@ impl Job for Joins {
             let team = g.model.bind(&g.parameters);
             let b = batch(&g.samples);
             let plan = team.plan(&b);
-            let trace = team.think_all(&b);
-            assert_eq!(trace.messages.len(), 3);
-            for (message, read) in trace.messages.into_iter().zip(&plan.agents[3].reads) {
+            let received = team.roll_out_all(&b);
+            assert_eq!(received.messages.len(), 3);
+            for (message, read) in received.messages.into_iter().zip(&plan.agents[3].reads) {
                 let j = message.sender;
-                let mut reading = diffmas::communication::Reading::empty(3);
-                reading.start.clone_from(&read.offsets);
-                let there = team.think(&[j], &b, &plan, &[reading]).remove(0).segment();
+                let mut context = diffmas::communication::Context::empty(3);
+                context.start.clone_from(&read.offsets);
+                let there = team.roll_out(&[j], &b, &plan, &[context]).remove(0).segment();
                 let moved = message.segment.unwrap();
                 assert_eq!(moved.kv.positions, there.kv.positions, "{model} agent {j}");
                 for (a, b) in moved.kv.into_tensors().iter().zip(there.kv.into_tensors()) {
@@ -362,13 +362,13 @@ impl Job for Together {
             let b = batch(&g.samples);
             let plan = team.plan(&b);
             assert_eq!(plan.stages[0].agents, [0, 1, 2]);
-            let readings = [0, 1, 2].map(|j| team.read(&team.find(j, &[None, None, None, None], &plan)));
-            let together = team.think(&[0, 1, 2], &b, &plan, &readings);
-            for (j, thought) in together.iter().enumerate() {
-                let alone = team.think(&[j], &b, &plan, &readings[j..=j]).remove(0);
-                let trace = team.find(j, &[None, None, None, None], &plan);
-                let send = |t| team.send(t, &trace);
-                let (a, b): (Message<B>, Message<B>) = (send(thought), send(&alone));
+            let contexts = [0, 1, 2].map(|j| team.read(&team.find(j, &[None, None, None, None], &plan)));
+            let together = team.roll_out(&[0, 1, 2], &b, &plan, &contexts);
+            for (j, rollout) in together.iter().enumerate() {
+                let alone = team.roll_out(&[j], &b, &plan, &contexts[j..=j]).remove(0);
+                let received = team.find(j, &[None, None, None, None], &plan);
+                let send = |t| team.send(t, &received);
+                let (a, b): (Message<B>, Message<B>) = (send(rollout), send(&alone));
                 let positions = |m: &Message<B>| m.segment.as_ref().unwrap().kv.positions.clone();
                 assert_eq!(positions(&a), positions(&b), "{scope:?} agent {j}");
                 for (a, b) in a.into_tensors().iter().zip(b.into_tensors()) {
@@ -376,14 +376,14 @@ impl Job for Together {
                     let off: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
                     close(norm(&off), 0.0, norm(&b), 1e-4, &format!("{scope:?} agent {j}"));
                 }
-                assert_eq!(thought.latents.len(), alone.latents.len());
+                assert_eq!(rollout.latents.len(), alone.latents.len());
             }
         }
     }
 }
 
 #[test]
-fn experts_think_the_same_as_one_batch_and_alone() {
+fn trajectories_think_the_same_as_one_batch_and_alone() {
     on_backend(Together);
 }
 
@@ -397,13 +397,14 @@ impl Job for Controls {
             let what = setting.name();
             let g = setting.load::<B>(&device);
             let team = g.model.bind(&opened(&g));
-            let real = team.think_all(&batch(&g.samples));
+            let real = team.roll_out_all(&batch(&g.samples));
             let apply = |control: Control| control.apply(real.clone(), &team.layout.config, 5, &[0, 1, 2]);
-            let tensors = |t: &diffmas::communication::Trace<B>| -> Vec<Vec<f64>> {
+            let tensors = |t: &diffmas::communication::ReceivedMessages<B>| -> Vec<Vec<f64>> {
                 t.messages.iter().flat_map(|m| m.clone().into_tensors()).map(|t| values(&t)).collect()
             };
-            let seen =
-                |t: &diffmas::communication::Trace<B>| (0..3).map(|b| t.positions(b)).collect::<Vec<_>>();
+            let seen = |t: &diffmas::communication::ReceivedMessages<B>| {
+                (0..3).map(|b| t.positions(b)).collect::<Vec<_>>()
+            };
             assert_eq!(tensors(&apply(Control::Real)), tensors(&real), "{what}");
             let zero = apply(Control::Zero);
             assert!(tensors(&zero).iter().flatten().all(|&x| x == 0.0), "{what}");
@@ -477,7 +478,7 @@ impl Job for Phases {
     /// In each phase, only what it names changes; with draws of dropout and of a curriculum that a resumed run repeats.
     fn run<B: ModelBackend>(self, device: B::Device) {
         let mut setting = Setting::new(ChannelKind::HYBRID, Topology::Sequential);
-        setting.experts = true;
+        setting.trajectories = true;
         let parts = [
             (ParameterGroup::CROSS_ATTENTION, true),
             (ParameterGroup::ENCODER, true),
@@ -513,7 +514,7 @@ impl Job for Phases {
                 &device,
             );
             for sample in &mut g.samples {
-                sample.experts = vec![Some(vec![21, 22, 23]), None, None, None];
+                sample.trajectories = vec![Some(vec![21, 22, 23]), None, None, None];
             }
             g
         };

@@ -171,14 +171,14 @@ pub struct Case<'a, B: ModelBackend> {
     pub batch: &'a TeamBatch,
     /// Agents that the gradient goes through.
     pub through: &'a [bool],
-    /// Weight of expert texts.
+    /// Weight of trajectories.
     pub lambda: f64,
 }
 
 impl<B: ModelBackend> Case<'_, B> {
     pub fn plan(&self) -> TeamPlan {
-        TeamPlan::new(&self.model.layout.config, self.batch, |thought| {
-            self.model.channel.inner.layout(thought)
+        TeamPlan::new(&self.model.layout.config, self.batch, |rollout| {
+            self.model.channel.inner.layout(rollout)
         })
     }
 

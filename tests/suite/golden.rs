@@ -8,7 +8,7 @@ use burn::prelude::*;
 use diffmas::agents::{AdapterScope, TeamConfig, Transmit};
 use diffmas::backbone::{BackboneConfig, KeyValues, Parameters, frobenius};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::communication::Trace;
+use diffmas::communication::ReceivedMessages;
 use diffmas::evaluation::{Control, evaluate};
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::training::{TraceGradient, TrainConfig};
@@ -189,11 +189,11 @@ impl Check for Latents {
             let plan = team.plan(&b);
             let mut sent = vec![None; 4];
             for (j, want) in g.expected[key].as_array().unwrap().iter().enumerate() {
-                let trace = team.find(j, &sent, &plan);
-                let thought = team.think(&[j], &b, &plan, &[team.read(&trace)]).remove(0);
+                let received = team.find(j, &sent, &plan);
+                let rollout = team.roll_out(&[j], &b, &plan, &[team.read(&received)]).remove(0);
                 let want = want.as_array().unwrap();
-                assert_eq!(thought.latents.len(), want.len());
-                for (t, (got, want)) in thought.latents.iter().zip(want).enumerate() {
+                assert_eq!(rollout.latents.len(), want.len());
+                for (t, (got, want)) in rollout.latents.iter().zip(want).enumerate() {
                     close_tensor(
                         &values(got),
                         &numbers(want),
@@ -201,7 +201,7 @@ impl Check for Latents {
                         &format!("{model} {key} agent {j} h_{t}"),
                     );
                 }
-                let message = team.send(&thought, &trace);
+                let message = team.send(&rollout, &received);
                 let positions = &message.segment.as_ref().unwrap().kv.positions;
                 let planned = &plan.agents[j].message.segment.as_ref().unwrap().positions;
                 assert_eq!(positions, planned, "{model} plan of agent {j}");
@@ -214,8 +214,8 @@ impl Check for Latents {
     }
 }
 
-fn check_trace<B: ModelBackend>(model: &str, trace: &Trace<B>, want: &Value) {
-    let joined = KeyValues::cat(&trace.segments().collect::<Vec<_>>()).unwrap();
+fn check_trace<B: ModelBackend>(model: &str, received: &ReceivedMessages<B>, want: &Value) {
+    let joined = KeyValues::cat(&received.segments().collect::<Vec<_>>()).unwrap();
     assert_eq!(joined.len() as u64, want["length"].as_u64().unwrap());
     for (l, block) in joined.layers.iter().enumerate() {
         for (t, key) in [(&block.key, "k_norm_per_layer"), (&block.value, "v_norm_per_layer")] {
@@ -401,9 +401,9 @@ impl Check for Greedy {
         let options = DecodeOptions { max_new_tokens: 16, ..DecodeOptions::default() };
         let answer = |thinking: &diffmas::agents::Team<B>, answering: &diffmas::agents::Team<B>, n: usize| {
             let b = batch(&g.samples[..n]);
-            let reading = thinking.read(&thinking.think_all(&b));
-            let streams: Vec<u64> = (0..n as u64).collect();
-            decode(answering.answering(), &b.prompts[3], &reading, &options, &streams, |_, _| {
+            let context = thinking.read(&thinking.roll_out_all(&b));
+            let sample_ids: Vec<u64> = (0..n as u64).collect();
+            decode(answering.answering(), &b.prompts[3], &context, &options, &sample_ids, |_, _| {
                 ControlFlow::Continue(())
             })
             .unwrap()

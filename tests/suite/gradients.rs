@@ -6,7 +6,7 @@ use burn::prelude::*;
 use diffmas::agents::{AdapterScope, AgentConfig, FeedKind, Transmit};
 use diffmas::backbone::{KeyValues, Parameters};
 use diffmas::backends::{Job, ModelBackend, autodiff};
-use diffmas::communication::{Channel, ChannelPair, Reading, Trace};
+use diffmas::communication::{Channel, ChannelPair, Context, ReceivedMessages};
 use diffmas::text::TokenizedSample;
 
 struct Oracle;
@@ -52,9 +52,9 @@ fn recomputation_equals_plain_autodiff() {
 struct Joined;
 
 impl<B: ModelBackend> Channel<B> for Joined {
-    fn read(&self, _: &Parameters<B>, trace: &Trace<B>) -> Reading<B> {
-        let joined = KeyValues::cat(&trace.segments().collect::<Vec<_>>());
-        Reading { kv: joined.into_iter().collect(), hook: None, start: trace.start.clone() }
+    fn read(&self, _: &Parameters<B>, received: &ReceivedMessages<B>) -> Context<B> {
+        let joined = KeyValues::cat(&received.segments().collect::<Vec<_>>());
+        Context { kv: joined.into_iter().collect(), hook: None, start: received.start.clone() }
     }
 }
 

@@ -72,15 +72,15 @@ impl Job for Sensor {
         let with = |rows: &[&[f32]], samples: usize| {
             let mut batch = batch(&g.samples[..samples]);
             batch.prompts[0] = AgentInput::Embeddings(PaddedEmbeddings::left(rows, width));
-            team.think_all(&batch)
+            team.roll_out_all(&batch)
         };
         // As many positions as the sensor has states, and the same whatever stands beside them.
         let (alone, beside) = (with(&[&a], 1), with(&[&a, &b], 2));
         let expected = 2 + team.layout.config.latent_steps;
         assert_eq!((alone.messages[0].positions(0), beside.messages[0].positions(0)), (expected, expected));
         assert_eq!(beside.messages[0].positions(1), 5 + team.layout.config.latent_steps);
-        let last_key = |trace: &diffmas::communication::Trace<B>| -> Vec<f64> {
-            let key = trace.messages[2].segment.as_ref().unwrap().kv.layers[1].key.clone();
+        let last_key = |received: &diffmas::communication::ReceivedMessages<B>| -> Vec<f64> {
+            let key = received.messages[2].segment.as_ref().unwrap().kv.layers[1].key.clone();
             let [_, _, n, _] = key.dims();
             values(&key.slice([0..1, 0..1, n - 1..n]))
         };

@@ -37,8 +37,8 @@ fn predictions<B: ModelBackend>(
     batch: &TeamBatch,
 ) -> (PerToken, BTreeMap<u64, Vec<u32>>) {
     let team = g.model.bind(p);
-    let reading = team.read(&team.think_all(batch));
-    let found = team.predict_target(batch.prompts.last().unwrap(), batch.target.as_ref().unwrap(), &reading);
+    let context = team.read(&team.roll_out_all(batch));
+    let found = team.predict_target(batch.prompts.last().unwrap(), batch.target.as_ref().unwrap(), &context);
     let [_, vocabulary] = found.logits.dims();
     let (mut logits, mut tokens) = (PerToken::new(), BTreeMap::<u64, Vec<u32>>::new());
     let values = values(&found.logits);
@@ -64,7 +64,7 @@ fn stranger(like: &PerToken) -> PerToken {
     })
 }
 
-/// A loss that is linear in the logits of the target: its gradient with respect to them is given. Expert texts as ever.
+/// A loss that is linear in the logits of the target: its gradient with respect to them is given. Trajectories as ever.
 #[derive(Debug)]
 struct Linear(BTreeMap<u64, TensorData>);
 
@@ -144,7 +144,7 @@ impl Job for Slopes {
     fn run<B: ModelBackend>(self, device: B::Device) {
         for channel in [ChannelKind::TRACE, ChannelKind::HYBRID] {
             let mut setting = Setting::new(channel, Topology::Sequential);
-            setting.experts = true;
+            setting.trajectories = true;
             let g = open_team::<B>(&setting, FeedKind::Learned, &device);
             let p = g.parameters.clone();
             let batch = &batch(&g.samples);
@@ -168,7 +168,7 @@ impl Job for Ends {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         let mut setting = Setting::new(ChannelKind::HYBRID, Topology::Sequential);
-        setting.experts = true;
+        setting.trajectories = true;
         let g = open_team::<B>(&setting, FeedKind::Identity, &device);
         let p = g.parameters.clone();
         let batch = &batch(&g.samples);
@@ -210,7 +210,7 @@ impl Job for Rows {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         let mut setting = Setting::new(ChannelKind::HYBRID, Topology::Hierarchical);
-        setting.experts = true;
+        setting.trajectories = true;
         let g = open_team::<B>(&setting, FeedKind::Identity, &device);
         let numbers = vec![4, 0, 9];
         let all = batch(&g.samples).numbered(numbers.clone());
@@ -223,7 +223,7 @@ impl Job for Rows {
         let rows: Vec<TeamBatch> = rows.map(|(s, n)| TeamBatch::new(&[s]).numbered(vec![n])).collect();
         let apart = trainer.gradients(&rows);
         close(together.loss, apart.loss, apart.loss, 1e-5, "loss");
-        close(together.trajectory_loss, apart.trajectory_loss, apart.loss, 1e-5, "loss of expert texts");
+        close(together.trajectory_loss, apart.trajectory_loss, apart.loss, 1e-5, "loss of trajectories");
         same_gradients(&together.gradients, &apart.gradients, 1e-3, "together");
         same_gradients(&apart.gradients, &together.gradients, 1e-3, "apart");
     }

@@ -57,11 +57,11 @@ fn bound<B: ModelBackend>(g: &Golden<B>) -> Team<B> {
 /// Greedy answers to all samples.
 fn answers<B: ModelBackend>(g: &Golden<B>) -> Vec<Answer> {
     let (team, b) = (bound(g), batch(&g.samples));
-    let reading = team.read(&team.think_all(&b));
+    let context = team.read(&team.roll_out_all(&b));
     let options = DecodeOptions { max_new_tokens: 12, ..DecodeOptions::default() };
-    let streams: Vec<u64> = (0..g.samples.len() as u64).collect();
+    let sample_ids: Vec<u64> = (0..g.samples.len() as u64).collect();
     let go_on = |_: usize, _: u32| ControlFlow::Continue(());
-    decode(team.answering(), &b.prompts[3], &reading, &options, &streams, go_on).unwrap()
+    decode(team.answering(), &b.prompts[3], &context, &options, &sample_ids, go_on).unwrap()
 }
 
 /// The gradients of everything that learns, through all agents.

@@ -160,7 +160,7 @@ impl Job for BatchedEqualsAlone {
         // Segments have the layout that was planned, and padding leaves everything finite.
         let b = batch(&self.samples);
         let plan = team.plan(&b);
-        for (message, agent) in team.think_all(&b).messages.into_iter().zip(&plan.agents) {
+        for (message, agent) in team.roll_out_all(&b).messages.into_iter().zip(&plan.agents) {
             let positions = message.segment.as_ref().map(|s| &s.kv.positions);
             assert_eq!(positions, agent.message.segment.as_ref().map(|s| &s.positions));
             assert!(message.into_tensors().iter().all(|t| values(t).iter().all(|x| x.is_finite())));

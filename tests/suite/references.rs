@@ -1,4 +1,4 @@
-//! An independent PyTorch reference in float64 for every channel, topology, feed, expert text, phase and dropout, on the backend under
+//! An independent PyTorch reference in float64 for every channel, topology, feed, trajectory, phase and dropout, on the backend under
 //! test. `tests/fixtures/golden/README.md` says what its cases are and how their weights are filled.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,8 +57,9 @@ struct Row {
     /// Prompts in the order of the team file.
     agents: Vec<Vec<u32>>,
     target: Vec<u32>,
-    /// Expert texts by role.
-    experts: Option<BTreeMap<String, Vec<u32>>>,
+    /// Trajectories by role.
+    #[serde(rename = "experts")]
+    trajectories: Option<BTreeMap<String, Vec<u32>>>,
 }
 
 #[derive(Deserialize)]
@@ -109,7 +110,7 @@ enum Group {
     Channels,
     Topologies,
     Feeds,
-    ExpertsAndPhases,
+    TrajectoriesAndPhases,
     Dropout,
     Updates,
 }
@@ -117,8 +118,8 @@ enum Group {
 impl Group {
     fn of(case: &str) -> Self {
         match case.split('-').next().unwrap() {
-            "experts" => Self::ExpertsAndPhases,
-            _ if case.ends_with("-phases") => Self::ExpertsAndPhases,
+            "experts" => Self::TrajectoriesAndPhases,
+            _ if case.ends_with("-phases") => Self::TrajectoriesAndPhases,
             "vectors" | "hybrid" | "overwrite" => Self::Channels,
             "hierarchical" | "graph" => Self::Topologies,
             "feed" => Self::Feeds,
@@ -177,7 +178,7 @@ impl Reference {
             let ids = SampleIds {
                 prompt_ids: names.zip(row.agents.iter().cloned()).collect(),
                 target_ids: row.target.clone(),
-                trajectory_ids: row.experts.clone().unwrap_or_default(),
+                trajectory_ids: row.trajectories.clone().unwrap_or_default(),
             };
             let sample = Sample { line, ids: Some(ids), ..Sample::default() };
             prompts.build(self.name.as_ref(), &sample, vocab_size).unwrap()
@@ -195,7 +196,7 @@ impl Reference {
         let got = g.trainer(config).gradients(&batches);
         let mut off = vec![
             relative(got.loss, want.loss, LOSS, "loss"),
-            relative(got.trajectory_loss, want.trajectory_loss, LOSS, "loss of expert texts"),
+            relative(got.trajectory_loss, want.trajectory_loss, LOSS, "loss of trajectories"),
             relative(got.gradients.norm(), want.grad_norm, GRADIENT, "gradient"),
         ];
         let at = |norms: &BTreeMap<String, f64>, name: &str| norms.get(name).copied().unwrap_or(0.0);
@@ -282,10 +283,10 @@ fn answers<B: ModelBackend>(team: &Team<B>, g: &Golden<B>, size: usize, want: &[
         DecodeOptions { max_new_tokens: want[0].tokens.len(), stop_tokens, ..DecodeOptions::default() };
     let answer = |rows: &[TokenizedSample]| {
         let b = batch(rows);
-        let reading = team.read(&team.think_all(&b));
-        let streams: Vec<u64> = (0..rows.len() as u64).collect();
+        let context = team.read(&team.roll_out_all(&b));
+        let sample_ids: Vec<u64> = (0..rows.len() as u64).collect();
         let prompt = b.prompts.last().unwrap();
-        decode(team.answering(), prompt, &reading, &options, &streams, |_, _| ControlFlow::Continue(()))
+        decode(team.answering(), prompt, &context, &options, &sample_ids, |_, _| ControlFlow::Continue(()))
             .unwrap()
     };
     let got = g.samples.chunks(size).flat_map(answer);
@@ -354,8 +355,8 @@ fn every_feed_has_the_numbers_of_pytorch() {
 }
 
 #[test]
-fn expert_texts_and_phases_have_the_numbers_of_pytorch() {
-    on_backend(Group::ExpertsAndPhases);
+fn trajectory_texts_and_phases_have_the_numbers_of_pytorch() {
+    on_backend(Group::TrajectoriesAndPhases);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel}
 use diffmas::backbone::{ModelFiles, Positions, Precision};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::hub::cache_root;
-use diffmas::communication::Reading;
+use diffmas::communication::Context;
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::TokenizedSample;
 
@@ -112,7 +112,7 @@ impl Job for Paris {
             ..DecodeOptions::default()
         };
         let answers =
-            decode(team.answering(), &batch.prompts[0], &Reading::empty(1), &options, &[0], |_, _| {
+            decode(team.answering(), &batch.prompts[0], &Context::empty(1), &options, &[0], |_, _| {
                 ControlFlow::Continue(())
             })
             .unwrap();

@@ -129,8 +129,8 @@ impl Job for Resume<'_> {
         other[1].prompts[0][0] += 1;
         let e = refusal(&other);
         assert!(e.matches("3 samples").count() == 2 && e.contains("same data"), "{e}");
-        let told = |experts: [Option<Vec<u32>>; 3]| {
-            let sample = TokenizedSample { experts: experts.to_vec(), ..g.samples[0].clone() };
+        let told = |trajectories: [Option<Vec<u32>>; 3]| {
+            let sample = TokenizedSample { trajectories: trajectories.to_vec(), ..g.samples[0].clone() };
             DataMark::new(&[sample])
         };
         assert_ne!(
@@ -186,7 +186,7 @@ impl Job for FirstStep {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        // Long thoughts make the graph large: merging graphs again and again would show in the first pass after an update.
+        // Long rollouts make the graph large: merging graphs again and again would show in the first pass after an update.
         let g = Golden::<B>::load("tiny-qwen2", AdapterScope::Shared, |c| c.latent_steps = 60, &device);
         let b = [batch(&g.samples[..1])];
         let mut trainer = g.trainer(config());

@@ -131,7 +131,7 @@ impl Job for Processes {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         let mut setting = Setting::new(ChannelKind::HYBRID, Topology::Sequential);
-        setting.experts = true;
+        setting.trajectories = true;
         let g = open_team::<B>(&setting, FeedKind::Identity, &device);
         let config = TrainConfig {
             trajectory_weight: 0.5,

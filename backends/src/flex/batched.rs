@@ -14,7 +14,7 @@ use super::shared::{Shared, ranges};
 use super::tensor;
 use super::weighted::add_weighted;
 
-/// Terms that are summed one after the other at most: more than a thought has, and few enough to stay exact.
+/// Terms that are summed one after the other at most: more than a rollout has, and few enough to stay exact.
 const CHAIN: usize = 8192;
 
 /// Matrices of a tensor `[.., rows, cols]`.

@@ -6,17 +6,17 @@ use serde_json::{Map, Value};
 use super::VectorsChannel;
 use crate::backbone::{ParameterGroup, ParameterSpec, Parameters};
 use crate::communication::{
-    Channel, ChannelPair, ChannelType, Initial, Message, MessageLayout, Reading, TeamSizes, Thought,
-    ThoughtLayout, Trace, VectorsSettings,
+    Channel, ChannelPair, ChannelType, Context, Initializer, Message, MessageLayout, ReceivedMessages,
+    Rollout, RolloutLayout, TeamSizes, VectorsSettings,
 };
 use crate::error::Result;
 
-/// The keys and values of `trace` beside the learned vectors of `vectors`.
+/// The keys and values of `received` beside the learned vectors of `vectors`.
 #[derive(Clone, Debug)]
 pub struct HybridChannel(pub VectorsChannel);
 
 impl<B: ModelBackend> Channel<B> for HybridChannel {
-    fn parameters(&self, sizes: &TeamSizes) -> Vec<(ParameterSpec, Initial)> {
+    fn parameters(&self, sizes: &TeamSizes) -> Vec<(ParameterSpec, Initializer)> {
         Channel::<B>::parameters(&self.0, sizes)
     }
 
@@ -24,17 +24,22 @@ impl<B: ModelBackend> Channel<B> for HybridChannel {
         Channel::<B>::config(&self.0)
     }
 
-    fn layout(&self, thought: &ThoughtLayout) -> MessageLayout {
-        MessageLayout { segment: Some(thought.segment()), ..Channel::<B>::layout(&self.0, thought) }
+    fn layout(&self, rollout: &RolloutLayout) -> MessageLayout {
+        MessageLayout { segment: Some(rollout.segment()), ..Channel::<B>::layout(&self.0, rollout) }
     }
 
-    fn send(&self, parameters: &Parameters<B>, thought: &Thought<B>, trace: &Trace<B>) -> Message<B> {
-        let segment = Some(thought.segment());
-        Message { segment, ..self.0.send(parameters, thought, trace) }
+    fn send(
+        &self,
+        parameters: &Parameters<B>,
+        rollout: &Rollout<B>,
+        received: &ReceivedMessages<B>,
+    ) -> Message<B> {
+        let segment = Some(rollout.segment());
+        Message { segment, ..self.0.send(parameters, rollout, received) }
     }
 
-    fn read(&self, parameters: &Parameters<B>, trace: &Trace<B>) -> Reading<B> {
-        self.0.read(parameters, trace)
+    fn read(&self, parameters: &Parameters<B>, received: &ReceivedMessages<B>) -> Context<B> {
+        self.0.read(parameters, received)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `overwrite`: a state of fixed size that every agent replaces. The comparison for channels that only grow.
 //!
 //! Per agent `j`, `[B, M, c]` throughout:
-//! 1. `E_j` — the communication encoder's vectors of its thought
+//! 1. `E_j` — the communication encoder's vectors of its rollout
 //! 2. `c_{j-1}` — the state it read; the learned initial state `[M, c]`, where nobody spoke before
 //! 3. `c_j = F(c_{j-1}, E_j)` — one of two updates
 //! 4. rows whose sender communication dropout hides keep `c_{j-1}`
@@ -18,8 +18,8 @@ use crate::backbone::{ParameterGroup, ParameterSpec, Parameters};
 use crate::communication::cross_attention::CrossAttention;
 use crate::communication::encoder::Encoder;
 use crate::communication::{
-    Channel, ChannelPair, ChannelType, Initial, Message, MessageLayout, Reading, TeamSizes, Thought,
-    ThoughtLayout, Trace, Vectors, VectorsConfig, VectorsSettings,
+    Channel, ChannelPair, ChannelType, Context, Initializer, Message, MessageLayout, ReceivedMessages,
+    Rollout, RolloutLayout, TeamSizes, Vectors, VectorsConfig, VectorsSettings,
 };
 use crate::error::Result;
 
@@ -70,19 +70,19 @@ struct Update<B: ModelBackend> {
 
 impl<B: ModelBackend> Update<B> {
     /// What learns, in the group of the encoder.
-    fn parameters(config: &VectorsConfig, update: OverwriteUpdate) -> Vec<(ParameterSpec, Initial)> {
+    fn parameters(config: &VectorsConfig, update: OverwriteUpdate) -> Vec<(ParameterSpec, Initializer)> {
         let (m, c) = (config.num_vectors, config.vector_dim);
         let spec = |name: &str, shape| {
             ParameterSpec::new(format!("overwrite.{name}"), shape, ParameterGroup::ENCODER)
         };
         let mut all = vec![
-            (spec("initial", [m, c]).spared(), Initial::Full(0.0)),
-            (spec("state", [c, c]), Initial::Linear),
-            (spec("input", [c, c]), Initial::Linear),
-            (spec("bias", [1, c]).spared(), Initial::Full(0.0)),
+            (spec("initial", [m, c]).spared(), Initializer::Full(0.0)),
+            (spec("state", [c, c]), Initializer::Linear),
+            (spec("input", [c, c]), Initializer::Linear),
+            (spec("bias", [1, c]).spared(), Initializer::Full(0.0)),
         ];
         if update == OverwriteUpdate::Gated {
-            all.push((spec("gate", [c, c]), Initial::Linear));
+            all.push((spec("gate", [c, c]), Initializer::Linear));
         }
         all
     }
@@ -124,7 +124,7 @@ impl<B: ModelBackend> Update<B> {
 }
 
 impl<B: ModelBackend> Channel<B> for OverwriteChannel {
-    fn parameters(&self, sizes: &TeamSizes) -> Vec<(ParameterSpec, Initial)> {
+    fn parameters(&self, sizes: &TeamSizes) -> Vec<(ParameterSpec, Initializer)> {
         let vectors = VectorsChannel { config: self.config.clone() };
         let mut all = Channel::<B>::parameters(&vectors, sizes);
         all.extend(Update::<B>::parameters(&self.config, self.update));
@@ -137,8 +137,8 @@ impl<B: ModelBackend> Channel<B> for OverwriteChannel {
         all
     }
 
-    fn layout(&self, thought: &ThoughtLayout) -> MessageLayout {
-        MessageLayout { segment: None, vectors: Some(self.config.shown(thought.batch())) }
+    fn layout(&self, rollout: &RolloutLayout) -> MessageLayout {
+        MessageLayout { segment: None, vectors: Some(self.config.shown(rollout.batch())) }
     }
 
     /// Readers see the state of the agents before, if any of them has spoken.
@@ -154,13 +154,18 @@ impl<B: ModelBackend> Channel<B> for OverwriteChannel {
         }
     }
 
-    fn send(&self, parameters: &Parameters<B>, thought: &Thought<B>, trace: &Trace<B>) -> Message<B> {
+    fn send(
+        &self,
+        parameters: &Parameters<B>,
+        rollout: &Rollout<B>,
+        received: &ReceivedMessages<B>,
+    ) -> Message<B> {
         let update = Update::new(self.update, parameters);
         // 1. E_j
-        let Vectors { values, valid } = Encoder::new(&self.config, parameters).forward(thought);
+        let Vectors { values, valid } = Encoder::new(&self.config, parameters).forward(rollout);
         let [batch, m, c] = values.dims();
         // 2. c_{j-1}
-        let before = trace.messages.last().and_then(|message| message.vectors.as_ref());
+        let before = received.messages.last().and_then(|message| message.vectors.as_ref());
         let state = match before {
             Some(before) => before.values.clone(),
             None => update.initial.clone().expand([batch, m, c]),
@@ -168,16 +173,16 @@ impl<B: ModelBackend> Channel<B> for OverwriteChannel {
         // 3. c_j
         let mut next = update.forward(state.clone(), values);
         // 4. rows that stay as they were
-        if thought.dropped.contains(&true) {
-            let dropped = TensorData::new(thought.dropped.clone(), [batch, 1, 1]);
+        if rollout.dropped.contains(&true) {
+            let dropped = TensorData::new(rollout.dropped.clone(), [batch, 1, 1]);
             let dropped: Tensor<B, 3, Bool> = Tensor::from_data(dropped, &next.device());
             next = next.mask_where(dropped.expand([batch, m, c]), state);
         }
-        Message { sender: thought.sender, segment: None, vectors: Some(Vectors { values: next, valid }) }
+        Message { sender: rollout.sender, segment: None, vectors: Some(Vectors { values: next, valid }) }
     }
 
-    fn read(&self, parameters: &Parameters<B>, trace: &Trace<B>) -> Reading<B> {
-        CrossAttention::new(&self.config, parameters).reading(trace)
+    fn read(&self, parameters: &Parameters<B>, received: &ReceivedMessages<B>) -> Context<B> {
+        CrossAttention::new(&self.config, parameters).context(received)
     }
 }
 

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::backbone::Parameters;
 use crate::communication::{
-    Channel, ChannelPair, ChannelType, Message, MessageLayout, TeamSizes, Thought, ThoughtLayout, Trace,
+    Channel, ChannelPair, ChannelType, Message, MessageLayout, ReceivedMessages, Rollout, RolloutLayout,
+    TeamSizes,
 };
 
 /// Nothing passes: agents think alone, or write text that stands in the next ones' prompts.
@@ -13,12 +14,17 @@ use crate::communication::{
 pub struct NoChannel;
 
 impl<B: ModelBackend> Channel<B> for NoChannel {
-    fn layout(&self, _thought: &ThoughtLayout) -> MessageLayout {
+    fn layout(&self, _thought: &RolloutLayout) -> MessageLayout {
         MessageLayout::default()
     }
 
-    fn send(&self, _parameters: &Parameters<B>, thought: &Thought<B>, _trace: &Trace<B>) -> Message<B> {
-        Message { sender: thought.sender, segment: None, vectors: None }
+    fn send(
+        &self,
+        _parameters: &Parameters<B>,
+        rollout: &Rollout<B>,
+        _trace: &ReceivedMessages<B>,
+    ) -> Message<B> {
+        Message { sender: rollout.sender, segment: None, vectors: None }
     }
 }
 

@@ -7,8 +7,8 @@ use crate::backbone::{ParameterGroup, ParameterSpec, Parameters};
 use crate::communication::cross_attention::CrossAttention;
 use crate::communication::encoder::Encoder;
 use crate::communication::{
-    Channel, ChannelPair, ChannelType, Initial, Message, MessageLayout, Reading, TeamSizes, Thought,
-    ThoughtLayout, Trace, VectorsConfig, VectorsSettings,
+    Channel, ChannelPair, ChannelType, Context, Initializer, Message, MessageLayout, ReceivedMessages,
+    Rollout, RolloutLayout, TeamSizes, VectorsConfig, VectorsSettings,
 };
 use crate::error::Result;
 
@@ -29,7 +29,7 @@ impl VectorsChannel {
 }
 
 impl<B: ModelBackend> Channel<B> for VectorsChannel {
-    fn parameters(&self, sizes: &TeamSizes) -> Vec<(ParameterSpec, Initial)> {
+    fn parameters(&self, sizes: &TeamSizes) -> Vec<(ParameterSpec, Initializer)> {
         let encoder = Encoder::<B>::parameters(&self.config, sizes.hidden_size);
         let readers = CrossAttention::<B>::parameters(&self.config, sizes.hidden_size);
         encoder.into_iter().chain(readers).collect()
@@ -39,17 +39,22 @@ impl<B: ModelBackend> Channel<B> for VectorsChannel {
         self.config.to_map()
     }
 
-    fn layout(&self, thought: &ThoughtLayout) -> MessageLayout {
-        MessageLayout { segment: None, vectors: Some(self.config.shown(thought.batch())) }
+    fn layout(&self, rollout: &RolloutLayout) -> MessageLayout {
+        MessageLayout { segment: None, vectors: Some(self.config.shown(rollout.batch())) }
     }
 
-    fn send(&self, parameters: &Parameters<B>, thought: &Thought<B>, _trace: &Trace<B>) -> Message<B> {
-        let vectors = Encoder::new(&self.config, parameters).forward(thought);
-        Message { sender: thought.sender, segment: None, vectors: Some(vectors) }
+    fn send(
+        &self,
+        parameters: &Parameters<B>,
+        rollout: &Rollout<B>,
+        _trace: &ReceivedMessages<B>,
+    ) -> Message<B> {
+        let vectors = Encoder::new(&self.config, parameters).forward(rollout);
+        Message { sender: rollout.sender, segment: None, vectors: Some(vectors) }
     }
 
-    fn read(&self, parameters: &Parameters<B>, trace: &Trace<B>) -> Reading<B> {
-        CrossAttention::new(&self.config, parameters).reading(trace)
+    fn read(&self, parameters: &Parameters<B>, received: &ReceivedMessages<B>) -> Context<B> {
+        CrossAttention::new(&self.config, parameters).context(received)
     }
 }
 

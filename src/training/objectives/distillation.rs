@@ -10,7 +10,7 @@ use super::CrossEntropy;
 use crate::agents::{LossTerm, Objective, Text};
 
 /// `w · KL(p_t ‖ p) + (1 − w) · NLL` over the tokens of the target, at temperature 1 (Hinton et al., arXiv 1503.02531): the teacher's
-/// distribution over the whole vocabulary counts at each of them. Expert texts have no teacher: they are learned by cross-entropy.
+/// distribution over the whole vocabulary counts at each of them. Trajectories have no teacher: they are learned by cross-entropy.
 #[derive(Clone)]
 pub struct Distillation<T> {
     teacher: T,

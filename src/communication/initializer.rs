@@ -13,14 +13,14 @@ use crate::random::{CHANNEL, generator};
 
 /// How a matrix of a channel begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Initial {
+pub enum Initializer {
     /// Gaussian numbers of this standard deviation.
     Normal(f64),
     /// Gaussian numbers such that a matrix `[in, out]` keeps the size of what it is applied to: deviation `1/√in`.
     Linear,
     /// `[D, c]`: `min(D, c)` orthonormal directions, drawn evenly; one draw for all of a channel that have this shape.
     Projection,
-    /// `[c, D]`: the transpose of the [`Initial::Projection`] from `D` to `c`, which brings back what that kept.
+    /// `[c, D]`: the transpose of the [`Initializer::Projection`] from `D` to `c`, which brings back what that kept.
     Transposed,
     /// The identity.
     Identity,
@@ -29,31 +29,34 @@ pub enum Initial {
 }
 
 /// Values for `parameters`, drawn one after another from one generator.
-pub(crate) fn draw<B: Backend>(
-    parameters: &[(ParameterSpec, Initial)],
+pub(crate) fn initialize<B: Backend>(
+    parameters: &[(ParameterSpec, Initializer)],
     seed: u64,
     device: &B::Device,
 ) -> Parameters<B> {
-    let mut draws = Draws { rng: generator(seed, CHANNEL), device, projections: BTreeMap::new() };
-    parameters.iter().map(|(spec, initial)| (spec.name.clone(), draws.draw(*initial, spec.shape))).collect()
+    let mut generator = Generator { rng: generator(seed, CHANNEL), device, projections: BTreeMap::new() };
+    parameters
+        .iter()
+        .map(|(spec, initializer)| (spec.name.clone(), generator.draw(*initializer, spec.shape)))
+        .collect()
 }
 
-struct Draws<'a, B: Backend> {
+struct Generator<'a, B: Backend> {
     rng: ChaCha8Rng,
     device: &'a B::Device,
     /// By shape `[D, c]`, the projection and its transpose.
     projections: BTreeMap<[usize; 2], [Tensor<B, 2>; 2]>,
 }
 
-impl<B: Backend> Draws<'_, B> {
-    fn draw(&mut self, initial: Initial, shape @ [rows, columns]: [usize; 2]) -> Tensor<B, 2> {
-        match initial {
-            Initial::Normal(deviation) => self.normal(deviation, shape),
-            Initial::Linear => self.normal((rows as f64).powf(-0.5), shape),
-            Initial::Projection => self.projection(shape)[0].clone(),
-            Initial::Transposed => self.projection([columns, rows])[1].clone(),
-            Initial::Identity => Tensor::eye(rows, self.device),
-            Initial::Full(value) => Tensor::full(shape, value, self.device),
+impl<B: Backend> Generator<'_, B> {
+    fn draw(&mut self, initializer: Initializer, shape @ [rows, columns]: [usize; 2]) -> Tensor<B, 2> {
+        match initializer {
+            Initializer::Normal(deviation) => self.normal(deviation, shape),
+            Initializer::Linear => self.normal((rows as f64).powf(-0.5), shape),
+            Initializer::Projection => self.projection(shape)[0].clone(),
+            Initializer::Transposed => self.projection([columns, rows])[1].clone(),
+            Initializer::Identity => Tensor::eye(rows, self.device),
+            Initializer::Full(value) => Tensor::full(shape, value, self.device),
         }
     }
 
@@ -87,11 +90,11 @@ mod tests {
 
     type TestBackend = diffmas_backends::Flex;
 
-    fn drawn(list: &[(&str, [usize; 2], Initial)]) -> Parameters<TestBackend> {
-        let spec = |&(name, shape, initial): &(&str, [usize; 2], Initial)| {
-            (ParameterSpec::new(name, shape, ParameterGroup::CHANNEL), initial)
+    fn drawn(list: &[(&str, [usize; 2], Initializer)]) -> Parameters<TestBackend> {
+        let spec = |&(name, shape, initializer): &(&str, [usize; 2], Initializer)| {
+            (ParameterSpec::new(name, shape, ParameterGroup::CHANNEL), initializer)
         };
-        draw(&list.iter().map(spec).collect::<Vec<_>>(), 3, &Default::default())
+        initialize(&list.iter().map(spec).collect::<Vec<_>>(), 3, &Default::default())
     }
 
     fn numbers(t: &Tensor<TestBackend, 2>) -> Vec<f32> {
@@ -102,9 +105,9 @@ mod tests {
     fn projections_of_a_shape_are_one_set_of_orthonormal_directions() {
         for [d, c] in [[6, 3], [3, 6]] {
             let p = drawn(&[
-                ("onto", [d, c], Initial::Projection),
-                ("again", [d, c], Initial::Projection),
-                ("back", [c, d], Initial::Transposed),
+                ("onto", [d, c], Initializer::Projection),
+                ("again", [d, c], Initializer::Projection),
+                ("back", [c, d], Initializer::Transposed),
             ]);
             let (onto, back) = (p.get("onto"), p.get("back"));
             assert_eq!(numbers(onto), numbers(p.get("again")));
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_draws_the_same_and_sizes_are_kept() {
-        let list = [("a", [400, 20], Initial::Linear), ("b", [2, 2], Initial::Full(0.5))];
+        let list = [("a", [400, 20], Initializer::Linear), ("b", [2, 2], Initializer::Full(0.5))];
         let (p, q) = (drawn(&list), drawn(&list));
         assert_eq!(numbers(p.get("a")), numbers(q.get("a")));
         let square = numbers(p.get("a")).iter().map(|x| x * x).sum::<f32>() / 20.0;

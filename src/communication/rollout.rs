@@ -20,7 +20,7 @@ named_enum! {
 
 /// Where an agent's positions stand; known on the host before its tensors are computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ThoughtLayout {
+pub struct RolloutLayout {
     /// Index of the agent.
     pub sender: usize,
     /// Positions of its prompt.
@@ -31,7 +31,7 @@ pub struct ThoughtLayout {
     pub transmit: Transmit,
 }
 
-impl ThoughtLayout {
+impl RolloutLayout {
     /// Rows.
     pub fn batch(&self) -> usize {
         self.prompt.batch
@@ -51,7 +51,7 @@ impl ThoughtLayout {
 
 /// What an upstream agent thought.
 #[derive(Clone, Debug)]
-pub struct Thought<B: Backend> {
+pub struct Rollout<B: Backend> {
     /// Index of the agent.
     pub sender: usize,
     /// Which positions it passes on.
@@ -68,7 +68,7 @@ pub struct Thought<B: Backend> {
     pub latents: Vec<Tensor<B, 2>>,
 }
 
-impl<B: Backend> Thought<B> {
+impl<B: Backend> Rollout<B> {
     /// Keys and values of the transmitted positions.
     pub fn segment(&self) -> Segment<B> {
         let prompt_len = self.prompt.len();
@@ -85,12 +85,12 @@ impl<B: Backend> Thought<B> {
     /// Hidden states of the transmitted positions `[B, n, D]` and which of them are real, `[B, n]` row-major.
     pub fn hidden_states(&self) -> (Tensor<B, 3>, Vec<bool>) {
         let latent = || self.latents[1..].iter().map(|h| h.clone().unsqueeze_dim::<3>(1));
-        let (prompt, thought) = (&self.prompt.positions, self.latent.as_ref().map(|l| &l.positions));
-        match (self.transmit, thought) {
-            (Transmit::Latent, Some(thought)) => (Tensor::cat(latent().collect(), 1), thought.valid.clone()),
-            (Transmit::All, Some(thought)) => {
+        let (prompt, rollout) = (&self.prompt.positions, self.latent.as_ref().map(|l| &l.positions));
+        match (self.transmit, rollout) {
+            (Transmit::Latent, Some(rollout)) => (Tensor::cat(latent().collect(), 1), rollout.valid.clone()),
+            (Transmit::All, Some(rollout)) => {
                 let states = std::iter::once(self.hidden.clone()).chain(latent()).collect();
-                (Tensor::cat(states, 1), Positions::cat(&[prompt, thought], prompt.batch).valid)
+                (Tensor::cat(states, 1), Positions::cat(&[prompt, rollout], prompt.batch).valid)
             }
             _ => (self.hidden.clone(), prompt.valid.clone()),
         }

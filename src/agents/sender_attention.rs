@@ -5,11 +5,11 @@ use diffmas_backends::ModelBackend;
 
 use super::{AgentInput, Team};
 use crate::backbone::{KeyValues, Positions, Recorder};
-use crate::communication::Trace;
+use crate::communication::ReceivedMessages;
 
 /// How much the final agent listens to each sender while it reads its prompt.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Listening {
+pub struct SenderAttention {
     /// Indices of the senders.
     pub senders: Vec<usize>,
     /// Layers in which it listens.
@@ -18,7 +18,7 @@ pub struct Listening {
     pub weights: Vec<Vec<Vec<f64>>>,
 }
 
-impl Listening {
+impl SenderAttention {
     /// The weights of a row by sender, as a mean over layers.
     pub fn of_row(&self, row: usize) -> Vec<f64> {
         let mean =
@@ -28,19 +28,19 @@ impl Listening {
 }
 
 impl<B: ModelBackend> Team<B> {
-    /// How much agent `j`, reading `prompt` once more, attends to the segments of `trace`: by layer and message with a segment, a mean over
+    /// How much agent `j`, reading `prompt` once more, attends to the segments of `received`: by layer and message with a segment, a mean over
     /// heads, positions and rows; what is missing to 1 stays with its own positions. Empty where no message has a segment.
-    pub fn attention(&self, j: usize, prompt: &AgentInput, trace: &Trace<B>) -> Vec<Vec<f64>> {
-        let reading = self.read(trace);
-        let past: Vec<&KeyValues<B>> = reading.kv.iter().collect();
+    pub fn attention(&self, j: usize, prompt: &AgentInput, received: &ReceivedMessages<B>) -> Vec<Vec<f64>> {
+        let context = self.read(received);
+        let past: Vec<&KeyValues<B>> = context.kv.iter().collect();
         if past.iter().all(|kv| kv.is_empty()) {
             return Vec::new();
         }
         let backbone = &self.roles[j];
-        let at = Positions::issue(prompt.valid(), &mut reading.start.clone());
+        let at = Positions::issue(prompt.valid(), &mut context.start.clone());
         let x = prompt.embed(backbone).x;
-        let layers = backbone.attention_weights(x, &at, &past, reading.hook.as_deref());
-        let segments: Vec<usize> = trace.segments().map(KeyValues::len).collect();
+        let layers = backbone.attention_weights(x, &at, &past, context.hook.as_deref());
+        let segments: Vec<usize> = received.segments().map(KeyValues::len).collect();
         let real = prompt.count() as f64;
         let by_segment = |weights: Tensor<B, 4>| -> Vec<f64> {
             let [_, heads, len, keys] = weights.dims();
@@ -62,19 +62,23 @@ impl<B: ModelBackend> Team<B> {
     }
 
     /// Lets the final agent read `prompt` once more and tells whom it listens to; `None` where messages have no vectors.
-    pub fn listening(&self, prompt: &AgentInput, trace: &Trace<B>) -> Option<Listening> {
-        let reading = self.read(trace);
-        let hook = reading.hook.as_deref()?;
+    pub fn sender_attention(
+        &self,
+        prompt: &AgentInput,
+        received: &ReceivedMessages<B>,
+    ) -> Option<SenderAttention> {
+        let context = self.read(received);
+        let hook = context.hook.as_deref()?;
         let (backbone, recorder) = (self.answering(), Recorder::new(Some(hook)));
-        let at = Positions::issue(prompt.valid(), &mut reading.start.clone());
-        let past: Vec<&KeyValues<B>> = reading.kv.iter().collect();
+        let at = Positions::issue(prompt.valid(), &mut context.start.clone());
+        let past: Vec<&KeyValues<B>> = context.kv.iter().collect();
         backbone.forward(prompt.embed(backbone).x, &at, &past, None, Some(&recorder));
         let passed = recorder.into_passed().into_iter().enumerate();
         let seen: Vec<(usize, Tensor<B, 2>)> = passed
             .filter_map(|(l, passed)| Some((l, hook.weights(l, passed.before, prompt.batch())?)))
             .collect();
         let senders: Vec<usize> =
-            trace.messages.iter().filter(|m| m.vectors.is_some()).map(|m| m.sender).collect();
+            received.messages.iter().filter(|m| m.vectors.is_some()).map(|m| m.sender).collect();
         let by_row = |weights: &Tensor<B, 2>| -> Vec<Vec<f64>> {
             let values: Vec<f64> = weights.to_data().iter::<f64>().collect();
             let positions = values.chunks_exact(senders.len()).zip(prompt.valid());
@@ -89,6 +93,6 @@ impl<B: ModelBackend> Team<B> {
                 .collect()
         };
         let weights = seen.iter().map(|(_, w)| by_row(w)).collect();
-        Some(Listening { layers: seen.iter().map(|(l, _)| *l).collect(), weights, senders })
+        Some(SenderAttention { layers: seen.iter().map(|(l, _)| *l).collect(), weights, senders })
     }
 }

@@ -8,14 +8,14 @@ use crate::backbone::KeyValues;
 /// `τ = m_1 ⊕ m_2 ⊕ …`, a value that is passed in and returned. It only grows; nothing is overwritten. Segments stand where the reader
 /// finds them.
 #[derive(Clone, Debug)]
-pub struct Trace<B: Backend> {
+pub struct ReceivedMessages<B: Backend> {
     /// The messages, in reading order.
     pub messages: Vec<Message<B>>,
     /// Per row, the id of the reader's own first position.
     pub start: Vec<u32>,
 }
 
-impl<B: Backend> Trace<B> {
+impl<B: Backend> ReceivedMessages<B> {
     /// A trace for `batch` readers that find nothing.
     pub fn empty(batch: usize) -> Self {
         Self { messages: Vec::new(), start: vec![0; batch] }

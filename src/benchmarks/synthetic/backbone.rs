@@ -7,7 +7,7 @@ use crate::error::Result;
 
 macro_rules! files {
     ($($name:literal),+) => {
-        [$(($name, include_bytes!(concat!("../../assets/tiny-facts/", $name)).as_slice())),+]
+        [$(($name, include_bytes!(concat!("../../../assets/tiny-facts/", $name)).as_slice())),+]
     };
 }
 

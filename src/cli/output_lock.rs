@@ -25,7 +25,7 @@ const TRACES_OF_A_RUN: [&str; 7] = [
 
 /// What a run finds in its output folder.
 #[derive(Clone, Copy, Debug)]
-pub enum Begin {
+pub enum RunState {
     /// Nothing, or an earlier run that may be replaced.
     New { overwrite: bool },
     /// A run to go on with.
@@ -34,13 +34,13 @@ pub enum Begin {
 
 /// An output folder that no other process writes to.
 #[derive(Debug)]
-pub struct Claim {
+pub struct OutputLock {
     dir: PathBuf,
     made: bool,
     _lock: File,
 }
 
-impl Claim {
+impl OutputLock {
     /// Claims `dir` for a new run: it must be absent or empty, or be the output of an earlier run where `overwrite` is given. Nothing
     /// is deleted yet; `hint` says what to do about a folder that is not empty.
     pub fn new_run(dir: &Path, overwrite: bool, hint: &str) -> Result<Self> {
@@ -112,7 +112,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for OutputLock {
     /// A folder that was made for a run which then wrote nothing goes again.
     fn drop(&mut self) {
         if self.made && entries(&self.dir).is_ok_and(|holds| holds.is_empty()) {

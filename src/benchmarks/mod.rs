@@ -1,0 +1,3 @@
+//! What teams are measured on.
+
+pub mod synthetic;
