@@ -8,6 +8,10 @@ use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 
 use crate::{AttentionCall, AttentionGrads, KeyValueBlock, LinearGrads, LoraRef, ModelBackend};
 
+mod scores;
+
+pub use scores::{best_tokens, penalised, top_tokens, warm_sums, written};
+
 /// Scores of unseen keys; finite, and within half precision's range.
 const UNSEEN: f64 = -3.0e4;
 

@@ -6,6 +6,7 @@
 mod attention;
 mod block;
 mod config;
+mod decode_cache;
 #[cfg(all(test, feature = "flex"))]
 mod fixtures;
 mod hook;
@@ -25,6 +26,7 @@ mod rope;
 pub use attention::Attention;
 pub use block::Block;
 pub use config::{BackboneConfig, Family, RopeConfig, RopeScaling};
+pub use decode_cache::DecodeCache;
 pub use hook::{Passed, Recorder, ResidualHook};
 pub use key_values::{KeyValues, Positions};
 pub use linear::Linear;
