@@ -40,15 +40,15 @@ impl Penalty {
 }
 
 /// The `k`-th largest of `maxima`, below which a group cannot hold one of the `k` largest scores; the least number where there are no more
-/// than `k`.
+/// than `k`, or `k` is 0.
 pub(crate) fn threshold(maxima: &[f32], k: usize) -> f32 {
-    if maxima.len() <= k {
+    if k == 0 || maxima.len() <= k {
         return f32::NEG_INFINITY;
     }
-    *maxima.to_vec().select_nth_unstable_by(k.max(1) - 1, |a, b| b.total_cmp(a)).1
+    *maxima.to_vec().select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
 }
 
-/// The `k` best of `tokens` and what ties with the last of them, best first; equals in order of their ids.
+/// The `k` best of `tokens` and what ties with the last of them, best first and equals in order of their ids; all where `k` is 0.
 pub(crate) fn best_first(mut tokens: Vec<ScoredToken>, k: usize) -> Vec<ScoredToken> {
     tokens.sort_unstable_by_key(rank);
     if (1..tokens.len()).contains(&k) {

@@ -172,6 +172,11 @@ impl<B: ModelBackend> Generation<B> {
         self.batches.iter().flat_map(|b| &b.rows).filter(|r| !r.done).map(|r| r.id).collect()
     }
 
+    /// How many passes of the model the last step took.
+    pub fn passes(&self) -> usize {
+        self.batches.len()
+    }
+
     /// Whether no row is left.
     pub fn is_empty(&self) -> bool {
         self.batches.iter().all(Batch::is_empty)

@@ -9,6 +9,9 @@ use super::elementwise::{exp, sum};
 use super::{contiguous, tensor, values};
 use crate::scores::{BestToken, Penalty, ScoredToken, max, top};
 
+/// Numbers that are added up in single precision.
+const PART: usize = 4096;
+
 pub(super) fn best_tokens(logits: Tensor<Flex, 2>) -> Vec<BestToken> {
     let [_, vocab] = logits.dims();
     let logits = contiguous(logits);
@@ -56,7 +59,8 @@ pub(super) fn warm_sums(logits: Tensor<Flex, 2>, temperatures: &[f64]) -> Vec<f6
                 #[inline(always)]
                 || {
                     let best = max(row);
-                    f64::from(sum(row.len(), |i| exp((row[i] - best) * scale)))
+                    let part = |part: &[f32]| f64::from(sum(part.len(), |i| exp((part[i] - best) * scale)));
+                    row.chunks(PART).map(part).sum()
                 },
             )
         })
