@@ -10,7 +10,7 @@ use diffmas::checkpoint::peft::{COMMUNICATION, CONFIG};
 use diffmas::checkpoint::{StoredType, recover};
 use diffmas::{Error, Result};
 
-use super::options::{Options, learned, run_of};
+use super::options::{Options, learned, one_of, run_of};
 use super::session::compare_base;
 use super::{fetch, interrupt, output};
 
@@ -30,7 +30,7 @@ pub struct MergeCommand {
     #[arg(long, value_name = "DIR", required_unless_present = "run")]
     output: Option<PathBuf>,
     /// How weights are stored [as in the model]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<StoredType>())]
     dtype: Option<StoredType>,
     /// Replace the merged model that the output folder holds
     #[arg(long)]
