@@ -7,12 +7,12 @@ use diffmas::Result;
 use diffmas::agents::{SenderAttention, Team, TeamBatch};
 use diffmas::backends::ModelBackend;
 use diffmas::communication::ReceivedMessages;
+use diffmas::engine::Session;
 use diffmas::evaluation::Control;
 use diffmas::inference::{Answer, Author, DecodeOptions, WrittenMessage, decode, write_messages};
 use diffmas::text::{TextRows, TokenizedSample};
 
 use super::interrupt;
-use super::session::Session;
 
 /// How a team answers.
 pub struct Answering<'a> {
