@@ -11,7 +11,7 @@ use diffmas::checkpoint::{StoredType, recover};
 use diffmas::engine::{compare_base, learned, run_of};
 use diffmas::{Error, Result};
 
-use super::options::Options;
+use super::options::{Options, one_of};
 use super::{fetch, interrupt, output};
 
 /// Flags of `merge`.
@@ -30,7 +30,7 @@ pub struct MergeCommand {
     #[arg(long, value_name = "DIR", required_unless_present = "run")]
     output: Option<PathBuf>,
     /// How weights are stored [as in the model]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<StoredType>())]
     dtype: Option<StoredType>,
     /// Replace the merged model that the output folder holds
     #[arg(long)]

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use diffmas::agents::{
     AdapterScope, ChannelConfig, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
 };
 use diffmas::backbone::{ComputeDtype, Precision, WeightDtype};
 use diffmas::backends::BackendKind;
 use diffmas::engine::{EngineConfig, run_of};
+use diffmas::settings::NamedEnum;
 use diffmas::text::{Thinking, read_toml};
 use diffmas::training::{
     Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig,
@@ -77,10 +79,10 @@ pub struct TeamArgs {
     #[arg(long)]
     feed: Option<FeedKind>,
     /// Which roles the adapter is active in
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<AdapterScope>())]
     adapter_scope: Option<AdapterScope>,
     /// Whether models that can think aloud before they answer do: Qwen3's `enable_thinking` [auto: as the model's template has it]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<Thinking>())]
     think: Option<Thinking>,
     /// Samples that run together [8]
     #[arg(long, value_name = "N")]
@@ -127,7 +129,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N")]
     warmup_steps: Option<usize>,
     /// Shape of the schedule [linear]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<LrSchedulerType>())]
     lr_scheduler_type: Option<LrSchedulerType>,
     /// Largest global gradient norm; 0 switches clipping off [1]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
@@ -422,6 +424,12 @@ fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Opt
         Some(x) if !x.is_finite() => Err(serde::de::Error::custom(format!("{x} is not a finite number"))),
         x => Ok(x),
     }
+}
+
+/// One of the names of `T`, which help and errors list.
+pub fn one_of<T: NamedEnum>() -> impl TypedValueParser<Value = T> {
+    let names = T::choices().into_iter().map(|(name, what)| PossibleValue::new(name).help(what));
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
 }
 
 /// A number that is one: no `nan`, no `inf`.
