@@ -9,7 +9,8 @@ use diffmas::agents::{
 use diffmas::backbone::{ComputeDtype, Precision, WeightDtype};
 use diffmas::backends::BackendKind;
 use diffmas::checkpoint::peft::{BASE, CONFIG};
-use diffmas::text::{Thinking, read_toml};
+use diffmas::files::read_toml;
+use diffmas::text::Thinking;
 use diffmas::training::{
     ADAPTER, Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig,
 };

@@ -1,7 +1,7 @@
 //! Settings that are one of several names.
 
+use super::nearest::nearest;
 use crate::error::Error;
-use crate::text::toml_file::nearest;
 
 /// Defines an enum whose variants are written as lower-case names in files and on the command line.
 macro_rules! named_enum {
@@ -34,7 +34,7 @@ macro_rules! named_enum {
             fn from_str(text: &str) -> $crate::Result<Self> {
                 match text {
                     $($text => Ok(Self::$variant),)+
-                    _ => Err($crate::named_enum::unknown_name($what, text, Self::NAMES)),
+                    _ => Err($crate::files::unknown_name($what, text, Self::NAMES)),
                 }
             }
         }
