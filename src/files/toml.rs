@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use super::bounded::{MAX_TEXT, read_text};
+use super::nearest::nearest;
 use crate::error::{Error, Result};
-use crate::input;
 
 /// Reads the TOML file at `path`.
 ///
@@ -15,8 +16,8 @@ use crate::input;
 /// # Errors
 /// When the file cannot be read, is not TOML, or does not fit `T`.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = input::read_text(path, input::TEXT)
-        .map_err(|e| Error::file(path, format!("the file cannot be read: {e}")))?;
+    let text =
+        read_text(path, MAX_TEXT).map_err(|e| Error::file(path, format!("the file cannot be read: {e}")))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     toml::from_str(text).map_err(|e| {
         let message = explain(e.message());
@@ -25,22 +26,6 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
             None => Error::file(path, message),
         }
     })
-}
-
-/// The candidate that `key` is most likely a misspelling of, if one is near enough.
-///
-/// Distance is counted in inserted, deleted, replaced or swapped letters; case does not count, nor does `-`
-/// in place of `_`. Up to a third of the letters may differ.
-pub fn nearest<'a>(key: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let plain = |s: &str| s.to_lowercase().replace(['-', ' '], "_");
-    let key = plain(key);
-    let limit = (key.chars().count() / 3).max(1);
-    candidates
-        .iter()
-        .map(|&candidate| (strsim::damerau_levenshtein(&key, &plain(candidate)), candidate))
-        .filter(|&(distance, _)| distance <= limit)
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, candidate)| candidate)
 }
 
 /// Line (from 1) of the byte at `offset`.
@@ -163,13 +148,5 @@ mod tests {
     fn a_missing_file_is_an_error_that_names_it() {
         let error = read_toml::<File>(Path::new("/no/such/team.toml")).unwrap_err().to_string();
         assert!(error.starts_with("/no/such/team.toml: the file cannot be read"), "{error}");
-    }
-
-    #[test]
-    fn nearest_ignores_case_and_dashes_and_gives_up_on_strangers() {
-        assert_eq!(nearest("Latent-Steps", &["transmit", "latent_steps"]), Some("latent_steps"));
-        assert_eq!(nearest("fed", &["feed"]), Some("feed"));
-        assert_eq!(nearest("zebra", &["feed", "transmit"]), None);
-        assert_eq!(nearest("", &[]), None);
     }
 }
