@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-use diffmas::agents::{AdapterScope, AdapterSet, Base, Origin, Team, TeamConfig, TeamModel, check_context};
+use diffmas::agents::{
+    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, Team, TeamConfig, TeamModel, check_context,
+};
 use diffmas::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use diffmas::backends::ModelBackend;
 use diffmas::checkpoint::hub::published_name;
 use diffmas::evaluation::Checking;
 use diffmas::inference::{DecodeOptions, Writing};
-use diffmas::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
+use diffmas::text::{Answers, ChatTemplate, Sample, Thinking, TokenizedSample, read_jsonl};
 use diffmas::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
