@@ -55,6 +55,7 @@ pub mod backbone;
 pub mod benchmarks;
 pub mod checkpoint;
 pub mod communication;
+pub mod engine;
 pub mod error;
 pub mod evaluation;
 mod guard;
