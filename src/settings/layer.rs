@@ -37,11 +37,10 @@ impl Layer {
     /// # Errors
     /// If a field has no form in JSON.
     pub fn of(value: &impl Serialize) -> Result<Self> {
-        match serde_json::to_value(value)? {
-            Value::Object(mut values) => {
-                values.retain(|_, value| !value.is_null());
-                Ok(Self { values, source: None })
-            }
+        let mut value = serde_json::to_value(value)?;
+        drop_nulls(&mut value);
+        match value {
+            Value::Object(values) => Ok(Self { values, source: None }),
             _ => unreachable!("settings are a struct"),
         }
     }
@@ -74,6 +73,18 @@ impl Layer {
             }
             None => Error::invalid(sentence),
         }
+    }
+}
+
+/// Leaves out what has no value, which TOML cannot write either.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
     }
 }
 
