@@ -7,13 +7,13 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig, write_tiny_model};
-use diffmas::checkpoint::write_atomic;
 use diffmas::engine::Session;
 use diffmas::evaluation::{
     Comparison, Control, Inspection, Method, Paired, Part, SampleScore, Scoring, evaluate,
 };
+use diffmas::files::{read_toml, write_atomic};
 use diffmas::report::Report;
-use diffmas::text::{Answers, TokenizedSample, read_toml};
+use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{Curriculum, LrSchedulerType};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use diffmas::agents::Team;
 use diffmas::backends::ModelBackend;
-use diffmas::checkpoint::write_with;
 use diffmas::engine::Session;
+use diffmas::files::write_with;
 use diffmas::text::TokenizedSample;
 use diffmas::training::DataMark;
 use diffmas::{Error, Result};

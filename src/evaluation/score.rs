@@ -55,13 +55,13 @@ pub struct Evaluation {
     #[serde(flatten, with = "super::former_names::control")]
     pub control: String,
     /// Mean NLL over all target tokens, in nats.
-    #[serde(deserialize_with = "crate::null::number")]
+    #[serde(deserialize_with = "crate::files::null::number")]
     pub loss: f64,
     /// Its 95 % interval over samples; none for fewer than two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_interval: Option<[f64; 2]>,
     /// `exp(loss)`.
-    #[serde(deserialize_with = "crate::null::number")]
+    #[serde(deserialize_with = "crate::files::null::number")]
     pub perplexity: f64,
     /// Right answers, where they were checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::layer::Layer;
 use super::schema::{Schema, Section};
 use crate::error::{Error, Result};
-use crate::text::toml_file::{explained, line_of, text_of, unknown};
+use crate::files::{explained, line_of, text_of, unknown};
 
 /// What a file says to one command.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,6 @@ mod file;
 mod layer;
 mod schema;
 
-pub use crate::named_enum::NamedEnum;
 pub use compare::{Difference, Settings};
 pub use file::{FileLayers, read_file};
 pub use layer::{Conflict, Layer, Merged, Rivals, lay_over};

@@ -1,4 +1,4 @@
-//! From files to token ids: tokenizer, chat template, data lines, prompts; and TOML with helpful errors.
+//! From files to token ids: tokenizer, chat template, data lines, prompts.
 
 pub mod chat;
 pub mod data;
@@ -10,8 +10,6 @@ mod stream;
 #[cfg(test)]
 mod template_fixtures;
 pub mod tokenizer;
-pub mod toml_file;
-mod unique_json;
 mod words;
 
 pub use chat::{ChatMessage, ChatTemplate, Thinking};
@@ -19,4 +17,3 @@ pub use data::{Answers, Sample, SampleIds, read_jsonl};
 pub use prompts::{PromptBuilder, TokenizedSample};
 pub use stream::{TextRows, TextStream};
 pub use tokenizer::Tokenizer;
-pub use toml_file::{nearest, read_toml};

@@ -9,9 +9,9 @@ use super::chat::{ChatMessage, Thinking};
 use super::data::{Sample, SampleIds};
 use super::jinja::{Failure, Style, Templates};
 use super::tokenizer::Tokenizer;
-use super::toml_file::nearest;
 use crate::agents::team::AgentConfig;
 use crate::error::{Error, Result};
+use crate::files::nearest;
 
 /// One sample as the model sees it.
 #[derive(Debug, Clone, Default, PartialEq)]

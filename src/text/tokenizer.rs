@@ -11,8 +11,9 @@ use super::gguf_tokenizer;
 use super::stream::TextStream;
 use super::words::Words;
 use crate::error::{Error, Result};
+use crate::files;
+use crate::files::MAX_LONG_TEXT;
 use crate::guard::guarded;
-use crate::input;
 
 /// Special tokens that a chat template may name: their names in `tokenizer_config.json`, and those of their ids in GGUF files.
 const SPECIAL_TOKENS: [(&str, &str); 7] = [
@@ -255,7 +256,7 @@ fn growth(part: &Value) -> usize {
 
 /// The file's content, `None` when there is no such file.
 fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    match input::read(path, input::LONG_TEXT) {
+    match files::read(path, MAX_LONG_TEXT) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::file(path, format!("the file cannot be read: {e}"))),

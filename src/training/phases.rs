@@ -9,7 +9,7 @@ use super::TrainConfig;
 use crate::backbone::{ParameterGroup, ParameterSpec, ParameterSpecs, Parameters};
 use crate::communication::ChannelKind;
 use crate::error::{Error, Result};
-use crate::named_enum::unknown_name;
+use crate::files::unknown_name;
 use crate::text::TokenizedSample;
 
 named_enum! {

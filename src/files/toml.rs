@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use super::bounded::{MAX_TEXT, read_text};
+use super::nearest::nearest;
 use crate::error::{Error, Result};
-use crate::input;
 
 /// Reads the TOML file at `path`.
 ///
@@ -21,8 +22,8 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 /// The text of the TOML file at `path`, without a byte-order mark.
 pub(crate) fn text_of(path: &Path) -> Result<String> {
-    let text = input::read_text(path, input::TEXT)
-        .map_err(|e| Error::file(path, format!("the file cannot be read: {e}")))?;
+    let text =
+        read_text(path, MAX_TEXT).map_err(|e| Error::file(path, format!("the file cannot be read: {e}")))?;
     Ok(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text))
 }
 
@@ -33,22 +34,6 @@ pub(crate) fn explained(path: &Path, text: &str, error: &toml::de::Error) -> Err
         Some(span) => Error::line(path, line_of(text, span.start), message),
         None => Error::file(path, message),
     }
-}
-
-/// The candidate that `key` is most likely a misspelling of, if one is near enough.
-///
-/// Distance is counted in inserted, deleted, replaced or swapped letters; case does not count, nor does `-`
-/// in place of `_`. Up to a third of the letters may differ.
-pub fn nearest<'a>(key: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let plain = |s: &str| s.to_lowercase().replace(['-', ' '], "_");
-    let key = plain(key);
-    let limit = (key.chars().count() / 3).max(1);
-    candidates
-        .iter()
-        .map(|&candidate| (strsim::damerau_levenshtein(&key, &plain(candidate)), candidate))
-        .filter(|&(distance, _)| distance <= limit)
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, candidate)| candidate)
 }
 
 /// Line (from 1) of the byte at `offset`.
@@ -176,13 +161,5 @@ mod tests {
     fn a_missing_file_is_an_error_that_names_it() {
         let error = read_toml::<File>(Path::new("/no/such/team.toml")).unwrap_err().to_string();
         assert!(error.starts_with("/no/such/team.toml: the file cannot be read"), "{error}");
-    }
-
-    #[test]
-    fn nearest_ignores_case_and_dashes_and_gives_up_on_strangers() {
-        assert_eq!(nearest("Latent-Steps", &["transmit", "latent_steps"]), Some("latent_steps"));
-        assert_eq!(nearest("fed", &["feed"]), Some("feed"));
-        assert_eq!(nearest("zebra", &["feed", "transmit"]), None);
-        assert_eq!(nearest("", &[]), None);
     }
 }
