@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use diffmas::agents::{Team, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::checkpoint::{follow, is_stream, write_atomic};
 use diffmas::communication::{Message, ReceivedMessages};
+use diffmas::files::{follow, is_stream, write_atomic};
 use diffmas::text::{ChatMessage, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::{HumanBytes, ProgressBar};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use diffmas::Result;
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig};
-use diffmas::checkpoint::write_atomic;
+use diffmas::files::write_atomic;
 
 use super::output;
 use super::output_lock::OutputLock;

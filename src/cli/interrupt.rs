@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use diffmas::checkpoint::end_process;
+use diffmas::files::end_process;
 use diffmas::{Error, Result};
 
 use super::verbosity;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use diffmas::checkpoint::{follow, is_stream, write_atomic};
+use diffmas::files::{follow, is_stream, write_atomic};
 use diffmas::{Error, Result};
 use serde::Serialize;
 

@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use diffmas::checkpoint::{follow, remove_leftovers};
+use diffmas::files::{follow, remove_leftovers};
 use diffmas::{Error, Result};
 
 use super::output;

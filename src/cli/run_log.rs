@@ -5,8 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use diffmas::agents::TeamConfig;
-use diffmas::checkpoint::write_atomic;
-use diffmas::input;
+use diffmas::files::{MAX_LONG_TEXT, read_text, write_atomic};
 use diffmas::training::{EvalMetrics, EventFile, StepMetrics};
 use diffmas::{Error, Result};
 use serde::Serialize;
@@ -83,7 +82,7 @@ struct JsonLines<T> {
 impl<T: Serialize + DeserializeOwned> JsonLines<T> {
     /// Keeps those lines of the file at `path`, if there is one, that `keep` wants.
     fn open(path: PathBuf, keep: impl Fn(&T) -> bool) -> Result<Self> {
-        let text = match input::read_text(&path, input::LONG_TEXT) {
+        let text = match read_text(&path, MAX_LONG_TEXT) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self { path, lines: Vec::new() }),
             text => text.map_err(|e| Error::file(&path, e))?,
         };

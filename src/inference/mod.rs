@@ -1,12 +1,14 @@
-//! Answers: generation as a state, sampling, whole answers, and agents that write to each other.
+//! Generation as a state, sampling, whole answers, and the upstream agents of a team.
 
 mod choice;
+mod config;
 mod decode;
 mod generation;
-mod messages;
 mod sampling;
+mod upstream;
 
+pub use config::GenerationConfig;
 pub use decode::{Answer, DecodeOptions, decode};
 pub use generation::{End, GeneratedToken, Generation, RowError, RowOptions};
-pub use messages::{Author, Writing, WrittenMessage, write_messages};
 pub use sampling::Sampling;
+pub use upstream::{Upstream, Writing, WrittenMessage, roll_out_upstream};

@@ -7,13 +7,11 @@ use crate::common::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use diffmas::agents::{AgentInput, ChannelKind, FeedKind, Team, TeamBatch, Topology};
+use diffmas::agents::{AgentInput, ChannelKind, FeedKind, PromptBuilder, Team, TeamBatch, Topology};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Context;
-use diffmas::inference::{
-    Author, DecodeOptions, End, Generation, RowOptions, Sampling, Writing, write_messages,
-};
-use diffmas::text::{PromptBuilder, TokenizedSample};
+use diffmas::inference::{DecodeOptions, End, Generation, RowOptions, Sampling, Writing};
+use diffmas::text::TokenizedSample;
 
 /// Tokens of rows, by number, and their log-probabilities.
 type Rows = BTreeMap<usize, Vec<(u32, f32)>>;
@@ -96,12 +94,8 @@ fn teams<B: ModelBackend>(device: &B::Device) -> Vec<(String, Team<B>, Vec<Token
             let mut samples = g.samples;
             if setting.channel == ChannelKind::TEXT {
                 let prompts = Arc::new(PromptBuilder::new(&team.layout.config.agents, None).unwrap());
-                let writing = Writing { prompts, options: DecodeOptions::default() };
-                let sample_ids = [0, 1, 2];
-                samples =
-                    write_messages(&team, &writing, "data".as_ref(), &samples, Author::Agents, &sample_ids)
-                        .unwrap()
-                        .0;
+                let writing = Writing::new(&team.layout.config, prompts, DecodeOptions::default()).unwrap();
+                samples = writing.write(&team, &samples, &[0, 1, 2]).unwrap().0;
             }
             (setting.name(), team, samples)
         })
