@@ -27,7 +27,7 @@ use diffmas::agents::{
 use diffmas::backbone::{Backbone, KeyValues, ModelFiles, Positions, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
-use diffmas::inference::{Author, DecodeOptions, Writing, decode, write_messages};
+use diffmas::inference::{DecodeOptions, Writing, decode, roll_out_upstream};
 use diffmas::text::{PromptBuilder, TokenizedSample};
 use diffmas::training::{TrainConfig, Trainer, peak_memory_bytes};
 use serde_json::json;
@@ -181,26 +181,20 @@ fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Va
     };
     let config = team(args);
     let prompts = Arc::new(PromptBuilder::new(&config.agents, None).unwrap());
-    let writing = Writing { prompts, options: DecodeOptions::default() };
+    let writing = Writing::new(&config, prompts, DecodeOptions::default());
     let model = TeamModel::new(config, AdapterSet::none(), backbone);
     let team = model.bind(&model.init(SEED));
     let options = DecodeOptions { max_new_tokens: 32, ..DecodeOptions::default() };
     let mut positions = 0;
     let seconds = timed(args.runs, || {
         let clock = Instant::now();
-        let mut samples = vec![sample.clone()];
-        let mut written = Vec::new();
-        if args.channel.text {
-            (samples, written) =
-                write_messages(&team, &writing, "".as_ref(), &samples, Author::Agents, &[0]).unwrap();
-        }
-        let batch = TeamBatch::new(&[&samples[0]]);
-        let context = team.read(&team.roll_out_all(&batch));
+        let samples = std::slice::from_ref(&sample);
+        let upstream = roll_out_upstream(&team, samples, writing.as_ref(), &[0], |_, _| ()).unwrap();
+        let (batch, context) = (upstream.batch(), team.read(&upstream.received));
         let more = |_, _| ControlFlow::Continue(());
         let answers = decode(team.answering(), &batch.prompts[3], &context, &options, &[0], more).unwrap();
-        let wrote: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
         let latent = team.layout.config.total_steps();
-        positions = batch.tokens() + latent + wrote + answers[0].token_ids.len();
+        positions = batch.tokens() + latent + upstream.written_tokens() + answers[0].token_ids.len();
         clock.elapsed().as_secs_f64()
     });
     json!({"bench": "answer", "channel": args.channel.name(), "T": args.latent_steps, "message_tokens": args.message_tokens,

@@ -1,7 +1,6 @@
 //! A batch of questions from token ids to text: the upstream agents think or write, the final agent answers.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use diffmas::Result;
 use diffmas::agents::{SenderAttention, Team, TeamBatch};
@@ -9,7 +8,8 @@ use diffmas::backends::ModelBackend;
 use diffmas::communication::ReceivedMessages;
 use diffmas::engine::Session;
 use diffmas::evaluation::Control;
-use diffmas::inference::{Answer, Author, DecodeOptions, WrittenMessage, decode, write_messages};
+pub use diffmas::inference::Upstream as Left;
+use diffmas::inference::{Answer, DecodeOptions, WrittenMessage, decode, roll_out_upstream};
 use diffmas::text::{TextRows, TokenizedSample};
 
 use super::interrupt;
@@ -20,16 +20,6 @@ pub struct Answering<'a> {
     pub options: &'a DecodeOptions,
     pub stop: &'a [String],
     pub control: &'a Control,
-}
-
-/// What the upstream agents left for the final one.
-pub struct Left<B: ModelBackend> {
-    /// What passes as internal state.
-    pub received: ReceivedMessages<B>,
-    /// What they wrote for each sample, on the channel `text`.
-    pub written: Vec<Vec<WrittenMessage>>,
-    /// The samples, whose prompts hold what was written.
-    pub samples: Vec<TokenizedSample>,
 }
 
 impl Answering<'_> {
@@ -43,15 +33,8 @@ impl Answering<'_> {
         samples: &[TokenizedSample],
         sample_ids: &[u64],
     ) -> Result<Left<B>> {
-        let mut samples = samples.to_vec();
-        let mut written = Vec::new();
-        if team.layout.config.channel.kind.text && *self.control != Control::None {
-            let writing = self.session.writing(self.options.clone());
-            let path = Path::new("a message");
-            (samples, written) = write_messages(team, &writing, path, &samples, Author::Agents, sample_ids)?;
-        }
-        let received = team.roll_out_all(&prompts(&samples));
-        Ok(Left { received, written, samples })
+        let writing = self.session.writing(self.options.clone()).filter(|_| *self.control != Control::None);
+        roll_out_upstream(team, samples, writing.as_ref(), sample_ids, |_, _| ())
     }
 
     /// What upstream agents wrote for one sample: senders and texts, empty where the model has no tokenizer.

@@ -335,7 +335,7 @@ impl Job for Measure<'_> {
                     batch_size: session.config.batch_size(),
                     control,
                     seed: self.seed,
-                    writing: Some(&writing),
+                    writing: writing.as_ref(),
                     checking: Some(&checking),
                 };
                 let mut scores = Vec::with_capacity(samples.len());

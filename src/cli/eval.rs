@@ -348,7 +348,7 @@ fn score_after<B: ModelBackend>(
     let mut progress = Progress::new("scored", scored, samples.len());
     let writing = session.greedy_writing();
     let batch_size = session.config.batch_size();
-    let scoring = Scoring { batch_size, control, seed, writing: Some(&writing), checking };
+    let scoring = Scoring { batch_size, control, seed, writing: writing.as_ref(), checking };
     let result = evaluate_after(team, samples, &scoring, done, |batch| {
         scored += batch.scores.len();
         progress.set(scored, "");

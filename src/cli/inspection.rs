@@ -24,7 +24,7 @@ pub fn of<B: ModelBackend>(
     let Some(tokenizer) = &session.model.tokenizer else { return Ok(None) };
     let few = &samples[..samples.len().min(FEW)];
     let (writing, checking) = (session.greedy_writing(), session.checking(max_new_tokens));
-    inspect(team, few, &writing, &checking, tokenizer).map(Some)
+    inspect(team, few, writing.as_ref(), &checking, tokenizer).map(Some)
 }
 
 /// Writes what was seen to the output folder `dir`.

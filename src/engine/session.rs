@@ -216,12 +216,12 @@ impl Session {
     }
 
     /// How upstream agents write, on the channel `text`.
-    pub fn writing(&self, options: DecodeOptions) -> Writing {
-        Writing { prompts: self.prompts.clone(), options }
+    pub fn writing(&self, options: DecodeOptions) -> Option<Writing> {
+        Writing::new(&self.team, self.prompts.clone(), options)
     }
 
     /// The same, always with the best token.
-    pub fn greedy_writing(&self) -> Writing {
+    pub fn greedy_writing(&self) -> Option<Writing> {
         self.writing(DecodeOptions { stop_tokens: self.stop_tokens(), ..DecodeOptions::default() })
     }
 

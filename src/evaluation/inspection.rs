@@ -2,17 +2,16 @@
 //! answer.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
 use super::Checking;
-use crate::agents::{AgentInput, Team, TeamBatch};
+use crate::agents::{AgentInput, PaddedIds, Team};
 use crate::backbone::Backbone;
 use crate::communication::{Message, ReceivedMessages, Rollout};
 use crate::error::Result;
-use crate::inference::{Author, Writing, decode, write_messages};
+use crate::inference::{Writing, decode, roll_out_upstream};
 use crate::text::{TokenizedSample, Tokenizer};
 
 /// Tokens of the logit lens at each position.
@@ -89,8 +88,8 @@ pub struct Example {
     pub is_correct: Option<bool>,
 }
 
-/// Lets `team` read `samples` and answer the first of them, which is traced, and tells what happened inside. `writing` makes the upstream
-/// agents' texts on the channel `text`.
+/// Runs `team` on `samples` and records attention weights, the logit lens of latent positions, and the first sample from prompt to answer.
+/// `writing` generates the messages of the channel `text`.
 ///
 /// # Errors
 /// If tokens are no text, or a prompt cannot be made of what was written.
@@ -100,48 +99,42 @@ pub struct Example {
 pub fn inspect<B: ModelBackend>(
     team: &Team<B>,
     samples: &[TokenizedSample],
-    writing: &Writing,
+    writing: Option<&Writing>,
     checking: &Checking,
     tokenizer: &Tokenizer,
 ) -> Result<Inspection> {
     let sample_ids: Vec<u64> = (0..samples.len() as u64).collect();
-    let (mut samples, mut texts, mut text_bytes) = (samples.to_vec(), Vec::new(), Vec::new());
-    if team.layout.config.channel.kind.text {
-        let path = Path::new("inspected data");
-        let written;
-        (samples, written) = write_messages(team, writing, path, &samples, Author::Agents, &sample_ids)?;
-        texts = written[0].iter().map(|w| tokenizer.decode(&w.token_ids)).collect::<Result<_>>()?;
-        text_bytes = written[0].iter().map(|w| w.token_ids.len() * size_of::<u32>()).collect();
-    }
-    let batch = TeamBatch { target: None, ..TeamBatch::new(&samples.iter().collect::<Vec<_>>()) };
     let last = team.layout.config.agents.len() - 1;
     let mut attention = Vec::new();
     let mut rollouts = Vec::new();
-    let received = team.roll_out_watched(&batch, |rollout, found| {
-        attention.extend(attends(team, rollout.sender, &batch.prompts[rollout.sender], found));
+    // Where there are latent rollouts, nothing is written: prompts are those of `samples`.
+    let prompt_of = |samples: &[TokenizedSample], j: usize| -> AgentInput {
+        PaddedIds::left(&samples.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>()).into()
+    };
+    let upstream = roll_out_upstream(team, samples, writing, &sample_ids, |rollout, found| {
+        attention.extend(attends(team, rollout.sender, &prompt_of(samples, rollout.sender), found));
         rollouts.push(rollout.clone());
-    });
-    attention.extend(attends(team, last, &batch.prompts[last], &received));
-    attention.extend(attends_to_vectors(team, &batch.prompts[last], &received));
+    })?;
+    let received = &upstream.received;
+    let prompt = &prompt_of(&upstream.samples, last);
+    attention.extend(attends(team, last, prompt, received));
+    attention.extend(attends_to_vectors(team, prompt, received));
     let lens = rollouts.iter().filter(|rollout| rollout.latents.len() > 1);
     let latents = lens.map(|rollout| latents(team, rollout, tokenizer)).collect::<Result<_>>()?;
     let options = &checking.options;
-    let (prompt, context) = (&batch.prompts[last], team.read(&received));
+    let context = team.read(received);
     // Only the traced sample's answer is shown; the others need not be written to their ends.
     let traced = |row, _| if row == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
     let answers = decode(team.answering(), prompt, &context, options, &sample_ids, traced)
         .map_err(|e| e.of_agent(team.layout.config.final_name()))?;
-    let first = &samples[0];
-    let message_bytes = match text_bytes.is_empty() {
-        true => received.messages.iter().map(|m| m.bytes(0)).collect(),
-        false => text_bytes,
-    };
+    let first = &upstream.samples[0];
+    let written = upstream.written.first().into_iter().flatten();
     let target = options.without_end(first.target.as_deref().unwrap_or_default());
     let example = Example {
         line: first.line,
         prompts: first.prompts.iter().map(|ids| tokenizer.decode(ids)).collect::<Result<_>>()?,
-        written: texts,
-        message_bytes,
+        written: written.map(|w| tokenizer.decode(&w.token_ids)).collect::<Result<_>>()?,
+        message_bytes: upstream.message_bytes(0),
         expected: (!target.is_empty()).then(|| tokenizer.decode(target)).transpose()?,
         answered: tokenizer.decode(&answers[0].token_ids)?,
         is_correct: checking.is_correct(first, &answers[0].token_ids)?,

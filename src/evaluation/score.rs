@@ -1,6 +1,5 @@
 //! Loss, perplexity and accuracy on held-out samples.
 
-use std::path::Path;
 use std::time::Instant;
 
 use diffmas_backends::ModelBackend;
@@ -9,9 +8,9 @@ use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 use statrs::statistics::Statistics;
 
 use super::{Checking, Control, Paired};
-use crate::agents::{AgentInput, Team, TeamBatch};
+use crate::agents::{AgentInput, Team};
 use crate::error::{Error, Result};
-use crate::inference::{Author, Writing, decode, write_messages};
+use crate::inference::{Upstream, Writing, decode, roll_out_upstream};
 use crate::text::TokenizedSample;
 
 /// The score of one sample.
@@ -99,7 +98,7 @@ pub struct Scoring<'a> {
     pub control: &'a Control,
     /// Seed of controls.
     pub seed: u64,
-    /// How upstream agents write, on the channel `text`.
+    /// How messages of text are generated, on the channel `text`; without it there are none.
     pub writing: Option<&'a Writing>,
     /// How answers are checked, if they are.
     pub checking: Option<&'a Checking>,
@@ -143,10 +142,8 @@ pub fn evaluate_after<B: ModelBackend>(
     let indices: Vec<usize> = (all.len()..samples.len()).collect();
     for rows in indices.chunks(scoring.batch_size.max(1)) {
         let own: Vec<TokenizedSample> = rows.iter().map(|&i| samples[i].clone()).collect();
-        let upstream = others
-            .as_ref()
-            .map(|other| TeamBatch::new(&rows.iter().map(|&i| &samples[other[i]]).collect::<Vec<_>>()));
-        let batch = score_batch(team, own, upstream, scoring, rows)?;
+        let senders = others.as_ref().map(|other| rows.iter().map(|&i| samples[other[i]].clone()).collect());
+        let batch = score_batch(team, own, senders, scoring, rows)?;
         on_batch(&batch)?;
         total.add(&batch.spent);
         all.extend(batch.scores);
@@ -227,41 +224,42 @@ impl Spent {
 
 fn score_batch<B: ModelBackend>(
     team: &Team<B>,
-    mut own: Vec<TokenizedSample>,
-    upstream: Option<TeamBatch>,
+    own: Vec<TokenizedSample>,
+    senders: Option<Vec<TokenizedSample>>,
     scoring: &Scoring<'_>,
     rows: &[usize],
 ) -> Result<ScoredBatch> {
     let sample_ids: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
-    let text = team.layout.config.channel.kind.text && *scoring.control != Control::None;
-    let mut spent = Spent::default();
+    let config = &team.layout.config;
     let clock = Instant::now();
-    if let Some(writing) = scoring.writing.filter(|_| text) {
-        let path = Path::new("evaluation data");
-        let written;
-        (own, written) = write_messages(team, writing, path, &own, Author::Agents, &sample_ids)?;
-        let tokens: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
-        spent.bytes = tokens * size_of::<u32>();
-        spent.messages = written.iter().map(Vec::len).sum();
-        spent.positions = tokens;
-    }
-    let batch = TeamBatch::new(&own.iter().collect::<Vec<_>>());
+    let writing = scoring.writing.filter(|_| *scoring.control != Control::None);
+    let mut upstream = match senders {
+        None => roll_out_upstream(team, &own, writing, &sample_ids, |_, _| ())?,
+        Some(senders) => {
+            let theirs = roll_out_upstream(team, &senders, writing, &sample_ids, |_, _| ())?;
+            Upstream { samples: own, ..theirs }
+        }
+    };
+    upstream.received = scoring.control.apply(upstream.received, config, scoring.seed, &sample_ids);
+    let bytes: Vec<usize> = (0..rows.len()).flat_map(|row| upstream.message_bytes(row)).collect();
+    let batch = upstream.batch();
     let prompts: usize = batch.prompts.iter().map(AgentInput::count).sum();
-    spent.positions += prompts + rows.len() * team.layout.config.total_steps();
+    let mut spent = Spent {
+        bytes: bytes.iter().sum(),
+        messages: bytes.len(),
+        positions: prompts + rows.len() * config.total_steps() + upstream.written_tokens(),
+        seconds: 0.0,
+    };
     let prompt = batch.prompts.last().expect("a team has an agent");
-    let received = team.roll_out_all(upstream.as_ref().unwrap_or(&batch));
-    let received = scoring.control.apply(received, &team.layout.config, scoring.seed, &sample_ids);
-    spent.bytes += (0..rows.len()).map(|row| received.bytes(row)).sum::<usize>();
-    spent.messages += received.messages.len() * rows.len();
-    let context = team.read(&received);
+    let context = team.read(&upstream.received);
     let mut is_correct = vec![None; rows.len()];
     if let Some(checking) = scoring.checking {
         let answers = decode(team.answering(), prompt, &context, &checking.options, &sample_ids, |_, _| {
             std::ops::ControlFlow::Continue(())
         })
-        .map_err(|e| e.of_agent(team.layout.config.final_name()))?;
+        .map_err(|e| e.of_agent(config.final_name()))?;
         spent.seconds = clock.elapsed().as_secs_f64();
-        for ((is_correct, sample), answer) in is_correct.iter_mut().zip(&own).zip(answers) {
+        for ((is_correct, sample), answer) in is_correct.iter_mut().zip(&upstream.samples).zip(answers) {
             spent.positions += answer.token_ids.len();
             *is_correct = checking.is_correct(sample, &answer.token_ids)?;
         }
@@ -269,8 +267,9 @@ fn score_batch<B: ModelBackend>(
     let target = batch.target.as_ref().expect("every sample has a target");
     let nll = team.target_nll(prompt, target, &context);
     let mut nll = nll.into_data().iter::<f64>().collect::<Vec<_>>().into_iter();
-    let mut scores = Vec::with_capacity(own.len());
-    for (row, (sample, is_correct)) in own.iter().zip(is_correct).enumerate() {
+    let Upstream { samples, received, .. } = &upstream;
+    let mut scores = Vec::with_capacity(samples.len());
+    for (row, (sample, is_correct)) in samples.iter().zip(is_correct).enumerate() {
         let n = sample.target.as_ref().map_or(0, Vec::len);
         let tokens: Vec<f64> = nll.by_ref().take(n).collect();
         if let Some(token) = tokens.iter().position(|nll| !nll.is_finite()) {
@@ -279,7 +278,7 @@ fn score_batch<B: ModelBackend>(
                 "line {}: agent `{}`: the loss of the token at position {position} is not finite: a weight of the model or the \
                  adapter, or a message, is damaged or too large",
                 sample.line,
-                team.layout.config.final_name()
+                config.final_name()
             )));
         }
         scores.push(SampleScore {

@@ -1,9 +1,9 @@
-//! Answers: sampling, the decode loop, and agents that write to each other.
+//! Generation: sampling, the decode loop, and the upstream agents of a team.
 
 mod decode;
-mod messages;
 mod sampling;
+mod upstream;
 
 pub use decode::{Answer, DecodeOptions, decode};
-pub use messages::{Author, Writing, WrittenMessage, write_messages};
 pub use sampling::Sampling;
+pub use upstream::{Upstream, Writing, WrittenMessage, roll_out_upstream};

@@ -110,9 +110,10 @@ impl<B: ModelBackend> Trainer<B> {
         self.model.write(dir, &self.parameters, self.base.as_ref())
     }
 
-    /// The same run with upstream agents that write, which the channel `text` needs.
-    pub fn with_writing(self, writing: Writing) -> Self {
-        Self { writing: Some(writing), ..self }
+    /// The same run with messages of text, which the channel `text` needs: trajectories of the data where there are any, else generated
+    /// with the parameters of the moment.
+    pub fn with_writing(self, writing: Option<Writing>) -> Self {
+        Self { writing: writing.map(Writing::teacher_forced), ..self }
     }
 
     /// The same run with another objective than cross-entropy.

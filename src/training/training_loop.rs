@@ -11,7 +11,6 @@ use super::{
 };
 use crate::agents::TeamBatch;
 use crate::error::{Error, Result};
-use crate::inference::{Author, write_messages};
 use crate::text::TokenizedSample;
 
 /// What the loop tells while it runs.
@@ -108,22 +107,20 @@ impl<B: ModelBackend> Trainer<B> {
         }
     }
 
-    /// The micro-batches of the samples `drawn`; on the channel `text`, with what upstream agents write now.
+    /// The micro-batches of the samples `drawn`; on the channel `text`, with messages of the present parameters.
     fn batches(&self, samples: &[TokenizedSample], drawn: &[Vec<Drawn>]) -> Result<Vec<TeamBatch>> {
-        let text = self.model.layout.config.channel.kind.text && self.phase.channel;
-        let writer = self.writing.as_ref().filter(|_| text).map(|w| (w, self.team()));
+        let writing = self.writing.as_ref().filter(|_| self.phase.channel).map(|w| (w, self.team()));
         drawn
             .iter()
             .map(|drawn| {
                 let numbers = drawn.iter().map(|row| row.number).collect();
                 let rows: Vec<&TokenizedSample> = drawn.iter().map(|row| &samples[row.sample]).collect();
-                let Some((writing, team)) = &writer else {
+                let Some((writing, team)) = &writing else {
                     return Ok(TeamBatch::new(&rows).numbered(numbers));
                 };
                 let own: Vec<TokenizedSample> = rows.into_iter().cloned().collect();
                 let sample_ids: Vec<u64> = own.iter().map(|s| s.line as u64).collect();
-                let path = Path::new("training data");
-                let (own, _) = write_messages(team, writing, path, &own, Author::Trajectories, &sample_ids)?;
+                let (own, _) = writing.write(team, &own, &sample_ids)?;
                 Ok(TeamBatch::new(&own.iter().collect::<Vec<_>>()).numbered(numbers))
             })
             .collect()

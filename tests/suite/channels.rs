@@ -11,7 +11,7 @@ use diffmas::backbone::{ParameterGroup, Parameters, Pull};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Message;
 use diffmas::evaluation::Control;
-use diffmas::inference::{Author, DecodeOptions, Writing, write_messages};
+use diffmas::inference::{DecodeOptions, Writing};
 use diffmas::text::PromptBuilder;
 use diffmas::training::{Curriculum, PhaseConfig, TrainConfig};
 
@@ -257,14 +257,14 @@ impl Job for Texts {
         Arc::make_mut(&mut g.model.layout).config.message_tokens = 3;
         let team = g.model.bind(&g.parameters);
         let prompts = Arc::new(PromptBuilder::new(&team.layout.config.agents, None).unwrap());
-        let writing = Writing { prompts, options: DecodeOptions::default() };
-        let write = |author, rows: std::ops::Range<usize>| {
+        let writing = Writing::new(&team.layout.config, prompts, DecodeOptions::default()).unwrap();
+        let write = |writing: &Writing, rows: std::ops::Range<usize>| {
             let sample_ids: Vec<u64> = rows.clone().map(|i| i as u64).collect();
-            write_messages(&team, &writing, "data".as_ref(), &g.samples[rows], author, &sample_ids).unwrap()
+            writing.write(&team, &g.samples[rows], &sample_ids).unwrap()
         };
-        let (samples, written) = write(Author::Agents, 0..3);
+        let (samples, written) = write(&writing, 0..3);
         for row in 0..3 {
-            let (alone, own) = write(Author::Agents, row..row + 1);
+            let (alone, own) = write(&writing, row..row + 1);
             assert_eq!((&alone[0], &own[0]), (&samples[row], &written[row]), "row {row}");
             let said = |j: usize| written[row][j].token_ids.clone();
             assert!((0..3).all(|j| said(j).len() == 3));
@@ -274,7 +274,7 @@ impl Job for Texts {
             assert_eq!(samples[row].prompts[2], [said(0), before(2)].concat());
             assert_eq!(samples[row].prompts[3], [said(0), said(2), said(1), before(3)].concat());
         }
-        let (_, given) = write(Author::Trajectories, 0..3);
+        let (_, given) = write(&writing.teacher_forced(), 0..3);
         for (row, given) in given.iter().enumerate() {
             assert_eq!(Some(&given[0].token_ids), g.samples[row].trajectories[0].as_ref());
         }

@@ -1,0 +1,152 @@
+//! The upstream agents of a team on a batch of samples, whatever the channel: internal state that the final agent receives, or text that
+//! stands in the prompts of those who read it.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use diffmas_backends::ModelBackend;
+
+use super::{DecodeOptions, decode};
+use crate::agents::{PaddedIds, Team, TeamBatch, TeamConfig};
+use crate::communication::{Context, ReceivedMessages, Rollout};
+use crate::error::Result;
+use crate::text::{PromptBuilder, TokenizedSample};
+
+/// The token ids that an upstream agent generated for one sample, on the channel `text`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenMessage {
+    /// Index of the agent.
+    pub sender: usize,
+    /// The tokens, without the end of turn.
+    pub token_ids: Vec<u32>,
+}
+
+/// How messages of text are generated and put into prompts; only teams on the channel `text` have it.
+#[derive(Clone, Debug)]
+pub struct Writing {
+    prompts: Arc<PromptBuilder>,
+    options: DecodeOptions,
+    teacher_forced: bool,
+}
+
+impl Writing {
+    /// For a team on the channel `text`; `None` on channels that pass internal state. The agents' own `message_tokens` replace
+    /// `max_new_tokens` of `options`.
+    pub fn new(team: &TeamConfig, prompts: Arc<PromptBuilder>, options: DecodeOptions) -> Option<Self> {
+        team.channel.kind.text.then_some(Self { prompts, options, teacher_forced: false })
+    }
+
+    /// With the trajectories of a sample, where it has any, in place of generated messages.
+    pub fn teacher_forced(self) -> Self {
+        Self { teacher_forced: true, ..self }
+    }
+
+    /// The messages of all upstream agents, each agent's for all samples as one batch, and the samples with the prompts that result.
+    ///
+    /// # Errors
+    /// If a prompt cannot be made of a message, or a score is not finite.
+    pub fn write<B: ModelBackend>(
+        &self,
+        team: &Team<B>,
+        samples: &[TokenizedSample],
+        sample_ids: &[u64],
+    ) -> Result<(Vec<TokenizedSample>, Vec<Vec<WrittenMessage>>)> {
+        let Self { prompts, options, teacher_forced } = self;
+        let config = &team.layout.config;
+        let last = config.agents.len() - 1;
+        let mut samples = samples.to_vec();
+        let mut written: Vec<Vec<WrittenMessage>> = vec![Vec::new(); samples.len()];
+        for j in 0..=last {
+            let reads = config.reads(j);
+            for (sample, written) in samples.iter_mut().zip(&written) {
+                let found = reads.iter().filter_map(|r| written.iter().find(|w| w.sender == *r));
+                let inbox: Vec<_> = found.map(|w| (w.sender, w.token_ids.clone())).collect();
+                sample.prompts[j] = prompts.prompt_after(Path::new("data"), sample, j, &inbox)?;
+            }
+            if j == last {
+                break;
+            }
+            let given = |s: &TokenizedSample| s.trajectories.get(j).cloned().flatten();
+            let given: Vec<Option<Vec<u32>>> =
+                samples.iter().map(|s| teacher_forced.then(|| given(s)).flatten()).collect();
+            let rows: Vec<usize> = (0..samples.len()).filter(|&i| given[i].is_none()).collect();
+            let mut sampled = Vec::new();
+            if !rows.is_empty() {
+                let prompts: Vec<_> = rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect();
+                let prompt = PaddedIds::left(&prompts).into();
+                let own: Vec<u64> = rows.iter().map(|&i| sample_ids[i]).collect();
+                let options = DecodeOptions { max_new_tokens: config.message_tokens(j), ..options.clone() };
+                let context = Context::empty(rows.len());
+                let all = |_, _| ControlFlow::Continue(());
+                sampled = decode(&team.roles[j], &prompt, &context, &options, &own, all)
+                    .map_err(|e| e.of_agent(&config.agents[j].name))?;
+            }
+            let mut sampled = sampled.into_iter();
+            for (given, written) in given.into_iter().zip(&mut written) {
+                let token_ids = match given {
+                    Some(ids) => options.without_end(&ids).to_vec(),
+                    None => sampled.next().expect("every other row was written").token_ids,
+                };
+                written.push(WrittenMessage { sender: j, token_ids });
+            }
+        }
+        Ok((samples, written))
+    }
+}
+
+/// What the upstream agents of a team leave for its final agent, for a batch of samples.
+#[derive(Clone, Debug)]
+pub struct Upstream<B: ModelBackend> {
+    /// The messages of internal state; none on the channel `text`.
+    pub received: ReceivedMessages<B>,
+    /// The messages of text by sample; none on other channels.
+    pub written: Vec<Vec<WrittenMessage>>,
+    /// The samples, whose prompts hold what was written.
+    pub samples: Vec<TokenizedSample>,
+}
+
+impl<B: ModelBackend> Upstream<B> {
+    /// The samples as one batch.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn batch(&self) -> TeamBatch {
+        TeamBatch::new(&self.samples.iter().collect::<Vec<_>>())
+    }
+
+    /// Bytes of each message of sample `row`, padding not counted.
+    pub fn message_bytes(&self, row: usize) -> Vec<usize> {
+        let written = self.written.get(row).into_iter().flatten();
+        let written = written.map(|w| w.token_ids.len() * size_of::<u32>());
+        written.chain(self.received.messages.iter().map(|m| m.bytes(row))).collect()
+    }
+
+    /// Tokens of all messages of text.
+    pub fn written_tokens(&self) -> usize {
+        self.written.iter().flatten().map(|w| w.token_ids.len()).sum()
+    }
+}
+
+/// Runs the upstream agents of `team` on `samples`, whose draws are keyed by `sample_ids`. Without `writing`, messages of text stay out.
+/// `watch` sees each latent rollout and the messages that the agent had received.
+///
+/// # Errors
+/// As [`Writing::write`].
+///
+/// # Panics
+/// If there is no sample.
+pub fn roll_out_upstream<B: ModelBackend>(
+    team: &Team<B>,
+    samples: &[TokenizedSample],
+    writing: Option<&Writing>,
+    sample_ids: &[u64],
+    watch: impl FnMut(&Rollout<B>, &ReceivedMessages<B>),
+) -> Result<Upstream<B>> {
+    let (samples, written) = match writing {
+        Some(writing) => writing.write(team, samples, sample_ids)?,
+        None => (samples.to_vec(), Vec::new()),
+    };
+    let batch = TeamBatch::new(&samples.iter().collect::<Vec<_>>());
+    Ok(Upstream { received: team.roll_out_watched(&batch, watch), written, samples })
+}
