@@ -44,11 +44,12 @@
 //! - [`benchmarks`]: questions whose evidence is spread over a team
 //! - [`report`]: one HTML page about a run
 //! - [`text`] and [`checkpoint`]: tokenizer, chat template, data; safetensors, GGUF, PEFT
+//! - [`files`]: atomic writes, bounded reads, TOML
 
 #![warn(missing_docs)]
 
 #[macro_use]
-mod named_enum;
+pub mod files;
 
 pub mod agents;
 pub mod backbone;
@@ -60,12 +61,10 @@ pub mod error;
 pub mod evaluation;
 mod guard;
 pub mod inference;
-pub mod input;
-mod null;
 mod random;
 mod rectangle;
 pub mod report;
-pub mod settings;
+mod settings;
 pub mod text;
 pub mod training;
 

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{AdapterScope, TeamConfig};
 use crate::backbone::BackboneConfig;
 use crate::checkpoint::peft::{BASE, TEAM};
-use crate::checkpoint::write_atomic;
 use crate::error::{Error, Result};
+use crate::files::write_atomic;
 use crate::settings::Settings;
 
 /// The frozen weights that an adapter learned on.

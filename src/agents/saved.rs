@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use super::{AdapterScope, AdapterSet, Base, Origin, TeamConfig, TeamLayout, TeamModel};
 use crate::backbone::{Backbone, ParameterSpec, Parameters};
 use crate::checkpoint::peft::{COMMUNICATION, COMMUNICATION_CONFIG};
-use crate::checkpoint::{read_safetensors, write_atomic, write_safetensors};
+use crate::checkpoint::{read_safetensors, write_safetensors};
 use crate::communication::ChannelConfig;
 use crate::error::{Error, Result};
-use crate::input;
+use crate::files::{MAX_TEXT, read_text, write_atomic};
 
 /// What must be the same in a team that reads communication modules and in the one that wrote them.
 #[derive(Debug, Serialize)]
@@ -138,7 +138,7 @@ impl<B: ModelBackend> TeamModel<B> {
         if !path.exists() {
             return Ok(None);
         }
-        let text = input::read_text(&settings, input::TEXT).map_err(|e| Error::file(&settings, e))?;
+        let text = read_text(&settings, MAX_TEXT).map_err(|e| Error::file(&settings, e))?;
         let mut theirs: Map<String, Value> =
             serde_json::from_str(&text).map_err(|e| Error::file(&settings, e))?;
         // Modules that were written before it could be set have it.

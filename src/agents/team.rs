@@ -9,7 +9,7 @@ use crate::communication::{
     ChannelConfig, ChannelSettings, OverwriteUpdate, TeamSizes, Transmit, VectorsSettings,
 };
 use crate::error::{Error, Result};
-use crate::text::toml_file::read_toml;
+use crate::files::read_toml;
 
 /// Most agents of a team: who reads whom, position by position, grows with the cube of their number.
 const MOST_AGENTS: usize = 256;

@@ -6,8 +6,8 @@ mod rope;
 
 pub use rope::{RopeConfig, RopeScaling};
 
-use crate::checkpoint::fields::{Fields, is_unset};
 use crate::error::{Error, Result};
+use crate::files::{Fields, is_unset};
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::Path;

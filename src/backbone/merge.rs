@@ -8,13 +8,10 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::BackboneConfig;
-use super::load::{expected, projections};
-use crate::checkpoint::{
-    AdapterFile, SafetensorsWeights, StoredType, WeightTable, write_atomic, write_folder_atomic,
-    write_tensors,
-};
+use super::tensors::{expected, projections};
+use crate::checkpoint::{AdapterFile, SafetensorsWeights, StoredType, WeightTable, write_tensors};
 use crate::error::{Error, Result};
-use crate::input;
+use crate::files::{MAX_TEXT, read_text, write_atomic, write_folder_atomic};
 
 /// What else of a Hugging Face folder belongs to the model; `config.json` is written anew.
 const BESIDE: [&str; 12] = [
@@ -121,7 +118,7 @@ fn check_range(output: &Path, name: &str, values: &[f32], dtype: StoredType) -> 
 /// The base's `config.json` with the type of the merged weights under the name that it uses for it.
 fn config_json(base: &Path, dtype: StoredType) -> Result<String> {
     let path = base.join("config.json");
-    let text = input::read_text(&path, input::TEXT).map_err(|error| Error::file(&path, error))?;
+    let text = read_text(&path, MAX_TEXT).map_err(|error| Error::file(&path, error))?;
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|error| Error::line(&path, error.line(), error))?;
     // transformers 5 writes `dtype`; every version reads `torch_dtype`.

@@ -1,8 +1,8 @@
 //! `adapter_config.json` of PEFT: which modules a LoRA adapter changes, with which rank and scale.
 
-use super::fields::{Fields, is_unset};
 use super::target_modules::{TargetModules, first_match, suffix_match};
 use crate::error::{Error, Result};
+use crate::files::{Fields, is_unset};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::path::Path;

@@ -7,10 +7,10 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::Weights;
-use super::atomic::write_atomic;
 use super::hub::cache_root;
 use super::weights::{CHUNK, missing};
 use crate::error::Result;
+use crate::files::write_atomic;
 
 /// SHA-256 over names, shapes and values (as little-endian f32) of the tensors `names`, in the order given; files of other precision that
 /// hold the same numbers have the same hash.

@@ -1,9 +1,9 @@
 //! GGUF files: every block format that candle reads, under Hugging Face's names and in its row order.
 
 use super::candle_message;
-use super::positioned::PositionedFile;
 use super::weights::{Weights, missing, unreadable_blocks};
 use crate::error::{Error, Result};
+use crate::files::PositionedFile;
 use crate::guard::guarded;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use diffmas_backends::StoredDtype;

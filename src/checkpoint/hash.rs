@@ -1,7 +1,7 @@
 //! Hashes by which the hub names its files (SHA-256, or git's SHA-1 of small ones), and this program the content of wheels and of
 //! checkpoints.
 
-use crate::input::open_file;
+use crate::files::open_file;
 use sha1::Sha1;
 use sha2::digest::Output;
 use sha2::{Digest, Sha256};

@@ -1,24 +1,17 @@
 //! Weights and adapters on disk: Hugging Face safetensors, GGUF and PEFT folders, without any tensor library.
 
 pub mod adapter_config;
-pub mod atomic;
 mod candle_error;
-pub mod fields;
 mod fingerprint;
 pub mod gguf;
 pub(crate) mod hash;
 pub mod hub;
 pub mod peft;
-mod positioned;
 pub mod safetensors;
 pub mod target_modules;
 pub mod weights;
 
 pub use adapter_config::AdapterConfig;
-pub use atomic::{
-    end_process, follow, is_stream, open_stream, recover, remove_leftovers, write_atomic,
-    write_folder_atomic, write_with,
-};
 pub use candle_error::candle_message;
 pub use fingerprint::sha256_of_weights;
 pub use gguf::GgufWeights;

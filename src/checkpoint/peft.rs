@@ -1,12 +1,11 @@
 //! LoRA adapters in PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
 
 use super::adapter_config::AdapterConfig;
-use super::atomic::write_atomic;
-use super::fields::Fields;
 use super::safetensors::{NamedTensors, read_safetensors, write_safetensors};
 use super::target_modules::is_projection;
 use super::weights::first_non_finite;
 use crate::error::{Error, Result};
+use crate::files::{Fields, write_atomic};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 

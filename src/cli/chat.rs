@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use diffmas::agents::TeamConfig;
-use diffmas::checkpoint::{follow, is_stream, write_atomic};
 use diffmas::engine::{
     AnswerEvent, AnswerOptions, AnswerRequest, AnswerRow, Engine, MessageSize, Received, Session,
 };
+use diffmas::files::{follow, is_stream, write_atomic};
 use diffmas::text::ChatMessage;
 use diffmas::{Error, Result};
 use indicatif::{HumanBytes, ProgressBar};

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use diffmas::agents::TeamConfig;
-use diffmas::checkpoint::write_atomic;
 use diffmas::engine::append;
+use diffmas::files::write_atomic;
 use diffmas::training::StepMetrics;
 use diffmas::{Error, Result};
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use diffmas::Result;
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig};
-use diffmas::checkpoint::write_atomic;
 use diffmas::engine::{OutputLock, write_jsonl};
+use diffmas::files::write_atomic;
 
 use super::output;
 

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use diffmas::checkpoint::end_process;
 use diffmas::engine::Cancel;
+use diffmas::files::end_process;
 use diffmas::{Error, Result};
 
 use super::verbosity;

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stdin, stdout};
 use std::path::PathBuf;
 
-use diffmas::input::read_line;
+use diffmas::files::read_line;
 use diffmas::{Error, Result};
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor};

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffmas::agents::{AdapterScope, Origin};
 use diffmas::backbone::{ModelFiles, merge};
+use diffmas::checkpoint::StoredType;
 use diffmas::checkpoint::peft::{COMMUNICATION, CONFIG};
-use diffmas::checkpoint::{StoredType, recover};
 use diffmas::engine::{compare_base, learned, run_of};
+use diffmas::files::recover;
 use diffmas::{Error, Result};
 
 use super::options::{Options, one_of};

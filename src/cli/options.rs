@@ -10,8 +10,8 @@ use diffmas::agents::{
 use diffmas::backbone::{ComputeDtype, Precision, WeightDtype};
 use diffmas::backends::BackendKind;
 use diffmas::engine::{EngineConfig, run_of};
-use diffmas::settings::NamedEnum;
-use diffmas::text::{Thinking, read_toml};
+use diffmas::files::{NamedEnum, read_toml};
+use diffmas::text::Thinking;
 use diffmas::training::{
     Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig,
 };

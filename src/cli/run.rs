@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use diffmas::agents::ChannelKind;
-use diffmas::checkpoint::{follow, is_stream, open_stream};
 use diffmas::engine::{
     AnswerEvent, AnswerOptions, AnswerRequest, Engine, Part, RowAnswer, RunState, Session, TraceFile,
     check_output_file, jsonl, write_jsonl,
 };
 use diffmas::evaluation::{Checking, Control};
+use diffmas::files::{follow, is_stream, open_stream};
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ use super::{
     OverwriteChannel, TeamSizes, TraceChannel, VectorsChannel,
 };
 use crate::error::{Error, Result};
-use crate::named_enum::unknown_name;
+use crate::files::unknown_name;
 
 /// A type of channel that the library or [`register`](super::register) knows; its description by dereference.
 #[derive(Clone, Copy)]

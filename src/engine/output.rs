@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::checkpoint::{follow, is_stream, write_atomic};
 use crate::error::{Error, Result};
+use crate::files::{follow, is_stream, write_atomic};
 
 /// Checks that `path`, given as `--flag`, can become an output file, before hours of work go into its content; returns where it lies,
 /// which is elsewhere if it is a link.

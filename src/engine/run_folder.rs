@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::EngineConfig;
 use crate::checkpoint::peft::{BASE, CONFIG};
-use crate::input;
+use crate::files;
 use crate::training::ADAPTER;
 
 /// The settings of a run that wrote an adapter, as far as they matter to who uses it.
@@ -41,7 +41,7 @@ pub fn run_of(adapter: &Path) -> Option<RunFolder> {
     let adapter = std::fs::canonicalize(adapter).ok()?;
     let config =
         adapter.ancestors().skip(1).take(3).map(|dir| dir.join("config.toml")).find(|path| path.exists())?;
-    let text = input::read_text(&config, input::TEXT).ok()?;
+    let text = files::read_text(&config, files::MAX_TEXT).ok()?;
     let engine: EngineConfig = toml::from_str(&text).ok()?;
     let Data { eval_data } = toml::from_str(&text).ok()?;
     let sound = engine.team.as_ref().is_none_or(|team| team.validate().is_ok());

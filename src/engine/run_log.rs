@@ -7,9 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::output;
-use crate::checkpoint::write_atomic;
 use crate::error::{Error, Result};
-use crate::input;
+use crate::files::{MAX_LONG_TEXT, read_text, write_atomic};
 use crate::training::{EvalMetrics, EventFile, StepMetrics};
 
 /// The logs of a run, those of its earlier sessions included.
@@ -74,7 +73,7 @@ impl<T: Serialize + DeserializeOwned> JsonLines<T> {
     /// Keeps those lines of the file at `path`, if there is one, that `keep` wants.
     fn open(path: Option<PathBuf>, keep: impl Fn(&T) -> bool) -> Result<Self> {
         let Some(file) = &path else { return Ok(Self { path, lines: Vec::new() }) };
-        let text = match input::read_text(file, input::LONG_TEXT) {
+        let text = match read_text(file, MAX_LONG_TEXT) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self { path, lines: Vec::new() }),
             text => text.map_err(|e| Error::file(file, e))?,
         };

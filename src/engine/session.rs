@@ -11,16 +11,16 @@ use serde_json::{Map, json};
 
 use super::run_folder::{learned, run_of};
 use super::{EngineConfig, TeamChoice};
-use crate::agents::{AdapterScope, AdapterSet, Base, Origin, TeamConfig, TeamModel, check_context};
+use crate::agents::{
+    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, TeamConfig, TeamModel, check_context,
+};
 use crate::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use crate::checkpoint::hub::published_name;
 use crate::checkpoint::{resolve_adapter, resolve_model};
 use crate::error::{Error, Result};
 use crate::evaluation::Checking;
 use crate::inference::{DecodeOptions, Writing};
-use crate::text::{
-    Answers, ChatMessage, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl,
-};
+use crate::text::{Answers, ChatMessage, ChatTemplate, Sample, Thinking, TokenizedSample, read_jsonl};
 
 /// Finds models and adapters by name, and fetches what is lacking; the default methods do so without a word.
 pub trait Resolve {

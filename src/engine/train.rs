@@ -12,9 +12,10 @@ use super::worker::Request;
 use super::{Cancel, OutputLock, Session};
 use crate::agents::AdapterSet;
 use crate::checkpoint::target_modules::projection_names;
-use crate::checkpoint::{AdapterConfig, TargetModules, remove_leftovers, write_atomic};
+use crate::checkpoint::{AdapterConfig, TargetModules};
 use crate::error::{Error, Result};
 use crate::evaluation::{Control, Scoring, evaluate};
+use crate::files::{remove_leftovers, write_atomic};
 use crate::text::TokenizedSample;
 use crate::training::{ADAPTER, EvalMetrics, Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
 

@@ -43,7 +43,7 @@ pub struct Attention {
     pub layers: Vec<usize>,
     /// Weight by layer and sender, a mean over heads, positions of the prompt and samples; what is missing to 1 stays with the reader's own
     /// positions (keys and values) or is on nobody (vectors).
-    #[serde(deserialize_with = "crate::null::rows")]
+    #[serde(deserialize_with = "crate::files::null::rows")]
     pub weights: Vec<Vec<f64>>,
 }
 
@@ -62,7 +62,7 @@ pub struct LensToken {
     /// Its text.
     pub token: String,
     /// Its probability under the head.
-    #[serde(deserialize_with = "crate::null::number")]
+    #[serde(deserialize_with = "crate::files::null::number")]
     pub probability: f64,
 }
 

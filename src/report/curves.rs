@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::input::{open_file, read_line};
+use crate::files::{open_file, read_line};
 use crate::training::EvalMetrics;
 
 /// Updates and values, in the order of the updates; only finite values.

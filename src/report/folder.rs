@@ -10,7 +10,7 @@ use super::Verdict;
 use super::curves::{Curves, malformed};
 use crate::error::{Error, Result};
 use crate::evaluation::{Comparison, Evaluation, Inspection};
-use crate::input;
+use crate::files::{MAX_LONG_TEXT, read_text};
 
 /// The files that a report is made of.
 const SOURCES: [&str; 6] = [
@@ -106,7 +106,7 @@ impl Report {
 
 /// The text of a file; none where there is no such file or nothing in it.
 fn text(path: &Path) -> Result<Option<String>> {
-    match input::read_text(path, input::LONG_TEXT) {
+    match read_text(path, MAX_LONG_TEXT) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         text => Ok(Some(text.map_err(|e| Error::file(path, e))?).filter(|t| !t.trim().is_empty())),
     }

@@ -10,8 +10,8 @@ use super::folder::Report;
 use super::inside::{AttentionMaps, Example, Lens, attention, example, lens};
 use super::learning::{Training, training};
 use super::results::{Results, compared, scored};
-use crate::checkpoint::write_atomic;
 use crate::error::{Error, Result};
+use crate::files::write_atomic;
 
 /// Everything that the template shows.
 #[derive(Serialize)]

@@ -20,10 +20,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::toml_file::nearest;
-use super::unique_json::UniqueJson;
 use crate::error::{Error, Result};
-use crate::input::read_line;
+use crate::files::{UniqueJson, nearest, read_line};
 
 /// Most samples of a file: all of them are in memory, and a pipe could bring more and more.
 const MOST_SAMPLES: usize = 10_000_000;

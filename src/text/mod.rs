@@ -1,22 +1,19 @@
-//! From files to token ids: tokenizer, chat template, data lines, prompts; and TOML with helpful errors.
+//! From files to token ids: tokenizer, chat template, data lines.
 
 pub mod chat;
 pub mod data;
 mod gguf_tokenizer;
-mod jinja;
-pub mod prompts;
+pub(crate) mod jinja;
 mod python_json;
+mod sample;
 mod stream;
 #[cfg(test)]
 mod template_fixtures;
 pub mod tokenizer;
-pub mod toml_file;
-mod unique_json;
 mod words;
 
 pub use chat::{ChatMessage, ChatTemplate, Thinking};
 pub use data::{Answers, Sample, SampleIds, read_jsonl};
-pub use prompts::{PromptBuilder, TokenizedSample};
+pub use sample::TokenizedSample;
 pub use stream::{TextRows, TextStream};
 pub use tokenizer::Tokenizer;
-pub use toml_file::{nearest, read_toml};

@@ -12,9 +12,9 @@ use super::{Optimizer, RunSettings};
 use crate::agents::TeamModel;
 use crate::backbone::Parameters;
 use crate::checkpoint::hash::sha256_of;
-use crate::checkpoint::{read_safetensors, write_atomic, write_folder_atomic, write_safetensors};
+use crate::checkpoint::{read_safetensors, write_safetensors};
 use crate::error::{Error, Result};
-use crate::input;
+use crate::files::{MAX_TEXT, read_text, write_atomic, write_folder_atomic};
 use crate::text::TokenizedSample;
 
 /// The folder of a run or a checkpoint that holds what was learned.
@@ -112,7 +112,7 @@ fn manifest(dir: &Path) -> std::io::Result<BTreeMap<String, String>> {
 /// Refuses a checkpoint in which a file is not as it was written.
 fn check_manifest(dir: &Path) -> Result<()> {
     let path = dir.join(MANIFEST);
-    let text = input::read_text(&path, input::TEXT).map_err(|e| Error::file(&path, e))?;
+    let text = read_text(&path, MAX_TEXT).map_err(|e| Error::file(&path, e))?;
     let written: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
     let found = manifest(dir).map_err(|e| Error::file(dir, e))?;
     for name in written.keys().chain(found.keys()) {
@@ -176,7 +176,7 @@ pub fn read_checkpoint<B: ModelBackend>(
 fn read_state(dir: &Path) -> Result<CheckpointState> {
     check_manifest(dir)?;
     let path = dir.join("state.json");
-    let text = input::read_text(&path, input::TEXT).map_err(|e| Error::file(&path, e))?;
+    let text = read_text(&path, MAX_TEXT).map_err(|e| Error::file(&path, e))?;
     serde_json::from_str(&text).map_err(|e| Error::file(&path, e))
 }
 

@@ -23,7 +23,7 @@ pub struct StepMetrics {
     pub grad_norm: Option<f64>,
     /// What the gradient was multiplied by to clip its norm; 1 where it was not. NaN is null in the file, here as in
     /// [`StepMetrics::trace_grad_norm`].
-    #[serde(deserialize_with = "crate::null::number")]
+    #[serde(deserialize_with = "crate::files::null::number")]
     pub clip_factor: f64,
     /// How difficult samples were allowed to be, with a curriculum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +35,7 @@ pub struct StepMetrics {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped_positions: Option<usize>,
     /// Norm of ∂loss/∂segment by upstream role, through all later agents that the gradient reaches.
-    #[serde(deserialize_with = "crate::null::by_name")]
+    #[serde(deserialize_with = "crate::files::null::by_name")]
     pub trace_grad_norm: BTreeMap<String, f64>,
     /// Prompt, latent and target positions computed forward per second.
     pub tokens_per_second: f64,

@@ -4,7 +4,7 @@ use super::{BackboneConfig, Family, RopeConfig, RopeScaling};
 use crate::checkpoint::candle_message;
 use crate::checkpoint::gguf::{architecture, whole};
 use crate::error::{Error, Result};
-use crate::input::open_file;
+use crate::files::open_file;
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
 use std::path::Path;

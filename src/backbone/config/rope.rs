@@ -1,7 +1,7 @@
 //! The rotary position embedding's fields: `rope_theta` and `rope_scaling`, or `rope_parameters`.
 
-use crate::checkpoint::fields::Fields;
 use crate::error::{Error, Result};
+use crate::files::Fields;
 use std::path::Path;
 
 /// Base and scaling of the rotary frequencies.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::checkpoint::{write_atomic, write_folder_atomic};
 use crate::error::Result;
+use crate::files::{write_atomic, write_folder_atomic};
 
 macro_rules! files {
     ($($name:literal),+) => {

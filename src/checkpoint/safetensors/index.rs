@@ -1,7 +1,7 @@
 //! Under which names a folder holds its weights, and the index of those in several files.
 
-use crate::checkpoint::fields::Fields;
 use crate::error::Result;
+use crate::files::Fields;
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 

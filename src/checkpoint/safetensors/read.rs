@@ -2,10 +2,9 @@
 
 use super::index::{INDEX, SINGLE, weight_map};
 use super::write::{NamedTensors, StoredType};
-use crate::checkpoint::fields::Fields;
-use crate::checkpoint::positioned::PositionedFile;
 use crate::checkpoint::weights::{Weights, in_chunks, missing};
 use crate::error::{Error, Result};
+use crate::files::{Fields, PositionedFile};
 use diffmas_backends::StoredDtype;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata};

@@ -1,7 +1,7 @@
 //! Writing: a header, then one tensor after the other, of which only one need be in memory.
 
-use crate::checkpoint::atomic::write_with;
 use crate::error::{Error, Result};
+use crate::files::write_with;
 use diffmas_backends::StoredDtype;
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;

@@ -5,11 +5,11 @@ use std::io::{self, BufRead, Read};
 use std::path::Path;
 
 /// Most bytes of settings, of a description, or of another text that people or programs write in one piece.
-pub const TEXT: u64 = 64 << 20;
+pub const MAX_TEXT: u64 = 64 << 20;
 /// Most bytes of a tokenizer, or of a log that grows with a run.
-pub const LONG_TEXT: u64 = 512 << 20;
+pub const MAX_LONG_TEXT: u64 = 512 << 20;
 /// Most bytes of one line.
-pub const LINE: u64 = 64 << 20;
+pub const MAX_LINE: u64 = 64 << 20;
 
 /// The content of the file, device or pipe at `path`, which may have `most` bytes.
 ///
@@ -40,10 +40,10 @@ fn bounded(path: &Path, most: u64) -> io::Result<io::Take<File>> {
 /// Adds the next line to `line`, its end included; whether there was one.
 ///
 /// # Errors
-/// When it cannot be read or is longer than [`LINE`].
+/// When it cannot be read or is longer than [`MAX_LINE`].
 pub fn read_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
-    let count = from.take(LINE + 1).read_until(b'\n', line)?;
-    if count as u64 > LINE { Err(too_long("the line", LINE)) } else { Ok(count > 0) }
+    let count = from.take(MAX_LINE + 1).read_until(b'\n', line)?;
+    if count as u64 > MAX_LINE { Err(too_long("the line", MAX_LINE)) } else { Ok(count > 0) }
 }
 
 fn too_long(what: &str, most: u64) -> io::Error {

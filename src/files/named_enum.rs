@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
+use super::nearest::nearest;
 use crate::error::Error;
-use crate::text::toml_file::nearest;
 
 /// A setting that is one of several names.
 pub trait NamedEnum: Copy + FromStr<Err = Error> + Send + Sync + 'static {
@@ -30,9 +30,9 @@ macro_rules! named_enum {
             }
         }
 
-        impl $crate::settings::NamedEnum for $name {
+        impl $crate::files::NamedEnum for $name {
             fn choices() -> Vec<(&'static str, String)> {
-                vec![$(($text, $crate::named_enum::sentence(&[$(doc_line!($($attribute)+)),*]))),+]
+                vec![$(($text, $crate::files::sentence(&[$(doc_line!($($attribute)+)),*]))),+]
             }
         }
 
@@ -48,7 +48,7 @@ macro_rules! named_enum {
             fn from_str(text: &str) -> $crate::Result<Self> {
                 match text {
                     $($text => Ok(Self::$variant),)+
-                    _ => Err($crate::named_enum::unknown_name($what, text, Self::NAMES)),
+                    _ => Err($crate::files::unknown_name($what, text, Self::NAMES)),
                 }
             }
         }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use super::bounded::{MAX_TEXT, read_text};
+use super::nearest::nearest;
 use crate::error::{Error, Result};
-use crate::input;
 
 /// Reads the TOML file at `path`.
 ///
@@ -15,36 +16,28 @@ use crate::input;
 /// # Errors
 /// When the file cannot be read, is not TOML, or does not fit `T`.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = input::read_text(path, input::TEXT)
-        .map_err(|e| Error::file(path, format!("the file cannot be read: {e}")))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    toml::from_str(text).map_err(|e| {
-        let message = explain(e.message());
-        match e.span() {
-            Some(span) => Error::line(path, line_of(text, span.start), message),
-            None => Error::file(path, message),
-        }
-    })
+    let text = text_of(path)?;
+    toml::from_str(&text).map_err(|e| explained(path, &text, &e))
 }
 
-/// The candidate that `key` is most likely a misspelling of, if one is near enough.
-///
-/// Distance is counted in inserted, deleted, replaced or swapped letters; case does not count, nor does `-`
-/// in place of `_`. Up to a third of the letters may differ.
-pub fn nearest<'a>(key: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let plain = |s: &str| s.to_lowercase().replace(['-', ' '], "_");
-    let key = plain(key);
-    let limit = (key.chars().count() / 3).max(1);
-    candidates
-        .iter()
-        .map(|&candidate| (strsim::damerau_levenshtein(&key, &plain(candidate)), candidate))
-        .filter(|&(distance, _)| distance <= limit)
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, candidate)| candidate)
+/// The text of the TOML file at `path`, without a byte-order mark.
+pub(crate) fn text_of(path: &Path) -> Result<String> {
+    let text =
+        read_text(path, MAX_TEXT).map_err(|e| Error::file(path, format!("the file cannot be read: {e}")))?;
+    Ok(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text))
+}
+
+/// What is wrong with `text`, the content of the file at `path`.
+pub(crate) fn explained(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let message = explain(error.message());
+    match error.span() {
+        Some(span) => Error::line(path, line_of(text, span.start), message),
+        None => Error::file(path, message),
+    }
 }
 
 /// Line (from 1) of the byte at `offset`.
-fn line_of(text: &str, offset: usize) -> usize {
+pub(crate) fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|&b| b == b'\n').count()
 }
 
@@ -62,6 +55,11 @@ fn explain(message: &str) -> String {
     let Some((&wrong, known)) = quoted.split_first() else {
         return message.to_string();
     };
+    unknown(what, wrong, known)
+}
+
+/// The sentence about a name that is none of `known`.
+pub(crate) fn unknown(what: &str, wrong: &str, known: &[&str]) -> String {
     if known.is_empty() {
         return format!("unknown {what} `{wrong}`; none is known here");
     }
@@ -163,13 +161,5 @@ mod tests {
     fn a_missing_file_is_an_error_that_names_it() {
         let error = read_toml::<File>(Path::new("/no/such/team.toml")).unwrap_err().to_string();
         assert!(error.starts_with("/no/such/team.toml: the file cannot be read"), "{error}");
-    }
-
-    #[test]
-    fn nearest_ignores_case_and_dashes_and_gives_up_on_strangers() {
-        assert_eq!(nearest("Latent-Steps", &["transmit", "latent_steps"]), Some("latent_steps"));
-        assert_eq!(nearest("fed", &["feed"]), Some("feed"));
-        assert_eq!(nearest("zebra", &["feed", "transmit"]), None);
-        assert_eq!(nearest("", &[]), None);
     }
 }

@@ -1,14 +1,14 @@
 //! A file that is read at positions into buffers of the caller. Unlike the pages of a mapping, what has been read does not
 //! count as memory of the program, and a file that is cut short meanwhile is an error instead of a signal.
 
+use super::bounded::open_file;
 use crate::error::{Error, Result};
-use crate::input::open_file;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// An open file and its length when it was opened.
-pub(super) struct PositionedFile {
+pub(crate) struct PositionedFile {
     path: PathBuf,
     file: File,
     length: u64,

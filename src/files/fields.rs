@@ -1,7 +1,7 @@
 //! The fields of a JSON object, read so that every error names the file and the field.
 
+use super::bounded::{MAX_TEXT, read_text};
 use crate::error::{Error, Result};
-use crate::input;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ impl Fields {
     /// # Errors
     /// When it cannot be read or is not a JSON object.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = input::read_text(path, input::TEXT)
+        let text = read_text(path, MAX_TEXT)
             .map_err(|error| Error::file(path, format!("the file cannot be read: {error}")))?;
         Self::parse(path, &text)
     }
