@@ -182,7 +182,7 @@ pub trait ModelBackend: Backend {
     /// `h` reads KV head `h / (H / G)`. A query that sees nothing gives zeros.
     ///
     /// # Shapes
-    /// `q [B, t, H, d]`, blocks `[B, G, n_i, d]` with `Σ n_i` = the mask's keys → output `[B, t, H, d]`, and the log-sum-exp of the
+    /// `q [B, t, H, d]`, blocks `[B or 1, G, n_i, d]` with `Σ n_i` = the mask's keys → output `[B, t, H, d]`, and the log-sum-exp of the
     /// scaled scores `[B, G, (H/G)·t, 1]` for the backward pass.
     fn block_attention(call: &AttentionCall<Self>) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
         composed::block_attention(call)

@@ -80,6 +80,8 @@ impl<B: ModelBackend> Backbone<B> {
 
     /// Like [`Backbone::forward`] with the positions of `cache` for a tail, which are extended in place.
     ///
+    /// A block of `past` that has one row is read by all rows.
+    ///
     /// # Shapes
     /// `x [B·t, D]`, row-major over rows → `[B·t, D]`
     ///
@@ -136,7 +138,8 @@ impl<B: ModelBackend> Backbone<B> {
         read: impl Iterator<Item = &'a Positions>,
     ) -> PassContext<B> {
         let (batch, len, device) = (positions.batch, positions.len, self.device());
-        let keys = Positions::cat(&read.collect::<Vec<_>>(), batch);
+        let read: Vec<_> = read.map(|positions| positions.of_rows(batch)).collect();
+        let keys = Positions::cat(&read.iter().map(AsRef::as_ref).collect::<Vec<_>>(), batch);
         let mask = B::attention_mask(HostMask::new(batch, len, keys.len, Some(keys.valid)), &device);
         let [cos, sin] = self.rotary.cos_sin(positions, &device);
         PassContext { batch, len, cos, sin, mask }

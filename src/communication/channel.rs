@@ -176,6 +176,11 @@ impl<B: ModelBackend> ContextHook<B> for Stacked<B> {
             let own: Vec<usize> = rows.iter().map(|&b| owners[b].1).collect();
             (hook.as_ref().map(|hook| hook.select(&own)), own.len())
         });
-        Arc::new(Self(parts.collect()))
+        let parts: Vec<_> = parts.collect();
+        match parts.as_slice() {
+            // So that hooks do not pile up where rows come and go.
+            [(Some(hook), _)] => hook.clone(),
+            _ => Arc::new(Self(parts)),
+        }
     }
 }

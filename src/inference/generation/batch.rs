@@ -21,7 +21,7 @@ pub(super) struct Row {
     pub id: usize,
     pub options: RowOptions,
     rng: ChaCha8Rng,
-    /// The tokens that are penalised; empty where there is no penalty.
+    /// The different tokens of its prompt and of what it has written: a penalty is on these.
     seen: BTreeSet<u32>,
     /// Tokens so far.
     pub written: usize,
@@ -108,8 +108,7 @@ impl<B: ModelBackend> Batch<B> {
         cache.reserve(1, left);
         let tokens: Vec<u32> = self.rows.iter().map(|row| row.last).collect();
         let positions = Positions::issue(&vec![true; rows], &mut self.context.start);
-        let shared: Vec<KeyValues<B>> = self.shared.iter().map(|kv| kv.repeated(rows)).collect();
-        let past: Vec<&KeyValues<B>> = shared.iter().chain(&self.context.kv).collect();
+        let past: Vec<&KeyValues<B>> = self.shared.iter().chain(&self.context.kv).collect();
         let (x, hook) = (backbone.embed(&tokens), self.context.hook());
         self.hidden = Some(backbone.forward_in_place(x, &positions, &past, cache, hook));
     }
