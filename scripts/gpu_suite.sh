@@ -87,7 +87,23 @@ bench() {
 demo() {
     ours diffmas demo --backend cuda --max-steps 20 --questions 64 --output demo --overwrite && echo '= ran'
 }
-export -f ours peer environment devices smoke suite train curve models bench demo
+# Another process holds all memory but what the program's context and half of its weights need: the program must fail with a sentence.
+full() {
+    coproc python3 -c 'import sys, torch
+free, _ = torch.cuda.mem_get_info()
+held = torch.empty(free - (800 << 20), dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()'
+    read -r _ <&"${COPROC[0]}" || return
+    ours diffmas run --model 135M --data tests/fixtures/smoke/train.jsonl --greedy --max-new-tokens 4 --backend cuda >full.txt 2>&1
+    local status=$?
+    eval "exec ${COPROC[1]}>&-"
+    wait "$COPROC_PID"
+    cat full.txt
+    echo "= exit $status: $(grep -c panicked full.txt) panics, $(tail -1 full.txt | cut -c1-90)"
+    [ "$status" -ne 0 ] && ! grep -q panicked full.txt
+}
+export -f ours peer environment devices smoke suite train curve models bench demo full
 
 nvidia-smi --query-gpu=timestamp,memory.used,utilization.gpu --format=csv,noheader,nounits -lms 250 >"$OUT/gpu.csv" 2>/dev/null &
 monitor=$!
@@ -153,6 +169,7 @@ wait "${beside[@]}" $!
 step 'ours 135M b1' 75 bench train 135M --latent-steps 10 --batch 1 --updates 0
 step 'ours 135M b16' 75 bench train 135M --latent-steps 10 --batch 16 --updates 0
 step demo 75 demo
+step 'full memory' 40 full
 step 'torch 135M b1' 80 peer time 135M train:10:1 --dtypes f32 bf16 --runs 1
 step 'torch 135M b16' 50 peer time 135M train:10:16 --dtypes f32 --runs 1
 step 'ours infer' 45 bench infer 135M

@@ -56,6 +56,7 @@ pub mod backbone;
 pub mod benchmarks;
 pub mod checkpoint;
 pub mod communication;
+pub mod engine;
 pub mod error;
 pub mod evaluation;
 mod guard;

@@ -4,25 +4,23 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::TeamConfig;
 use crate::backbone::{Adapter, AdapterLayout, BackboneConfig, ParameterGroup, ParameterSpec, Parameters};
 use crate::checkpoint::AdapterConfig;
 use crate::error::{Error, Result};
 
-/// Which roles an adapter is active in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum AdapterScope {
-    /// One adapter for all roles.
-    #[default]
-    Shared,
-    /// Each role's own adapter, in that role's passes.
-    PerRole,
-    /// One adapter, in the final agent's passes only.
-    FinalOnly,
+named_enum! {
+    /// Which roles an adapter is active in.
+    AdapterScope, "adapter scope" {
+        /// One adapter for all roles.
+        #[default]
+        Shared = "shared",
+        /// Each role's own adapter, in that role's passes.
+        PerRole = "per_role",
+        /// One adapter, in the final agent's passes only.
+        FinalOnly = "final_only",
+    }
 }
 
 /// The name of the adapter that is not a single role's.

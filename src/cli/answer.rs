@@ -6,13 +6,13 @@ use diffmas::Result;
 use diffmas::agents::{SenderAttention, Team, TeamBatch};
 use diffmas::backends::ModelBackend;
 use diffmas::communication::ReceivedMessages;
+use diffmas::engine::Session;
 use diffmas::evaluation::Control;
 pub use diffmas::inference::Upstream as Left;
 use diffmas::inference::{Answer, DecodeOptions, WrittenMessage, decode, roll_out_upstream};
 use diffmas::text::{TextRows, TokenizedSample};
 
 use super::interrupt;
-use super::session::Session;
 
 /// How a team answers.
 pub struct Answering<'a> {

@@ -7,6 +7,7 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig, write_tiny_model};
+use diffmas::engine::Session;
 use diffmas::evaluation::{
     Comparison, Control, Inspection, Method, Paired, Part, SampleScore, Scoring, evaluate,
 };
@@ -20,9 +21,8 @@ use serde::{Deserialize, Serialize};
 use super::options::Options;
 use super::output_lock::{OutputLock, RunState};
 use super::progress::Progress;
-use super::session::Session;
 use super::train::{Ending, train};
-use super::{inspection, interrupt, one_line, output, verbosity};
+use super::{inspection, interrupt, one_line, output, session, verbosity};
 
 /// Agents that hold evidence.
 const HOLDERS: usize = 2;
@@ -222,7 +222,7 @@ impl Folder<'_> {
         self.learn(demo.team(), "trained", &format!("a team that thinks, channel {}", demo.channel))?;
         self.learn(demo.text_team(), "text", "the same team, writing text")?;
         let plans = self.plans()?;
-        let backend = plans[0].session.options.backend()?;
+        let backend = plans[0].session.config.backend()?;
         let measure = Measure { plans: &plans, seed: demo.seed };
         let (rows, inspection) = backend.run(None, measure)??;
         let comparison = Comparison {
@@ -292,7 +292,7 @@ impl Folder<'_> {
         let (demo, task) = (&self.demo, self.demo.task_config());
         let plan = |team, adapter: Option<&str>, methods| -> Result<Plan> {
             let adapter = adapter.map(|name| self.dir.join(name).join("adapter"));
-            let session = Session::open(Options { adapter, ..self.options(team) })?;
+            let session = session::open(Options { adapter, ..self.options(team) }.engine()?)?;
             let samples = session.data(&self.dir.join("test.jsonl"), Answers::Required, ANSWER_TOKENS)?;
             Ok(Plan { session, samples, methods })
         };
@@ -332,7 +332,7 @@ impl Job for Measure<'_> {
             let team = session.trained_team::<B>(&device)?;
             for (name, part, control) in methods {
                 let scoring = Scoring {
-                    batch_size: session.batch_size(),
+                    batch_size: session.config.batch_size(),
                     control,
                     seed: self.seed,
                     writing: writing.as_ref(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffmas::agents::Team;
 use diffmas::backends::{Job, ModelBackend};
+use diffmas::engine::{Conditions, Session};
 use diffmas::evaluation::{
     Checking, Control, Evaluation, Inspection, Paired, SampleScore, ScoredBatch, Scoring, evaluate_after,
 };
@@ -18,8 +19,7 @@ use super::options::{Options, TeamArgs};
 use super::output_lock::{OutputLock, RunState};
 use super::part::{self, Part};
 use super::progress::Progress;
-use super::session::{Conditions, Session};
-use super::{inspection, interrupt, output, verbosity};
+use super::{inspection, interrupt, output, session, verbosity};
 
 /// Flags of `eval`.
 #[derive(Debug, Args)]
@@ -64,8 +64,9 @@ pub struct EvalCommand {
 impl EvalCommand {
     /// Scores the data and prints the result.
     pub fn execute(self) -> Result<()> {
-        let session = Session::open(Options::of_team(&self.team, self.run.as_deref())?)?;
-        let data = self.data.clone().or(session.options.eval_data.clone());
+        let options = Options::of_team(&self.team, self.run.as_deref())?;
+        let session = session::open(options.engine()?)?;
+        let data = self.data.clone().or(options.eval_data.clone());
         let data = Options::required(&data, "data")?;
         let room = if self.accuracy { self.max_new_tokens } else { 0 };
         let samples = session.data(data, Answers::Required, room)?;
@@ -75,10 +76,10 @@ impl EvalCommand {
         }
         let lock = self.output.as_deref().map(|dir| self.lock(dir)).transpose()?;
         if let Some(lock) = lock.as_ref().filter(|_| self.overwrite) {
-            lock.keep_inputs(session.options.inputs().chain([data.as_path()]))?;
+            lock.keep_inputs(options.inputs().chain([data.as_path()]))?;
         }
         let checking = self.checking(&session, data, &samples)?;
-        let kind = session.options.backend()?;
+        let kind = session.config.backend()?;
         let inspected = lock.as_ref().map(|_| self.max_new_tokens);
         let job = Score {
             session: &session,
@@ -89,7 +90,7 @@ impl EvalCommand {
             inspected,
             command: &self,
         };
-        let (scored, inspection, part) = kind.run(session.options.device_index, job)??;
+        let (scored, inspection, part) = kind.run(session.config.device_index, job)??;
         let (mut results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
         if let Some(real) = controls.iter().position(|control| *control == Control::Real) {
             for (i, result) in results.iter_mut().enumerate().filter(|(i, _)| *i != real) {
@@ -346,7 +347,7 @@ fn score_after<B: ModelBackend>(
     let mut scored = done.iter().map(|batch| batch.scores.len()).sum();
     let mut progress = Progress::new("scored", scored, samples.len());
     let writing = session.greedy_writing();
-    let batch_size = session.batch_size();
+    let batch_size = session.config.batch_size();
     let scoring = Scoring { batch_size, control, seed, writing: writing.as_ref(), checking };
     let result = evaluate_after(team, samples, &scoring, done, |batch| {
         scored += batch.scores.len();

@@ -1,11 +1,11 @@
 //! Flags for how an answer is written, under the names of Hugging Face's `generate`.
 
 use clap::Args;
+use diffmas::engine::Session;
 use diffmas::inference::{DecodeOptions, Sampling};
 use diffmas::{Error, Result};
 
 use super::options::number;
-use super::session::Session;
 
 /// How tokens are chosen, and where an answer ends.
 #[derive(Debug, Args)]

@@ -5,11 +5,11 @@ use std::path::Path;
 use diffmas::Result;
 use diffmas::agents::Team;
 use diffmas::backends::ModelBackend;
+use diffmas::engine::Session;
 use diffmas::evaluation::{Inspection, inspect};
 use diffmas::text::TokenizedSample;
 
 use super::output;
-use super::session::Session;
 
 /// Samples that are looked into.
 const FEW: usize = 8;

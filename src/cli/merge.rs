@@ -8,11 +8,11 @@ use diffmas::agents::{AdapterScope, Origin};
 use diffmas::backbone::{ModelFiles, merge};
 use diffmas::checkpoint::StoredType;
 use diffmas::checkpoint::peft::{COMMUNICATION, CONFIG};
+use diffmas::engine::{compare_base, learned, run_of};
 use diffmas::files::recover;
 use diffmas::{Error, Result};
 
-use super::options::{Options, learned, run_of};
-use super::session::compare_base;
+use super::options::{Options, one_of};
 use super::{fetch, interrupt, output};
 
 /// Flags of `merge`.
@@ -31,7 +31,7 @@ pub struct MergeCommand {
     #[arg(long, value_name = "DIR", required_unless_present = "run")]
     output: Option<PathBuf>,
     /// How weights are stored [as in the model]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<StoredType>())]
     dtype: Option<StoredType>,
     /// Replace the merged model that the output folder holds
     #[arg(long)]
@@ -84,7 +84,7 @@ fn check_adapter(dir: &Path, origin: Option<&Origin>) -> Result<()> {
     }
     let scope = match origin {
         Some(origin) => Some(origin.base.adapter_scope),
-        None => run_of(dir).and_then(|(_, options)| options.adapter_scope),
+        None => run_of(dir).and_then(|run| run.engine.adapter_scope),
     };
     if scope == Some(AdapterScope::FinalOnly) {
         return Err(Error::file(

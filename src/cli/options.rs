@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use diffmas::agents::{
     AdapterScope, ChannelConfig, ChannelKind, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
 };
 use diffmas::backbone::{ComputeDtype, Precision, WeightDtype};
 use diffmas::backends::BackendKind;
-use diffmas::checkpoint::peft::{BASE, CONFIG};
-use diffmas::files::read_toml;
+use diffmas::engine::{EngineConfig, run_of};
+use diffmas::files::{NamedEnum, read_toml};
 use diffmas::text::Thinking;
 use diffmas::training::{
-    ADAPTER, Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig,
+    Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset, TraceGradient, TrainConfig,
 };
 use diffmas::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -78,10 +79,10 @@ pub struct TeamArgs {
     #[arg(long)]
     feed: Option<FeedKind>,
     /// Which roles the adapter is active in
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<AdapterScope>())]
     adapter_scope: Option<AdapterScope>,
     /// Whether models that can think aloud before they answer do: Qwen3's `enable_thinking` [auto: as the model's template has it]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<Thinking>())]
     think: Option<Thinking>,
     /// Samples that run together [8]
     #[arg(long, value_name = "N")]
@@ -128,7 +129,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N")]
     warmup_steps: Option<usize>,
     /// Shape of the schedule [linear]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<LrSchedulerType>())]
     lr_scheduler_type: Option<LrSchedulerType>,
     /// Largest global gradient norm; 0 switches clipping off [1]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
@@ -320,96 +321,30 @@ impl Options {
         }
     }
 
-    /// What a trained team says of itself, where these settings do not: the model that `dir`, the folder of a run or an adapter's,
-    /// was trained on, its held-out data, how it thinks aloud, and its adapter.
+    /// As [`EngineConfig::of_run`], with the held-out data of the run.
     ///
     /// # Errors
-    /// If the folder holds no trained team.
-    pub fn of_run(mut self, dir: &Path) -> Result<Self> {
-        if !dir.is_dir() {
-            let what = if dir.exists() { "this is a file" } else { "there is no such folder" };
-            return Err(Error::file(
-                dir,
-                format!("{what}; give the output folder of `train`, or its `adapter`"),
-            ));
-        }
-        let adapter = learned(dir);
-        if !is_learned(&adapter) {
-            let why = match dir.join("checkpoints").is_dir() {
-                true => {
-                    "the run has not ended: it has no `adapter` yet; go on with train --resume, or give one of its checkpoints"
-                }
-                false => "there is no trained team here: neither a folder `adapter` nor an adapter",
-            };
-            return Err(Error::file(dir, why));
-        }
-        if let Some((_, run)) = run_of(&adapter) {
-            self.model = self.model.or(run.model);
-            self.eval_data = self.eval_data.or(run.eval_data);
-            self.think = self.think.or(run.think);
-            self.dtype = self.dtype.or(run.dtype);
-            self.precision = self.precision.or(run.precision);
-        }
-        self.adapter = Some(adapter);
-        Ok(self)
+    /// As there.
+    pub fn of_run(self, dir: &Path) -> Result<Self> {
+        let engine = self.engine()?.of_run(dir)?;
+        let run = engine.adapter.as_deref().and_then(run_of);
+        Ok(Self {
+            eval_data: self.eval_data.or(run.and_then(|run| run.eval_data)),
+            model: engine.model,
+            adapter: engine.adapter,
+            think: engine.think,
+            dtype: engine.dtype,
+            precision: engine.precision,
+            ..self
+        })
     }
 
-    /// The team that these settings name, if they do.
+    /// What says which team runs on which model and device.
     ///
     /// # Errors
-    /// If the team file makes no sense.
-    pub fn stated_team(&self) -> Result<Option<TeamConfig>> {
-        match (&self.system, &self.team) {
-            (Some(path), _) => TeamConfig::read(path).map(Some),
-            (None, team) => Ok(team.clone()),
-        }
-    }
-
-    /// `team` with the flags that change one setting each.
-    ///
-    /// # Errors
-    /// If the combination makes no sense.
-    pub fn overridden(&self, mut team: TeamConfig) -> Result<TeamConfig> {
-        // A flag speaks for the whole team, also for agents that the file gives a value of their own.
-        for agent in &mut team.agents {
-            agent.latent_steps = agent.latent_steps.filter(|_| self.latent_steps.is_none());
-            agent.transmit = agent.transmit.filter(|_| self.transmit.is_none());
-            agent.feed = agent.feed.filter(|_| self.feed.is_none());
-            agent.message_tokens = agent.message_tokens.filter(|_| self.message_tokens.is_none());
-            agent.reads = agent.reads.take().filter(|_| self.topology.is_none_or(|t| t == Topology::Graph));
-        }
-        // Its name alone does not take the table of the team's own channel away.
-        let own = |channel: &ChannelConfig| {
-            channel.kind == team.channel.kind && *channel == ChannelConfig::from(channel.kind)
-        };
-        if let Some(channel) = self.channel.as_ref().filter(|channel| !own(channel)) {
-            team.channel = channel.clone();
-        }
-        team.latent_steps = self.latent_steps.unwrap_or(team.latent_steps);
-        team.transmit = self.transmit.unwrap_or(team.transmit);
-        team.feed = self.feed.unwrap_or(team.feed);
-        team.topology = self.topology.unwrap_or(team.topology);
-        team.num_vectors = self.num_vectors.unwrap_or(team.num_vectors);
-        team.vector_dim = self.vector_dim.unwrap_or(team.vector_dim);
-        team.vector_heads = self.vector_heads.unwrap_or(team.vector_heads);
-        team.cross_attention_layers = self.cross_attention_layers.clone().or(team.cross_attention_layers);
-        team.encoder_position_prior = self.encoder_position_prior.unwrap_or(team.encoder_position_prior);
-        team.overwrite_update = self.overwrite_update.unwrap_or(team.overwrite_update);
-        team.message_tokens = self.message_tokens.unwrap_or(team.message_tokens);
-        team.ordered()
-    }
-
-    /// The backend asked for, or the default.
-    pub fn backend(&self) -> Result<BackendKind> {
-        Ok(match &self.backend {
-            Some(name) => name.parse(),
-            None => BackendKind::default_kind(),
-        }?)
-    }
-
-    /// How the model is loaded.
-    pub fn load_precision(&self) -> Precision {
-        Precision { weights: self.dtype.unwrap_or_default(), compute: self.precision.unwrap_or_default() }
+    /// Never, as long as the fields of the two structs are of the same types.
+    pub fn engine(&self) -> Result<EngineConfig> {
+        Ok(serde_json::from_value(serde_json::to_value(self)?)?)
     }
 
     /// Settings of the training loop.
@@ -467,7 +402,7 @@ impl Options {
         self.offline = None; // of this machine now, not of the run
         self.team = Some(team.clone());
         self.backend = Some(backend.to_string());
-        let Precision { weights, compute } = self.load_precision();
+        let Precision { weights, compute } = self.engine()?.load_precision();
         (self.dtype, self.precision) = (Some(weights), Some(compute));
         let paths = [&mut self.data, &mut self.eval_data, &mut self.adapter].into_iter().flatten();
         for path in paths.filter(|path| path.exists()) {
@@ -483,33 +418,18 @@ impl Options {
     }
 }
 
-/// What lies in the folder of a run or checkpoint is in its `adapter`.
-pub fn learned(dir: &Path) -> PathBuf {
-    let inner = dir.join(ADAPTER);
-    if inner.is_dir() && !is_learned(dir) { inner } else { dir.to_path_buf() }
-}
-
-/// Whether something that a team learned lies in this folder.
-fn is_learned(dir: &Path) -> bool {
-    [BASE, CONFIG].iter().any(|name| dir.join(name).exists())
-}
-
-/// The settings of the run that wrote the adapter: beside it, or above it for a checkpoint's. A `config.toml` that is none of ours says
-/// nothing about it.
-pub fn run_of(adapter: &Path) -> Option<(PathBuf, Options)> {
-    let adapter = std::fs::canonicalize(adapter).ok()?;
-    let config =
-        adapter.ancestors().skip(1).take(3).map(|dir| dir.join("config.toml")).find(|path| path.exists())?;
-    let options = Options::read(Some(&config), &[]).ok()?;
-    Some((config, options))
-}
-
 /// TOML has `nan` and `inf`, which would pass for an absent setting when flags are laid over the file.
 fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<f64>, D::Error> {
     match Option::<f64>::deserialize(deserializer)? {
         Some(x) if !x.is_finite() => Err(serde::de::Error::custom(format!("{x} is not a finite number"))),
         x => Ok(x),
     }
+}
+
+/// One of the names of `T`, which help and errors list.
+pub fn one_of<T: NamedEnum>() -> impl TypedValueParser<Value = T> {
+    let names = T::choices().into_iter().map(|(name, what)| PossibleValue::new(name).help(what));
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
 }
 
 /// A number that is one: no `nan`, no `inf`.
@@ -589,7 +509,8 @@ mod tests {
         for entry in std::fs::read_dir(root.join("runs")).unwrap() {
             let path = entry.unwrap().path();
             let options = Options::read(Some(&path), &[]).unwrap();
-            options.overridden(options.stated_team().unwrap().unwrap_or_else(TeamConfig::preset)).unwrap();
+            let engine = options.engine().unwrap();
+            engine.overridden(engine.stated_team().unwrap().unwrap_or_else(TeamConfig::preset)).unwrap();
             options.train_config().unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
             let (first, name) = (text.lines().next().unwrap(), path.file_name().unwrap().to_str().unwrap());
@@ -609,10 +530,13 @@ mod tests {
             std::fs::write(&path, file).unwrap();
             let args = TeamArgs { channel: flag.map(|name| name.parse().unwrap()), ..TeamArgs::default() };
             let o = Options::read(Some(&path), &[flags(&args).unwrap()]).unwrap();
-            let team = o.overridden(o.stated_team().unwrap().unwrap_or_else(TeamConfig::preset)).unwrap();
+            let engine = o.engine().unwrap();
+            let stated = engine.stated_team().unwrap();
+            let team = engine.overridden(stated.unwrap_or_else(TeamConfig::preset)).unwrap();
             let resolved = o.resolved(&team, &TrainConfig::default(), BackendKind::default_kind().unwrap());
             std::fs::write(&path, toml::to_string(&resolved.unwrap()).unwrap()).unwrap();
-            assert_eq!(Options::read(Some(&path), &[]).unwrap().stated_team().unwrap().unwrap(), team);
+            let again = Options::read(Some(&path), &[]).unwrap().engine().unwrap();
+            assert_eq!(again.stated_team().unwrap().unwrap(), team);
             team.channel
         };
         let width = |channel: &ChannelConfig| channel.settings().get("width").cloned();
@@ -640,7 +564,7 @@ mod tests {
     #[test]
     fn resolved_settings_read_back_as_the_same_run() {
         let mut o = Options { model: Some("m".into()), latent_steps: Some(3), ..Options::default() };
-        let team = o.overridden(TeamConfig::preset()).unwrap();
+        let team = o.engine().unwrap().overridden(TeamConfig::preset()).unwrap();
         let config = o.train_config().unwrap();
         o = o.resolved(&team, &config, BackendKind::default_kind().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -648,6 +572,9 @@ mod tests {
         std::fs::write(&path, toml::to_string(&o).unwrap()).unwrap();
         let again = Options::read(Some(&path), &[]).unwrap();
         assert_eq!(again, o);
-        assert_eq!((again.stated_team().unwrap(), again.train_config().unwrap()), (Some(team), config));
+        assert_eq!(
+            (again.engine().unwrap().stated_team().unwrap(), again.train_config().unwrap()),
+            (Some(team), config)
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use diffmas::agents::Team;
 use diffmas::backends::ModelBackend;
+use diffmas::engine::Session;
 use diffmas::files::write_with;
 use diffmas::text::TokenizedSample;
 use diffmas::training::DataMark;
@@ -17,7 +18,6 @@ use sha2::{Digest, Sha256};
 
 use super::output;
 use super::output_lock::RunState;
-use super::session::Session;
 
 /// The field of the first line, which says what run the others are of.
 const RUN: &str = "part_of";
@@ -180,15 +180,15 @@ pub fn describe<B: ModelBackend>(
         Value::Object(settings) => settings,
         _ => unreachable!("settings are an object"),
     };
-    let precision = session.options.load_precision();
+    let precision = session.config.load_precision();
     let common = json!({
         "data": format!("{:x}", data.finalize()),
         "model": session.model.sha256()?,
         "adapter": team.learned_sha256(),
         "system": team.layout.config,
         "prompts": DataMark::new(samples).sha256,
-        "batch_size": session.batch_size(),
-        "backend": session.options.backend()?.name(),
+        "batch_size": session.config.batch_size(),
+        "backend": session.config.backend()?.name(),
         "dtype": precision.weights,
         "precision": precision.compute,
         "version": env!("CARGO_PKG_VERSION"),

@@ -9,6 +9,7 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, SenderAttention, Team};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::{Fingerprint, ReceivedMessages, TraceOwner};
+use diffmas::engine::Session;
 use diffmas::evaluation::{Checking, Control};
 use diffmas::files::{follow, is_stream, open_stream};
 use diffmas::inference::{Answer, WrittenMessage};
@@ -23,8 +24,7 @@ use super::options::{Options, TeamArgs};
 use super::output_lock::RunState;
 use super::part::{self, Part};
 use super::progress::Progress;
-use super::session::Session;
-use super::{chat, interrupt, output, verbosity};
+use super::{chat, interrupt, output, session, verbosity};
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
@@ -110,21 +110,22 @@ impl RunCommand {
     /// Answers and prints or writes.
     pub fn execute(mut self) -> Result<()> {
         self.check_files()?;
-        let session = Session::open(Options::of_team(&self.team, self.run.as_deref())?)?;
-        let options = self.generation.options(&session)?;
+        let options = Options::of_team(&self.team, self.run.as_deref())?;
+        let session = session::open(options.engine()?)?;
+        let decoding = self.generation.options(&session)?;
         let stop = &self.generation.stop;
-        let answering = Answering { session: &session, options: &options, stop, control: &self.control };
-        let kind = session.options.backend()?;
+        let answering = Answering { session: &session, options: &decoding, stop, control: &self.control };
+        let kind = session.config.backend()?;
         let Some(samples) = self.samples(&session)? else {
             self.control.validate(&session.team, 1)?;
             let job = chat::Chat::new(answering)?;
-            return kind.run(session.options.device_index, job)?;
+            return kind.run(session.config.device_index, job)?;
         };
         self.control.validate(&session.team, samples.len())?;
-        self.check_traces(samples.len(), session.batch_size(), session.team.channel.kind)?;
+        self.check_traces(samples.len(), session.config.batch_size(), session.team.channel.kind)?;
         let checking = self.checking(&answering, &samples)?;
         let job = AnswerAll { command: &self, answering, samples: &samples };
-        let (answers, sink) = kind.run(session.options.device_index, job)??;
+        let (answers, sink) = kind.run(session.config.device_index, job)??;
         if let (Some(path), Some(checking)) = (&self.save_trajectories, checking) {
             let lines = trajectories(&checking, &samples, &answers)?;
             output::write_jsonl(path, &lines)?;
@@ -281,7 +282,7 @@ impl Job for AnswerAll<'_> {
         let (mut sink, mut all) = self.sink(&team)?;
         let mut progress = (n > 1).then(|| Progress::new("answered", all.len(), n));
         let indices: Vec<usize> = (all.len()..n).collect();
-        for rows in indices.chunks(self.answering.session.batch_size()) {
+        for rows in indices.chunks(self.answering.session.config.batch_size()) {
             let batch = self.batch(&team, rows, others.as_deref(), &device)?;
             self.keep(&mut sink, &batch)?;
             all.extend(batch);
@@ -306,7 +307,7 @@ impl AnswerAll<'_> {
         let (session, n) = (self.answering.session, self.samples.len());
         let run = part::describe(session, team, self.samples, self.settings())?;
         let (part, done) =
-            Part::open::<Answered>(path, self.command.state(), &run, [session.batch_size(), n])?;
+            Part::open::<Answered>(path, self.command.state(), &run, [session.config.batch_size(), n])?;
         if self.command.resume {
             verbosity::note(format_args!("going on after {} of {n} answers", done.len()));
         }

@@ -7,6 +7,7 @@ use diffmas::agents::{AdapterSet, Team, TeamModel};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::target_modules::projection_names;
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
+use diffmas::engine::Session;
 use diffmas::evaluation::Control;
 use diffmas::files::{remove_leftovers, write_atomic};
 use diffmas::text::{Answers, TokenizedSample};
@@ -17,9 +18,8 @@ use super::options::{Options, TeamArgs, TrainArgs, flags};
 use super::output_lock::{OutputLock, RunState};
 use super::progress::Progress;
 use super::run_log::RunLog;
-use super::session::Session;
 use super::summary::Summary;
-use super::{eval, inspection, interrupt, output, verbosity};
+use super::{eval, inspection, interrupt, output, session, verbosity};
 
 /// Most tokens of the answer that is shown in the end.
 const ANSWER_TOKENS: usize = 64;
@@ -73,20 +73,20 @@ pub fn train(options: Options, state: RunState, ending: Ending) -> Result<()> {
     let config = options.train_config()?;
     let dir = Options::required(&options.output, "output")?.clone();
     let data = Options::required(&options.data, "data")?.clone();
-    let session = Session::open(options)?;
+    let session = session::open(options.engine()?)?;
     let samples = session.data(&data, Answers::Required, 0)?;
     config.check_data(&samples).map_err(|e| Error::file(&data, e))?;
-    let eval_data = session.options.eval_data.as_ref();
+    let eval_data = options.eval_data.as_ref();
     let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
-    let backend = session.options.backend()?;
-    let resolved = session.options.clone().resolved(&session.team, &config, backend)?;
+    let backend = session.config.backend()?;
+    let resolved = options.clone().resolved(&session.team, &config, backend)?;
     let settings = toml::to_string(&resolved)?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let lock = match state {
         RunState::New { overwrite } => {
             let lock = OutputLock::new_run(&dir, overwrite, hint)?;
             if overwrite {
-                lock.keep_inputs(session.options.inputs())?;
+                lock.keep_inputs(options.inputs())?;
             }
             lock
         }
@@ -94,6 +94,7 @@ pub fn train(options: Options, state: RunState, ending: Ending) -> Result<()> {
     };
     let job = Train {
         session: &session,
+        options: &options,
         config,
         samples,
         held_out,
@@ -103,11 +104,12 @@ pub fn train(options: Options, state: RunState, ending: Ending) -> Result<()> {
         state,
         ending,
     };
-    backend.run(session.options.device_index, job)?
+    backend.run(session.config.device_index, job)?
 }
 
 struct Train<'a> {
     session: &'a Session,
+    options: &'a Options,
     config: TrainConfig,
     samples: Vec<TokenizedSample>,
     held_out: Option<Vec<TokenizedSample>>,
@@ -156,7 +158,7 @@ impl Job for Train<'_> {
         if self.ending == Ending::Told {
             interrupt::set_words(format!("stopped; what was trained is kept. {go_on}"));
         }
-        let mut log = RunLog::open(self.dir, done, team, &self.session.options)?;
+        let mut log = RunLog::open(self.dir, done, team, self.options)?;
         if done == 0 {
             self.score(&trainer, &mut log, 0)?;
         }
@@ -177,11 +179,11 @@ impl Job for Train<'_> {
 
 impl Train<'_> {
     fn setup<B: ModelBackend>(&self, device: &B::Device) -> Result<Trainer<B>> {
-        let (model, parameters) = match &self.session.options.adapter {
+        let (model, parameters) = match &self.session.config.adapter {
             Some(_) => self.session.team_model::<B>(device)?,
             None => {
                 let backbone = self.session.backbone(device)?;
-                let scope = self.session.options.adapter_scope.unwrap_or_default();
+                let scope = self.session.config.adapter_scope.unwrap_or_default();
                 let team = &self.session.team;
                 let adapters = AdapterSet::new(scope, &self.fresh_adapter(), team, &backbone.config)?;
                 let model = TeamModel::new(team.clone(), adapters, backbone);
@@ -196,7 +198,7 @@ impl Train<'_> {
 
     /// The shape of a fresh adapter.
     fn fresh_adapter(&self) -> AdapterConfig {
-        let o = &self.session.options;
+        let o = self.options;
         // As in PEFT, which writes what the word stands for.
         let named = o.target_modules.clone().filter(|names| *names != ["all-linear"]);
         let targets = named.unwrap_or_else(|| projection_names().map(String::from).to_vec());

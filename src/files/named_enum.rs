@@ -1,16 +1,24 @@
 //! Settings that are one of several names.
 
+use std::str::FromStr;
+
 use super::nearest::nearest;
 use crate::error::Error;
+
+/// A setting that is one of several names.
+pub trait NamedEnum: Copy + FromStr<Err = Error> + Send + Sync + 'static {
+    /// Each name with one sentence about it, in the order of declaration.
+    fn choices() -> Vec<(&'static str, String)>;
+}
 
 /// Defines an enum whose variants are written as lower-case names in files and on the command line.
 macro_rules! named_enum {
     ($(#[$doc:meta])* $name:ident, $what:literal {
-        $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)?
+        $($(#[$($attribute:tt)+])* $variant:ident = $text:literal),+ $(,)?
     }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
-        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant),+ }
+        pub enum $name { $($(#[$($attribute)+])* #[serde(rename = $text)] $variant),+ }
 
         impl $name {
             /// The names, in the order of declaration.
@@ -19,6 +27,12 @@ macro_rules! named_enum {
             /// The name as it is written in files and on the command line.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl $crate::files::NamedEnum for $name {
+            fn choices() -> Vec<(&'static str, String)> {
+                vec![$(($text, $crate::files::sentence(&[$(doc_line!($($attribute)+)),*]))),+]
             }
         }
 
@@ -39,6 +53,22 @@ macro_rules! named_enum {
             }
         }
     };
+}
+
+/// The line of a doc comment; nothing for another attribute.
+macro_rules! doc_line {
+    (doc = $line:literal) => {
+        $line
+    };
+    (default) => {
+        ""
+    };
+}
+
+/// The lines of a doc comment as one sentence without its full stop.
+pub(crate) fn sentence(lines: &[&str]) -> String {
+    let text = lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    text.trim_end().trim_end_matches('.').to_string()
 }
 
 pub(crate) fn unknown_name(what: &str, text: &str, names: &[&str]) -> Error {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use indicatif::HumanDuration;
 use serde::Serialize;
 
 use super::charts::{self, Ink, Line, MAX_LINES, plain};
 use super::curves::{Curves, Points, thin};
 use super::figure::{Figure, MAX_POINTS, entry};
+use super::quantity;
 use crate::error::Result;
 
 /// How the team learned.
@@ -25,7 +25,7 @@ pub fn training(curves: &Curves) -> Result<Training> {
     }];
     if curves.seconds >= 1.0 {
         let time = Duration::try_from_secs_f64(curves.seconds).unwrap_or(Duration::MAX);
-        parts[0] += &format!(" in {}", HumanDuration(time));
+        parts[0] += &format!(" in {}", quantity::duration(time));
     }
     if curves.skipped > 0 {
         parts.push(format!("{} skipped because loss or gradient was not finite", curves.skipped));

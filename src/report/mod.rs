@@ -11,6 +11,7 @@ mod folder;
 mod inside;
 mod learning;
 mod page;
+mod quantity;
 mod results;
 mod verdict;
 

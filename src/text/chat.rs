@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use minijinja::context;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::jinja::{Style, Templates};
 use crate::error::{Error, Result};
@@ -25,17 +25,17 @@ impl ChatMessage {
     }
 }
 
-/// What a chat template is told of thinking before the answer, as its variable `enable_thinking` (Qwen3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Thinking {
-    /// Nothing: the template's own default.
-    #[default]
-    Auto,
-    /// `enable_thinking=true`.
-    On,
-    /// `enable_thinking=false`.
-    Off,
+named_enum! {
+    /// What a chat template is told of thinking before the answer, as its variable `enable_thinking` (Qwen3).
+    Thinking, "value for `think`" {
+        /// Nothing: the template's own default.
+        #[default]
+        Auto = "auto",
+        /// `enable_thinking=true`.
+        On = "on",
+        /// `enable_thinking=false`.
+        Off = "off",
+    }
 }
 
 /// A compiled chat template. Whatever its text is, it answers within bounds of time and memory.

@@ -2,22 +2,19 @@
 
 use std::f64::consts::PI;
 
-use serde::{Deserialize, Serialize};
-
-/// `lr_scheduler_type`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum LrSchedulerType {
-    /// Warm-up, then linearly to 0.
-    #[default]
-    Linear,
-    /// Warm-up, then half a cosine to 0.
-    Cosine,
-    /// The same rate always.
-    Constant,
-    /// Warm-up, then the same rate.
-    ConstantWithWarmup,
+named_enum! {
+    /// `lr_scheduler_type`.
+    LrSchedulerType, "schedule" {
+        /// Warm-up, then linearly to 0.
+        #[default]
+        Linear = "linear",
+        /// Warm-up, then half a cosine to 0.
+        Cosine = "cosine",
+        /// The same rate always.
+        Constant = "constant",
+        /// Warm-up, then the same rate.
+        ConstantWithWarmup = "constant_with_warmup",
+    }
 }
 
 /// The rate of update `step` (from 0) of `total`, after `warmup` updates of linear warm-up from 0.

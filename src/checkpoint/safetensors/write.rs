@@ -13,28 +13,20 @@ use std::path::Path;
 /// Tensors by name: shape and row-major values.
 pub type NamedTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// How values are stored, under PyTorch's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-#[value(rename_all = "lower")]
-pub enum StoredType {
-    /// 32 bits.
-    Float32,
-    /// 16 bits, of which 8 are the exponent.
-    Bfloat16,
-    /// 16 bits, of which 5 are the exponent: nothing above 65504.
-    Float16,
+named_enum! {
+    /// How values are stored, under PyTorch's names, as `config.json` has them.
+    StoredType, "stored type" {
+        /// 32 bits.
+        #[default]
+        Float32 = "float32",
+        /// 16 bits, of which 8 are the exponent.
+        Bfloat16 = "bfloat16",
+        /// 16 bits, of which 5 are the exponent: nothing above 65504.
+        Float16 = "float16",
+    }
 }
 
 impl StoredType {
-    /// PyTorch's name, as `config.json` has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Bfloat16 => "bfloat16",
-            Self::Float16 => "float16",
-        }
-    }
-
     /// The largest finite value.
     pub fn largest(self) -> f32 {
         match self {

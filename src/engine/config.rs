@@ -1,0 +1,200 @@
+//! Which team runs, on which model and device. The fields have the names of the keys in a configuration file.
+
+use std::path::{Path, PathBuf};
+
+use diffmas_backends::BackendKind;
+use serde::{Deserialize, Serialize};
+
+use super::run_folder::{is_learned, learned, run_of};
+use crate::agents::{AdapterScope, ChannelConfig, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
+use crate::backbone::{ComputeDtype, Precision, WeightDtype};
+use crate::error::{Error, Result};
+use crate::text::Thinking;
+
+/// Samples that run together, where nothing else is said.
+const BATCH_SIZE: usize = 8;
+
+/// Which team runs, on which model and device. What is not set has its default, or is what an adapter says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineConfig {
+    /// A Hugging Face folder, a `.gguf` file, a name on the Hugging Face hub, or a known name; without one, the model that the adapter
+    /// was trained on.
+    pub model: Option<String>,
+    /// Whether nothing is fetched: model and adapter must be here or cached.
+    pub offline: Option<bool>,
+    /// What a team learned: a folder, or a name on the Hugging Face hub.
+    pub adapter: Option<PathBuf>,
+    /// A team file; wins over `team`.
+    pub system: Option<PathBuf>,
+    /// Runs the adapter in the team of `system` or `team`, although it was trained in another.
+    pub override_team: Option<bool>,
+    /// What agents pass on, in place of the team's own channel.
+    pub channel: Option<ChannelConfig>,
+    /// Who reads whom, in place of the team's own.
+    pub topology: Option<Topology>,
+    /// Vectors of a message, in place of the team's own.
+    pub num_vectors: Option<usize>,
+    /// Width of a vector, in place of the team's own.
+    pub vector_dim: Option<usize>,
+    /// Heads of communication encoder and cross-agent attention, in place of the team's own.
+    pub vector_heads: Option<usize>,
+    /// Layers with cross-agent attention, in place of the team's own.
+    pub cross_attention_layers: Option<Vec<usize>>,
+    /// Whether a query of the encoder prefers its own part of the rollout, in place of the team's own.
+    pub encoder_position_prior: Option<bool>,
+    /// How a state of the channel `overwrite` is replaced, in place of the team's own.
+    pub overwrite_update: Option<OverwriteUpdate>,
+    /// Most tokens of a message on the channel `text`, in place of the team's and its agents' own.
+    pub message_tokens: Option<usize>,
+    /// Latent steps of every upstream agent, in place of the team's and its agents' own.
+    pub latent_steps: Option<usize>,
+    /// Which positions go into a message, in place of the team's and its agents' own.
+    pub transmit: Option<Transmit>,
+    /// How a hidden state becomes the next input, in place of the team's and its agents' own.
+    pub feed: Option<FeedKind>,
+    /// Which roles the adapter is active in; without it, those that it was trained in.
+    pub adapter_scope: Option<AdapterScope>,
+    /// What the chat template is told of thinking before the answer.
+    pub think: Option<Thinking>,
+    /// Samples that run together; 8 where it is absent.
+    pub batch_size: Option<usize>,
+    /// How the model's weights are stored.
+    pub dtype: Option<WeightDtype>,
+    /// What is computed in.
+    pub precision: Option<ComputeDtype>,
+    /// Name of the backend; the first that is compiled in where it is absent.
+    pub backend: Option<String>,
+    /// Which of several GPUs.
+    pub device_index: Option<usize>,
+    /// The team itself.
+    pub team: Option<TeamConfig>,
+    /// Seed of fresh adapters and modules; 42 where it is absent.
+    pub seed: Option<u64>,
+}
+
+impl EngineConfig {
+    /// The built-in team, untrained, on the model of this name or path.
+    pub fn of_model(name: impl Into<String>) -> Self {
+        Self { model: Some(name.into()), ..Self::default() }
+    }
+
+    /// What a trained team says of itself, where these settings do not: the model that `dir`, the folder of a run or an adapter's,
+    /// was trained on, how its weights were stored, what its chat template is told, and its adapter.
+    ///
+    /// # Errors
+    /// If the folder holds no trained team.
+    pub fn of_run(mut self, dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            let what = if dir.exists() { "this is a file" } else { "there is no such folder" };
+            return Err(Error::file(
+                dir,
+                format!("{what}; give the output folder of `train`, or its `adapter`"),
+            ));
+        }
+        let adapter = learned(dir);
+        if !is_learned(&adapter) {
+            let why = match dir.join("checkpoints").is_dir() {
+                true => {
+                    "the run has not ended: it has no `adapter` yet; go on with train --resume, or give one of its checkpoints"
+                }
+                false => "there is no trained team here: neither a folder `adapter` nor an adapter",
+            };
+            return Err(Error::file(dir, why));
+        }
+        if let Some(run) = run_of(&adapter) {
+            self.model = self.model.or(run.engine.model);
+            self.think = self.think.or(run.engine.think);
+            self.dtype = self.dtype.or(run.engine.dtype);
+            self.precision = self.precision.or(run.engine.precision);
+        }
+        self.adapter = Some(adapter);
+        Ok(self)
+    }
+
+    /// The team that these settings name, if they do.
+    ///
+    /// # Errors
+    /// If the team file makes no sense.
+    pub fn stated_team(&self) -> Result<Option<TeamConfig>> {
+        match (&self.system, &self.team) {
+            (Some(path), _) => TeamConfig::read(path).map(Some),
+            (None, team) => Ok(team.clone()),
+        }
+    }
+
+    /// `team` with the settings that stand in place of its own.
+    ///
+    /// # Errors
+    /// If the combination makes no sense.
+    pub fn overridden(&self, mut team: TeamConfig) -> Result<TeamConfig> {
+        // A setting speaks for the whole team, also for agents that the file gives a value of their own.
+        for agent in &mut team.agents {
+            agent.latent_steps = agent.latent_steps.filter(|_| self.latent_steps.is_none());
+            agent.transmit = agent.transmit.filter(|_| self.transmit.is_none());
+            agent.feed = agent.feed.filter(|_| self.feed.is_none());
+            agent.message_tokens = agent.message_tokens.filter(|_| self.message_tokens.is_none());
+            agent.reads = agent.reads.take().filter(|_| self.topology.is_none_or(|t| t == Topology::Graph));
+        }
+        // Its name alone does not take the table of the team's own channel away.
+        let own = |channel: &ChannelConfig| {
+            channel.kind == team.channel.kind && *channel == ChannelConfig::from(channel.kind)
+        };
+        if let Some(channel) = self.channel.as_ref().filter(|channel| !own(channel)) {
+            team.channel = channel.clone();
+        }
+        team.latent_steps = self.latent_steps.unwrap_or(team.latent_steps);
+        team.transmit = self.transmit.unwrap_or(team.transmit);
+        team.feed = self.feed.unwrap_or(team.feed);
+        team.topology = self.topology.unwrap_or(team.topology);
+        team.num_vectors = self.num_vectors.unwrap_or(team.num_vectors);
+        team.vector_dim = self.vector_dim.unwrap_or(team.vector_dim);
+        team.vector_heads = self.vector_heads.unwrap_or(team.vector_heads);
+        team.cross_attention_layers = self.cross_attention_layers.clone().or(team.cross_attention_layers);
+        team.encoder_position_prior = self.encoder_position_prior.unwrap_or(team.encoder_position_prior);
+        team.overwrite_update = self.overwrite_update.unwrap_or(team.overwrite_update);
+        team.message_tokens = self.message_tokens.unwrap_or(team.message_tokens);
+        team.ordered()
+    }
+
+    /// These settings with `team` as a whole in place of its file and of what stands in place of its own settings.
+    pub fn with_team(self, team: TeamConfig) -> Self {
+        Self {
+            team: Some(team),
+            model: self.model,
+            offline: self.offline,
+            adapter: self.adapter,
+            override_team: self.override_team,
+            adapter_scope: self.adapter_scope,
+            think: self.think,
+            batch_size: self.batch_size,
+            dtype: self.dtype,
+            precision: self.precision,
+            backend: self.backend,
+            device_index: self.device_index,
+            seed: self.seed,
+            ..Self::default()
+        }
+    }
+
+    /// The backend asked for, or the default.
+    ///
+    /// # Errors
+    /// If it is not compiled in.
+    pub fn backend(&self) -> Result<BackendKind> {
+        Ok(match &self.backend {
+            Some(name) => name.parse(),
+            None => BackendKind::default_kind(),
+        }?)
+    }
+
+    /// How the model is loaded.
+    pub fn load_precision(&self) -> Precision {
+        Precision { weights: self.dtype.unwrap_or_default(), compute: self.precision.unwrap_or_default() }
+    }
+
+    /// Samples that run together.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size.unwrap_or(BATCH_SIZE)
+    }
+}

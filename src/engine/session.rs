@@ -1,0 +1,353 @@
+//! Model, team and data, read and checked before any device is touched.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once};
+use std::time::Instant;
+
+use diffmas_backends::ModelBackend;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::EngineConfig;
+use super::run_folder::{learned, run_of};
+use crate::agents::{
+    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, Team, TeamConfig, TeamModel, check_context,
+};
+use crate::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
+use crate::checkpoint::hub::published_name;
+use crate::checkpoint::{resolve_adapter, resolve_model};
+use crate::error::{Error, Result};
+use crate::evaluation::Checking;
+use crate::inference::{DecodeOptions, Writing};
+use crate::text::{Answers, ChatTemplate, Sample, Thinking, TokenizedSample, read_jsonl};
+
+/// Finds models and adapters by name, and fetches what is lacking; the default methods do so without a word.
+pub trait Resolve {
+    /// The folder or file that the name of a model means; with `offline`, nothing is fetched.
+    ///
+    /// # Errors
+    /// If there is no such model, or it cannot be fetched.
+    fn model(&self, name: &str, offline: bool) -> Result<PathBuf> {
+        resolve_model(name, offline, &mut |_| Ok(()))
+    }
+
+    /// The folder that the name of an adapter means.
+    ///
+    /// # Errors
+    /// As [`Resolve::model`].
+    fn adapter(&self, name: &Path, offline: bool) -> Result<PathBuf> {
+        resolve_adapter(name, offline, &mut |_| Ok(()))
+    }
+}
+
+/// [`Resolve`] without a word.
+struct Quietly;
+
+impl Resolve for Quietly {}
+
+/// Model and team, not yet on a device.
+pub struct Session {
+    /// The settings that it was opened with.
+    pub config: EngineConfig,
+    /// The team that is run.
+    pub team: TeamConfig,
+    /// The model on disk.
+    pub model: Arc<ModelFiles>,
+    /// The folder that the setting `adapter` means.
+    adapter: Option<PathBuf>,
+    /// The team and the weights that the adapter learned with, where it says so.
+    origin: Option<Origin>,
+    /// Settings of the team that are not those which the adapter learned with, a sentence each.
+    changed: Vec<String>,
+    prompts: Arc<PromptBuilder>,
+}
+
+impl Session {
+    /// Reads what `config` names.
+    ///
+    /// # Errors
+    /// If model, adapter or team cannot be read, fetched or run together.
+    pub fn open(config: EngineConfig) -> Result<Self> {
+        Self::open_with(config, &Quietly)
+    }
+
+    /// As [`Session::open`]; `resolve` finds what is named.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn open_with(config: EngineConfig, resolve: &impl Resolve) -> Result<Self> {
+        let offline = config.offline.unwrap_or(false);
+        let adapter = config.adapter.as_deref().map(|a| resolve.adapter(a, offline)).transpose()?;
+        let adapter = adapter.map(|dir| learned(&dir));
+        let origin = adapter.as_deref().map(Origin::read).transpose()?.flatten();
+        let (team, changed) = team(&config, adapter.as_deref(), origin.as_ref())?;
+        let known = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.clone());
+        let model = config.model.clone().or(known);
+        let name = model.ok_or_else(|| Error::invalid("--model is required (as a flag or in --config)"))?;
+        config.backend()?;
+        if config.batch_size == Some(0) {
+            return Err(Error::invalid("batch_size must be at least 1"));
+        }
+        let model = ModelFiles::open(&resolve.model(&name, offline)?)?;
+        if let (Some(dir), Some(origin)) = (&adapter, &origin) {
+            compare_base(dir, &origin.base, &model)?;
+        }
+        let thinking = config.think.unwrap_or_default();
+        let template = model.tokenizer.as_ref().and_then(|t| t.chat_template());
+        if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {
+            tracing::warn!("the model's chat template has no `enable_thinking`; --think changes nothing");
+        }
+        let c = &model.config;
+        let (layers, width) = (c.num_hidden_layers, c.hidden_size);
+        tracing::debug!("{}: {:?}, {layers} layers of width {width}", model.path.display(), c.family);
+        let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?.with_thinking(thinking);
+        team.check_model(c)?;
+        let (model, prompts) = (Arc::new(model), Arc::new(prompts));
+        Ok(Self { config, team, model, adapter, origin, changed, prompts })
+    }
+
+    /// What the results of this session were measured with.
+    ///
+    /// # Errors
+    /// If the model's weights cannot be read.
+    pub fn conditions(&self) -> Result<Conditions> {
+        Ok(Conditions {
+            model: self.model.path.display().to_string(),
+            model_sha256: self.model.sha256()?,
+            adapter: self.adapter.as_ref().map(|dir| dir.display().to_string()),
+            adapter_base_sha256: self.origin.as_ref().map(|origin| origin.base.base_model_sha256.clone()),
+            dtype: self.config.load_precision().weights,
+            precision: self.config.load_precision().compute,
+            changed: self.changed.clone(),
+        })
+    }
+
+    /// The weights that an adapter trained here learns on, and the roles that it is active in.
+    ///
+    /// # Errors
+    /// If the model's weights cannot be read.
+    pub fn base(&self, scope: AdapterScope) -> Result<Base> {
+        let given = self.config.model.clone().filter(|model| !Path::new(model).exists());
+        let name = given.unwrap_or_else(|| self.model_path());
+        Ok(Base::new(name, self.model.sha256()?, &self.model.config, scope))
+    }
+
+    /// The model's published name, or its path.
+    pub fn base_name(&self) -> String {
+        let published = self.config.model.as_deref().and_then(published_name);
+        published.unwrap_or_else(|| self.model_path())
+    }
+
+    /// Where the model lies, from the root.
+    fn model_path(&self) -> String {
+        let path = std::path::absolute(&self.model.path).unwrap_or_else(|_| self.model.path.clone());
+        path.display().to_string()
+    }
+
+    /// Reads and tokenises a data file; at least `answer` tokens are left room for.
+    pub fn data(&self, path: &Path, answers: Answers, answer: usize) -> Result<Vec<TokenizedSample>> {
+        let samples = read_jsonl(path, answers)?;
+        // All of them before any error, so that it is that of the first line that has one.
+        let all: Vec<_> = samples.par_iter().map(|s| self.tokenize(path, s, answer)).collect();
+        all.into_iter().collect()
+    }
+
+    /// Tokenises one sample; `path` is named in errors.
+    pub fn tokenize(&self, path: &Path, sample: &Sample, answer: usize) -> Result<TokenizedSample> {
+        let c = &self.model.config;
+        let tokenized = self.prompts.build(path, sample, c.vocab_size)?;
+        let answer = tokenized.target.as_ref().map_or(0, Vec::len).max(answer);
+        check_context(&self.team, &tokenized, answer, c.max_position_embeddings)
+            .map_err(|e| Error::file(path, e))?;
+        Ok(tokenized)
+    }
+
+    /// In what the team is not the one that the adapter was trained in, a sentence each.
+    pub fn changed(&self) -> &[String] {
+        &self.changed
+    }
+
+    /// The tokens that end an answer: those of the model's configuration and the tokenizer's end of turn.
+    pub fn stop_tokens(&self) -> Vec<u32> {
+        let mut stop = self.model.config.eos_token_ids.clone();
+        stop.extend(self.model.tokenizer.as_ref().map(|t| t.end_of_turn()));
+        stop
+    }
+
+    /// The frozen model on a device.
+    pub fn backbone<B: ModelBackend>(&self, device: &B::Device) -> Result<Backbone<B>> {
+        self.tell_software()?;
+        let clock = Instant::now();
+        let backbone: Backbone<B> = self.model.load(device, self.config.load_precision())?;
+        let megabytes = backbone.weight_bytes() as f64 / 1e6;
+        tracing::debug!("weights loaded in {:.2} s, {megabytes:.0} MB", clock.elapsed().as_secs_f64());
+        Ok(backbone)
+    }
+
+    /// The team on a device, and what it learned: that of the adapter, or fresh modules without any adapter.
+    pub fn team_model<B: ModelBackend>(&self, device: &B::Device) -> Result<(TeamModel<B>, Parameters<B>)> {
+        let backbone = self.backbone(device)?;
+        let Some(dir) = &self.adapter else {
+            let model = TeamModel::new(self.team.clone(), AdapterSet::none(), backbone);
+            let parameters = model.init(self.config.seed.unwrap_or(42));
+            return Ok((model, parameters));
+        };
+        let theirs = self.origin.as_ref().map(|origin| origin.base.adapter_scope);
+        let scope = self.config.adapter_scope.or(theirs);
+        let (model, parameters) = TeamModel::open(dir, scope, self.team.clone(), backbone)?;
+        if self.origin.is_none() {
+            for adapter in model.layout.adapters.adapters.values() {
+                self.compare_name(dir, adapter.config.base_model_name_or_path.as_deref());
+            }
+        }
+        Ok((model, parameters))
+    }
+
+    /// Says once that the graphics API found no GPU, where nobody asked for that.
+    fn tell_software(&self) -> Result<()> {
+        static TOLD: Once = Once::new();
+        let kind = self.config.backend()?;
+        let adapter = kind.adapter(self.config.device_index).filter(|a| a.software && !a.wanted);
+        if let Some(adapter) = adapter {
+            TOLD.call_once(|| {
+                let name = adapter.name;
+                tracing::warn!("{kind} found no GPU and runs on {name}, a program on the CPU; --backend flex is much faster");
+            });
+        }
+        Ok(())
+    }
+
+    /// How upstream agents write, on the channel `text`.
+    pub fn writing(&self, options: DecodeOptions) -> Option<Writing> {
+        Writing::new(&self.team, self.prompts.clone(), options)
+    }
+
+    /// The same, always with the best token.
+    pub fn greedy_writing(&self) -> Option<Writing> {
+        self.writing(DecodeOptions { stop_tokens: self.stop_tokens(), ..DecodeOptions::default() })
+    }
+
+    /// How greedy answers of at most `max_new_tokens` are checked.
+    pub fn checking(&self, max_new_tokens: usize) -> Checking {
+        let stop_tokens = self.stop_tokens();
+        let options = DecodeOptions { max_new_tokens, stop_tokens, ..DecodeOptions::default() };
+        Checking { options, tokenizer: self.model.tokenizer.clone() }
+    }
+
+    /// Warns where an adapter says that it was trained on a model of another name. Its shapes fit, and folders are renamed and copied,
+    /// so that this need not be a mistake.
+    fn compare_name(&self, adapter: &Path, base: Option<&str>) {
+        let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().to_lowercase());
+        let model = self.model.path.to_string_lossy().to_lowercase();
+        let (Some(base), Some(name)) = (base, base.and_then(|base| last(Path::new(base)))) else { return };
+        let known = last(&self.model.path).is_some_and(|model| name.contains(&model));
+        if !known && !model.contains(&name) {
+            tracing::warn!(
+                "{}: the adapter was trained on `{base}`, not on {}; answers may make no sense",
+                adapter.display(),
+                self.model.path.display()
+            );
+        }
+    }
+
+    /// The team as an adapter left it, for running and scoring.
+    pub fn trained_team<B: ModelBackend>(&self, device: &B::Device) -> Result<Team<B>> {
+        let (model, parameters) = self.team_model::<B>(device)?;
+        if self.config.adapter.is_none() && !parameters.is_empty() {
+            tracing::warn!("without --adapter, the channel `{}` is untrained", self.team.channel);
+        }
+        Ok(model.bind(&parameters))
+    }
+}
+
+/// What results were measured with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Conditions {
+    model: String,
+    model_sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<String>,
+    /// SHA-256 of the weights that the adapter learned on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter_base_sha256: Option<String>,
+    /// How the weights were stored.
+    dtype: WeightDtype,
+    /// What was computed in.
+    precision: ComputeDtype,
+    /// Settings that are not those which the adapter learned with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changed: Vec<String>,
+}
+
+/// The team that is run, and in what it is not the one that the adapter learned in. That is said; another team file is refused.
+fn team(
+    config: &EngineConfig,
+    adapter: Option<&Path>,
+    origin: Option<&Origin>,
+) -> Result<(TeamConfig, Vec<String>)> {
+    let stated = config.stated_team()?;
+    let Some((dir, origin)) = adapter.zip(origin) else {
+        let team = match (stated, adapter) {
+            (Some(team), _) => team,
+            (None, Some(dir)) => unnamed_team(dir),
+            (None, None) => TeamConfig::preset(),
+        };
+        return Ok((config.overridden(team)?, Vec::new()));
+    };
+    let by_flags = origin.differences(&config.overridden(origin.team.clone())?);
+    let other = stated.is_some();
+    let team = config.overridden(stated.unwrap_or_else(|| origin.team.clone()))?;
+    let mut changed = origin.differences(&team);
+    if other && config.override_team != Some(true) {
+        let by_file = changed.iter().filter(|(name, _)| !by_flags.iter().any(|(flag, _)| flag == name));
+        let by_file: Vec<&str> = by_file.map(|(_, sentence)| sentence.as_str()).collect();
+        if !by_file.is_empty() {
+            let why = format!(
+                "the adapter learned in another team: {}; leave --system out to run its own team, or give --override-team",
+                by_file.join("; ")
+            );
+            return Err(Error::file(dir, why));
+        }
+    }
+    let theirs = origin.base.adapter_scope;
+    if let Some(scope) = config.adapter_scope.filter(|scope| *scope != theirs) {
+        let said = format!("`adapter_scope` is {scope:?}, but the adapter learned with {theirs:?}");
+        changed.push(("adapter_scope".into(), said));
+    }
+    let changed: Vec<String> = changed.into_iter().map(|(_, sentence)| sentence).collect();
+    Ok((team, changed))
+}
+
+/// The team of an adapter that does not name it: that of the run it lies in, else the paper's.
+fn unnamed_team(dir: &Path) -> TeamConfig {
+    if let Some((config, Some(team))) = run_of(dir).map(|run| (run.config, run.engine.team)) {
+        let (dir, config) = (dir.display(), config.display());
+        tracing::warn!("{dir}: the adapter does not say in which team it learned; that of {config} is run");
+        return team;
+    }
+    tracing::warn!(
+        "{}: the adapter does not say in which team it learned; the planner, critic, refiner and solver of the DiffMAS paper are \
+         run (--system FILE.toml gives another team)",
+        dir.display()
+    );
+    TeamConfig::preset()
+}
+
+/// Refuses an adapter that learned on a model of other sizes, and warns where the weights are others: a model in another format is a
+/// normal case.
+pub fn compare_base(dir: &Path, base: &Base, model: &ModelFiles) -> Result<()> {
+    if let Some(why) = base.misfit(&model.config) {
+        return Err(Error::file(dir, why));
+    }
+    let (theirs, ours) = (&base.base_model_sha256, model.sha256()?);
+    if *theirs != ours {
+        tracing::warn!(
+            "{}: the adapter learned on other weights (`{}`, SHA-256 {theirs:.12}…) than those of {} ({ours:.12}…); where these are \
+             not the same model in another format, answers may make no sense",
+            dir.display(),
+            base.base_model_name_or_path,
+            model.path.display()
+        );
+    }
+    Ok(())
+}
