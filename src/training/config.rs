@@ -70,6 +70,7 @@ impl From<TraceGradient> for String {
 
 /// Settings of the loop; names and defaults are those of `transformers.TrainingArguments` where it has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TrainConfig {
     /// Peak learning rate.
     pub learning_rate: f64,
