@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// The folders of `src/` from the top floor down.
-const FLOORS: [&[&str]; 11] = [
+const FLOORS: [&[&str]; 12] = [
     &["engine"],
     &["report", "benchmarks"],
     &["evaluation"],
@@ -20,6 +20,7 @@ const FLOORS: [&[&str]; 11] = [
     &["backbone"],
     &["text"],
     &["checkpoint"],
+    &["settings"],
     &["files"],
 ];
 
@@ -53,7 +54,7 @@ impl House {
             let text = comment.replace_all(&text, "");
             source.insert(module, tests.replace(&text, "").into_owned());
         }
-        let public = Regex::new(r"\bpub(\([a-z]+\))?\s+use\s+([^;]+);").unwrap();
+        let public = Regex::new(r"(?m)^\s*pub(\([a-z]+\))?\s+use\s+([\w:{},*\s]+);").unwrap();
         let exports = source.iter().map(|(module, text)| {
             let trees = public.captures_iter(text).flat_map(|found| leaves(&found[2]));
             let named = trees.map(|path| (path.last().unwrap().clone(), absolute(module, &path)));
@@ -76,17 +77,19 @@ impl House {
 
     /// The modules that each module uses.
     fn uses(&self) -> BTreeMap<&Module, BTreeSet<Module>> {
-        let import = Regex::new(r"\buse\s+([^;]+);").unwrap();
+        let import = Regex::new(r"(?m)^\s*(?:pub(?:\([a-z]+\))?\s+)?use\s+([\w:{},*\s]+);").unwrap();
         let inline = Regex::new(r"\b(?:crate|super)(?:::\w+)+").unwrap();
-        let of = |(module, text)| {
-            let mut paths: Vec<Vec<String>> = import.captures_iter(text).flat_map(|u| leaves(&u[1])).collect();
+        let mut all = BTreeMap::new();
+        for (module, text) in self.source.iter().filter(|(module, _)| !module.is_empty()) {
+            let mut paths: Vec<Vec<String>> =
+                import.captures_iter(text).flat_map(|u| leaves(&u[1])).collect();
             let rest = import.replace_all(text, "");
             paths.extend(inline.find_iter(&rest).flat_map(|path| leaves(path.as_str())));
             paths.retain(|path| ["crate", "super", "self"].contains(&path[0].as_str()));
             let owners = paths.iter().map(|path| self.owner(&absolute(module, path)));
-            (module, owners.filter(|owner| owner != module && !owner.is_empty()).collect())
-        };
-        self.source.iter().filter(|(module, _)| !module.is_empty()).map(of).collect()
+            all.insert(module, owners.filter(|owner| owner != module && !owner.is_empty()).collect());
+        }
+        all
     }
 }
 
