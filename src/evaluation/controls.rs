@@ -9,6 +9,7 @@ use diffmas_backends::KeyValueBlock;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
 
 use crate::agents::TeamConfig;
 use crate::backbone::KeyValues;
@@ -17,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::random::generator;
 
 /// What the final agent reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Control {
     /// What the upstream agents left.
     #[default]
@@ -55,6 +57,20 @@ impl FromStr for Control {
                 }
             },
         })
+    }
+}
+
+impl TryFrom<String> for Control {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Control> for String {
+    fn from(value: Control) -> Self {
+        value.to_string()
     }
 }
 

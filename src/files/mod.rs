@@ -22,4 +22,5 @@ pub use nearest::nearest;
 pub(crate) use positioned::PositionedFile;
 pub use target::{follow, is_stream, open_stream};
 pub use toml::read_toml;
+pub(crate) use toml::{explained, line_of, text_of, unknown};
 pub(crate) use unique_json::UniqueJson;

@@ -16,20 +16,28 @@ use crate::error::{Error, Result};
 /// # Errors
 /// When the file cannot be read, is not TOML, or does not fit `T`.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = text_of(path)?;
+    toml::from_str(&text).map_err(|e| explained(path, &text, &e))
+}
+
+/// The text of the TOML file at `path`, without a byte-order mark.
+pub(crate) fn text_of(path: &Path) -> Result<String> {
     let text =
         read_text(path, MAX_TEXT).map_err(|e| Error::file(path, format!("the file cannot be read: {e}")))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    toml::from_str(text).map_err(|e| {
-        let message = explain(e.message());
-        match e.span() {
-            Some(span) => Error::line(path, line_of(text, span.start), message),
-            None => Error::file(path, message),
-        }
-    })
+    Ok(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text))
+}
+
+/// What is wrong with `text`, the content of the file at `path`.
+pub(crate) fn explained(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let message = explain(error.message());
+    match error.span() {
+        Some(span) => Error::line(path, line_of(text, span.start), message),
+        None => Error::file(path, message),
+    }
 }
 
 /// Line (from 1) of the byte at `offset`.
-fn line_of(text: &str, offset: usize) -> usize {
+pub(crate) fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|&b| b == b'\n').count()
 }
 
@@ -47,6 +55,11 @@ fn explain(message: &str) -> String {
     let Some((&wrong, known)) = quoted.split_first() else {
         return message.to_string();
     };
+    unknown(what, wrong, known)
+}
+
+/// The sentence about a name that is none of `known`.
+pub(crate) fn unknown(what: &str, wrong: &str, known: &[&str]) -> String {
     if known.is_empty() {
         return format!("unknown {what} `{wrong}`; none is known here");
     }
