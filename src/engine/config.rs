@@ -1,6 +1,6 @@
 //! Which team runs, on which model and device. The fields have the names of the keys in a configuration file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diffmas_backends::BackendKind;
 use serde::{Deserialize, Serialize};
