@@ -7,21 +7,20 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig, write_tiny_model};
-use diffmas::engine::Session;
+use diffmas::engine::{EngineConfig, Session};
 use diffmas::evaluation::{
     Comparison, Control, Inspection, Method, Paired, Part, SampleScore, Scoring, evaluate,
 };
 use diffmas::files::{read_toml, write_atomic};
 use diffmas::report::Report;
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{Curriculum, LrSchedulerType};
+use diffmas::training::{Curriculum, LoraConfig, LrSchedulerType, TrainConfig};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::options::Options;
-use super::output_lock::{OutputLock, RunState};
+use super::output_lock::OutputLock;
 use super::progress::Progress;
-use super::train::{Ending, train};
+use super::train::{Ending, TrainCommand, TrainFiles, train};
 use super::{inspection, interrupt, one_line, output, session, verbosity};
 
 /// Agents that hold evidence.
@@ -247,14 +246,14 @@ impl Folder<'_> {
     }
 
     /// Settings of every team: the tiny model, batches, device.
-    fn options(&self, team: TeamConfig) -> Options {
-        Options {
+    fn engine(&self, team: TeamConfig) -> EngineConfig {
+        EngineConfig {
             model: Some(self.dir.join("model").display().to_string()),
             team: Some(team),
             batch_size: Some(BATCH),
             backend: self.demo.backend.clone(),
             seed: Some(self.demo.seed),
-            ..Options::default()
+            ..EngineConfig::default()
         }
     }
 
@@ -262,29 +261,28 @@ impl Folder<'_> {
     fn learn(&self, team: TeamConfig, name: &str, what: &str) -> Result<()> {
         let dir = self.dir.join(name);
         verbosity::note(format_args!("training {what}"));
-        let text = team.channel.kind.text;
-        let options = Options {
-            data: Some(self.dir.join("train.jsonl")),
-            output: Some(dir.clone()),
+        let training = TrainConfig {
+            batch_size: BATCH,
             max_steps: Some(self.demo.max_steps),
-            learning_rate: Some(self.demo.learning_rate()),
-            warmup_steps: Some(30),
-            lr_scheduler_type: Some(LrSchedulerType::Linear),
-            curriculum: Some(Curriculum::Field("difficulty".into())),
-            initial_competence: Some(0.25),
-            lora_r: Some(16),
-            lora_alpha: Some(16.0),
-            trajectory_weight: text.then_some(1.0),
+            learning_rate: self.demo.learning_rate(),
+            warmup_steps: 30,
+            lr_scheduler_type: LrSchedulerType::Linear,
+            curriculum: Curriculum::Field("difficulty".into()),
+            initial_competence: 0.25,
+            trajectory_weight: if team.channel.kind.text { 1.0 } else { 0.0 },
             save_total_limit: Some(1),
-            tensorboard: Some(false),
-            ..self.options(team)
+            seed: self.demo.seed,
+            ..TrainConfig::default()
         };
-        let state = if dir.join("config.toml").exists() {
-            RunState::Resume
-        } else {
-            RunState::New { overwrite: false }
+        let files = TrainFiles {
+            data: Some(self.dir.join("train.jsonl")),
+            resume: dir.join("config.toml").exists(),
+            output: Some(dir),
+            tensorboard: false,
+            ..TrainFiles::default()
         };
-        train(options, state, Ending::Silent)
+        let lora = LoraConfig { lora_r: 16, lora_alpha: 16.0, ..LoraConfig::default() };
+        train(TrainCommand { engine: self.engine(team), training, lora, files }, Ending::Silent)
     }
 
     /// All ways of answering, in the order of the table.
@@ -292,7 +290,7 @@ impl Folder<'_> {
         let (demo, task) = (&self.demo, self.demo.task_config());
         let plan = |team, adapter: Option<&str>, methods| -> Result<Plan> {
             let adapter = adapter.map(|name| self.dir.join(name).join("adapter"));
-            let session = session::open(Options { adapter, ..self.options(team) }.engine()?)?;
+            let session = session::open(EngineConfig { adapter, ..self.engine(team) })?;
             let samples = session.data(&self.dir.join("test.jsonl"), Answers::Required, ANSWER_TOKENS)?;
             Ok(Plan { session, samples, methods })
         };

@@ -11,8 +11,8 @@ use diffmas::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::options::Options;
 use super::output;
+use super::train::TrainFiles;
 
 /// The logs of a run, those of its earlier sessions included.
 pub struct RunLog {
@@ -25,11 +25,11 @@ pub struct RunLog {
 impl RunLog {
     /// Opens the logs in `dir` for a session that goes on after update `done`; what later updates logged is dropped, since they are
     /// done again.
-    pub fn open(dir: &Path, done: usize, team: &TeamConfig, options: &Options) -> Result<Self> {
+    pub fn open(dir: &Path, done: usize, team: &TeamConfig, files: &TrainFiles) -> Result<Self> {
         let steps = JsonLines::open(dir.join("metrics.jsonl"), |m: &StepMetrics| m.step <= done)?;
         let scores = JsonLines::open(dir.join("eval_metrics.jsonl"), |m: &EvalMetrics| m.step <= done)?;
-        let csv = options.csv.unwrap_or(false).then(|| Csv::create(dir, team, &steps.lines)).transpose()?;
-        let events = options.tensorboard.unwrap_or(true).then(|| EventFile::create(dir, done)).transpose()?;
+        let csv = files.csv.then(|| Csv::create(dir, team, &steps.lines)).transpose()?;
+        let events = files.tensorboard.then(|| EventFile::create(dir, done)).transpose()?;
         Ok(Self { steps, scores, csv, events })
     }
 

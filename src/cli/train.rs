@@ -1,20 +1,20 @@
 //! `diffmas train`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
-use diffmas::agents::{AdapterSet, Team, TeamModel};
+use diffmas::agents::{AdapterSet, Team, TeamConfig, TeamModel};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::checkpoint::target_modules::projection_names;
-use diffmas::checkpoint::{AdapterConfig, TargetModules};
-use diffmas::engine::Session;
+use diffmas::engine::{EngineConfig, Session};
 use diffmas::evaluation::Control;
 use diffmas::files::{remove_leftovers, write_atomic};
+use diffmas::settings::{Layer, Merged, Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{ADAPTER, Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
+use diffmas::training::{ADAPTER, Event, LoraConfig, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
 use diffmas::{Error, Result};
+use serde::{Deserialize, Serialize};
 
-use super::options::{Options, TeamArgs, TrainArgs, flags};
+use super::config::{Config, Flags, required};
+use super::flags::TrainFlags;
 use super::output_lock::{OutputLock, RunState};
 use super::progress::Progress;
 use super::run_log::RunLog;
@@ -24,38 +24,115 @@ use super::{eval, inspection, interrupt, output, session, verbosity};
 /// Most tokens of the answer that is shown in the end.
 const ANSWER_TOKENS: usize = 64;
 
-/// Flags of `train`.
-#[derive(Debug, Args)]
-#[command(args_override_self = true)]
+/// What a training run is told.
+#[derive(Clone, Debug, Default)]
 pub struct TrainCommand {
-    #[command(flatten)]
-    team: TeamArgs,
-    #[command(flatten)]
-    train: TrainArgs,
-    /// Go on from the newest checkpoint in --output, with the settings of its config.toml
-    #[arg(long)]
-    resume: bool,
-    /// Replace what the output folder holds
-    #[arg(long, conflicts_with = "resume")]
-    overwrite: bool,
+    /// Team, model and device.
+    pub engine: EngineConfig,
+    /// The loop.
+    pub training: TrainConfig,
+    /// The adapter that learns, where the engine has none to go on with.
+    pub lora: LoraConfig,
+    /// Data and output.
+    pub files: TrainFiles,
+}
+
+/// What is learned from, and what is written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainFiles {
+    pub data: Option<PathBuf>,
+    pub eval_data: Option<PathBuf>,
+    pub output: Option<PathBuf>,
+    #[serde(skip_serializing)]
+    pub resume: bool,
+    #[serde(skip_serializing)]
+    pub overwrite: bool,
+    pub tensorboard: bool,
+    pub csv: bool,
+}
+
+impl Default for TrainFiles {
+    fn default() -> Self {
+        Self {
+            data: None,
+            eval_data: None,
+            output: None,
+            resume: false,
+            overwrite: false,
+            tensorboard: true,
+            csv: false,
+        }
+    }
+}
+
+impl Flags for TrainFlags {
+    const COMMAND: &'static str = "train";
+    const RIVALS: Rivals<'static> = &[("resume", &["overwrite"])];
+
+    fn sections() -> Vec<Section> {
+        vec![
+            Section::of::<EngineConfig>(),
+            Section::of::<TrainConfig>(),
+            Section::of::<LoraConfig>(),
+            Section::of::<TrainFiles>(),
+        ]
+    }
+
+    fn config(&self) -> Option<&Path> {
+        self.model.config.as_deref()
+    }
 }
 
 impl TrainCommand {
     /// Trains, or goes on training.
-    pub fn execute(self) -> Result<()> {
-        let flags = [flags(&self.team)?, flags(&self.train)?];
-        let mut file = self.team.config.clone();
-        if self.resume && file.is_none() {
-            let output = Options::required(&self.train.output, "output")?;
+    pub fn execute(flags: &TrainFlags) -> Result<()> {
+        let mut file = flags.config().map(Path::to_path_buf);
+        if flags.data.resume == Some(true) && file.is_none() {
+            let output = required(&flags.data.output, "output")?;
             let config = output.join("config.toml");
             if !config.exists() {
                 return Err(Error::file(output, "there is nothing to resume: the folder has no config.toml"));
             }
             file = Some(config);
         }
-        let options = Options::read(file.as_deref(), &flags)?;
-        let state = if self.resume { RunState::Resume } else { RunState::New { overwrite: self.overwrite } };
-        train(options, state, Ending::Told)
+        let config = Config::of_file(file.as_deref(), flags)?;
+        let command = Self {
+            engine: config.engine::<TrainFlags>()?,
+            training: config.get()?,
+            lora: config.get()?,
+            files: config.get()?,
+        };
+        train(command, Ending::Told)
+    }
+
+    /// The `config.toml` of the run: every setting with its value, the team inside.
+    fn resolved(&self, team: &TeamConfig) -> Result<String> {
+        let mut files = self.files.clone();
+        for path in [&mut files.data, &mut files.eval_data].into_iter().flatten().filter(|path| path.exists())
+        {
+            *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
+        }
+        let mut layers =
+            vec![Layer::of(&self.engine.resolved(team)?)?, Layer::of(&files)?, Layer::of(&self.training)?];
+        if self.engine.adapter.is_none() {
+            layers.push(Layer::of(&self.lora)?);
+        }
+        Merged::new(layers, &[])?.to_toml()
+    }
+
+    /// The files and folders that are read.
+    fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let data = [&self.files.data, &self.files.eval_data].into_iter().flatten();
+        self.engine.inputs().chain(data.map(PathBuf::as_path))
+    }
+
+    /// How the run begins.
+    fn state(&self) -> RunState {
+        match self.files.resume {
+            true => RunState::Resume,
+            false => RunState::New { overwrite: self.files.overwrite },
+        }
     }
 }
 
@@ -68,25 +145,25 @@ pub enum Ending {
     Silent,
 }
 
-/// Trains as `options` say.
-pub fn train(options: Options, state: RunState, ending: Ending) -> Result<()> {
-    let config = options.train_config()?;
-    let dir = Options::required(&options.output, "output")?.clone();
-    let data = Options::required(&options.data, "data")?.clone();
-    let session = session::open(options.engine()?)?;
+/// Trains as `command` says.
+pub fn train(command: TrainCommand, ending: Ending) -> Result<()> {
+    let (config, state) = (command.training.clone(), command.state());
+    config.validate()?;
+    let dir = required(&command.files.output, "output")?.clone();
+    let data = required(&command.files.data, "data")?.clone();
+    let session = session::open(command.engine.clone())?;
     let samples = session.data(&data, Answers::Required, 0)?;
     config.check_data(&samples).map_err(|e| Error::file(&data, e))?;
-    let eval_data = options.eval_data.as_ref();
+    let eval_data = command.files.eval_data.as_ref();
     let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
     let backend = session.config.backend()?;
-    let resolved = options.clone().resolved(&session.team, &config, backend)?;
-    let settings = toml::to_string(&resolved)?;
+    let settings = command.resolved(&session.team)?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let lock = match state {
         RunState::New { overwrite } => {
             let lock = OutputLock::new_run(&dir, overwrite, hint)?;
             if overwrite {
-                lock.keep_inputs(options.inputs())?;
+                lock.keep_inputs(command.inputs())?;
             }
             lock
         }
@@ -94,7 +171,7 @@ pub fn train(options: Options, state: RunState, ending: Ending) -> Result<()> {
     };
     let job = Train {
         session: &session,
-        options: &options,
+        command: &command,
         config,
         samples,
         held_out,
@@ -109,7 +186,7 @@ pub fn train(options: Options, state: RunState, ending: Ending) -> Result<()> {
 
 struct Train<'a> {
     session: &'a Session,
-    options: &'a Options,
+    command: &'a TrainCommand,
     config: TrainConfig,
     samples: Vec<TokenizedSample>,
     held_out: Option<Vec<TokenizedSample>>,
@@ -158,7 +235,7 @@ impl Job for Train<'_> {
         if self.ending == Ending::Told {
             interrupt::set_words(format!("stopped; what was trained is kept. {go_on}"));
         }
-        let mut log = RunLog::open(self.dir, done, team, self.options)?;
+        let mut log = RunLog::open(self.dir, done, team, &self.command.files)?;
         if done == 0 {
             self.score(&trainer, &mut log, 0)?;
         }
@@ -185,7 +262,12 @@ impl Train<'_> {
                 let backbone = self.session.backbone(device)?;
                 let scope = self.session.config.adapter_scope.unwrap_or_default();
                 let team = &self.session.team;
-                let adapters = AdapterSet::new(scope, &self.fresh_adapter(), team, &backbone.config)?;
+                let adapters = AdapterSet::new(
+                    scope,
+                    &self.command.lora.adapter(self.session.base_name()),
+                    team,
+                    &backbone.config,
+                )?;
                 let model = TeamModel::new(team.clone(), adapters, backbone);
                 let parameters = model.init(self.config.seed);
                 (model, parameters)
@@ -194,22 +276,6 @@ impl Train<'_> {
         let base = self.session.base(model.layout.adapters.scope)?;
         let trainer = Trainer::new(self.config.clone(), model, parameters)?.with_base(base);
         Ok(trainer.with_writing(self.session.greedy_writing()))
-    }
-
-    /// The shape of a fresh adapter.
-    fn fresh_adapter(&self) -> AdapterConfig {
-        let o = self.options;
-        // As in PEFT, which writes what the word stands for.
-        let named = o.target_modules.clone().filter(|names| *names != ["all-linear"]);
-        let targets = named.unwrap_or_else(|| projection_names().map(String::from).to_vec());
-        let mut config = AdapterConfig::new(
-            o.lora_r.unwrap_or(8),
-            o.lora_alpha.unwrap_or(16.0),
-            TargetModules::List(targets),
-        );
-        config.use_rslora = o.use_rslora.unwrap_or(false);
-        config.base_model_name_or_path = Some(self.session.base_name());
-        config
     }
 
     /// Looks into the trained team on held-out lines, where there is text to show, and shows how it answers the first.

@@ -177,6 +177,38 @@ impl EngineConfig {
         }
     }
 
+    /// These settings with `team` inside, every default of a run written out, and paths from the root: as the `config.toml` of a run holds
+    /// them.
+    ///
+    /// # Errors
+    /// If the backend is not compiled in.
+    pub fn resolved(&self, team: &TeamConfig) -> Result<Self> {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        let model = self.model.clone().map(|name| match Path::new(&name).exists() {
+            true => absolute(Path::new(&name)).display().to_string(),
+            false => name,
+        });
+        let Precision { weights, compute } = self.load_precision();
+        Ok(Self {
+            model,
+            offline: None, // of this machine now, not of the run
+            adapter: self
+                .adapter
+                .as_deref()
+                .map(|path| if path.exists() { absolute(path) } else { path.into() }),
+            backend: Some(self.backend()?.to_string()),
+            dtype: Some(weights),
+            precision: Some(compute),
+            ..self.clone().with_team(team.clone())
+        })
+    }
+
+    /// The files and folders that the settings name as input.
+    pub fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.adapter, &self.system].into_iter().flatten().map(PathBuf::as_path);
+        self.model.as_deref().map(Path::new).into_iter().chain(files)
+    }
+
     /// The backend asked for, or the default.
     ///
     /// # Errors
