@@ -21,14 +21,14 @@ use burn::prelude::*;
 use clap::{Parser, ValueEnum};
 use common::{det_fill, det_uniform};
 use diffmas::agents::{
-    AdapterScope, AdapterSet, AgentConfig, ChannelKind, PaddedIds, Team, TeamBatch, TeamConfig, TeamModel,
-    Topology,
+    AdapterScope, AdapterSet, AgentConfig, ChannelKind, PaddedIds, PromptBuilder, Team, TeamBatch,
+    TeamConfig, TeamModel, Topology,
 };
 use diffmas::backbone::{Backbone, KeyValues, ModelFiles, Positions, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::inference::{DecodeOptions, Writing, decode, roll_out_upstream};
-use diffmas::text::{PromptBuilder, TokenizedSample};
+use diffmas::text::TokenizedSample;
 use diffmas::training::{TrainConfig, Trainer, peak_memory_bytes};
 use serde_json::json;
 

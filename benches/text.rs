@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Parser;
-use diffmas::agents::{AgentConfig, TeamConfig};
-use diffmas::text::{Answers, PromptBuilder, TokenizedSample, Tokenizer, read_jsonl};
+use diffmas::agents::{AgentConfig, PromptBuilder, TeamConfig};
+use diffmas::text::{Answers, TokenizedSample, Tokenizer, read_jsonl};
 use diffmas::{Error, Result};
 use rayon::prelude::*;
 

@@ -3,11 +3,11 @@
 
 use std::ops::ControlFlow;
 
-use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel, Topology};
+use diffmas::agents::{AdapterSet, AgentConfig, PromptBuilder, TeamBatch, TeamConfig, TeamModel, Topology};
 use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::inference::{DecodeOptions, decode};
-use diffmas::text::{PromptBuilder, Sample};
+use diffmas::text::Sample;
 use diffmas::{Error, Result};
 
 /// Any order will do: agents are sorted so that each reads earlier ones, and who nobody reads is the final one.

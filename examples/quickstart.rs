@@ -4,11 +4,11 @@
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use diffmas::agents::{AdapterSet, AgentConfig, TeamBatch, TeamConfig, TeamModel};
+use diffmas::agents::{AdapterSet, AgentConfig, PromptBuilder, TeamBatch, TeamConfig, TeamModel};
 use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::inference::{DecodeOptions, decode};
-use diffmas::text::{PromptBuilder, Sample};
+use diffmas::text::Sample;
 use diffmas::{Error, Result};
 
 /// The planner thinks for 8 latent steps; the solver reads the keys and values of its rollouts and answers.

@@ -4,10 +4,12 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use diffmas::agents::{AdapterSet, AgentConfig, ChannelKind, TeamBatch, TeamConfig, TeamModel};
+use diffmas::agents::{
+    AdapterSet, AgentConfig, ChannelKind, PromptBuilder, TeamBatch, TeamConfig, TeamModel,
+};
 use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
-use diffmas::text::{Answers, PromptBuilder, TokenizedSample, read_jsonl};
+use diffmas::text::{Answers, TokenizedSample, read_jsonl};
 use diffmas::training::{Event, TrainConfig, Trainer};
 use diffmas::{Error, Result};
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use burn::prelude::*;
 use burn::tensor::{TensorData, activation};
-use diffmas::agents::{AdapterSet, TeamModel};
+use diffmas::agents::{AdapterSet, PromptBuilder, TeamModel};
 use diffmas::backbone::{ModelFiles, ParameterSpecs, Parameters, Precision};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::benchmarks::synthetic::{Facts, Family, ITEMS, NAMES, PLACES, Split, TaskConfig, WORDS};
@@ -21,7 +21,6 @@ use diffmas::checkpoint::{StoredType, write_tensors};
 use diffmas::evaluation::{Accuracy, Checking, Control, Scoring, evaluate};
 use diffmas::files::write_atomic;
 use diffmas::inference::DecodeOptions;
-use diffmas::text::PromptBuilder;
 use diffmas::training::{Decay, Optimizer, clip};
 use diffmas::{Error, Result};
 use documents::{Document, Documents};

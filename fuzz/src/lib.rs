@@ -8,13 +8,13 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use diffmas::agents::TeamConfig;
+use diffmas::agents::{PromptBuilder, TeamConfig};
 use diffmas::backbone::BackboneConfig;
 use diffmas::backends::Flex;
 use diffmas::checkpoint::hub::answer::{self, ContentRange, Etag, FileHeaders, Listing};
 use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
 use diffmas::communication::{Fingerprint, ReceivedMessages, TraceOwner};
-use diffmas::text::{Answers, ChatMessage, ChatTemplate, PromptBuilder, Thinking, Tokenizer, read_jsonl};
+use diffmas::text::{Answers, ChatMessage, ChatTemplate, Thinking, Tokenizer, read_jsonl};
 
 /// A fuzzed reader.
 pub type Target = fn(&[u8]);

@@ -1,7 +1,8 @@
-//! Agents: who they are, what they think on, and how a team becomes a DAG of stages.
+//! A team of agents: its description, its prompts, latent rollouts, and how a batch becomes a DAG of stages.
 
 mod adapters;
 mod batch;
+mod context_length;
 mod feed;
 mod fingerprint;
 mod input;
@@ -9,26 +10,33 @@ mod layout;
 mod model;
 mod objective;
 mod origin;
+mod padded_ids;
 mod plan;
 mod preset;
+mod prompts;
 mod saved;
 mod sender_attention;
 mod stages;
 pub mod team;
+mod team_model;
 mod topology;
 
 pub use adapters::{AdapterScope, AdapterSet};
-pub use batch::{PaddedIds, TeamBatch, check_context};
+pub use batch::TeamBatch;
+pub use context_length::check_context;
 pub use feed::FeedModule;
 pub use input::{AgentInput, Embedded, PaddedEmbeddings};
-pub use layout::{TeamLayout, TeamModel};
+pub use layout::TeamLayout;
 pub use model::Team;
 pub(crate) use model::{last_position, prefill, read_on};
 pub use objective::{LossTerm, LossWeights, Objective, Predictions, Text, TokenCounts};
 pub use origin::{Base, Origin};
+pub use padded_ids::PaddedIds;
 pub use plan::{AgentPlan, Dropout, Dropped, Read, StagePlan, TeamPlan};
+pub use prompts::PromptBuilder;
 pub use sender_attention::SenderAttention;
 pub use stages::{StageGraph, StageOutput, TeamStages};
 pub use team::{AgentConfig, FeedKind, TeamConfig, Topology};
+pub use team_model::TeamModel;
 
 pub use crate::communication::{ChannelConfig, ChannelKind, OverwriteUpdate, Transmit};

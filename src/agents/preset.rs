@@ -50,8 +50,9 @@ impl TeamConfig {
 
 #[cfg(test)]
 mod tests {
+    use super::super::PromptBuilder;
     use super::*;
-    use crate::text::{PromptBuilder, Sample};
+    use crate::text::Sample;
 
     #[test]
     fn the_preset_is_the_papers_team_and_is_valid() {

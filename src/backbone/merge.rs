@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::BackboneConfig;
-use super::load::{expected, projections};
+use super::tensors::{expected, projections};
 use crate::checkpoint::{AdapterFile, SafetensorsWeights, StoredType, WeightTable, write_tensors};
 use crate::error::{Error, Result};
 use crate::files::{MAX_TEXT, read_text, write_atomic, write_folder_atomic};

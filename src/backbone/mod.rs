@@ -3,6 +3,7 @@
 //! It knows nothing of agents: it reads blocks of keys and values and returns those of the positions it was given; a [`ResidualHook`] may add
 //! to what enters a layer.
 
+mod adapter;
 mod attention;
 mod block;
 mod config;
@@ -19,22 +20,26 @@ mod model;
 mod norm;
 mod parameter_spec;
 mod parameters;
+mod positions;
 mod precision;
 mod rope;
+mod tensors;
 
+pub use adapter::{Adapter, AdapterLayout};
 pub use attention::Attention;
 pub use block::Block;
 pub use config::{BackboneConfig, Family, RopeConfig, RopeScaling};
 pub use hook::{Passed, Recorder, ResidualHook};
-pub use key_values::{KeyValues, Positions};
+pub use key_values::KeyValues;
 pub use linear::Linear;
 pub use load::ModelFiles;
-pub use lora::{ActiveLora, Adapter, AdapterLayout, Lora, LoraStack};
+pub use lora::{ActiveLora, Lora, LoraStack};
 pub use merge::merge;
 pub use mlp::Mlp;
 pub use model::Backbone;
 pub use norm::RmsNorm;
 pub use parameter_spec::{ParameterGroup, ParameterSpec, ParameterSpecs, Pull};
 pub use parameters::{Parameters, frobenius};
+pub use positions::Positions;
 pub use precision::{ComputeDtype, Precision, WeightDtype};
 pub use rope::RotaryEmbedding;

@@ -10,14 +10,16 @@ use serde::Serialize;
 
 use super::EngineConfig;
 use super::run_folder::{learned, run_of};
-use crate::agents::{AdapterScope, AdapterSet, Base, Origin, Team, TeamConfig, TeamModel, check_context};
+use crate::agents::{
+    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, Team, TeamConfig, TeamModel, check_context,
+};
 use crate::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use crate::checkpoint::hub::published_name;
 use crate::checkpoint::{resolve_adapter, resolve_model};
 use crate::error::{Error, Result};
 use crate::evaluation::Checking;
 use crate::inference::{DecodeOptions, Writing};
-use crate::text::{Answers, ChatTemplate, PromptBuilder, Sample, Thinking, TokenizedSample, read_jsonl};
+use crate::text::{Answers, ChatTemplate, Sample, Thinking, TokenizedSample, read_jsonl};
 
 /// Finds models and adapters by name, and fetches what is lacking; the default methods do so without a word.
 pub trait Resolve {

@@ -7,6 +7,7 @@ mod former_names;
 mod inspection;
 mod judge;
 mod paired;
+mod sample_score;
 mod score;
 
 pub use accuracy::Checking;
@@ -14,4 +15,5 @@ pub use comparison::{Comparison, Method, Part};
 pub use controls::Control;
 pub use inspection::{Attention, Example, Inspection, Latents, LensToken, inspect};
 pub use paired::Paired;
-pub use score::{Accuracy, Cost, Evaluation, SampleScore, ScoredBatch, Scoring, evaluate, evaluate_after};
+pub use sample_score::{Accuracy, SampleScore};
+pub use score::{Cost, Evaluation, ScoredBatch, Scoring, evaluate, evaluate_after};

@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 use statrs::statistics::Statistics;
 
-use super::SampleScore;
-use super::score::proportion_interval;
+use super::sample_score::{SampleScore, proportion_interval};
 
 /// How a control does on the questions that the real message was scored on, too.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

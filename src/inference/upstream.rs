@@ -8,10 +8,10 @@ use std::sync::Arc;
 use diffmas_backends::ModelBackend;
 
 use super::{DecodeOptions, decode};
-use crate::agents::{PaddedIds, Team, TeamBatch, TeamConfig};
+use crate::agents::{PaddedIds, PromptBuilder, Team, TeamBatch, TeamConfig};
 use crate::communication::{Context, ReceivedMessages, Rollout};
 use crate::error::Result;
-use crate::text::{PromptBuilder, TokenizedSample};
+use crate::text::TokenizedSample;
 
 /// The token ids that an upstream agent generated for one sample, on the channel `text`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
-//! From files to token ids: tokenizer, chat template, data lines, prompts.
+//! From files to token ids: tokenizer, chat template, data lines.
 
 pub mod chat;
 pub mod data;
 mod gguf_tokenizer;
-mod jinja;
-pub mod prompts;
+pub(crate) mod jinja;
 mod python_json;
+mod sample;
 mod stream;
 #[cfg(test)]
 mod template_fixtures;
@@ -14,6 +14,6 @@ mod words;
 
 pub use chat::{ChatMessage, ChatTemplate, Thinking};
 pub use data::{Answers, Sample, SampleIds, read_jsonl};
-pub use prompts::{PromptBuilder, TokenizedSample};
+pub use sample::TokenizedSample;
 pub use stream::{TextRows, TextStream};
 pub use tokenizer::Tokenizer;

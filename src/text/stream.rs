@@ -47,8 +47,16 @@ pub struct TextStream<'a> {
     stopped: bool,
 }
 
+impl Tokenizer {
+    /// The text of an answer as its tokens come, ended by any of the texts `stop`. Special tokens, which are no part of the text, end
+    /// it where their names are among those.
+    pub fn stream(&self, stop: &[String]) -> TextStream<'_> {
+        TextStream::new(self, self.inner.decode_stream(true), stop)
+    }
+}
+
 impl<'a> TextStream<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, decoding: Decoding<'a>, stop: &[String]) -> Self {
+    fn new(tokenizer: &'a Tokenizer, decoding: Decoding<'a>, stop: &[String]) -> Self {
         let stop_tokens = stop.iter().filter_map(|text| tokenizer.special_token(text)).collect();
         Self {
             tokenizer,

@@ -8,7 +8,6 @@ use tokenizers::PostProcessor;
 
 use super::chat::ChatTemplate;
 use super::gguf_tokenizer;
-use super::stream::TextStream;
 use super::words::Words;
 use crate::error::{Error, Result};
 use crate::files;
@@ -35,7 +34,7 @@ const UNUSABLE: &str = "this is no tokenizer that can be used";
 pub struct Tokenizer {
     /// Of the file, for messages.
     path: PathBuf,
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: tokenizers::Tokenizer,
     words: Option<Words>,
     chat_template: Option<ChatTemplate>,
     end_of_turn: u32,
@@ -198,12 +197,6 @@ impl Tokenizer {
         self.call("the token ids cannot be decoded", || self.inner.decode(ids, true))
     }
 
-    /// The text of an answer as its tokens come, ended by any of the texts `stop`. Special tokens, which are no part of the text, end
-    /// it where their names are among those.
-    pub fn stream(&self, stop: &[String]) -> TextStream<'_> {
-        TextStream::new(self, self.inner.decode_stream(true), stop)
-    }
-
     /// The special token that is written as `text`.
     pub(super) fn special_token(&self, text: &str) -> Option<u32> {
         self.inner.get_added_vocabulary().is_special_token(text).then(|| self.inner.token_to_id(text))?
@@ -313,7 +306,7 @@ fn eos_id(dir: &Path) -> Result<u32> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::text::chat::{ChatMessage, Thinking};
     use crate::text::gguf_tokenizer::tests::content;

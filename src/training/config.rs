@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Curriculum, Decay, LrSchedulerType, PhaseConfig, PhasePreset};
+use super::phase_config::{PhaseConfig, PhasePreset, check_phases};
+use super::{Curriculum, Decay, LrSchedulerType};
 use crate::error::{Error, Result};
 
 /// How far back the gradient goes.
@@ -192,7 +193,7 @@ impl TrainConfig {
             }
         }
         positive("curriculum_steps", self.curriculum_steps.unwrap_or(1))?;
-        self.check_phases()?;
+        check_phases(&self.phases)?;
         if !self.num_train_epochs.is_finite() || self.num_train_epochs <= 0.0 {
             return Err(Error::invalid(format!(
                 "num_train_epochs must be a positive number, not {}",

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use burn::prelude::*;
 use diffmas::agents::{
-    AdapterScope, ChannelKind, Dropout, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit,
+    AdapterScope, ChannelKind, Dropout, FeedKind, OverwriteUpdate, PromptBuilder, TeamConfig, Topology,
+    Transmit,
 };
 use diffmas::backbone::{ParameterGroup, Parameters, Pull};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Message;
 use diffmas::evaluation::Control;
 use diffmas::inference::{DecodeOptions, Writing};
-use diffmas::text::PromptBuilder;
 use diffmas::training::{Curriculum, PhaseConfig, TrainConfig};
 
 const MODEL: &str = "tiny-qwen3";

@@ -5,28 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::chat::{ChatMessage, Thinking};
-use super::data::{Sample, SampleIds};
-use super::jinja::{Failure, Style, Templates};
-use super::tokenizer::Tokenizer;
-use crate::agents::team::AgentConfig;
+use super::AgentConfig;
 use crate::error::{Error, Result};
 use crate::files::nearest;
-
-/// One sample as the model sees it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct TokenizedSample {
-    /// The line in the data file, from 1.
-    pub line: usize,
-    /// The prompt of each agent in the order of the team.
-    pub prompts: Vec<Vec<u32>>,
-    /// What the final agent should give, end of turn included, if the line says so.
-    pub target: Option<Vec<u32>>,
-    /// What each agent should write if it wrote text, end of turn included, where the line says so; empty where it says nothing.
-    pub trajectories: Vec<Option<Vec<u32>>>,
-    /// The line itself.
-    pub source: Option<Arc<Sample>>,
-}
+use crate::text::jinja::{Failure, Style, Templates};
+use crate::text::{ChatMessage, Sample, SampleIds, Thinking, TokenizedSample, Tokenizer};
 
 /// The token ids of a sample, by the names of [`TokenizedSample`].
 struct Tokens {
