@@ -2,24 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use diffmas::agents::{AdapterSet, Team, TeamConfig, TeamModel};
-use diffmas::backends::{Job, ModelBackend};
-use diffmas::engine::{EngineConfig, Session};
-use diffmas::evaluation::Control;
-use diffmas::files::{remove_leftovers, write_atomic};
-use diffmas::settings::{Layer, Merged, Rivals, Section};
+use diffmas::engine::{
+    Engine, EngineConfig, OutputLock, RunState, Session, TrainEvent, TrainRequest, TrainStart, write_json,
+};
+use diffmas::settings::{Layer, Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{ADAPTER, Event, LoraConfig, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
+use diffmas::training::{LoraConfig, StepMetrics, StopReason, TrainConfig};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Flags, required};
+use super::csv_log::Csv;
 use super::flags::TrainFlags;
-use super::output_lock::{OutputLock, RunState};
 use super::progress::Progress;
-use super::run_log::RunLog;
 use super::summary::Summary;
-use super::{eval, inspection, interrupt, output, session, verbosity};
+use super::{eval, interrupt, output, session, verbosity};
 
 /// Most tokens of the answer that is shown in the end.
 const ANSWER_TOKENS: usize = 64;
@@ -66,6 +63,18 @@ impl Default for TrainFiles {
     }
 }
 
+impl TrainFiles {
+    /// The same with paths from the root, as the `config.toml` of a run holds them.
+    fn absolute(&self) -> Self {
+        let absolute = |path: &PathBuf| match path.exists() {
+            true => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+            false => path.clone(),
+        };
+        let [data, eval_data] = [&self.data, &self.eval_data].map(|path| path.as_ref().map(absolute));
+        Self { data, eval_data, ..self.clone() }
+    }
+}
+
 impl Flags for TrainFlags {
     const COMMAND: &'static str = "train";
     const RIVALS: Rivals<'static> = &[("resume", &["overwrite"])];
@@ -103,22 +112,17 @@ impl TrainCommand {
             lora: config.get()?,
             files: config.get()?,
         };
-        train(command, Ending::Told)
+        command.check()?;
+        let session = session::open(command.engine.clone())?;
+        let request = request(&session, &command)?;
+        train(&Engine::start(session)?, request, &command.files, Ending::Told)
     }
 
-    /// The `config.toml` of the run: every setting with its value, the team inside.
-    fn resolved(&self, team: &TeamConfig) -> Result<String> {
-        let mut files = self.files.clone();
-        for path in [&mut files.data, &mut files.eval_data].into_iter().flatten().filter(|path| path.exists())
-        {
-            *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
-        }
-        let mut layers =
-            vec![Layer::of(&self.engine.resolved(team)?)?, Layer::of(&files)?, Layer::of(&self.training)?];
-        if self.engine.adapter.is_none() {
-            layers.push(Layer::of(&self.lora)?);
-        }
-        Merged::new(layers, &[])?.to_toml()
+    /// Refuses settings with which there is nothing to do, before anything is read.
+    fn check(&self) -> Result<()> {
+        self.training.validate()?;
+        required(&self.files.output, "output")?;
+        required(&self.files.data, "data").map(drop)
     }
 
     /// The files and folders that are read.
@@ -145,197 +149,141 @@ pub enum Ending {
     Silent,
 }
 
-/// Trains as `command` says.
-pub fn train(command: TrainCommand, ending: Ending) -> Result<()> {
-    let (config, state) = (command.training.clone(), command.state());
-    config.validate()?;
-    let dir = required(&command.files.output, "output")?.clone();
-    let data = required(&command.files.data, "data")?.clone();
-    let session = session::open(command.engine.clone())?;
-    let samples = session.data(&data, Answers::Required, 0)?;
-    config.check_data(&samples).map_err(|e| Error::file(&data, e))?;
-    let eval_data = command.files.eval_data.as_ref();
-    let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
-    let backend = session.config.backend()?;
-    let settings = command.resolved(&session.team)?;
+/// What `command` asks of a team: data is read, and the output folder is locked.
+pub fn request(session: &Session, command: &TrainCommand) -> Result<TrainRequest> {
+    let TrainCommand { training: config, lora, files, .. } = command;
+    let (dir, data) = (required(&files.output, "output")?, required(&files.data, "data")?);
+    let samples = session.data(data, Answers::Required, 0)?;
+    config.check_data(&samples).map_err(|e| Error::file(data, e))?;
+    let held_out = files.eval_data.as_ref().map(|p| session.data(p, Answers::Required, 0)).transpose()?;
     let hint = "go on with --resume, or give --overwrite or another --output";
-    let lock = match state {
+    let lock = match command.state() {
         RunState::New { overwrite } => {
-            let lock = OutputLock::new_run(&dir, overwrite, hint)?;
+            let lock = OutputLock::new_run(dir, overwrite, hint)?;
             if overwrite {
                 lock.keep_inputs(command.inputs())?;
             }
             lock
         }
-        RunState::Resume => OutputLock::resumed(&dir)?,
+        RunState::Resume => OutputLock::resumed(dir)?,
     };
-    let job = Train {
-        session: &session,
-        command: &command,
-        config,
-        samples,
+    Ok(TrainRequest {
+        config: config.clone(),
         held_out,
-        dir: &dir,
-        lock: &lock,
-        settings,
-        state,
-        ending,
-    };
-    backend.run(session.config.device_index, job)?
+        lora: lora.clone(),
+        output: Some(lock),
+        settings: Layer::of(&files.absolute())?,
+        tensorboard: files.tensorboard,
+        cancel: interrupt::cancel().clone(),
+        ..TrainRequest::new(samples)
+    })
 }
 
-struct Train<'a> {
-    session: &'a Session,
-    command: &'a TrainCommand,
-    config: TrainConfig,
-    samples: Vec<TokenizedSample>,
-    held_out: Option<Vec<TokenizedSample>>,
-    dir: &'a Path,
-    lock: &'a OutputLock,
-    /// The run's `config.toml`.
-    settings: String,
-    state: RunState,
-    ending: Ending,
-}
-
-impl Job for Train<'_> {
-    type Output = Result<()>;
-
-    fn run<B: ModelBackend>(self, device: B::Device) -> Result<()> {
-        let c = self.config.clone();
-        let sampler = Sampler::new(self.samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
-        let total = c.total_steps(sampler.updates_per_epoch());
-        let mut trainer = self.setup::<B>(&device)?;
-        let mut done = 0;
-        match self.state {
-            // A folder that is emptied for it gets its settings.
-            RunState::New { .. } => {
-                self.lock.clear()?;
-                write_atomic(&self.dir.join("config.toml"), self.settings.as_bytes())?;
+/// Trains the team of `engine`, with progress.
+pub fn train(engine: &Engine, request: TrainRequest, files: &TrainFiles, ending: Ending) -> Result<()> {
+    let dir = required(&files.output, "output")?;
+    let go_on = format!("Go on with: diffmas train --resume --output {}", dir.display());
+    let resumed = request.output.as_ref().is_some_and(OutputLock::is_resumed);
+    let (samples, held_out) = (request.samples.len(), request.held_out.clone());
+    let mut shown = Shown::default();
+    let trained = engine.train(request)?.for_each_event(|event| {
+        if let TrainEvent::Started(start) = &event {
+            begin(engine, start, samples, resumed);
+            if ending == Ending::Told {
+                interrupt::set_words(format!("stopped; what was trained is kept. {go_on}"));
             }
-            RunState::Resume => {
-                remove_leftovers(self.dir)?;
-                done = trainer.resume(self.dir, &self.samples)?.unwrap_or(0);
-                for change in trainer.changed() {
-                    verbosity::note(format_args!("{change}"));
+            if files.csv {
+                shown.csv = Some(Csv::create(dir, &engine.session().team, &start.steps)?);
+            }
+        }
+        shown.event(event)
+    })?;
+    if trained.reason == StopReason::Interrupted {
+        return Err(Error::Interrupted(format!("stopped; a checkpoint was written. {go_on}")));
+    }
+    if ending == Ending::Silent {
+        return Ok(());
+    }
+    let text = engine.session().model.tokenizer.is_some();
+    let curves = files.tensorboard;
+    output::print(&Summary { dir, trained: &trained, curves, text }.to_string())?;
+    held_out.map_or(Ok(()), |samples| look_inside(engine, dir, &samples))
+}
+
+/// Says what will be done.
+fn begin(engine: &Engine, start: &TrainStart, samples: usize, resumed: bool) {
+    start.changed.iter().for_each(verbosity::note);
+    let TrainStart { done, total, trainable, .. } = start;
+    if resumed {
+        verbosity::note(format_args!("going on after update {done} of {total}"));
+    }
+    let team = &engine.session().team;
+    verbosity::note(format_args!(
+        "{} agents, {} latent steps, {samples} samples, {trainable} trainable numbers, {total} updates",
+        team.agents.len(),
+        team.total_steps(),
+    ));
+}
+
+/// A run as people see it.
+#[derive(Default)]
+struct Shown {
+    done: usize,
+    total: usize,
+    updates: Option<Progress>,
+    scores: Option<Progress>,
+    /// While updates go on, they are finished before the program ends.
+    heard: Option<interrupt::Heard>,
+    csv: Option<Csv>,
+}
+
+impl Shown {
+    fn event(&mut self, event: TrainEvent) -> Result<()> {
+        match event {
+            TrainEvent::Started(start) => (self.done, self.total) = (start.done, start.total),
+            TrainEvent::Scored { done, total } => {
+                self.scores.get_or_insert_with(|| Progress::new("scored", 0, total)).set(done, "");
+            }
+            TrainEvent::EvalLoss(_) => self.scores.take().iter().for_each(Progress::finish),
+            TrainEvent::Updating => {
+                self.heard = Some(interrupt::Heard::start());
+                self.updates = Some(Progress::new("update", self.done, self.total));
+            }
+            TrainEvent::Step(metrics) => {
+                self.csv.as_ref().map_or(Ok(()), |csv| csv.append(&metrics))?;
+                if metrics.skipped {
+                    self.line(&format!("update {} skipped: loss or gradient is not finite", metrics.step));
                 }
-                write_atomic(&self.dir.join("config.toml"), self.settings.as_bytes())?;
-                verbosity::note(format_args!("going on after update {done} of {total}"));
+                self.updates.iter_mut().for_each(|progress| progress.set(metrics.step, &describe(&metrics)));
+            }
+            TrainEvent::Checkpoint(dir) => self.line(&format!("checkpoint in {}", dir.display())),
+            TrainEvent::Updated(reason) => {
+                self.updates.take().iter().for_each(Progress::finish);
+                let heard = self.heard.take().filter(|_| reason == StopReason::Finished);
+                heard.map_or(Ok(()), interrupt::Heard::finish)?;
             }
         }
-        let team = &self.session.team;
-        verbosity::note(format_args!(
-            "{} agents, {} latent steps, {} samples, {} trainable numbers, {total} updates",
-            team.agents.len(),
-            team.total_steps(),
-            self.samples.len(),
-            trainer.parameters().num_elements()
-        ));
-        let go_on = format!("Go on with: diffmas train --resume --output {}", self.dir.display());
-        if self.ending == Ending::Told {
-            interrupt::set_words(format!("stopped; what was trained is kept. {go_on}"));
-        }
-        let mut log = RunLog::open(self.dir, done, team, &self.command.files)?;
-        if done == 0 {
-            self.score(&trainer, &mut log, 0)?;
-        }
-        let reason = self.train_with_progress(&mut trainer, &mut log, done, total)?;
-        if reason == StopReason::Interrupted {
-            return Err(Error::Interrupted(format!("stopped; a checkpoint was written. {go_on}")));
-        }
-        trainer.write(&self.dir.join(ADAPTER))?;
-        self.score(&trainer, &mut log, total)?;
-        if self.ending == Ending::Silent {
-            return Ok(());
-        }
-        let text = self.session.model.tokenizer.is_some();
-        output::print(&Summary { dir: self.dir, log: &log, text }.to_string())?;
-        self.look_inside(&trainer.team())
+        Ok(())
+    }
+
+    fn line(&self, text: &str) {
+        self.updates.iter().for_each(|progress| progress.line(text));
     }
 }
 
-impl Train<'_> {
-    fn setup<B: ModelBackend>(&self, device: &B::Device) -> Result<Trainer<B>> {
-        let (model, parameters) = match &self.session.config.adapter {
-            Some(_) => self.session.team_model::<B>(device)?,
-            None => {
-                let backbone = self.session.backbone(device)?;
-                let scope = self.session.config.adapter_scope.unwrap_or_default();
-                let team = &self.session.team;
-                let adapters = AdapterSet::new(
-                    scope,
-                    &self.command.lora.adapter(self.session.base_name()),
-                    team,
-                    &backbone.config,
-                )?;
-                let model = TeamModel::new(team.clone(), adapters, backbone);
-                let parameters = model.init(self.config.seed);
-                (model, parameters)
-            }
-        };
-        let base = self.session.base(model.layout.adapters.scope)?;
-        let trainer = Trainer::new(self.config.clone(), model, parameters)?.with_base(base);
-        Ok(trainer.with_writing(self.session.greedy_writing()))
-    }
-
-    /// Looks into the trained team on held-out lines, where there is text to show, and shows how it answers the first.
-    fn look_inside<B: ModelBackend>(&self, team: &Team<B>) -> Result<()> {
-        let Some(samples) = &self.held_out else { return Ok(()) };
-        let Some(inspection) = inspection::of(self.session, team, samples, ANSWER_TOKENS)? else {
-            return Ok(());
-        };
-        inspection::write(self.dir, &inspection)?;
-        let example = &inspection.example;
-        output::print(&format!(
-            "\nheld-out line {}, as {} reads it:\n{}\nexpected: {}\nanswered: {}",
-            example.line,
-            inspection.agents.last().map_or("", String::as_str),
-            example.prompts.last().map_or("", String::as_str),
-            example.expected.as_deref().unwrap_or_default(),
-            example.answered.trim()
-        ))
-    }
-
-    /// Scores the held-out data, where there is any and it has not been scored after this update in an earlier session.
-    fn score<B: ModelBackend>(&self, trainer: &Trainer<B>, log: &mut RunLog, step: usize) -> Result<()> {
-        let Some(samples) = self.held_out.as_ref().filter(|_| !log.has_eval_loss(step)) else {
-            return Ok(());
-        };
-        let e = eval::score(self.session, &trainer.team(), samples, &Control::Real, self.config.seed)?;
-        log.eval_loss(step, e.loss)
-    }
-
-    fn train_with_progress<B: ModelBackend>(
-        &self,
-        trainer: &mut Trainer<B>,
-        log: &mut RunLog,
-        done: usize,
-        total: usize,
-    ) -> Result<StopReason> {
-        let mut progress = Progress::new("update", done, total);
-        let heard = interrupt::Heard::start();
-        let reason = trainer.train(&self.samples, Some(self.dir), interrupt::stop(), |event| {
-            match event {
-                Event::Step { metrics, .. } => {
-                    log.step(metrics)?;
-                    if metrics.skipped {
-                        progress.line(&format!(
-                            "update {} skipped: loss or gradient is not finite",
-                            metrics.step
-                        ));
-                    }
-                    progress.set(metrics.step, &describe(metrics));
-                }
-                Event::Checkpoint(dir) => progress.line(&format!("checkpoint in {}", dir.display())),
-            }
-            Ok(())
-        });
-        progress.finish();
-        match reason? {
-            StopReason::Finished => heard.finish().map(|()| StopReason::Finished),
-            StopReason::Interrupted => Ok(StopReason::Interrupted),
-        }
-    }
+/// Looks into the trained team on held-out lines, where there is text to show, and shows how it answers the first.
+fn look_inside(engine: &Engine, dir: &Path, samples: &[TokenizedSample]) -> Result<()> {
+    let Some(inspection) = engine.inspect(samples, ANSWER_TOKENS)? else { return Ok(()) };
+    write_json(&dir.join(eval::INSPECTION), &inspection)?;
+    let example = &inspection.example;
+    output::print(&format!(
+        "\nheld-out line {}, as {} reads it:\n{}\nexpected: {}\nanswered: {}",
+        example.line,
+        inspection.agents.last().map_or("", String::as_str),
+        example.prompts.last().map_or("", String::as_str),
+        example.expected.as_deref().unwrap_or_default(),
+        example.answered.trim()
+    ))
 }
 
 /// A step in a few words.
