@@ -110,3 +110,6 @@ pub fn needs(flag: &str, is_set: bool, others: &[(&str, bool)]) -> Result<()> {
     let others: Vec<String> = others.iter().map(|(name, _)| format!("--{name}")).collect();
     Err(Error::invalid(format!("--{flag} needs {} (as a flag or in --config)", others.join(" or "))))
 }
+
+#[cfg(test)]
+mod tests;

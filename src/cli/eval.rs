@@ -26,8 +26,8 @@ pub struct EvalCommand {
     control: Control,
     all_controls: bool,
     accuracy: bool,
-    max_new_tokens: usize,
-    seed: u64,
+    pub max_new_tokens: usize,
+    pub seed: u64,
     data: Option<PathBuf>,
     /// The held-out data of a run, where `data` names none.
     eval_data: Option<PathBuf>,

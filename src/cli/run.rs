@@ -99,7 +99,7 @@ impl RunCommand {
     /// Answers and prints or writes.
     pub fn execute(flags: &RunFlags) -> Result<()> {
         let config = Config::read(flags)?;
-        let mut command = Self { generation: config.get()?, ..config.get()? };
+        let mut command = Self::of(&config)?;
         command.check()?;
         command.check_files()?;
         let engine = config.engine::<RunFlags>()?;
@@ -107,6 +107,11 @@ impl RunCommand {
             Some(dir) => engine.of_run(dir)?,
             None => engine,
         })
+    }
+
+    /// What the settings say.
+    pub fn of(config: &Config) -> Result<Self> {
+        Ok(Self { generation: config.get()?, ..config.get()? })
     }
 
     /// Refuses settings without those that they are about.

@@ -106,16 +106,17 @@ impl TrainCommand {
             file = Some(config);
         }
         let config = Config::of_file(file.as_deref(), flags)?;
-        let command = Self {
-            engine: config.engine::<TrainFlags>()?,
-            training: config.get()?,
-            lora: config.get()?,
-            files: config.get()?,
-        };
+        let command = Self::of(&config)?;
         command.check()?;
         let session = session::open(command.engine.clone())?;
         let request = request(&session, &command)?;
         train(&Engine::start(session)?, request, &command.files, Ending::Told)
+    }
+
+    /// What the settings say.
+    pub fn of(config: &Config) -> Result<Self> {
+        let engine = config.engine::<TrainFlags>()?;
+        Ok(Self { engine, training: config.get()?, lora: config.get()?, files: config.get()? })
     }
 
     /// Refuses settings with which there is nothing to do, before anything is read.
