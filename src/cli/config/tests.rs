@@ -354,3 +354,13 @@ fn a_registered_channel_is_named_by_flag_or_file_and_keeps_its_table() {
     let error = phase("spoke").unwrap_err();
     assert!(error.contains("line 3: unknown part `spoke`; did you mean `spokes`? (known: lora, "), "{error}");
 }
+
+#[test]
+fn the_example_of_the_readme_is_understood_by_every_command() {
+    let readme = include_str!("../../../README.md");
+    let mut examples = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let file = examples.find(|text| text.contains("[run]")).unwrap();
+    says(&["train"], file, &["max_steps: Some(", "latent_steps: Some(", "batch_size: 2", "seed: 42"]);
+    says(&["run"], file, &["greedy: true", "max_new_tokens: 8", "output: None"]);
+    says(&["eval"], file, &["all_controls: true", "output: None"]);
+}

@@ -13,7 +13,8 @@ use super::one_of;
 #[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Model and team")]
 pub struct ModelFlags {
-    /// Settings under the flags' names (with `_`), for instance the config.toml of an earlier run; flags win
+    /// Settings under the flags' names (with `_`), for instance the config.toml of an earlier run. Flags win over a table of the command's
+    /// name ([run]), which wins over the top level; there, data, output, resume, overwrite and seed are those of `train`
     #[arg(long, value_name = "FILE.toml")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
