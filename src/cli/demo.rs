@@ -7,18 +7,19 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, TeamConfig};
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig, write_tiny_model};
 use diffmas::benchmarks::{MethodConfig, TeamMethods, Training, methods, text_team};
-use diffmas::engine::{Engine, EvaluateRequest, OutputLock, RunState, TeamChoice, write_json, write_jsonl};
+use diffmas::engine::{
+    Engine, EngineConfig, EvaluateRequest, OutputLock, TeamChoice, write_json, write_jsonl,
+};
 use diffmas::evaluation::{Comparison, Method};
 use diffmas::files::{read_toml, write_atomic};
 use diffmas::report::Report;
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{Curriculum, LrSchedulerType};
+use diffmas::training::{Curriculum, LoraConfig, LrSchedulerType, TrainConfig};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::options::Options;
 use super::progress::Progress;
-use super::train::{Ending, request, train};
+use super::train::{Ending, TrainCommand, TrainFiles, request, train};
 use super::{eval, interrupt, one_line, output, session, verbosity};
 
 /// Agents that hold evidence.
@@ -215,7 +216,7 @@ impl Folder<'_> {
             task.problems(Split::Test, demo.seed, demo.questions).map(|p| p.fields()).collect();
         write_jsonl(&self.dir.join("test.jsonl"), &lines)?;
         // One model, loaded once, for all teams.
-        let trained = Engine::start(session::open(self.options(demo.team()).engine()?)?)?;
+        let trained = Engine::start(session::open(self.engine(demo.team()))?)?;
         let text = other_team(&trained, demo.text_team())?;
         self.learn(&trained, "trained", &format!("a team that thinks, channel {}", demo.channel))?;
         self.learn(&text, "text", "the same team, writing text")?;
@@ -245,14 +246,14 @@ impl Folder<'_> {
     }
 
     /// Settings of every team: the tiny model, batches, device.
-    fn options(&self, team: TeamConfig) -> Options {
-        Options {
+    fn engine(&self, team: TeamConfig) -> EngineConfig {
+        EngineConfig {
             model: Some(self.dir.join("model").display().to_string()),
             team: Some(team),
             batch_size: Some(BATCH),
             backend: self.demo.backend.clone(),
             seed: Some(self.demo.seed),
-            ..Options::default()
+            ..EngineConfig::default()
         }
     }
 
@@ -260,30 +261,30 @@ impl Folder<'_> {
     fn learn(&self, engine: &Engine, name: &str, what: &str) -> Result<()> {
         let dir = self.dir.join(name);
         verbosity::note(format_args!("training {what}"));
-        let team = &engine.session().team;
-        let text = team.channel.kind.text;
-        let options = Options {
-            data: Some(self.dir.join("train.jsonl")),
-            output: Some(dir.clone()),
+        let session = engine.session();
+        let training = TrainConfig {
+            batch_size: BATCH,
             max_steps: Some(self.demo.max_steps),
-            learning_rate: Some(self.demo.learning_rate()),
-            warmup_steps: Some(30),
-            lr_scheduler_type: Some(LrSchedulerType::Linear),
-            curriculum: Some(Curriculum::Field("difficulty".into())),
-            initial_competence: Some(0.25),
-            lora_r: Some(16),
-            lora_alpha: Some(16.0),
-            trajectory_weight: text.then_some(1.0),
+            learning_rate: self.demo.learning_rate(),
+            warmup_steps: 30,
+            lr_scheduler_type: LrSchedulerType::Linear,
+            curriculum: Curriculum::Field("difficulty".into()),
+            initial_competence: 0.25,
+            trajectory_weight: if session.team.channel.kind.text { 1.0 } else { 0.0 },
             save_total_limit: Some(1),
-            tensorboard: Some(false),
-            ..self.options(team.clone())
+            seed: self.demo.seed,
+            ..TrainConfig::default()
         };
-        let state = if dir.join("config.toml").exists() {
-            RunState::Resume
-        } else {
-            RunState::New { overwrite: false }
+        let files = TrainFiles {
+            data: Some(self.dir.join("train.jsonl")),
+            resume: dir.join("config.toml").exists(),
+            output: Some(dir),
+            tensorboard: false,
+            ..TrainFiles::default()
         };
-        train(engine, request(engine.session(), &options, state)?, &options, Ending::Silent)
+        let lora = LoraConfig { lora_r: 16, lora_alpha: 16.0, ..LoraConfig::default() };
+        let command = TrainCommand { engine: session.config.clone(), training, lora, files };
+        train(engine, request(session, &command)?, &command.files, Ending::Silent)
     }
 
     /// All methods of answering, in the order of the table; the last is the `trained` team.
