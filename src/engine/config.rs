@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use diffmas_backends::BackendKind;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::agents::{AdapterScope, ChannelConfig, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
 use crate::backbone::{ComputeDtype, Precision, WeightDtype};
 use crate::error::Result;
+use crate::settings::{Layer, Section, lay_over};
 use crate::text::Thinking;
 
 /// Samples that run together, where nothing else is said.
@@ -93,34 +95,23 @@ impl EngineConfig {
     ///
     /// # Errors
     /// If the combination makes no sense.
-    pub fn overridden(&self, mut team: TeamConfig) -> Result<TeamConfig> {
-        // A setting speaks for the whole team, also for agents that the file gives a value of their own.
-        for agent in &mut team.agents {
-            agent.latent_steps = agent.latent_steps.filter(|_| self.latent_steps.is_none());
-            agent.transmit = agent.transmit.filter(|_| self.transmit.is_none());
-            agent.feed = agent.feed.filter(|_| self.feed.is_none());
-            agent.message_tokens = agent.message_tokens.filter(|_| self.message_tokens.is_none());
-            agent.reads = agent.reads.take().filter(|_| self.topology.is_none_or(|t| t == Topology::Graph));
-        }
+    pub fn overridden(&self, team: TeamConfig) -> Result<TeamConfig> {
+        let mut stated = Layer::of(self)?.take(Section::of::<TeamConfig>().keys).values;
         // Its name alone does not take the table of the team's own channel away.
-        let own = |channel: &ChannelConfig| {
-            channel.kind == team.channel.kind && *channel == ChannelConfig::from(channel.kind)
-        };
-        if let Some(channel) = self.channel.as_ref().filter(|channel| !own(channel)) {
-            team.channel = channel.clone();
+        if let Some(channel) = self.channel.as_ref().filter(|c| **c == ChannelConfig::from(c.kind)) {
+            stated.insert("channel".into(), channel.kind.name().into());
         }
-        team.latent_steps = self.latent_steps.unwrap_or(team.latent_steps);
-        team.transmit = self.transmit.unwrap_or(team.transmit);
-        team.feed = self.feed.unwrap_or(team.feed);
-        team.topology = self.topology.unwrap_or(team.topology);
-        team.num_vectors = self.num_vectors.unwrap_or(team.num_vectors);
-        team.vector_dim = self.vector_dim.unwrap_or(team.vector_dim);
-        team.vector_heads = self.vector_heads.unwrap_or(team.vector_heads);
-        team.cross_attention_layers = self.cross_attention_layers.clone().or(team.cross_attention_layers);
-        team.encoder_position_prior = self.encoder_position_prior.unwrap_or(team.encoder_position_prior);
-        team.overwrite_update = self.overwrite_update.unwrap_or(team.overwrite_update);
-        team.message_tokens = self.message_tokens.unwrap_or(team.message_tokens);
-        team.ordered()
+        let mut table = Layer::of(&team)?.values;
+        let agents = table.get_mut("agents").and_then(Value::as_array_mut).into_iter().flatten();
+        for agent in agents.filter_map(Value::as_object_mut) {
+            // A setting speaks for the whole team, also for agents that the file gives a value of their own.
+            agent.retain(|key, _| !stated.contains_key(key));
+            if self.topology.is_some_and(|topology| topology != Topology::Graph) {
+                agent.shift_remove("reads");
+            }
+        }
+        lay_over(&mut table, stated);
+        serde_json::from_value::<TeamConfig>(table.into())?.ordered()
     }
 
     /// These settings with `team` as a whole in place of its file and of what stands in place of its own settings.
@@ -167,6 +158,12 @@ impl EngineConfig {
             precision: Some(compute),
             ..self.clone().with_team(team.clone())
         })
+    }
+
+    /// The files and folders that the settings name as input.
+    pub fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.adapter, &self.system].into_iter().flatten().map(PathBuf::as_path);
+        self.model.as_deref().map(Path::new).into_iter().chain(files)
     }
 
     /// The backend asked for, or the default.

@@ -34,6 +34,10 @@ pub fn read_file(path: &Path, schema: &Schema, command: &str) -> Result<FileLaye
     let mut layers = FileLayers { top: file.layer(), table: file.layer() };
     let (tables, top): (Vec<_>, Vec<_>) =
         root.into_iter().partition(|(key, value)| is_command(key.get_ref()) && value.get_ref().is_table());
+    if let Some((key, _)) = top.iter().find(|(key, _)| is_command(key.get_ref())) {
+        let sentence = format!("`{0}` is a table of the settings of a command: write [{0}]", key.get_ref());
+        return Err(file.wrong(key.span().start, sentence));
+    }
     let commands: Vec<&str> = schema.commands.iter().map(|(name, _)| *name).collect();
     let known = [schema.keys(), commands].concat();
     file.read(&mut layers.top, top, &known, schema.sections())?;
@@ -183,7 +187,7 @@ mod tests {
         let error = read("[[phases]]\nname = \"a\"\nrat = 1\n", "run").unwrap_err();
         assert!(error.starts_with("a.toml, line 3: unknown key `rat`; did you mean `rate`?"), "{error}");
         let error = read("run = 3\n", "run").unwrap_err();
-        assert!(error.starts_with("a.toml, line 1: unknown key `run`"), "{error}");
+        assert_eq!(error, "a.toml, line 1: `run` is a table of the settings of a command: write [run]");
     }
 
     #[test]
