@@ -1,15 +1,13 @@
 //! The program as a user meets it: train, resume, run, eval, and answers to wrong input.
 
-#[allow(dead_code)]
-#[path = "suite/common.rs"]
-mod common;
+mod shared;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use common::{folder, json};
 use serde_json::{Value, json};
+use shared::{golden, golden_json};
 
 /// A folder with pre-tokenised data for the tiny models.
 struct Place {
@@ -19,7 +17,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
-        let input = json("tiny-llama", "input.json");
+        let input = golden_json("tiny-llama", "input.json");
         let roles: Vec<&str> =
             input["agents"].as_array().unwrap().iter().map(|a| a["role"].as_str().unwrap()).collect();
         let line = |prompts: Vec<&Value>, target: &Value| {
@@ -48,7 +46,7 @@ impl Place {
 }
 
 fn model() -> PathBuf {
-    folder("tiny-llama").join("model")
+    golden("tiny-llama").join("model")
 }
 
 fn diffmas(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Command {
@@ -174,6 +172,69 @@ fn a_team_is_trained_scored_and_answers() {
     assert_eq!(answers.iter().map(|a| a["line"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
     assert!(answers.iter().all(|a| a["text"].is_null() && !a["token_ids"].as_array().unwrap().is_empty()));
     assert_eq!(answers, run("1", "b.jsonl"), "sampling does not depend on the batch");
+}
+
+/// The settings file of the README, whose paths are those of the repository.
+fn readme_config() -> String {
+    let readme = include_str!("../README.md");
+    let mut examples = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    examples.find(|text| text.contains("[run]")).unwrap().to_string()
+}
+
+#[test]
+fn one_file_of_settings_serves_all_commands_and_flags_win_over_it() {
+    let place = Place::new();
+    fs::write(place.path("all.toml"), readme_config()).unwrap();
+    let run = |args: &[&dyn AsRef<std::ffi::OsStr>]| {
+        let mut c = diffmas(args);
+        c.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--config").arg(place.path("all.toml"));
+        let out = c.output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    run(&[&"train", &"--output", &place.path("out")]);
+    assert_eq!(lines(&place.read("out/metrics.jsonl")).len(), 2);
+    let adapter = place.path("out/adapter");
+    let tokens = |more: &[&dyn AsRef<std::ffi::OsStr>]| -> Vec<Value> {
+        let args = [&[&"run" as &dyn AsRef<std::ffi::OsStr>, &"--adapter", &adapter], more].concat();
+        lines(&run(&args)).iter().map(|answer| answer["token_ids"].clone()).collect()
+    };
+    let answers = tokens(&[]);
+    assert_eq!(answers.len(), 3);
+    assert!(answers.iter().all(|ids| ids.as_array().unwrap().len() <= 8));
+    assert_eq!(answers, tokens(&[&"--greedy", &"true"]));
+    assert!(tokens(&[&"--max-new-tokens", &"2"]).iter().all(|ids| ids.as_array().unwrap().len() <= 2));
+    let (hot, off) = (tokens(&[&"--temperature", &"50"]), tokens(&[&"--greedy", &"false"]));
+    assert!(hot != answers && hot != off, "a temperature takes the best token no more");
+    let table = run(&[&"eval", &"--adapter", &adapter]);
+    assert!(table.contains("shuffled") && table.contains("drop:critic"), "{table}");
+    let one = run(&[&"eval", &"--adapter", &adapter, &"--control", &"zero"]);
+    assert!(one.starts_with("control zero: loss"), "{one}");
+}
+
+#[test]
+fn settings_that_exclude_each_other_or_lack_another_are_told() {
+    let place = Place::new();
+    let run = |args: &[&str], file: &str| {
+        fs::write(place.path("c.toml"), file).unwrap();
+        let mut c = diffmas(&[&"run", &"--model", &model(), &"--config", &place.path("c.toml")]);
+        c.args(args);
+        c
+    };
+    let error = failure(run(&["--greedy", "--top-k", "3"], ""), 2);
+    assert!(error.contains("'--greedy' cannot be used with '--top-k'"), "{error}");
+    let error = failure(run(&["--resume", "--overwrite"], ""), 2);
+    assert!(error.contains("'--resume' cannot be used with '--overwrite'"), "{error}");
+    let error = failure(run(&[], "greedy = true\n\ntop_k = 3\n"), 1);
+    assert!(error.contains("c.toml, line 3: `greedy` and `top_k` exclude each other"), "{error}");
+    let error = failure(run(&["--json"], ""), 1);
+    assert!(error.contains("--json needs --question or --data (as a flag or in --config)"), "{error}");
+    let error = failure(run(&["--question", "a", "--resume"], "[run]\noutput = \"a.jsonl\"\n"), 2);
+    assert!(error.contains("'--question' cannot be used with '--resume'"), "{error}");
+    let error = failure(run(&[], "[run]\noutput = \"a.jsonl\"\n"), 1);
+    assert!(error.contains("--output needs --data"), "{error}");
+    let error = failure(diffmas(&[&"run", &"--model", &model(), &"--resume"]), 2);
+    assert!(error.contains("--output <FILE.jsonl>|--config <FILE.toml>"), "{error}");
 }
 
 #[test]
@@ -302,7 +363,7 @@ fn wrong_input_is_answered_with_a_sentence() {
     let config = write("c.toml", "latent_steps = 2\nlerning_rate = 1.0\n");
     let e = failure(eval(&data, &["--config", config.to_str().unwrap()]), 1);
     assert!(e.contains("c.toml, line 2") && e.contains("learning_rate"), "{e}");
-    let other = folder("tiny-qwen2").join("adapter");
+    let other = golden("tiny-qwen2").join("adapter");
     let e = failure(eval(&data, &["--adapter", other.to_str().unwrap()]), 1);
     assert!(e.contains("adapter"), "{e}");
     assert!(

@@ -11,11 +11,11 @@ use crate::communication::{
 use crate::error::{Error, Result};
 use crate::files::read_toml;
 
-/// Most agents of a team: who reads whom, position by position, grows with the cube of their number.
+/// Most agents of a team: the plan of positions grows with the cube of their number.
 const MOST_AGENTS: usize = 256;
 
 named_enum! {
-    /// Who reads whom.
+    /// Which agents' messages an agent reads.
     Topology, "topology" {
         /// Every agent reads all earlier ones.
         #[default]
@@ -48,7 +48,7 @@ named_enum! {
 pub struct TeamConfig {
     /// What agents pass to each other.
     pub channel: ChannelConfig,
-    /// Who reads whom.
+    /// Which agents' messages an agent reads.
     pub topology: Topology,
     /// Latent steps of every upstream agent that does not set its own.
     pub latent_steps: usize,
@@ -209,7 +209,7 @@ impl TeamConfig {
     ///
     /// # Errors
     /// One sentence that names the setting.
-    pub fn check_model(&self, config: &BackboneConfig) -> Result<()> {
+    pub(crate) fn check_model(&self, config: &BackboneConfig) -> Result<()> {
         self.channel.kind.check(&self.channel_settings(), Some(&self.sizes(config)))
     }
 
@@ -246,7 +246,7 @@ impl TeamConfig {
     }
 
     /// The name of the final agent.
-    pub fn final_name(&self) -> &str {
+    pub(crate) fn final_name(&self) -> &str {
         self.agents.last().map_or("", |agent| &agent.name)
     }
 

@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
+use diffmas::agents::{ChannelKind, TeamConfig};
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig, write_tiny_model};
-use diffmas::engine::{Engine, EvaluateRequest, OutputLock, RunState, TeamChoice, write_json, write_jsonl};
-use diffmas::evaluation::{Comparison, Control, Method, Part};
+use diffmas::benchmarks::{MethodConfig, TeamMethods, Training, methods, text_team};
+use diffmas::engine::{
+    Engine, EngineConfig, EvaluateRequest, OutputLock, TeamChoice, write_json, write_jsonl,
+};
+use diffmas::evaluation::{Comparison, Method};
 use diffmas::files::{read_toml, write_atomic};
 use diffmas::report::Report;
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{Curriculum, LrSchedulerType};
+use diffmas::training::{Curriculum, LoraConfig, LrSchedulerType, TrainConfig};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::options::Options;
 use super::progress::Progress;
-use super::train::{Ending, request, train};
+use super::train::{Ending, TrainCommand, TrainFiles, request, train};
 use super::{eval, interrupt, one_line, output, session, verbosity};
 
 /// Agents that hold evidence.
@@ -175,11 +177,9 @@ impl Demo {
         if self.channel == ChannelKind::VECTORS { 2e-3 } else { 3e-4 }
     }
 
-    /// The same team with messages of text, of as many tokens as the other's have positions.
+    /// The same team with messages of text.
     fn text_team(&self) -> TeamConfig {
-        let message_tokens =
-            if self.channel == ChannelKind::VECTORS { self.num_vectors } else { self.latent_steps };
-        TeamConfig { channel: ChannelKind::TEXT.into(), message_tokens, ..self.task_config().team() }
+        text_team(&self.task_config(), &self.team())
     }
 }
 
@@ -187,7 +187,7 @@ impl Demo {
 struct Plan {
     engine: Engine,
     samples: Vec<TokenizedSample>,
-    methods: Vec<(String, Part, Control)>,
+    methods: Vec<MethodConfig>,
 }
 
 /// A demo in its folder.
@@ -216,11 +216,11 @@ impl Folder<'_> {
             task.problems(Split::Test, demo.seed, demo.questions).map(|p| p.fields()).collect();
         write_jsonl(&self.dir.join("test.jsonl"), &lines)?;
         // One model, loaded once, for all teams.
-        let trained = Engine::start(session::open(self.options(demo.team()).engine()?)?)?;
+        let trained = Engine::start(session::open(self.engine(demo.team()))?)?;
         let text = other_team(&trained, demo.text_team())?;
         self.learn(&trained, "trained", &format!("a team that thinks, channel {}", demo.channel))?;
         self.learn(&text, "text", "the same team, writing text")?;
-        let plans = self.plans(&trained, text)?;
+        let plans = self.plans(&trained, &text)?;
         let comparison = Comparison {
             title: format!(
                 "{}, {HOLDERS} holders with {} facts each, {} questions",
@@ -246,14 +246,14 @@ impl Folder<'_> {
     }
 
     /// Settings of every team: the tiny model, batches, device.
-    fn options(&self, team: TeamConfig) -> Options {
-        Options {
+    fn engine(&self, team: TeamConfig) -> EngineConfig {
+        EngineConfig {
             model: Some(self.dir.join("model").display().to_string()),
             team: Some(team),
             batch_size: Some(BATCH),
             backend: self.demo.backend.clone(),
             seed: Some(self.demo.seed),
-            ..Options::default()
+            ..EngineConfig::default()
         }
     }
 
@@ -261,55 +261,45 @@ impl Folder<'_> {
     fn learn(&self, engine: &Engine, name: &str, what: &str) -> Result<()> {
         let dir = self.dir.join(name);
         verbosity::note(format_args!("training {what}"));
-        let team = &engine.session().team;
-        let text = team.channel.kind.text;
-        let options = Options {
-            data: Some(self.dir.join("train.jsonl")),
-            output: Some(dir.clone()),
+        let session = engine.session();
+        let training = TrainConfig {
+            batch_size: BATCH,
             max_steps: Some(self.demo.max_steps),
-            learning_rate: Some(self.demo.learning_rate()),
-            warmup_steps: Some(30),
-            lr_scheduler_type: Some(LrSchedulerType::Linear),
-            curriculum: Some(Curriculum::Field("difficulty".into())),
-            initial_competence: Some(0.25),
-            lora_r: Some(16),
-            lora_alpha: Some(16.0),
-            trajectory_weight: text.then_some(1.0),
+            learning_rate: self.demo.learning_rate(),
+            warmup_steps: 30,
+            lr_scheduler_type: LrSchedulerType::Linear,
+            curriculum: Curriculum::Field("difficulty".into()),
+            initial_competence: 0.25,
+            trajectory_weight: if session.team.channel.kind.text { 1.0 } else { 0.0 },
             save_total_limit: Some(1),
-            tensorboard: Some(false),
-            ..self.options(team.clone())
+            seed: self.demo.seed,
+            ..TrainConfig::default()
         };
-        let state = if dir.join("config.toml").exists() {
-            RunState::Resume
-        } else {
-            RunState::New { overwrite: false }
+        let files = TrainFiles {
+            data: Some(self.dir.join("train.jsonl")),
+            resume: dir.join("config.toml").exists(),
+            output: Some(dir),
+            tensorboard: false,
+            ..TrainFiles::default()
         };
-        train(engine, request(engine.session(), &options, state)?, &options, Ending::Silent)
+        let lora = LoraConfig { lora_r: 16, lora_alpha: 16.0, ..LoraConfig::default() };
+        let command = TrainCommand { engine: session.config.clone(), training, lora, files };
+        train(engine, request(session, &command)?, &command.files, Ending::Silent)
     }
 
     /// All methods of answering, in the order of the table; the last is the `trained` team.
-    fn plans(&self, trained: &Engine, text: Engine) -> Result<Vec<Plan>> {
-        let (demo, task) = (&self.demo, self.demo.task_config());
-        let plan = |engine: Engine, methods| -> Result<Plan> {
+    fn plans(&self, trained: &Engine, text: &Engine) -> Result<Vec<Plan>> {
+        let plan = |TeamMethods { team, training, methods }| -> Result<Plan> {
+            let engine = match training {
+                Training::None => other_team(trained, team)?,
+                Training::Text => text.clone(),
+                Training::Channel => trained.clone(),
+            };
             let data = self.dir.join("test.jsonl");
             let samples = engine.session().data(&data, Answers::Required, ANSWER_TOKENS)?;
             Ok(Plan { engine, samples, methods })
         };
-        let untrained = |team| other_team(trained, team);
-        let one = |name: &str, part| vec![(name.to_string(), part, Control::Real)];
-        let latent = TeamConfig { latent_steps: demo.latent_steps, feed: FeedKind::Realign, ..task.team() };
-        let mut methods = one(&format!("{}, trained", demo.channel), Part::Trained);
-        let controls = [Control::None, Control::Zero, Control::Shuffled, Control::Random];
-        methods.extend(controls.map(|control| (format!("control {control}"), Part::Control, control)));
-        Ok(vec![
-            plan(untrained(task.all_evidence())?, one("all evidence in one context", Part::Bound))?,
-            plan(untrained(task.alone())?, one("solver alone", Part::Bound))?,
-            plan(untrained(demo.text_team())?, one("text, prompted", Part::Baseline))?,
-            plan(text, one("text, trained", Part::Baseline))?,
-            plan(untrained(latent)?, one("latent, untrained", Part::Baseline))?,
-            plan(untrained(demo.team())?, one(&format!("{}, untrained", demo.channel), Part::Baseline))?,
-            plan(trained.clone(), methods)?,
-        ])
+        methods(&self.demo.task_config(), &self.demo.team()).into_iter().map(plan).collect()
     }
 
     /// Measures all methods on their questions.
@@ -320,12 +310,14 @@ impl Folder<'_> {
         for Plan { engine, samples, methods } in plans {
             let request = EvaluateRequest {
                 samples: samples.clone(),
-                controls: methods.iter().map(|(.., control)| control.clone()).collect(),
+                controls: methods.iter().map(|method| method.control.clone()).collect(),
                 seed: self.demo.seed,
                 checking: Some(engine.session().checking(ANSWER_TOKENS)),
                 ..EvaluateRequest::default()
             };
-            for ((name, part, _), scored) in methods.iter().zip(engine.evaluate(request).finish()?) {
+            for (MethodConfig { name, part, .. }, scored) in
+                methods.iter().zip(engine.evaluate(request).finish()?)
+            {
                 let score = scored.evaluation;
                 let accuracy = score.accuracy.expect("answers of the tasks are short");
                 let cost = score.cost.expect("answers were checked");

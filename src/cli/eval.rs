@@ -2,69 +2,89 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use diffmas::engine::{
-    Conditions, Engine, EvaluateEvent, EvaluateRequest, OutputLock, Part, RunState, Scored, Session,
-    write_json, write_jsonl,
+    Conditions, Engine, EngineConfig, EvaluateEvent, EvaluateRequest, OutputLock, Part, RunState, Scored,
+    Session, run_of, write_json, write_jsonl,
 };
 use diffmas::evaluation::{Checking, Control, Evaluation, Paired, SampleScore, ScoredBatch};
+use diffmas::settings::{Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::options::{Options, TeamArgs};
+use super::config::{Config, Flags, needs, required};
+use super::flags::EvalFlags;
 use super::progress::Progress;
 use super::{interrupt, output, session, verbosity};
 
-/// Flags of `eval`.
-#[derive(Debug, Args)]
-#[command(args_override_self = true)]
+/// What is scored, on what, and where scores go.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
 pub struct EvalCommand {
-    /// Folder of a finished run, or its `adapter`: the trained team, with its model and its settings
-    #[arg(value_name = "RUN", conflicts_with_all = ["adapter", "config"])]
-    run: Option<PathBuf>,
-    #[command(flatten)]
-    team: TeamArgs,
-    /// Data with answers, JSONL [the held-out data of RUN]
-    #[arg(long, value_name = "FILE.jsonl")]
-    data: Option<PathBuf>,
-    /// What the final agent reads: real, none, zero, shuffled, random, drop:ROLE
-    #[arg(long, alias = "trace", default_value = "real")]
     control: Control,
-    /// Score with every control, one line each: real, none, zero, shuffled, random, and without each upstream role
-    #[arg(long, conflicts_with = "control")]
     all_controls: bool,
-    /// Let the final agent answer, too, and count right answers: those that say the line's `gold`, what follows `####` in its answer, or
-    /// an answer of a few words. Numbers and fractions are compared as values, choices by letter or text, and of an answer that marks its
-    /// result (`####`, `\boxed{}`, "the answer is") only that counts
-    #[arg(long)]
     accuracy: bool,
-    /// Most tokens of an answer that is checked
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    max_new_tokens: usize,
-    /// Seed of `shuffled` and `random`
-    #[arg(long, default_value_t = 42)]
-    seed: u64,
-    /// Folder for samples.jsonl, results.json and inspection.json, of which `diffmas report` makes a page
-    #[arg(long, value_name = "DIR")]
+    pub max_new_tokens: usize,
+    pub seed: u64,
+    data: Option<PathBuf>,
+    /// The held-out data of a run, where `data` names none.
+    eval_data: Option<PathBuf>,
     output: Option<PathBuf>,
-    /// Go on with a stopped run: finished batches are kept in samples.jsonl.part in --output
-    #[arg(long, requires = "output")]
     resume: bool,
-    /// Replace what the output folder holds
-    #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
+}
+
+impl Default for EvalCommand {
+    fn default() -> Self {
+        Self {
+            control: Control::Real,
+            all_controls: false,
+            accuracy: false,
+            max_new_tokens: 64,
+            seed: 42,
+            data: None,
+            eval_data: None,
+            output: None,
+            resume: false,
+            overwrite: false,
+        }
+    }
+}
+
+impl Flags for EvalFlags {
+    const COMMAND: &'static str = "eval";
+    const RIVALS: Rivals<'static> = &[("all_controls", &["control"]), ("resume", &["overwrite"])];
+
+    fn sections() -> Vec<Section> {
+        vec![Section::of::<EngineConfig>(), Section::of::<EvalCommand>()]
+    }
+
+    fn config(&self) -> Option<&Path> {
+        self.model.config.as_deref()
+    }
 }
 
 impl EvalCommand {
     /// Scores the data and prints the result.
-    pub fn execute(self) -> Result<()> {
-        let options = Options::of_team(&self.team, self.run.as_deref())?;
-        let session = session::open(options.engine()?)?;
-        let data = self.data.clone().or(options.eval_data.clone());
-        let data = Options::required(&data, "data")?;
+    pub fn execute(flags: &EvalFlags) -> Result<()> {
+        let config = Config::read(flags)?;
+        let mut command: Self = config.get()?;
+        needs("resume", command.resume, &[("output", command.output.is_some())])?;
+        let mut engine = config.engine::<EvalFlags>()?;
+        if let Some(dir) = &flags.run {
+            engine = engine.of_run(dir)?;
+            let run = engine.adapter.as_deref().and_then(run_of);
+            command.eval_data = run.and_then(|run| run.eval_data);
+        }
+        command.score(engine)
+    }
+
+    fn score(&self, config: EngineConfig) -> Result<()> {
+        let data = self.data.clone().or(self.eval_data.clone());
+        let session = session::open(config)?;
+        let data = required(&data, "data")?;
         let room = if self.accuracy { self.max_new_tokens } else { 0 };
         let samples = session.data(data, Answers::Required, room)?;
         let controls = self.controls(&session, samples.len());
@@ -73,7 +93,9 @@ impl EvalCommand {
         }
         let lock = self.output.as_deref().map(|dir| self.lock(dir)).transpose()?;
         if let Some(lock) = lock.as_ref().filter(|_| self.overwrite) {
-            lock.keep_inputs(options.inputs().chain([data.as_path()]))?;
+            lock.keep_inputs(
+                session.config.inputs().chain([data.as_path()]).chain(self.eval_data.as_deref()),
+            )?;
         }
         let checking = self.checking(&session, data, &samples)?;
         let engine = Engine::start(session)?;

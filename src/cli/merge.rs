@@ -8,11 +8,12 @@ use diffmas::agents::{AdapterScope, Origin};
 use diffmas::backbone::{ModelFiles, merge};
 use diffmas::checkpoint::StoredType;
 use diffmas::checkpoint::peft::{COMMUNICATION, CONFIG};
-use diffmas::engine::{compare_base, learned, run_of};
+use diffmas::engine::{EngineConfig, compare_base, learned, run_of};
 use diffmas::files::recover;
 use diffmas::{Error, Result};
 
-use super::options::{Options, one_of};
+use super::config::required;
+use super::flags::one_of;
 use super::{fetch, interrupt, output};
 
 /// Flags of `merge`.
@@ -44,20 +45,20 @@ pub struct MergeCommand {
 impl MergeCommand {
     /// Merges and says where the model is.
     pub fn execute(self) -> Result<()> {
-        let of = Options { model: self.model, adapter: self.adapter, ..Options::default() };
+        let of = EngineConfig { model: self.model, adapter: self.adapter, ..EngineConfig::default() };
         let of = match &self.run {
             Some(run) => of.of_run(run)?,
             None => of,
         };
-        let adapter = fetch::adapter(Options::required(&of.adapter, "adapter")?, self.offline)?;
+        let adapter = fetch::adapter(required(&of.adapter, "adapter")?, self.offline)?;
         let adapter = learned(&adapter);
         let origin = Origin::read(&adapter)?;
         check_adapter(&adapter, origin.as_ref())?;
         let output = self.output.or(self.run.map(|run| run.join("merged")));
-        let output = Options::required(&output, "output")?;
+        let output = required(&output, "output")?;
         check_output(output, &adapter, self.overwrite)?;
         let known = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.clone());
-        let base = fetch::model(Options::required(&of.model.or(known), "model")?, self.offline)?;
+        let base = fetch::model(required(&of.model.or(known), "model")?, self.offline)?;
         if within(&base, output) {
             return Err(Error::file(output, "the output must not hold the model that is merged"));
         }

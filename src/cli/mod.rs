@@ -2,18 +2,18 @@
 
 mod chat;
 mod completions;
+mod config;
 mod csv_log;
 mod demo;
 mod devices;
 mod eval;
 mod fetch;
+mod flags;
 mod generate_task;
-mod generation;
 mod interrupt;
 mod lines;
 mod merge;
 mod models;
-mod options;
 mod output;
 mod progress;
 mod report;
@@ -25,10 +25,16 @@ mod train;
 mod verbosity;
 mod visible;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use diffmas::settings::Conflict;
 use diffmas::{Error, Result};
+
+use config::Flags;
+use flags::{EvalFlags, RunFlags, TrainFlags, join_values, with_switches};
 
 /// Teams of language agents that think together without text.
 #[derive(Debug, Parser)]
@@ -53,13 +59,13 @@ enum Command {
     Demo(demo::DemoCommand),
     /// Train a team: adapters learn to communicate through the trace.
     #[command(after_help = "Example: diffmas train --model MODEL_DIR --data train.jsonl --output runs/first")]
-    Train(Box<train::TrainCommand>),
+    Train(Box<TrainFlags>),
     /// Let a team answer a question or a file of questions, or chat with it.
     #[command(after_help = run::AFTER_HELP)]
-    Run(Box<run::RunCommand>),
+    Run(Box<RunFlags>),
     /// Loss and perplexity of a team on a file, with real messages or with a control.
     #[command(after_help = "Example: diffmas eval runs/first --data test.jsonl --control shuffled")]
-    Eval(Box<eval::EvalCommand>),
+    Eval(Box<EvalFlags>),
     /// Write questions whose evidence is spread over a team, and that team.
     #[command(
         after_help = "Example: diffmas generate-task --family two-hop --facts 4 --output tasks/two-hop"
@@ -87,9 +93,46 @@ enum Command {
     Completions(completions::CompletionsCommand),
 }
 
+/// The program's flags.
+fn program() -> clap::Command {
+    with_switches(Cli::command())
+}
+
+impl Cli {
+    /// Reads the command line, or ends the program with what is wrong with it.
+    fn of(args: impl IntoIterator<Item = OsString>) -> Self {
+        let mut program = program();
+        let args = join_values(&program, args);
+        let matches = program.try_get_matches_from_mut(args).unwrap_or_else(|e| e.exit());
+        let cli = Self::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut program).exit());
+        if let Some(Conflict { one, other }) = cli.command.conflict() {
+            let [one, other] = [one, other].map(|key| format!("--{}", key.replace('_', "-")));
+            let command = matches.subcommand_name().and_then(|name| program.find_subcommand_mut(name));
+            let sentence = format!("the argument '{one}' cannot be used with '{other}'");
+            command
+                .expect("it was found in the flags of one")
+                .error(ErrorKind::ArgumentConflict, sentence)
+                .exit();
+        }
+        cli
+    }
+}
+
+impl Command {
+    /// Two flags that exclude each other, where it depends on their values.
+    fn conflict(&self) -> Option<Conflict> {
+        match self {
+            Self::Train(flags) => flags.conflict(),
+            Self::Run(flags) => flags.conflict(),
+            Self::Eval(flags) => flags.conflict(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the command line and says in one sentence what went wrong.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::of(std::env::args_os());
     cli.verbosity.install();
     interrupt::install();
     threads::install();
@@ -115,15 +158,15 @@ fn one_line(message: &str) -> String {
 fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Demo(c) => c.execute(),
-        Command::Train(c) => c.execute(),
-        Command::Run(c) => c.execute(),
-        Command::Eval(c) => c.execute(),
+        Command::Train(flags) => train::TrainCommand::execute(&flags),
+        Command::Run(flags) => run::RunCommand::execute(&flags),
+        Command::Eval(flags) => eval::EvalCommand::execute(&flags),
         Command::GenerateTask(c) => c.execute(),
         Command::Report(c) => c.execute(),
         Command::Fetch(c) => c.execute(),
         Command::Models => models::execute(),
         Command::Merge(c) => c.execute(),
         Command::Devices => devices::execute(),
-        Command::Completions(c) => c.execute(Cli::command()),
+        Command::Completions(c) => c.execute(program()),
     }
 }

@@ -4,66 +4,59 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use diffmas::agents::ChannelKind;
 use diffmas::engine::{
-    AnswerEvent, AnswerOptions, AnswerRequest, Engine, Part, RowAnswer, RunState, Session, TraceFile,
-    check_output_file, jsonl, write_jsonl,
+    AnswerEvent, AnswerOptions, AnswerRequest, Engine, EngineConfig, Part, RowAnswer, RunState, Session,
+    TraceFile, check_output_file, jsonl, write_jsonl,
 };
 use diffmas::evaluation::{Checking, Control};
 use diffmas::files::{follow, is_stream, open_stream};
+use diffmas::inference::{DecodeOptions, GenerationConfig};
+use diffmas::settings::{Rivals, Section};
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::generation::GenerationArgs;
-use super::options::{Options, TeamArgs};
+use super::config::{Config, Flags, needs};
+use super::flags::RunFlags;
 use super::progress::Progress;
 use super::{chat, interrupt, output, session, verbosity};
 
-/// Flags of `run`.
-#[derive(Debug, Args)]
-#[command(args_override_self = true)]
+/// What is asked and where answers go; how they are written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct RunCommand {
-    /// Folder of a finished run, or its `adapter`: the trained team, with its model and its settings
-    #[arg(value_name = "RUN", conflicts_with_all = ["adapter", "config"])]
-    run: Option<PathBuf>,
-    #[command(flatten)]
-    team: TeamArgs,
-    /// One question; without it and without --data, a chat
-    #[arg(long, group = "asked", conflicts_with = "output")]
     question: Option<String>,
-    /// Questions, JSONL
-    #[arg(long, value_name = "FILE.jsonl", group = "asked")]
     data: Option<PathBuf>,
-    /// File for the answers, one JSON object a line in the order of --data; without it they are printed
-    #[arg(long, value_name = "FILE.jsonl", requires = "data")]
     output: Option<PathBuf>,
-    /// Go on with a stopped run: finished batches are kept in FILE.jsonl.part until all questions are answered
-    #[arg(long, requires = "output", conflicts_with_all = ["save_trace", "load_trace"])]
     resume: bool,
-    /// Replace the files of --output, --save-trace and --save-trajectories, and what a stopped run left
-    #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
-    #[command(flatten)]
-    generation: GenerationArgs,
-    /// What the final agent reads: real, none, zero, shuffled, random, drop:ROLE
-    #[arg(long, alias = "trace", default_value = "real")]
     control: Control,
-    /// Write what the upstream agents leave, for --load-trace on another machine; --max-new-tokens 0 then only thinks
-    #[arg(long, value_name = "FILE.safetensors", requires = "asked", conflicts_with = "load_trace")]
     save_trace: Option<PathBuf>,
-    /// Let the final agent answer on a trace of --save-trace; the upstream agents do not think
-    #[arg(long, value_name = "FILE.safetensors", requires = "asked")]
     load_trace: Option<PathBuf>,
-    /// On the channel text: write what the agents wrote for questions that the team answered rightly, as training lines with
-    /// `trajectories`
-    #[arg(long, value_name = "FILE.jsonl", requires = "data")]
     save_trajectories: Option<PathBuf>,
-    /// Print JSON, with trace positions and timings
-    #[arg(long, requires = "asked")]
     json: bool,
+    #[serde(skip)]
+    generation: GenerationConfig,
+}
+
+impl Flags for RunFlags {
+    const COMMAND: &'static str = "run";
+    const RIVALS: Rivals<'static> = &[
+        ("greedy", &["temperature", "top_k", "top_p", "min_p"]),
+        ("question", &["data", "output", "resume", "save_trajectories"]),
+        ("resume", &["overwrite", "save_trace", "load_trace"]),
+        ("save_trace", &["load_trace"]),
+    ];
+
+    fn sections() -> Vec<Section> {
+        vec![Section::of::<EngineConfig>(), Section::of::<GenerationConfig>(), Section::of::<RunCommand>()]
+    }
+
+    fn config(&self) -> Option<&Path> {
+        self.model.config.as_deref()
+    }
 }
 
 /// The end of `run --help`.
@@ -104,11 +97,37 @@ struct Details {
 
 impl RunCommand {
     /// Answers and prints or writes.
-    pub fn execute(mut self) -> Result<()> {
-        self.check_files()?;
-        let options = Options::of_team(&self.team, self.run.as_deref())?;
-        let session = session::open(options.engine()?)?;
-        let decode = self.generation.options(&session)?;
+    pub fn execute(flags: &RunFlags) -> Result<()> {
+        let config = Config::read(flags)?;
+        let mut command = Self::of(&config)?;
+        command.check()?;
+        command.check_files()?;
+        let engine = config.engine::<RunFlags>()?;
+        command.answer(match &flags.run {
+            Some(dir) => engine.of_run(dir)?,
+            None => engine,
+        })
+    }
+
+    /// What the settings say.
+    pub fn of(config: &Config) -> Result<Self> {
+        Ok(Self { generation: config.get()?, ..config.get()? })
+    }
+
+    /// Refuses settings without those that they are about.
+    fn check(&self) -> Result<()> {
+        let (data, question) = (("data", self.data.is_some()), ("question", self.question.is_some()));
+        needs("output", self.output.is_some(), &[data])?;
+        needs("save-trajectories", self.save_trajectories.is_some(), &[data])?;
+        needs("resume", self.resume, &[("output", self.output.is_some())])?;
+        needs("save-trace", self.save_trace.is_some(), &[question, data])?;
+        needs("load-trace", self.load_trace.is_some(), &[question, data])?;
+        needs("json", self.json, &[question, data])
+    }
+
+    fn answer(&self, config: EngineConfig) -> Result<()> {
+        let session = session::open(config)?;
+        let decode = self.decoding(&session)?;
         let (stop, control) = (self.generation.stop.clone(), self.control.clone());
         let options = AnswerOptions { decode, stop, control };
         let Some(samples) = self.samples(&session)? else {
@@ -119,7 +138,7 @@ impl RunCommand {
         self.check_traces(samples.len(), session.config.batch_size(), session.team.channel.kind)?;
         let checking = self.checking(&session, &options, &samples)?;
         let engine = Engine::start(session)?;
-        let work = AnswerAll { command: &self, engine: &engine, options, samples: &samples };
+        let work = AnswerAll { command: self, engine: &engine, options, samples: &samples };
         let (answers, sink) = work.run()?;
         if let (Some(path), Some(checking)) = (&self.save_trajectories, checking) {
             let lines = trajectories(&checking, &samples, &answers)?;
@@ -135,6 +154,17 @@ impl RunCommand {
             (Sink::Part(part), Some(path)) => part.finish(path),
             _ => Ok(()),
         }
+    }
+
+    /// The settings for decoding with the model of `session`.
+    fn decoding(&self, session: &Session) -> Result<DecodeOptions> {
+        let options = self.generation.decode_options(session.stop_tokens())?;
+        if !self.generation.stop.is_empty() && session.model.tokenizer.is_none() {
+            return Err(Error::invalid(
+                "--stop needs text, but the model has no tokenizer (no tokenizer.json)",
+            ));
+        }
+        Ok(options)
     }
 
     /// The questions, unless they come in a chat.

@@ -1,19 +1,19 @@
 //! `diffmas train`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
-use diffmas::checkpoint::target_modules::projection_names;
-use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::engine::{
-    Engine, OutputLock, RunState, Session, TrainEvent, TrainRequest, TrainStart, write_json,
+    Engine, EngineConfig, OutputLock, RunState, Session, TrainEvent, TrainRequest, TrainStart, write_json,
 };
+use diffmas::settings::{Layer, Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{StepMetrics, StopReason};
+use diffmas::training::{LoraConfig, StepMetrics, StopReason, TrainConfig};
 use diffmas::{Error, Result};
+use serde::{Deserialize, Serialize};
 
+use super::config::{Config, Flags, required};
 use super::csv_log::Csv;
-use super::options::{Options, TeamArgs, TrainArgs, flags};
+use super::flags::TrainFlags;
 use super::progress::Progress;
 use super::summary::Summary;
 use super::{eval, interrupt, output, session, verbosity};
@@ -21,40 +21,123 @@ use super::{eval, interrupt, output, session, verbosity};
 /// Most tokens of the answer that is shown in the end.
 const ANSWER_TOKENS: usize = 64;
 
-/// Flags of `train`.
-#[derive(Debug, Args)]
-#[command(args_override_self = true)]
+/// What a training run is told.
+#[derive(Clone, Debug, Default)]
 pub struct TrainCommand {
-    #[command(flatten)]
-    team: TeamArgs,
-    #[command(flatten)]
-    train: TrainArgs,
-    /// Go on from the newest checkpoint in --output, with the settings of its config.toml
-    #[arg(long)]
-    resume: bool,
-    /// Replace what the output folder holds
-    #[arg(long, conflicts_with = "resume")]
-    overwrite: bool,
+    /// Team, model and device.
+    pub engine: EngineConfig,
+    /// The loop.
+    pub training: TrainConfig,
+    /// The adapter that learns, where the engine has none to go on with.
+    pub lora: LoraConfig,
+    /// Data and output.
+    pub files: TrainFiles,
+}
+
+/// What is learned from, and what is written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainFiles {
+    pub data: Option<PathBuf>,
+    pub eval_data: Option<PathBuf>,
+    pub output: Option<PathBuf>,
+    #[serde(skip_serializing)]
+    pub resume: bool,
+    #[serde(skip_serializing)]
+    pub overwrite: bool,
+    pub tensorboard: bool,
+    pub csv: bool,
+}
+
+impl Default for TrainFiles {
+    fn default() -> Self {
+        Self {
+            data: None,
+            eval_data: None,
+            output: None,
+            resume: false,
+            overwrite: false,
+            tensorboard: true,
+            csv: false,
+        }
+    }
+}
+
+impl TrainFiles {
+    /// The same with paths from the root, as the `config.toml` of a run holds them.
+    fn absolute(&self) -> Self {
+        let absolute = |path: &PathBuf| match path.exists() {
+            true => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+            false => path.clone(),
+        };
+        let [data, eval_data] = [&self.data, &self.eval_data].map(|path| path.as_ref().map(absolute));
+        Self { data, eval_data, ..self.clone() }
+    }
+}
+
+impl Flags for TrainFlags {
+    const COMMAND: &'static str = "train";
+    const RIVALS: Rivals<'static> = &[("resume", &["overwrite"])];
+
+    fn sections() -> Vec<Section> {
+        vec![
+            Section::of::<EngineConfig>(),
+            Section::of::<TrainConfig>(),
+            Section::of::<LoraConfig>(),
+            Section::of::<TrainFiles>(),
+        ]
+    }
+
+    fn config(&self) -> Option<&Path> {
+        self.model.config.as_deref()
+    }
 }
 
 impl TrainCommand {
     /// Trains, or goes on training.
-    pub fn execute(self) -> Result<()> {
-        let flags = [flags(&self.team)?, flags(&self.train)?];
-        let mut file = self.team.config.clone();
-        if self.resume && file.is_none() {
-            let output = Options::required(&self.train.output, "output")?;
+    pub fn execute(flags: &TrainFlags) -> Result<()> {
+        let mut file = flags.config().map(Path::to_path_buf);
+        if flags.data.resume == Some(true) && file.is_none() {
+            let output = required(&flags.data.output, "output")?;
             let config = output.join("config.toml");
             if !config.exists() {
                 return Err(Error::file(output, "there is nothing to resume: the folder has no config.toml"));
             }
             file = Some(config);
         }
-        let options = Options::read(file.as_deref(), &flags)?;
-        let state = if self.resume { RunState::Resume } else { RunState::New { overwrite: self.overwrite } };
-        let session = session::open(options.engine()?)?;
-        let request = request(&session, &options, state)?;
-        train(&Engine::start(session)?, request, &options, Ending::Told)
+        let config = Config::of_file(file.as_deref(), flags)?;
+        let command = Self::of(&config)?;
+        command.check()?;
+        let session = session::open(command.engine.clone())?;
+        let request = request(&session, &command)?;
+        train(&Engine::start(session)?, request, &command.files, Ending::Told)
+    }
+
+    /// What the settings say.
+    pub fn of(config: &Config) -> Result<Self> {
+        let engine = config.engine::<TrainFlags>()?;
+        Ok(Self { engine, training: config.get()?, lora: config.get()?, files: config.get()? })
+    }
+
+    /// Refuses settings with which there is nothing to do, before anything is read.
+    fn check(&self) -> Result<()> {
+        self.training.validate()?;
+        required(&self.files.output, "output")?;
+        required(&self.files.data, "data").map(drop)
+    }
+
+    /// The files and folders that are read.
+    fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let data = [&self.files.data, &self.files.eval_data].into_iter().flatten();
+        self.engine.inputs().chain(data.map(PathBuf::as_path))
+    }
+
+    /// How the run begins.
+    fn state(&self) -> RunState {
+        match self.files.resume {
+            true => RunState::Resume,
+            false => RunState::New { overwrite: self.files.overwrite },
+        }
     }
 }
 
@@ -67,53 +150,39 @@ pub enum Ending {
     Silent,
 }
 
-/// What `options` ask of a team: settings and data are read, and the output folder is locked.
-pub fn request(session: &Session, options: &Options, state: RunState) -> Result<TrainRequest> {
-    let config = options.train_config()?;
-    let dir = Options::required(&options.output, "output")?;
-    let data = Options::required(&options.data, "data")?;
+/// What `command` asks of a team: data is read, and the output folder is locked.
+pub fn request(session: &Session, command: &TrainCommand) -> Result<TrainRequest> {
+    let TrainCommand { training: config, lora, files, .. } = command;
+    let (dir, data) = (required(&files.output, "output")?, required(&files.data, "data")?);
     let samples = session.data(data, Answers::Required, 0)?;
     config.check_data(&samples).map_err(|e| Error::file(data, e))?;
-    let held_out = options.eval_data.as_ref().map(|p| session.data(p, Answers::Required, 0)).transpose()?;
-    let resolved = options.clone().resolved(&session.team, &config, session.config.backend()?)?;
-    let settings = toml::to_string(&resolved)?;
+    let held_out = files.eval_data.as_ref().map(|p| session.data(p, Answers::Required, 0)).transpose()?;
     let hint = "go on with --resume, or give --overwrite or another --output";
-    let lock = match state {
+    let lock = match command.state() {
         RunState::New { overwrite } => {
             let lock = OutputLock::new_run(dir, overwrite, hint)?;
             if overwrite {
-                lock.keep_inputs(options.inputs())?;
+                lock.keep_inputs(command.inputs())?;
             }
             lock
         }
         RunState::Resume => OutputLock::resumed(dir)?,
     };
     Ok(TrainRequest {
-        config,
+        config: config.clone(),
         held_out,
-        adapter: fresh_adapter(options),
+        lora: lora.clone(),
         output: Some(lock),
-        settings: Some(settings),
-        tensorboard: options.tensorboard.unwrap_or(true),
+        settings: Layer::of(&files.absolute())?,
+        tensorboard: files.tensorboard,
         cancel: interrupt::cancel().clone(),
         ..TrainRequest::new(samples)
     })
 }
 
-/// The shape of a fresh adapter.
-fn fresh_adapter(o: &Options) -> AdapterConfig {
-    // As in PEFT, which writes what the word stands for.
-    let named = o.target_modules.clone().filter(|names| *names != ["all-linear"]);
-    let targets = named.unwrap_or_else(|| projection_names().map(String::from).to_vec());
-    let mut config =
-        AdapterConfig::new(o.lora_r.unwrap_or(8), o.lora_alpha.unwrap_or(16.0), TargetModules::List(targets));
-    config.use_rslora = o.use_rslora.unwrap_or(false);
-    config
-}
-
 /// Trains the team of `engine`, with progress.
-pub fn train(engine: &Engine, request: TrainRequest, options: &Options, ending: Ending) -> Result<()> {
-    let dir = Options::required(&options.output, "output")?;
+pub fn train(engine: &Engine, request: TrainRequest, files: &TrainFiles, ending: Ending) -> Result<()> {
+    let dir = required(&files.output, "output")?;
     let go_on = format!("Go on with: diffmas train --resume --output {}", dir.display());
     let resumed = request.output.as_ref().is_some_and(OutputLock::is_resumed);
     let (samples, held_out) = (request.samples.len(), request.held_out.clone());
@@ -124,7 +193,7 @@ pub fn train(engine: &Engine, request: TrainRequest, options: &Options, ending: 
             if ending == Ending::Told {
                 interrupt::set_words(format!("stopped; what was trained is kept. {go_on}"));
             }
-            if options.csv.unwrap_or(false) {
+            if files.csv {
                 shown.csv = Some(Csv::create(dir, &engine.session().team, &start.steps)?);
             }
         }
@@ -137,7 +206,7 @@ pub fn train(engine: &Engine, request: TrainRequest, options: &Options, ending: 
         return Ok(());
     }
     let text = engine.session().model.tokenizer.is_some();
-    let curves = options.tensorboard.unwrap_or(true);
+    let curves = files.tensorboard;
     output::print(&Summary { dir, trained: &trained, curves, text }.to_string())?;
     held_out.map_or(Ok(()), |samples| look_inside(engine, dir, &samples))
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use diffmas_backends::BackendKind;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::run_folder::{is_learned, learned, run_of};
 use crate::agents::{AdapterScope, ChannelConfig, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
 use crate::backbone::{ComputeDtype, Precision, WeightDtype};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::settings::{Layer, Section, lay_over};
 use crate::text::Thinking;
 
 /// Samples that run together, where nothing else is said.
@@ -73,43 +74,23 @@ pub struct EngineConfig {
     pub seed: Option<u64>,
 }
 
+/// Another team on the weights of an engine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TeamChoice {
+    /// The team; without one, that of the adapter, else the built-in one.
+    pub team: Option<TeamConfig>,
+    /// What the team learned: a folder, or a name on the Hugging Face hub.
+    pub adapter: Option<PathBuf>,
+    /// Which roles the adapter is active in; without it, those that it was trained in.
+    pub adapter_scope: Option<AdapterScope>,
+    /// Runs the adapter in `team`, although it was trained in another.
+    pub override_team: Option<bool>,
+}
+
 impl EngineConfig {
     /// The built-in team, untrained, on the model of this name or path.
     pub fn of_model(name: impl Into<String>) -> Self {
         Self { model: Some(name.into()), ..Self::default() }
-    }
-
-    /// What a trained team says of itself, where these settings do not: the model that `dir`, the folder of a run or an adapter's,
-    /// was trained on, how its weights were stored, what its chat template is told, and its adapter.
-    ///
-    /// # Errors
-    /// If the folder holds no trained team.
-    pub fn of_run(mut self, dir: &Path) -> Result<Self> {
-        if !dir.is_dir() {
-            let what = if dir.exists() { "this is a file" } else { "there is no such folder" };
-            return Err(Error::file(
-                dir,
-                format!("{what}; give the output folder of `train`, or its `adapter`"),
-            ));
-        }
-        let adapter = learned(dir);
-        if !is_learned(&adapter) {
-            let why = match dir.join("checkpoints").is_dir() {
-                true => {
-                    "the run has not ended: it has no `adapter` yet; go on with train --resume, or give one of its checkpoints"
-                }
-                false => "there is no trained team here: neither a folder `adapter` nor an adapter",
-            };
-            return Err(Error::file(dir, why));
-        }
-        if let Some(run) = run_of(&adapter) {
-            self.model = self.model.or(run.engine.model);
-            self.think = self.think.or(run.engine.think);
-            self.dtype = self.dtype.or(run.engine.dtype);
-            self.precision = self.precision.or(run.engine.precision);
-        }
-        self.adapter = Some(adapter);
-        Ok(self)
     }
 
     /// The team that these settings name, if they do.
@@ -127,34 +108,23 @@ impl EngineConfig {
     ///
     /// # Errors
     /// If the combination makes no sense.
-    pub fn overridden(&self, mut team: TeamConfig) -> Result<TeamConfig> {
-        // A setting speaks for the whole team, also for agents that the file gives a value of their own.
-        for agent in &mut team.agents {
-            agent.latent_steps = agent.latent_steps.filter(|_| self.latent_steps.is_none());
-            agent.transmit = agent.transmit.filter(|_| self.transmit.is_none());
-            agent.feed = agent.feed.filter(|_| self.feed.is_none());
-            agent.message_tokens = agent.message_tokens.filter(|_| self.message_tokens.is_none());
-            agent.reads = agent.reads.take().filter(|_| self.topology.is_none_or(|t| t == Topology::Graph));
-        }
+    pub fn overridden(&self, team: TeamConfig) -> Result<TeamConfig> {
+        let mut stated = Layer::of(self)?.take(Section::of::<TeamConfig>().keys).values;
         // Its name alone does not take the table of the team's own channel away.
-        let own = |channel: &ChannelConfig| {
-            channel.kind == team.channel.kind && *channel == ChannelConfig::from(channel.kind)
-        };
-        if let Some(channel) = self.channel.as_ref().filter(|channel| !own(channel)) {
-            team.channel = channel.clone();
+        if let Some(channel) = self.channel.as_ref().filter(|c| **c == ChannelConfig::from(c.kind)) {
+            stated.insert("channel".into(), channel.kind.name().into());
         }
-        team.latent_steps = self.latent_steps.unwrap_or(team.latent_steps);
-        team.transmit = self.transmit.unwrap_or(team.transmit);
-        team.feed = self.feed.unwrap_or(team.feed);
-        team.topology = self.topology.unwrap_or(team.topology);
-        team.num_vectors = self.num_vectors.unwrap_or(team.num_vectors);
-        team.vector_dim = self.vector_dim.unwrap_or(team.vector_dim);
-        team.vector_heads = self.vector_heads.unwrap_or(team.vector_heads);
-        team.cross_attention_layers = self.cross_attention_layers.clone().or(team.cross_attention_layers);
-        team.encoder_position_prior = self.encoder_position_prior.unwrap_or(team.encoder_position_prior);
-        team.overwrite_update = self.overwrite_update.unwrap_or(team.overwrite_update);
-        team.message_tokens = self.message_tokens.unwrap_or(team.message_tokens);
-        team.ordered()
+        let mut table = Layer::of(&team)?.values;
+        let agents = table.get_mut("agents").and_then(Value::as_array_mut).into_iter().flatten();
+        for agent in agents.filter_map(Value::as_object_mut) {
+            // A setting speaks for the whole team, also for agents that the file gives a value of their own.
+            agent.retain(|key, _| !stated.contains_key(key));
+            if self.topology.is_some_and(|topology| topology != Topology::Graph) {
+                agent.shift_remove("reads");
+            }
+        }
+        lay_over(&mut table, stated);
+        serde_json::from_value::<TeamConfig>(table.into())?.ordered()
     }
 
     /// These settings with `team` as a whole in place of its file and of what stands in place of its own settings.
@@ -201,6 +171,12 @@ impl EngineConfig {
             precision: Some(compute),
             ..self.clone().with_team(team.clone())
         })
+    }
+
+    /// The files and folders that the settings name as input.
+    pub fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.adapter, &self.system].into_iter().flatten().map(PathBuf::as_path);
+        self.model.as_deref().map(Path::new).into_iter().chain(files)
     }
 
     /// The backend asked for, or the default.

@@ -3,21 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use diffmas_backends::ModelBackend;
-use serde_json::{Map, Value};
+use serde_json::json;
 
 use super::loaded::LoadedTeam;
+use super::request::Request;
 use super::run_log::RunLog;
 use super::stream::{EventStream, Tell};
-use super::worker::Request;
 use super::{Cancel, OutputLock, Session};
 use crate::agents::AdapterSet;
-use crate::checkpoint::target_modules::projection_names;
-use crate::checkpoint::{AdapterConfig, TargetModules};
 use crate::error::{Error, Result};
 use crate::evaluation::{Control, Scoring, evaluate};
 use crate::files::{remove_leftovers, write_atomic};
+use crate::settings::{Layer, Merged};
 use crate::text::TokenizedSample;
-use crate::training::{ADAPTER, EvalMetrics, Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
+use crate::training::{
+    ADAPTER, EvalMetrics, Event, LoraConfig, Sampler, StepMetrics, StopReason, TrainConfig, Trainer,
+};
 
 /// A run of training.
 #[derive(Debug)]
@@ -29,11 +30,11 @@ pub struct TrainRequest {
     /// Data that is scored before and after training.
     pub held_out: Option<Vec<TokenizedSample>>,
     /// The shape of a fresh adapter; a team that has learned something goes on with that.
-    pub adapter: AdapterConfig,
+    pub lora: LoraConfig,
     /// The folder of the run, to be filled or gone on with; without it nothing is written.
     pub output: Option<OutputLock>,
-    /// The content of the run's `config.toml`; the settings of engine and loop where it is absent.
-    pub settings: Option<String>,
+    /// What the run's `config.toml` holds beside the settings of engine, loop and adapter, for instance where its data lies.
+    pub settings: Layer,
     /// Whether curves for TensorBoard are written.
     pub tensorboard: bool,
     /// Ends the run after the update in progress, with a checkpoint.
@@ -43,14 +44,13 @@ pub struct TrainRequest {
 impl TrainRequest {
     /// Trains on `samples` with default settings, and writes nothing.
     pub fn new(samples: Vec<TokenizedSample>) -> Self {
-        let targets = TargetModules::List(projection_names().map(String::from).to_vec());
         Self {
             config: TrainConfig::default(),
             samples,
             held_out: None,
-            adapter: AdapterConfig::new(8, 16.0, targets),
+            lora: LoraConfig::default(),
             output: None,
-            settings: None,
+            settings: Layer::default(),
             tensorboard: true,
             cancel: Cancel::new(),
         }
@@ -181,8 +181,7 @@ impl TrainRequest {
         let (mut model, mut parameters) = (team.model.clone(), team.parameters.clone());
         if !team.has_learned() {
             let scope = session.config.adapter_scope.unwrap_or_default();
-            let base = Some(session.base_name());
-            let shape = AdapterConfig { base_model_name_or_path: base, ..self.adapter.clone() };
+            let shape = self.lora.adapter(session.base_name());
             model =
                 model.with_adapters(AdapterSet::new(scope, &shape, &session.team, &session.model.config)?);
             parameters = model.init(self.config.seed);
@@ -203,12 +202,24 @@ impl TrainRequest {
             // A folder that is emptied for it gets its settings.
             output.clear()?;
         }
-        let settings = match &self.settings {
-            Some(settings) => settings.clone(),
-            None => settings(session, &self.config, output.dir())?,
-        };
+        let settings = self.resolved(session, output.dir())?;
         write_atomic(&output.dir().join("config.toml"), settings.as_bytes())?;
         Ok(done)
+    }
+
+    /// The `config.toml` of the run: every setting with its value, the team inside.
+    fn resolved(&self, session: &Session, output: &Path) -> Result<String> {
+        let engine = session.config.resolved(&session.team)?;
+        let mut layers = vec![
+            Layer::of(&engine)?,
+            Layer::of(&json!({"output": output}))?,
+            self.settings.clone(),
+            Layer::of(&self.config)?,
+        ];
+        if engine.adapter.is_none() {
+            layers.push(Layer::of(&self.lora)?);
+        }
+        Merged::new(layers, &[])?.to_toml()
     }
 
     /// Scores the held-out data, where there is any and it has not been scored after this update in an earlier session.
@@ -240,16 +251,4 @@ impl TrainRequest {
         tell.event(TrainEvent::EvalLoss(log.eval_loss(step, evaluation.loss)?));
         Ok(())
     }
-}
-
-/// The `config.toml` of a run: the settings of engine and loop.
-fn settings(session: &Session, config: &TrainConfig, output: &Path) -> Result<String> {
-    let mut all = Map::new();
-    for settings in
-        [serde_json::to_value(session.config.resolved(&session.team)?)?, serde_json::to_value(config)?]
-    {
-        all.extend(settings.as_object().cloned().into_iter().flatten().filter(|(_, value)| !value.is_null()));
-    }
-    all.insert("output".into(), Value::from(output.display().to_string()));
-    Ok(toml::to_string(&all)?)
 }

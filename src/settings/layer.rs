@@ -131,6 +131,14 @@ impl Merged {
             keys::<T>().iter().filter_map(|&key| Some((key.to_string(), self.values.get(key)?.clone())));
         Ok(serde_json::from_value(Value::Object(fields.collect()))?)
     }
+
+    /// As TOML, in the order of the layers.
+    ///
+    /// # Errors
+    /// If a number is larger than those of TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(&self.values)?)
+    }
 }
 
 /// Lays `upper` over `lower`, key by key. `"NAME"` is short for a table NAME without settings: over a table of that name it changes

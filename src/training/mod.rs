@@ -1,4 +1,4 @@
-//! Learning to communicate.
+//! Training of everything that a team learns.
 //!
 //! An update differentiates by recomputation, reduces over processes, clips and steps; what it learns by is an objective. A loop draws
 //! samples and goes through phases; it can be stopped and resumed.
@@ -24,7 +24,8 @@ mod tensorboard;
 mod trainer;
 mod training_loop;
 
-pub use checkpoint::{ADAPTER, CheckpointState, DataMark, read_checkpoint, write_checkpoint};
+pub use checkpoint::DataMark;
+pub(crate) use checkpoint::{ADAPTER, CheckpointState, read_checkpoint, write_checkpoint};
 pub use config::{TraceGradient, TrainConfig};
 pub use curriculum::{Curriculum, competence};
 pub use decay::Decay;
@@ -39,7 +40,7 @@ pub use phases::Phase;
 pub use reduce::{OneProcess, Reduce};
 pub use sampler::{Drawn, Sampler};
 pub use schedule::{LrSchedulerType, learning_rate};
-pub use settings::RunSettings;
-pub use tensorboard::EventFile;
+pub(crate) use settings::RunSettings;
+pub(crate) use tensorboard::EventFile;
 pub use trainer::Trainer;
 pub use training_loop::{Event, StopReason};

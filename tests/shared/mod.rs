@@ -24,6 +24,11 @@ pub fn golden(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(model)
 }
 
+/// One of the JSON files of a reference model.
+pub fn golden_json(model: &str, file: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(golden(model).join(file)).unwrap()).unwrap()
+}
+
 /// A data line of token ids: the same `prompt` for every role.
 pub fn line(prompt: &Value, target: &Value) -> Value {
     let prompts: Map<String, Value> = ROLES.iter().map(|role| (role.to_string(), prompt.clone())).collect();
@@ -119,6 +124,23 @@ pub fn tokenizer(words: &[&str]) -> Value {
     json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [end], "normalizer": null,
         "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}})
+}
+
+/// A copy of a reference model with a tokenizer whose tokens are single letters.
+pub fn letters(place: &Place, model: &str) -> PathBuf {
+    let model = place.copy(&golden(model).join("model"), "letters");
+    let letters = (' '..='~').map(|c| c.to_string());
+    let special = ["<unk>", "<s>", "</s>"].map(String::from);
+    let vocab: Map<String, Value> =
+        special.into_iter().chain(letters).enumerate().map(|(i, token)| (token, i.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0",
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": false},
+        "decoder": {"type": "Fuse"},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+    });
+    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    model
 }
 
 /// The program with `args`.

@@ -109,7 +109,7 @@ impl Job for Resume<'_> {
         ];
         let resumed = || g.trainer(config()).resume(self.0, &g.samples).unwrap();
         assert_eq!(resumed(), Some(6));
-        for (file, place) in files.iter().cycle().zip(det_uniform("bits", 56)) {
+        for (file, place) in files.iter().cycle().zip(filler::det_uniform("bits", 56)) {
             let path = step.join(file);
             let whole = std::fs::read(&path).unwrap();
             let mut flipped = whole.clone();

@@ -1,0 +1,26 @@
+//! Where and in which numbers is computed.
+
+use clap::Args;
+use diffmas::backbone::{ComputeDtype, WeightDtype};
+use serde::Serialize;
+
+/// Where and in which numbers is computed.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceFlags {
+    /// Backend; `diffmas devices` lists those in this binary
+    #[arg(long)]
+    pub backend: Option<String>,
+    /// Which of several GPUs
+    #[arg(long, value_name = "INDEX")]
+    pub device_index: Option<usize>,
+    /// How the model's weights are stored: auto is as the file has them, where the backend can [f32; bf16, f16, auto]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<WeightDtype>,
+    /// What is computed in [f32, the only one]
+    #[arg(long, value_name = "TYPE")]
+    pub precision: Option<ComputeDtype>,
+    /// Samples that run together [8]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+}

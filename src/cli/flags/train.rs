@@ -1,0 +1,59 @@
+//! Flags of `train`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{ChannelFlags, DeviceFlags, LoraFlags, ModelFlags, TrainingFlags};
+
+/// Flags of `train`.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+#[command(args_override_self = true)]
+pub struct TrainFlags {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub model: ModelFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub channel: ChannelFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub device: DeviceFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub training: TrainingFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub lora: LoraFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub data: TrainDataFlags,
+}
+
+/// What is learned from, and what is written.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+#[command(next_help_heading = "Data and output")]
+pub struct TrainDataFlags {
+    /// Training data, JSONL
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub data: Option<PathBuf>,
+    /// Held-out data, scored before and after training
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub eval_data: Option<PathBuf>,
+    /// Folder of the run
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Go on from the newest checkpoint in --output, with the settings of its config.toml
+    #[arg(long)]
+    pub resume: Option<bool>,
+    /// Replace what the output folder holds
+    #[arg(long)]
+    pub overwrite: Option<bool>,
+    /// Curves for TensorBoard in --output [true]
+    #[arg(long)]
+    pub tensorboard: Option<bool>,
+    /// A table metrics.csv in --output, beside metrics.jsonl
+    #[arg(long)]
+    pub csv: Option<bool>,
+}

@@ -1,0 +1,77 @@
+//! How to train.
+
+use clap::Args;
+use diffmas::training::{Curriculum, Decay, LrSchedulerType, PhasePreset, TraceGradient};
+use serde::Serialize;
+
+use super::{number, one_of};
+
+/// How to train; names and defaults as in `transformers.TrainingArguments` where it has them.
+#[derive(Clone, Debug, Default, Args, Serialize)]
+#[command(next_help_heading = "Training")]
+pub struct TrainingFlags {
+    /// Peak learning rate [5e-5]
+    #[arg(long, value_parser = number, allow_negative_numbers = true)]
+    pub learning_rate: Option<f64>,
+    /// Micro-batches per update [1]
+    #[arg(long, value_name = "N")]
+    pub gradient_accumulation_steps: Option<usize>,
+    /// Updates; overrides --num-train-epochs
+    #[arg(long, value_name = "N")]
+    pub max_steps: Option<usize>,
+    /// Passes over the data [3]
+    #[arg(long, value_name = "N", value_parser = number, allow_negative_numbers = true)]
+    pub num_train_epochs: Option<f64>,
+    /// Updates of linear warm-up from 0 [0]
+    #[arg(long, value_name = "N")]
+    pub warmup_steps: Option<usize>,
+    /// Shape of the schedule [linear]
+    #[arg(long, value_parser = one_of::<LrSchedulerType>())]
+    pub lr_scheduler_type: Option<LrSchedulerType>,
+    /// Largest global gradient norm; 0 switches clipping off [1]
+    #[arg(long, value_parser = number, allow_negative_numbers = true)]
+    pub max_grad_norm: Option<f64>,
+    /// Decoupled weight decay [0]
+    #[arg(long, value_parser = number, allow_negative_numbers = true)]
+    pub weight_decay: Option<f64>,
+    /// What weight decay pulls on: everything; or as in transformers' Trainer, which spares biases and norms, and with them gates,
+    /// embeddings and queries, and pulls the learned feed towards the identity [all, hf]
+    #[arg(long)]
+    pub decay: Option<Decay>,
+    /// Seed of data order and fresh adapters [42]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Updates between checkpoints [500]
+    #[arg(long, value_name = "N")]
+    pub save_steps: Option<usize>,
+    /// Checkpoints kept [all]
+    #[arg(long, value_name = "N")]
+    pub save_total_limit: Option<usize>,
+    /// How far back the gradient goes [full, detach, last:N]
+    #[arg(long)]
+    pub trace_gradient: Option<TraceGradient>,
+    /// Updates with a loss or gradient that is not finite, in a row, after which training stops [5]
+    #[arg(long, value_name = "N")]
+    pub max_skipped_updates: Option<usize>,
+    /// Weight of upstream agents' trajectories, the field `trajectories` of a line [0]
+    #[arg(long, value_name = "LAMBDA", value_parser = number, allow_negative_numbers = true)]
+    pub trajectory_weight: Option<f64>,
+    /// Probability of hiding a sender's whole message from its readers [0]
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
+    pub sender_dropout: Option<f64>,
+    /// Probability of hiding a single latent position or vector [0]
+    #[arg(long, value_name = "Q", value_parser = number, allow_negative_numbers = true)]
+    pub position_dropout: Option<f64>,
+    /// Easy samples first: by the length of the target or a field from 0 to 1 [none, length, field:NAME]
+    #[arg(long)]
+    pub curriculum: Option<Curriculum>,
+    /// How difficult samples may be at the first update, from 0 to 1 [0.1]
+    #[arg(long, value_name = "C0", value_parser = number, allow_negative_numbers = true)]
+    pub initial_competence: Option<f64>,
+    /// Updates until all samples are drawn [half of the run]
+    #[arg(long, value_name = "N")]
+    pub curriculum_steps: Option<usize>,
+    /// Training in phases; --config may have [[phases]] of its own [joint, individual-then-joint]
+    #[arg(long)]
+    pub phase_preset: Option<PhasePreset>,
+}
