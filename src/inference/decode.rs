@@ -4,50 +4,11 @@ use std::ops::ControlFlow;
 
 use diffmas_backends::ModelBackend;
 
-use super::{End, GeneratedToken, Generation, RowOptions, Sampling};
+use super::{DecodeOptions, End, GeneratedToken, Generation, RowOptions};
 use crate::agents::AgentInput;
 use crate::backbone::Backbone;
 use crate::communication::Context;
 use crate::error::Result;
-
-/// How to answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DecodeOptions {
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// Hugging Face's `repetition_penalty`, on the tokens of the final agent's prompt and of the answer so far; 1 changes nothing.
-    /// Upstream agents' prompts do not count: the final agent reads them as keys and values, not as tokens.
-    pub repetition_penalty: f64,
-    /// Most tokens of an answer.
-    pub max_new_tokens: usize,
-    /// Tokens that end an answer; they are not part of it.
-    pub stop_tokens: Vec<u32>,
-    /// Seed of all draws; each sample draws from a stream of its own.
-    pub seed: u64,
-}
-
-impl Default for DecodeOptions {
-    /// Up to 256 best tokens.
-    fn default() -> Self {
-        Self {
-            sampling: Sampling::Greedy,
-            repetition_penalty: 1.0,
-            max_new_tokens: 256,
-            stop_tokens: Vec::new(),
-            seed: 0,
-        }
-    }
-}
-
-impl DecodeOptions {
-    /// `ids` without the token that ends them, where they end with one.
-    pub fn without_end<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
-        match ids.split_last() {
-            Some((last, rest)) if self.stop_tokens.contains(last) => rest,
-            _ => ids,
-        }
-    }
-}
 
 /// What the final agent wrote for one row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

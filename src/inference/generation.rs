@@ -22,21 +22,12 @@ use diffmas_backends::ModelBackend;
 use thiserror::Error as ThisError;
 
 use self::batch::{Batch, Row};
-use super::DecodeOptions;
+use super::RowOptions;
 use super::choice::Chosen;
 use crate::agents::{AgentInput, last_position, prefill};
 use crate::backbone::Backbone;
 use crate::communication::Context;
 use crate::error::Error;
-
-/// How one row is continued.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RowOptions {
-    /// How its tokens are chosen, and when it ends.
-    pub options: DecodeOptions,
-    /// Its draws come from this stream under the seed of the options.
-    pub sample_id: u64,
-}
 
 /// Why a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

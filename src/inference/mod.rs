@@ -4,11 +4,13 @@ mod choice;
 mod config;
 mod decode;
 mod generation;
+mod options;
 mod sampling;
 mod upstream;
 
 pub use config::GenerationConfig;
-pub use decode::{Answer, DecodeOptions, decode};
-pub use generation::{End, GeneratedToken, Generation, RowError, RowOptions};
+pub use decode::{Answer, decode};
+pub use generation::{End, GeneratedToken, Generation, RowError};
+pub use options::{DecodeOptions, RowOptions};
 pub use sampling::Sampling;
 pub use upstream::{Upstream, Writing, WrittenMessage, roll_out_upstream};

@@ -6,11 +6,10 @@ use burn::prelude::*;
 use diffmas_backends::{ModelBackend, Penalty};
 use rand_chacha::ChaCha8Rng;
 
+use super::super::RowOptions;
 use super::super::choice::{Choice, Chosen, choose, picked};
-use super::RowOptions;
 use crate::backbone::{Backbone, DecodeCache, KeyValues, Positions};
 use crate::communication::Context;
-use crate::random::generator;
 
 /// Generated positions for which there is room at first, where that many may come.
 const ROOM: usize = 256;
@@ -55,12 +54,6 @@ impl Row {
         let penalty = (factor != 1.0)
             .then(|| Penalty { ids: self.seen.iter().copied().collect(), factor: factor as f32 });
         Choice { sampling: self.options.options.sampling, penalty, rng: &mut self.rng }
-    }
-}
-
-impl RowOptions {
-    fn rng(&self) -> ChaCha8Rng {
-        generator(self.options.seed, self.sample_id)
     }
 }
 
