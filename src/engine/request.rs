@@ -1,4 +1,4 @@
-//! What the worker can be asked for, on whatever backend.
+//! One kind of work that the engine does with a loaded team.
 
 use diffmas_backends::ModelBackend;
 
@@ -6,9 +6,9 @@ use super::loaded::LoadedTeam;
 use super::stream::Tell;
 use crate::error::Result;
 
-/// What a worker can be asked for.
+/// A request: what the worker does with the team.
 pub(super) trait Request: Send + 'static {
-    /// What it tells while it goes on.
+    /// What is reported while it goes on.
     type Event: Send + 'static;
     /// What comes of it.
     type Output: Send + 'static;

@@ -1,5 +1,6 @@
 //! What a request tells while the engine works on it, and what comes of it in the end.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -22,12 +23,12 @@ pub struct EventStream<E, T> {
     result: Option<Result<T>>,
     dropped: Arc<AtomicBool>,
     /// The team answers as long as somebody waits for it.
-    _team: Arc<dyn Send + Sync>,
+    _team: Arc<dyn Any + Send + Sync>,
 }
 
 impl<E, T> EventStream<E, T> {
-    /// A stream that keeps `team` loaded, and what the worker tells it through.
-    pub(super) fn new(team: Arc<dyn Send + Sync>, cancel: Cancel) -> (Self, Tell<E, T>) {
+    /// A stream that keeps `team` loaded, and the other end of it.
+    pub(super) fn new(team: Arc<dyn Any + Send + Sync>, cancel: Cancel) -> (Self, Tell<E, T>) {
         let (sender, receiver) = channel();
         let dropped = Arc::new(AtomicBool::new(false));
         let tell = Tell { sender, cancel, dropped: dropped.clone() };

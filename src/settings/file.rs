@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
 use super::layer::Layer;
 use super::schema::{Schema, Section};
@@ -32,21 +32,25 @@ pub fn read_file(path: &Path, schema: &Schema, command: &str) -> Result<FileLaye
     let root = DeTable::parse(&text).map_err(|e| file.explain(&e))?.into_inner();
     let is_command = |key: &str| schema.commands.iter().any(|(name, _)| *name == key);
     let mut layers = FileLayers { top: file.layer(), table: file.layer() };
-    let (tables, top): (Vec<_>, Vec<_>) =
-        root.into_iter().partition(|(key, value)| is_command(key.get_ref()) && value.get_ref().is_table());
-    if let Some((key, _)) = top.iter().find(|(key, _)| is_command(key.get_ref())) {
-        let sentence = format!("`{0}` is a table of the settings of a command: write [{0}]", key.get_ref());
-        return Err(file.wrong(key.span().start, sentence));
+    let (mut top, mut tables) = (Vec::new(), Vec::new());
+    for (key, value) in root {
+        if !is_command(key.get_ref()) {
+            top.push((key, value));
+            continue;
+        }
+        let (at, name) = (key.span().start, key.into_inner());
+        let DeValue::Table(table) = value.into_inner() else {
+            let sentence = format!("`{name}` is a table of the settings of a command: write [{name}]");
+            return Err(file.wrong(at, sentence));
+        };
+        tables.push((name, table));
     }
     let commands: Vec<&str> = schema.commands.iter().map(|(name, _)| *name).collect();
     let known = [schema.keys(), commands].concat();
     file.read(&mut layers.top, top, &known, schema.sections())?;
     for (name, table) in tables {
-        let name = name.into_inner();
-        let DeValue::Table(table) = table.into_inner() else { unreachable!("it was asked for") };
         let mut layer = file.layer();
-        let entries = table.into_iter().collect();
-        file.read(&mut layer, entries, &schema.keys_of(&name), schema.sections_of(&name).iter())?;
+        file.read(&mut layer, table, &schema.keys_of(&name), schema.sections_of(&name).iter())?;
         if name == command {
             layers.table = layer;
         }
@@ -54,7 +58,8 @@ pub fn read_file(path: &Path, schema: &Schema, command: &str) -> Result<FileLaye
     Ok(layers)
 }
 
-type Entry<'a> = (Spanned<std::borrow::Cow<'a, str>>, Spanned<DeValue<'a>>);
+/// A key and its value.
+type Entry<'a> = (Spanned<DeString<'a>>, Spanned<DeValue<'a>>);
 
 struct File<'a> {
     path: &'a Path,
@@ -76,10 +81,10 @@ impl File<'_> {
     }
 
     /// Reads the entries of one table, whose keys `sections` know.
-    fn read<'s>(
+    fn read<'a, 's>(
         &self,
         layer: &mut Layer,
-        entries: Vec<Entry<'_>>,
+        entries: impl IntoIterator<Item = Entry<'a>>,
         known: &[&str],
         sections: impl Iterator<Item = &'s Section> + Clone,
     ) -> Result<()> {
