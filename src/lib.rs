@@ -36,6 +36,7 @@
 //! Every component is generic over Burn's `Backend` through [`ModelBackend`](backends::ModelBackend); training runs on `Autodiff<B>`,
 //! everything else on `B`. [`BackendKind::run`](backends::BackendKind::run) is the one place where a name becomes a type.
 //!
+//! - [`engine`]: the whole as one handle without a backend type: ask, answer, evaluate, train, inspect
 //! - [`backbone`]: the transformer, its files, LoRA
 //! - [`communication`]: messages and the trace, channels
 //! - [`agents`]: roles, prompts on a batch, a team as a DAG of stages

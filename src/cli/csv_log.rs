@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use diffmas::agents::TeamConfig;
-use diffmas::engine::append;
-use diffmas::files::write_atomic;
+use diffmas::files::{append, write_atomic};
 use diffmas::training::StepMetrics;
 use diffmas::{Error, Result};
 

@@ -7,11 +7,9 @@ use clap::Args;
 use diffmas::agents::{ChannelKind, TeamConfig};
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig, write_tiny_model};
 use diffmas::benchmarks::{MethodConfig, TeamMethods, Training, methods, text_team};
-use diffmas::engine::{
-    Engine, EngineConfig, EvaluateRequest, OutputLock, TeamChoice, write_json, write_jsonl,
-};
+use diffmas::engine::{Engine, EngineConfig, EvaluateRequest, OutputLock, TeamChoice};
 use diffmas::evaluation::{Comparison, Method};
-use diffmas::files::{read_toml, write_atomic};
+use diffmas::files::{read_toml, write_atomic, write_json, write_jsonl};
 use diffmas::report::Report;
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{Curriculum, LoraConfig, LrSchedulerType, TrainConfig};

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use diffmas::engine::{
     Conditions, Engine, EngineConfig, EvaluateEvent, EvaluateRequest, OutputLock, Part, RunState, Scored,
-    Session, run_of, write_json, write_jsonl,
+    Session, run_of,
 };
 use diffmas::evaluation::{Checking, Control, Evaluation, Paired, SampleScore, ScoredBatch};
+use diffmas::files::{write_json, write_jsonl};
 use diffmas::settings::{Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::{Error, Result};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use diffmas::Result;
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig};
-use diffmas::engine::{OutputLock, write_jsonl};
-use diffmas::files::write_atomic;
+use diffmas::engine::OutputLock;
+use diffmas::files::{write_atomic, write_jsonl};
 
 use super::output;
 

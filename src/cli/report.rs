@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use diffmas::engine::check_output_file;
+use diffmas::files::check_output_file;
 use diffmas::report::Report;
 use diffmas::{Error, Result};
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use diffmas::agents::ChannelKind;
 use diffmas::engine::{
     AnswerEvent, AnswerOptions, AnswerRequest, Engine, EngineConfig, Part, RowAnswer, RunState, Session,
-    TraceFile, check_output_file, jsonl, write_jsonl,
+    TraceFile,
 };
 use diffmas::evaluation::{Checking, Control};
-use diffmas::files::{follow, is_stream, open_stream};
+use diffmas::files::{check_output_file, follow, is_stream, jsonl, open_stream, write_jsonl};
 use diffmas::inference::{DecodeOptions, GenerationConfig};
 use diffmas::settings::{Rivals, Section};
 use diffmas::text::{Answers, Sample, TokenizedSample};

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use diffmas::engine::{
-    Engine, EngineConfig, OutputLock, RunState, Session, TrainEvent, TrainRequest, TrainStart, write_json,
+    Engine, EngineConfig, OutputLock, RunState, Session, TrainEvent, TrainRequest, TrainStart,
 };
+use diffmas::files::write_json;
 use diffmas::settings::{Layer, Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{LoraConfig, StepMetrics, StopReason, TrainConfig};

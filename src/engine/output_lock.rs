@@ -4,9 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::output::open_own;
 use crate::error::{Error, Result};
-use crate::files::{follow, remove_leftovers};
+use crate::files::{follow, open_own, remove_leftovers};
 
 /// The file that a process locks while it writes to a folder. The system releases it when the process ends, however it ends.
 const LOCK: &str = ".diffmas.lock";

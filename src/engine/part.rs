@@ -9,9 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::RunState;
-use super::output::{append_to, jsonl, open_own};
 use crate::error::{Error, Result};
-use crate::files::write_with;
+use crate::files::{append_to, jsonl, open_own, write_with};
 
 /// The field of the first line, which says what run the others are of.
 const RUN: &str = "part_of";

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::output;
 use crate::error::{Error, Result};
-use crate::files::{MAX_LONG_TEXT, read_text, write_atomic};
+use crate::files::{MAX_LONG_TEXT, append, jsonl, read_text, write_atomic};
 use crate::training::{EvalMetrics, EventFile, StepMetrics};
 
 /// The logs of a run, those of its earlier sessions included.
@@ -89,7 +88,7 @@ impl<T: Serialize + DeserializeOwned> JsonLines<T> {
 
     fn push(&mut self, value: T) -> Result<()> {
         if let Some(path) = &self.path {
-            output::append(path, output::jsonl(path, std::slice::from_ref(&value))?.as_bytes())?;
+            append(path, jsonl(path, std::slice::from_ref(&value))?.as_bytes())?;
         }
         self.lines.push(value);
         Ok(())

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::{follow, is_stream, write_atomic};
 use crate::error::{Error, Result};
-use crate::files::{follow, is_stream, write_atomic};
 
 /// Checks that `path`, given as `--flag`, can become an output file, before hours of work go into its content; returns where it lies,
 /// which is elsewhere if it is a link.
@@ -34,7 +34,7 @@ pub fn check_output_file(path: &Path, flag: &str, overwrite: bool) -> Result<Pat
 
 /// Opens a file that belongs to this program alone, made where it is lacking, to be locked, read and written. What it holds stays; a
 /// link in its place could lead to anybody's file and is refused.
-pub(super) fn open_own(path: &Path) -> Result<File> {
+pub(crate) fn open_own(path: &Path) -> Result<File> {
     let failed = |e: io::Error| Error::file(path, format!("the file cannot be written: {e}"));
     let foreign = |what: &str| {
         Error::file(path, format!("this program keeps a file here, but it is {what}; delete it"))
@@ -69,7 +69,7 @@ pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// The same for an open file that is at its end.
-pub(super) fn append_to(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn append_to(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     let before = file.metadata()?.len();
     file.write_all(bytes).inspect_err(|_| drop(file.set_len(before)))
 }
