@@ -1,7 +1,7 @@
-//! Teams of language agents that think together without text.
+//! Teams of language agents that pass internal state instead of text.
 //!
-//! Agents of one team share a frozen transformer. Instead of sentences they pass internal state: the keys and values that their
-//! thinking leaves in every layer. The channel is continuous, so the whole team is one differentiable function, and a small adapter
+//! Agents of one team share a frozen transformer. Instead of sentences they pass internal state: the keys and values of their
+//! positions in every layer. The channel is continuous, so the whole team is one differentiable function, and a small adapter
 //! (LoRA) *learns to communicate* by plain supervised learning (DiffMAS, arXiv 2604.21794).
 //!
 //! ```text
@@ -10,17 +10,17 @@
 //!                 └── S₁ ─────┴── S₂ ────┴── S₃ ────┘                      Sⱼ: keys and values it leaves in the trace
 //! ```
 //!
-//! A transformer writes keys and values for every position it reads, and later positions read nothing else. So an agent that leaves
-//! its keys and values behind has told the next one everything it could know, without choosing a single word:
+//! A transformer computes keys and values for every position, and later positions depend on nothing else. So the keys and values of an
+//! agent are all that a later one could learn from it, without sampling a single token:
 //!
-//! 1. An upstream agent reads its prompt on top of the *trace*, then thinks for `T` latent steps: the last hidden state, rescaled,
+//! 1. An upstream agent reads its prompt on top of the *trace*, then runs `T` latent steps: the last hidden state, rescaled,
 //!    becomes the next input embedding. No token is sampled.
 //! 2. Its keys and values are appended to the trace as a [`Segment`](communication::Segment). The trace only grows.
 //! 3. The final agent reads its prompt on top of the trace and answers in text; in training, the loss is that of the target's tokens.
-//! 4. The gradient flows back through the trace into every agent's thinking, one stage at a time
-//!    ([`recompute`](training::recompute)), and an adapter learns what to write and how to read.
+//! 4. The gradient flows back through the trace into every agent's latent steps, one stage at a time
+//!    ([`recompute`](training::recompute)), and the adapter learns keys and values that later agents can use.
 //!
-//! Whether the message matters can be asked of any trained team: give the final agent another question's trace
+//! Whether the message matters is measured on any trained team by controls: the final agent gets another question's trace, for example
 //! ([`Control`](evaluation::Control)).
 //!
 //! # Quick start

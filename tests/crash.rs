@@ -117,7 +117,8 @@ fn goes_on(place: &Place, part: &str, file: &str, start: impl Fn(&Path, bool) ->
             assert!(lines() >= before || Path::new(&format!("{}{file}", output.display())).exists());
             kept += usize::from(lines() > 1);
         }
-        if before > 0 && lines() == 0 {
+        // A run can end before it is killed, also one that begins and ends between two looks.
+        if lines() == 0 && Path::new(&format!("{}{file}", output.display())).exists() {
             runs += 1;
         }
     }

@@ -8,7 +8,7 @@ use crate::text::TokenizedSample;
 /// Checks that every position of the team fits the model's context, once per sample.
 ///
 /// # Errors
-/// If trace, prompt and `answer` tokens together, or an agent's thought and its trajectory, are longer than `max_positions`, naming the
+/// If trace, prompt and `answer` tokens together, or an agent's latent positions and its trajectory, are longer than `max_positions`, naming the
 /// sample's line.
 pub fn check_context(
     config: &TeamConfig,

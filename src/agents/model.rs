@@ -1,4 +1,4 @@
-//! A team that thinks: prompts in, messages and scores out.
+//! A team with its parameters: prompts in, messages and scores out.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub struct Team<B: ModelBackend> {
 }
 
 impl<B: ModelBackend> Team<B> {
-    /// Who reads whom on `batch`, and where everything will stand.
+    /// The stages of `batch`, and the position ids of all segments.
     pub fn plan(&self, batch: &TeamBatch) -> TeamPlan {
         TeamPlan::new(&self.layout.config, batch, |rollout| self.channel.inner.layout(rollout))
     }
@@ -55,7 +55,7 @@ impl<B: ModelBackend> Team<B> {
         self.channel.inner.read(&self.parameters, received)
     }
 
-    /// The message of an agent that found `received` and thought `rollout`.
+    /// The message that the channel makes of the `rollout` of an agent that received `received`.
     pub fn send(&self, rollout: &Rollout<B>, received: &ReceivedMessages<B>) -> Message<B> {
         self.channel.inner.send(&self.parameters, rollout, received)
     }

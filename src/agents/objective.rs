@@ -64,7 +64,7 @@ pub struct TokenCounts {
 }
 
 impl TokenCounts {
-    /// The tokens of `batches`, which `upstream` agents think about.
+    /// The tokens of `batches` of a team with `upstream` upstream agents.
     pub fn new(batches: &[TeamBatch], upstream: usize) -> Self {
         let trajectory =
             |j: usize| batches.iter().filter_map(|b| b.trajectory(j)).map(|e| e.count()).sum::<usize>();

@@ -1,4 +1,4 @@
-//! Who reads whom, and at which positions everything will stand: decided on the host, before any tensor.
+//! Which messages each agent reads, and the position ids of all segments: decided on the host, before any tensor.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub struct AgentPlan {
     pub end: Vec<u32>,
     /// The form of its message; empty for the final agent.
     pub message: MessageLayout,
-    /// Latent steps that are computed: none where nobody would read them.
+    /// Latent steps that are computed: none where they have no reader.
     pub steps: usize,
     /// Rows whose message communication dropout hides from its readers.
     pub dropped: Vec<bool>,
@@ -49,8 +49,8 @@ pub struct StagePlan {
 pub struct TeamPlan {
     /// One plan an agent.
     pub agents: Vec<AgentPlan>,
-    /// The stages, each of which reads only earlier ones; the last is the final agent's. Agents that nobody reads and that have no
-    /// trajectory to learn are in none.
+    /// The stages, each of which reads only earlier ones; the last is the final agent's. Agents whose message has no reader and that have
+    /// no trajectory to learn are in none.
     pub stages: Vec<StagePlan>,
 }
 
@@ -154,7 +154,7 @@ pub struct Dropped {
     pub positions: usize,
 }
 
-/// Where the segments of `heard` stand for a reader, and its own first id. Rows do not look at each other.
+/// Where the segments of `heard` stand for a reader, and its own first id. Rows do not depend on each other.
 fn place(agents: &[AgentPlan], heard: &[usize], rows: usize) -> (Vec<Read>, Vec<u32>) {
     let mut reads: Vec<Read> = Vec::with_capacity(heard.len());
     let mut free = vec![0u32; rows];

@@ -128,8 +128,8 @@ impl PromptBuilder {
     /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
     /// conversation that the sample is the end of, and its user prompt.
     ///
-    /// The earlier turns are those of the field `messages` before the last user turn, whoever speaks in them. An agent whose own prompts
-    /// speak of `messages` writes them as it likes; nothing is put in then.
+    /// The earlier turns are those of the field `messages` before the last user turn, of any role. Where the templates of an agent use
+    /// `messages`, they place the turns themselves and nothing is inserted.
     ///
     /// # Errors
     /// Names file, line, agent and the variable that the line does not have; or that the agent has no `user`.
@@ -152,7 +152,7 @@ impl PromptBuilder {
     }
 
     /// The messages of [`PromptBuilder::messages`] for an agent that found the texts of `inbox`: sender and what it wrote. They stand
-    /// before the user prompt, unless the agent's own prompts speak of `inbox`.
+    /// before the user prompt, unless the agent's own templates use `inbox`.
     fn messages_after(
         &self,
         context: &minijinja::Value,

@@ -1,4 +1,4 @@
-//! Who listens to whom: the weights of cross-agent attention, and those of attention to segments, on request.
+//! Attention weights by sender, on request: those of cross-agent attention to vectors, and those of self-attention to segments.
 
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
@@ -7,14 +7,14 @@ use super::{AgentInput, Team};
 use crate::backbone::{KeyValues, Positions, Recorder};
 use crate::communication::ReceivedMessages;
 
-/// How much the final agent listens to each sender while it reads its prompt.
+/// The cross-agent attention weights of the final agent over its prompt, by sender.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SenderAttention {
     /// Indices of the senders.
     pub senders: Vec<usize>,
-    /// Layers in which it listens.
+    /// Indices of the layers with cross-agent attention.
     pub layers: Vec<usize>,
-    /// Weights by layer, row and sender, each a mean over heads and the row's positions; what is missing to 1 is on nobody.
+    /// Weights by layer, row and sender, each a mean over heads and the row's positions; what is missing to 1 is the null key's.
     pub weights: Vec<Vec<Vec<f64>>>,
 }
 
@@ -61,7 +61,7 @@ impl<B: ModelBackend> Team<B> {
         layers.into_iter().map(by_segment).collect()
     }
 
-    /// Lets the final agent read `prompt` once more and tells whom it listens to; `None` where messages have no vectors.
+    /// The cross-agent attention weights of another pass of the final agent over `prompt`; `None` where messages have no vectors.
     pub fn sender_attention(
         &self,
         prompt: &AgentInput,

@@ -10,7 +10,7 @@ use crate::communication::Message;
 /// What a stage returns.
 #[derive(Debug)]
 pub struct StageOutput<B: Backend> {
-    /// What later stages read; empty for a stage that nobody reads.
+    /// What later stages read; empty for a stage without a reader.
     pub message: Vec<Tensor<B, 4>>,
     /// Its term of the loss, `[1]`.
     pub loss: Option<Tensor<B, 1>>,

@@ -11,11 +11,11 @@ use crate::communication::{
 use crate::error::{Error, Result};
 use crate::files::read_toml;
 
-/// Most agents of a team: who reads whom, position by position, grows with the cube of their number.
+/// Most agents of a team: the plan of positions grows with the cube of their number.
 const MOST_AGENTS: usize = 256;
 
 named_enum! {
-    /// Who reads whom.
+    /// Which agents' messages an agent reads.
     Topology, "topology" {
         /// Every agent reads all earlier ones.
         #[default]
@@ -48,7 +48,7 @@ named_enum! {
 pub struct TeamConfig {
     /// What agents pass to each other.
     pub channel: ChannelConfig,
-    /// Who reads whom.
+    /// Which agents' messages an agent reads.
     pub topology: Topology,
     /// Latent steps of every upstream agent that does not set its own.
     pub latent_steps: usize,

@@ -35,7 +35,7 @@ impl<B: ModelBackend> TeamModel<B> {
         Self::with_channel(config, adapters, backbone, channel)
     }
 
-    /// A team whose agents talk over `channel`, whatever channel its configuration names.
+    /// A team with `channel` in place of the channel that its configuration names.
     pub fn with_channel(
         config: TeamConfig,
         adapters: AdapterSet,

@@ -1,4 +1,4 @@
-//! Who reads whom: resolved, ordered and checked.
+//! The edges of the graph of agents: resolved, ordered and checked.
 
 use super::TeamConfig;
 use super::team::Topology;

@@ -67,7 +67,7 @@ pub struct ParameterSpec {
     pub group: ParameterGroup,
     /// Where weight decay pulls it to, where biases, norms and their like are spared (`--decay hf`).
     pub pull: Pull,
-    /// Whether all that its channel tells passes through it and its like: while all of them are 0, nothing else of the channel learns.
+    /// Whether it is a gate that the channel's output is multiplied by: while all gates are 0, nothing else of the channel learns.
     pub gate: bool,
     /// Whether it learns nothing while agents do not read each other.
     pub needs_channel: bool,

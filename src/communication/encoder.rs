@@ -98,7 +98,7 @@ impl<B: ModelBackend> Encoder<B> {
 
 /// What is added to the scores of `m` queries, `[B, m, n]` row-major: each prefers its own of `m` equal parts of the rollout, which is where
 /// `valid` (`[B, n]` row-major) is true, by `slope` for each part between them; the rest is hidden. Hidden states carry no position, and what
-/// is gathered from all of them at once does not tell what stood beside what.
+/// is gathered from all of them at once does not depend on their order.
 fn places(valid: &[bool], batch: usize, m: usize, slope: f32) -> Vec<f32> {
     let mut scores = Vec::with_capacity(m * valid.len());
     for valid in valid.chunks_exact(valid.len() / batch) {

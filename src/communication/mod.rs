@@ -2,8 +2,8 @@
 //!
 //! # Which channels there are
 //!
-//! A [`ChannelType`] says without tensors what a channel is: its name, what its messages carry, its settings, in which groups it learns. The rest
-//! of the library asks that ([`ChannelKind`], [`ChannelConfig`]) and names no channel. What a channel does with tensors is its [`Channel`]. One
+//! A [`ChannelType`] describes a channel without tensors: its name, what its messages carry, its settings, in which groups it learns. The rest
+//! of the library uses that ([`ChannelKind`], [`ChannelConfig`]) and names no channel. What a channel does with tensors is its [`Channel`]. One
 //! of the library is a file in `channels/` and a line in `channel_kind.rs`; one from outside is [`register`]ed, and then named in team files.
 //!
 //! # The learned channel

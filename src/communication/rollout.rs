@@ -1,4 +1,4 @@
-//! What an agent thought, before a channel makes a message of it.
+//! The states of one latent rollout, of which a channel makes a message.
 
 use burn::prelude::*;
 
@@ -49,7 +49,7 @@ impl RolloutLayout {
     }
 }
 
-/// What an upstream agent thought.
+/// The states of an upstream agent: keys and values of its prompt and its latent steps, and its hidden states.
 #[derive(Clone, Debug)]
 pub struct Rollout<B: Backend> {
     /// Index of the agent.

@@ -1,4 +1,4 @@
-//! A trace on disk: upstream agents think on one machine, the final agent answers on another.
+//! A trace on disk: upstream agents run on one machine, the final agent on another.
 //!
 //! One safetensors file with a key and a value `[B, G, n, d]` for each segment and layer, and the vectors `[B, 1, M, c]` of each message
 //! that has some. Its metadata names the model's sizes, hashes of the weights of model and adapter, the team, and where every position

@@ -1,15 +1,15 @@
 //! Answers: a request of rows that each have their own options, and what is told of them as they come.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use diffmas_backends::ModelBackend;
 
 use super::loaded::LoadedTeam;
+use super::request::Request;
 use super::stream::{EventStream, Tell};
-use super::worker::Request;
-use super::{Cancel, Session, trace};
+use super::trace::{self, TraceFile};
+use super::{Cancel, Session};
 use crate::agents::{PaddedIds, TeamConfig, check_context};
 use crate::communication::ReceivedMessages;
 use crate::error::{Error, Result};
@@ -39,15 +39,6 @@ pub struct AnswerRow {
     pub sample_id: u64,
     /// How it is answered.
     pub options: AnswerOptions,
-}
-
-/// A trace file in place of messages that stay in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TraceFile {
-    /// What the upstream agents send is written, too.
-    Save(PathBuf),
-    /// The upstream agents do not run: their messages are read.
-    Load(PathBuf),
 }
 
 /// Rows to be answered.

@@ -74,6 +74,19 @@ pub struct EngineConfig {
     pub seed: Option<u64>,
 }
 
+/// Another team on the weights of an engine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TeamChoice {
+    /// The team; without one, that of the adapter, else the built-in one.
+    pub team: Option<TeamConfig>,
+    /// What the team learned: a folder, or a name on the Hugging Face hub.
+    pub adapter: Option<PathBuf>,
+    /// Which roles the adapter is active in; without it, those that it was trained in.
+    pub adapter_scope: Option<AdapterScope>,
+    /// Runs the adapter in `team`, although it was trained in another.
+    pub override_team: Option<bool>,
+}
+
 impl EngineConfig {
     /// The built-in team, untrained, on the model of this name or path.
     pub fn of_model(name: impl Into<String>) -> Self {

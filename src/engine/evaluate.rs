@@ -4,8 +4,8 @@ use diffmas_backends::ModelBackend;
 
 use super::Cancel;
 use super::loaded::LoadedTeam;
+use super::request::Request;
 use super::stream::{EventStream, Tell};
-use super::worker::Request;
 use crate::error::Result;
 use crate::evaluation::{
     Checking, Control, Evaluation, Paired, SampleScore, ScoredBatch, Scoring, evaluate_after,

@@ -1,6 +1,6 @@
 //! The handle: what a program holds of an engine.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::answer::{AnswerOptions, AnswerRequest, AnswerStream};
@@ -8,8 +8,7 @@ use super::evaluate::{EvaluateRequest, EvaluateStream};
 use super::inspect::InspectRequest;
 use super::train::{TrainRequest, TrainStream};
 use super::worker::{Fingerprint, Slot, Worker};
-use super::{Cancel, EngineConfig, Session};
-use crate::agents::{AdapterScope, TeamConfig};
+use super::{Cancel, EngineConfig, Session, TeamChoice};
 use crate::error::{Error, Result};
 use crate::evaluation::Inspection;
 use crate::text::{Sample, TokenizedSample};
@@ -18,19 +17,6 @@ use crate::text::{Sample, TokenizedSample};
 #[derive(Clone)]
 pub struct Engine {
     slot: Arc<Slot>,
-}
-
-/// Another team on the weights of an engine.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TeamChoice {
-    /// The team; without one, that of the adapter, else the built-in one.
-    pub team: Option<TeamConfig>,
-    /// What the team learned: a folder, or a name on the Hugging Face hub.
-    pub adapter: Option<PathBuf>,
-    /// Which roles the adapter is active in; without it, those that it was trained in.
-    pub adapter_scope: Option<AdapterScope>,
-    /// Runs the adapter in `team`, although it was trained in another.
-    pub override_team: Option<bool>,
 }
 
 impl Engine {

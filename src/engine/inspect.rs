@@ -3,8 +3,8 @@
 use diffmas_backends::ModelBackend;
 
 use super::loaded::LoadedTeam;
+use super::request::Request;
 use super::stream::Tell;
-use super::worker::Request;
 use crate::error::Result;
 use crate::evaluation::{Inspection, inspect};
 use crate::text::TokenizedSample;

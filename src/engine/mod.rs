@@ -16,6 +16,7 @@ mod loaded;
 mod output;
 mod output_lock;
 mod part;
+mod request;
 mod run_folder;
 mod run_log;
 mod session;
@@ -26,17 +27,18 @@ mod worker;
 
 pub use answer::{
     AnswerEvent, AnswerOptions, AnswerRequest, AnswerRow, AnswerStream, MessageSize, Received, RolledOut,
-    RowAnswer, TraceFile, Written,
+    RowAnswer, Written,
 };
 pub use cancel::Cancel;
-pub use config::EngineConfig;
+pub use config::{EngineConfig, TeamChoice};
 pub use devices::{DeviceState, devices};
 pub use evaluate::{EvaluateEvent, EvaluateRequest, EvaluateStream, Scored};
-pub use handle::{Engine, TeamChoice};
+pub use handle::Engine;
 pub use output::{append, check_output_file, jsonl, write_json, write_jsonl};
 pub use output_lock::{OutputLock, RunState};
 pub use part::Part;
 pub use run_folder::{RunFolder, learned, run_of};
 pub use session::{Conditions, Resolve, Session, compare_base};
 pub use stream::EventStream;
+pub use trace::TraceFile;
 pub use train::{TrainEvent, TrainRequest, TrainStart, TrainStream, Trained};

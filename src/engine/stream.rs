@@ -1,11 +1,11 @@
 //! What a request tells while the engine works on it, and what comes of it in the end.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::Cancel;
-use super::worker::Slot;
 use crate::error::{Error, Result};
 
 /// What goes from the worker to who waits.
@@ -23,16 +23,16 @@ pub struct EventStream<E, T> {
     result: Option<Result<T>>,
     dropped: Arc<AtomicBool>,
     /// The team answers as long as somebody waits for it.
-    _slot: Arc<Slot>,
+    _team: Arc<dyn Any + Send + Sync>,
 }
 
 impl<E, T> EventStream<E, T> {
-    /// A stream, and what the worker tells it through.
-    pub(super) fn new(slot: Arc<Slot>, cancel: Cancel) -> (Self, Tell<E, T>) {
+    /// A stream that keeps `team` loaded, and the other end of it.
+    pub(super) fn new(team: Arc<dyn Any + Send + Sync>, cancel: Cancel) -> (Self, Tell<E, T>) {
         let (sender, receiver) = channel();
         let dropped = Arc::new(AtomicBool::new(false));
         let tell = Tell { sender, cancel, dropped: dropped.clone() };
-        (Self { receiver, result: None, dropped, _slot: slot }, tell)
+        (Self { receiver, result: None, dropped, _team: team }, tell)
     }
 
     /// The result, once no event comes any more; events that nobody has taken are dropped.

@@ -1,15 +1,24 @@
 //! Messages of internal state out of a file, or into one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diffmas_backends::ModelBackend;
 
-use super::{Session, TraceFile};
+use super::Session;
 use crate::agents::Team;
 use crate::communication::{Fingerprint, ReceivedMessages, TraceOwner};
 use crate::error::{Error, Result};
 use crate::inference::Upstream;
 use crate::text::TokenizedSample;
+
+/// A trace file in place of messages that stay in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TraceFile {
+    /// What the upstream agents send is written, too.
+    Save(PathBuf),
+    /// The upstream agents do not run: their messages are read.
+    Load(PathBuf),
+}
 
 /// What the upstream agents leave for `samples`: read from the file, or the result of `run`, which is written to it.
 ///

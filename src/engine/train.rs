@@ -6,9 +6,9 @@ use diffmas_backends::ModelBackend;
 use serde_json::json;
 
 use super::loaded::LoadedTeam;
+use super::request::Request;
 use super::run_log::RunLog;
 use super::stream::{EventStream, Tell};
-use super::worker::Request;
 use super::{Cancel, OutputLock, Session};
 use crate::agents::AdapterSet;
 use crate::error::{Error, Result};

@@ -16,6 +16,7 @@ use super::answer::AnswerRequest;
 use super::evaluate::EvaluateRequest;
 use super::inspect::InspectRequest;
 use super::loaded::LoadedTeam;
+use super::request::Request;
 use super::stream::{EventStream, Tell};
 use super::train::TrainRequest;
 use super::{Cancel, Session};
@@ -25,21 +26,6 @@ use crate::guard;
 
 /// The worker's stack: deep models and their autodiff graphs are walked by recursion.
 const STACK: usize = 64 << 20;
-
-/// What a worker can be asked for.
-pub(super) trait Request: Send + 'static {
-    /// What it tells while it goes on.
-    type Event: Send + 'static;
-    /// What comes of it.
-    type Output: Send + 'static;
-
-    /// Does the work with `team`.
-    fn serve<B: ModelBackend>(
-        self,
-        team: &mut LoadedTeam<B>,
-        tell: &Tell<Self::Event, Self::Output>,
-    ) -> Result<Self::Output>;
-}
 
 /// A request of one team, and who waits for it.
 pub(super) struct Call<R: Request> {

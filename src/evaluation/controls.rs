@@ -32,7 +32,7 @@ pub enum Control {
     /// What they left for another sample.
     Shuffled,
     /// Gaussian keys and values with the moments of a real message, per layer, KV head and channel; vectors likewise. It is another
-    /// sample's message where there are several samples, since the moments of a sample's own still tell what was said in it.
+    /// sample's message where there are several samples, since the moments of its own message still carry information about it.
     Random,
     /// The real trace with one role's message masked; positions stay.
     Drop(String),
@@ -91,7 +91,7 @@ impl Control {
     /// Checks that the control can be applied to a team and to so many samples.
     ///
     /// # Errors
-    /// If the final agent does not read a role that is to be dropped, there is nobody to shuffle with, or the team has no internal state to
+    /// If the final agent does not read a role that is to be dropped, there is no other sample to shuffle with, or the team has no internal state to
     /// replace.
     pub fn validate(&self, team: &TeamConfig, samples: usize) -> Result<()> {
         let last = team.agents.len() - 1;

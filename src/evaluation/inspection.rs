@@ -1,5 +1,4 @@
-//! What happened inside a team on a few samples: who attended to whom, what latent positions are near to, one question from prompt to
-//! answer.
+//! The inside of a team on a few samples: attention weights by sender, the logit lens on latent positions, one question from prompt to answer.
 
 use std::ops::ControlFlow;
 
@@ -24,7 +23,7 @@ pub struct Inspection {
     pub agents: Vec<String>,
     /// Samples that the means below run over.
     pub samples: usize,
-    /// How much each reader attended to what it found, one entry for each agent that reads somebody.
+    /// How much each reader attended to what it found, one entry for each agent that receives a message.
     pub attention: Vec<Attention>,
     /// What the latent positions of each sender are near to, for the traced sample.
     pub latents: Vec<Latents>,
@@ -42,7 +41,7 @@ pub struct Attention {
     /// Indices of the layers that the rows of `weights` belong to.
     pub layers: Vec<usize>,
     /// Weight by layer and sender, a mean over heads, positions of the prompt and samples; what is missing to 1 stays with the reader's own
-    /// positions (keys and values) or is on nobody (vectors).
+    /// positions (keys and values) or is the null key's (vectors).
     #[serde(deserialize_with = "crate::files::null::rows")]
     pub weights: Vec<Vec<f64>>,
 }
@@ -50,7 +49,7 @@ pub struct Attention {
 /// The latent positions of one sender through the logit lens: the language model's head on the hidden state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latents {
-    /// Name of the agent that rollout them.
+    /// Name of the agent whose rollout they are.
     pub sender: String,
     /// The most probable tokens at each latent position, best first.
     pub positions: Vec<Vec<LensToken>>,
@@ -161,7 +160,7 @@ fn attends<B: ModelBackend>(
     })
 }
 
-/// How the final agent listens to vectors, if it found any.
+/// The cross-agent attention weights of the final agent over vectors, if it received any.
 fn attends_to_vectors<B: ModelBackend>(
     team: &Team<B>,
     prompt: &AgentInput,

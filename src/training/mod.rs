@@ -1,4 +1,4 @@
-//! Learning to communicate.
+//! Training of everything that a team learns.
 //!
 //! An update differentiates by recomputation, reduces over processes, clips and steps; what it learns by is an objective. A loop draws
 //! samples and goes through phases; it can be stopped and resumed.

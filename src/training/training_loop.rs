@@ -12,7 +12,7 @@ use crate::agents::TeamBatch;
 use crate::error::{Error, Result};
 use crate::text::TokenizedSample;
 
-/// What the loop tells while it runs.
+/// What the loop reports while it runs.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// An update is done (or was skipped).

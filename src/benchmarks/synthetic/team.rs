@@ -5,9 +5,9 @@ use crate::agents::{AgentConfig, FeedKind, TeamConfig, Topology};
 use crate::communication::Transmit;
 
 impl TaskConfig {
-    /// Holders that see their own facts and never the question, and a solver that sees the question and nothing of the facts. Holders think
-    /// side by side, and pass on their latent positions alone. What a holder thinks next is a mixture of words: hidden states as they are
-    /// lie far from the words that a tiny model knows, and gradients through several of them explode.
+    /// Holders that see their own facts and never the question, and a solver that sees the question and nothing of the facts. Holders run
+    /// side by side, and pass on their latent positions alone. A latent step's input is a mixture of input embeddings (`soft`): hidden states
+    /// as they are lie far from the embeddings of a tiny model, and gradients through several of them explode.
     pub fn team(&self) -> TeamConfig {
         let holder = |i: usize| {
             let name = Problem::holder(i);
@@ -37,7 +37,7 @@ impl TaskConfig {
         TeamConfig { agents, ..TeamConfig::default() }
     }
 
-    /// The solver alone, without a team to tell it anything.
+    /// The solver alone, without any message.
     pub fn alone(&self) -> TeamConfig {
         TeamConfig { agents: vec![solver("{{ question }}".into())], ..TeamConfig::default() }
     }

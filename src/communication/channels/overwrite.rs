@@ -2,7 +2,7 @@
 //!
 //! Per agent `j`, `[B, M, c]` throughout:
 //! 1. `E_j` — the communication encoder's vectors of its rollout
-//! 2. `c_{j-1}` — the state it read; the learned initial state `[M, c]`, where nobody spoke before
+//! 2. `c_{j-1}` — the state it read; the learned initial state `[M, c]`, for the first sender
 //! 3. `c_j = F(c_{j-1}, E_j)` — one of two updates
 //! 4. rows whose sender communication dropout hides keep `c_{j-1}`
 

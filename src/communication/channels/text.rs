@@ -9,7 +9,7 @@ use crate::communication::{
     TeamSizes,
 };
 
-/// Nothing passes: agents think alone, or write text that stands in the next ones' prompts.
+/// No tensor passes: agents run apart, or generate text that stands in the prompts of those that read it.
 #[derive(Clone, Copy, Debug)]
 pub struct NoChannel;
 
