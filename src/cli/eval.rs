@@ -179,7 +179,7 @@ impl EvalCommand {
         samples: &[TokenizedSample],
         controls: &[Control],
         checking: Option<&Checking>,
-    ) -> Result<(Option<Part>, Vec<(Control, ScoredBatch)>)> {
+    ) -> Result<(Option<Part>, Finished)> {
         let Some(dir) = &self.output else { return Ok((None, Vec::new())) };
         let run = engine.describe(samples, self.settings(controls, checking))?;
         let state = match self.resume {
@@ -236,6 +236,9 @@ const SAMPLES: &str = "samples.jsonl";
 pub const INSPECTION: &str = "inspection.json";
 /// The scores of finished batches, while there are more.
 const PART: &str = "samples.jsonl.part";
+
+/// Finished batches, each with its control.
+type Finished = Vec<(Control, ScoredBatch)>;
 
 /// One line of `samples.jsonl`.
 #[derive(Debug, Serialize)]
