@@ -10,7 +10,7 @@ command -v nvcc >/dev/null || export CUDARC_CUDA_VERSION="${CUDARC_CUDA_VERSION:
 
 programs=$(mktemp -d)
 trap 'rm -r "$programs"' EXIT
-cargo build --release --no-default-features --features cuda,flex --bin diffmas --test suite --bench smollm2 \
+cargo build --release --no-default-features --features cli,cuda,flex --bin diffmas --test suite --bench smollm2 \
     --message-format json-render-diagnostics |
     python3 -c '
 import json, sys
