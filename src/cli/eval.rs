@@ -179,7 +179,7 @@ impl EvalCommand {
         samples: &[TokenizedSample],
         controls: &[Control],
         checking: Option<&Checking>,
-    ) -> Result<(Option<Part>, Vec<(Control, ScoredBatch)>)> {
+    ) -> Result<(Option<Part>, Vec<Done>)> {
         let Some(dir) = &self.output else { return Ok((None, Vec::new())) };
         let run = engine.describe(samples, self.settings(controls, checking))?;
         let state = match self.resume {
@@ -255,6 +255,9 @@ struct Measured<'a> {
     #[serde(flatten)]
     conditions: &'a Conditions,
 }
+
+/// A batch that a stopped run has scored, with its control.
+type Done = (Control, ScoredBatch);
 
 /// One line of `samples.jsonl.part`.
 #[derive(Serialize, Deserialize)]

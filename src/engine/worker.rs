@@ -133,7 +133,9 @@ impl Worker {
 
     fn send(&self, command: Command) {
         // Where the worker has ended, whoever waits for an answer sees that none comes.
-        let _ = self.sender.as_ref().map(|sender| sender.send(command));
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(command);
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Schema {
 
 fn unique(keys: impl Iterator<Item = &'static &'static str>) -> Vec<&'static str> {
     let mut all = Vec::new();
-    for key in keys.filter(|key| **key != "") {
+    for key in keys.filter(|key| !key.is_empty()) {
         if !all.contains(key) {
             all.push(*key);
         }
