@@ -18,7 +18,8 @@ pub struct KeyValueBlock<B: Backend> {
 pub struct AttentionCall<B: Backend> {
     /// Queries `[B, t, H, d]`.
     pub q: Tensor<B, 4>,
-    /// Blocks `[B, G, n_i, d]`, one or more, read where they lie; the last `t` of all keys are the queries' own.
+    /// Blocks `[B, G, n_i, d]`, one or more, read where they lie; the last `t` of all keys are the queries' own. A block `[1, G, n_i, d]` is
+    /// read by all rows; that has no gradient.
     pub blocks: Vec<KeyValueBlock<B>>,
     /// Who sees whom, of `Σ n_i` keys.
     pub mask: AttentionMask<B>,

@@ -8,6 +8,10 @@ use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 
 use crate::{AttentionCall, AttentionGrads, KeyValueBlock, LinearGrads, LoraRef, ModelBackend};
 
+mod scores;
+
+pub use scores::{best_tokens, penalised, top_tokens, warm_sums, written};
+
 /// Scores of unseen keys; finite, and within half precision's range.
 const UNSEEN: f64 = -3.0e4;
 
@@ -224,7 +228,7 @@ fn scores<B: ModelBackend>(
     hidden: &Option<Tensor<B, 4, Bool>>,
 ) -> (Tensor<B, 4>, Tensor<B, 4>) {
     let q = fold_queries(call.q.clone(), call.kv_heads()).mul_scalar(call.scale);
-    let s = call.blocks.iter().map(|b| B::matmul(q.clone(), b.key.clone().swap_dims(2, 3))).collect();
+    let s = call.blocks.iter().map(|b| by_row(q.clone(), b.key.clone().swap_dims(2, 3))).collect();
     (hide(wide(Tensor::cat(s, 3)), hidden, UNSEEN), q)
 }
 
@@ -264,12 +268,22 @@ pub fn block_attention<B: ModelBackend>(call: &AttentionCall<B>) -> (Tensor<B, 4
     (unfold_queries(weighted_values(p, &call.blocks), t), lse)
 }
 
+/// `x [B, G, r, k]` times `y [B or 1, G, k, m]`; rows that share `y` are one matrix.
+fn by_row<B: ModelBackend>(x: Tensor<B, 4>, y: Tensor<B, 4>) -> Tensor<B, 4> {
+    let ([b, g, r, k], [shared, _, _, m]) = (x.dims(), y.dims());
+    if b == shared {
+        return B::matmul(x, y);
+    }
+    let x = x.swap_dims(0, 1).reshape([1, g, b * r, k]);
+    B::matmul(x, y).reshape([g, b, r, m]).swap_dims(0, 1)
+}
+
 fn weighted_values<B: ModelBackend>(p: Tensor<B, 4>, blocks: &[KeyValueBlock<B>]) -> Tensor<B, 4> {
     let mut start = 0;
     let mut out: Option<Tensor<B, 4>> = None;
     for b in blocks {
         let n = b.value.dims()[2];
-        let o = B::matmul(p.clone().narrow(3, start, n), b.value.clone());
+        let o = by_row(p.clone().narrow(3, start, n), b.value.clone());
         out = Some(match out {
             Some(sum) => sum + o,
             None => o,

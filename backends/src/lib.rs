@@ -26,6 +26,7 @@ mod host;
 mod mask;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod scores;
 mod stored;
 mod weight;
 #[cfg(feature = "wgpu")]
@@ -37,6 +38,7 @@ pub use burn::backend::Autodiff;
 pub use burn::backend::Flex;
 pub use device::{Adapter, BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use mask::{AttentionMask, HostMask};
+pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
 pub use weight::{FrozenMatrix, WeightUse};
 
@@ -180,7 +182,7 @@ pub trait ModelBackend: Backend {
     /// `h` reads KV head `h / (H / G)`. A query that sees nothing gives zeros.
     ///
     /// # Shapes
-    /// `q [B, t, H, d]`, blocks `[B, G, n_i, d]` with `Σ n_i` = the mask's keys → output `[B, t, H, d]`, and the log-sum-exp of the
+    /// `q [B, t, H, d]`, blocks `[B or 1, G, n_i, d]` with `Σ n_i` = the mask's keys → output `[B, t, H, d]`, and the log-sum-exp of the
     /// scaled scores `[B, G, (H/G)·t, 1]` for the backward pass.
     fn block_attention(call: &AttentionCall<Self>) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
         composed::block_attention(call)
@@ -230,5 +232,46 @@ pub trait ModelBackend: Backend {
         logits: Tensor<Self, 2>,
     ) -> Tensor<Self, 2> {
         composed::token_kl_backward(d_kl, log_p, logits)
+    }
+
+    /// The best token of each row, all that greedy generation brings to the host; of log-probabilities in at least f32.
+    ///
+    /// # Shapes
+    /// `logits [N, V]` → `N` tokens
+    fn best_tokens(logits: Tensor<Self, 2>) -> Vec<BestToken> {
+        composed::best_tokens(logits)
+    }
+
+    /// The `counts[i]` best tokens of each row of finite scores and what ties with the last of them, best first and equals in order of their
+    /// ids; all tokens where that is 0 or more than there are.
+    ///
+    /// # Shapes
+    /// `logits [N, V]`, `N` counts → `N` lists
+    fn top_tokens(logits: Tensor<Self, 2>, counts: &[usize]) -> Vec<Vec<ScoredToken>> {
+        composed::top_tokens(logits, counts)
+    }
+
+    /// `Σ_v exp((logits_v − max) / temperature)` of each row of finite scores, to a relative error well below 1e-4.
+    ///
+    /// # Shapes
+    /// `logits [N, V]`, `N` temperatures → `N` sums
+    fn warm_sums(logits: Tensor<Self, 2>, temperatures: &[f64]) -> Vec<f64> {
+        composed::warm_sums(logits, temperatures)
+    }
+
+    /// Scores with the [`Penalty`] of each row.
+    ///
+    /// # Shapes
+    /// `logits [N, V]`, `N` penalties → `[N, V]`
+    fn penalised(logits: Tensor<Self, 2>, penalties: &[Penalty]) -> Tensor<Self, 2> {
+        composed::penalised(logits, penalties)
+    }
+
+    /// A cache with `new` at the positions from `from` on; in place where nobody else holds the cache.
+    ///
+    /// # Shapes
+    /// `cache [B, G, C, d]`, `new [B, G, t, d]` with `from + t ≤ C` → `[B, G, C, d]`
+    fn written(cache: Tensor<Self, 4>, new: Tensor<Self, 4>, from: usize) -> Tensor<Self, 4> {
+        composed::written(cache, new, from)
     }
 }

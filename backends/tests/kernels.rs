@@ -356,3 +356,33 @@ fn results_do_not_depend_on_the_number_of_threads() {
         }
     }
 }
+
+#[test]
+fn a_block_of_one_row_is_read_by_all_rows() {
+    let (batch, heads, kv_heads, d) = (3, 6, 2, 8);
+    let block = |rows: usize, n: usize| KeyValueBlock {
+        key: random([rows, kv_heads, n, d]),
+        value: random([rows, kv_heads, n, d]),
+    };
+    let (shared, own) = (block(1, 7), block(batch, 4));
+    let repeated = |x: &T<4>| T::cat(vec![x.clone(); batch], 0);
+    let copied = KeyValueBlock { key: repeated(&shared.key), value: repeated(&shared.value) };
+    for t in [1, 3] {
+        let valid: Vec<bool> = (0..batch * 11).map(|i| i % 11 != 2 && i != 18).collect();
+        let mask = HostMask::new(batch, t, 11, Some(valid));
+        let q = random([batch, t, heads, d]);
+        let attended = |first: &KeyValueBlock<Flex>, kernel: fn(&AttentionCall<Flex>) -> (T<4>, T<4>)| {
+            let mask = AttentionMask::on_host(mask.clone());
+            let blocks = vec![first.clone(), own.clone()];
+            kernel(&AttentionCall { q: q.clone(), blocks, mask, scale: 0.3 }).0
+        };
+        for kernel in [Flex::block_attention, composed::block_attention::<Flex>] {
+            close(attended(&shared, kernel), attended(&copied, kernel), &format!("{t} queries"));
+        }
+        let values = |x: T<4>| x.into_data().iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(
+            values(attended(&shared, Flex::block_attention)),
+            values(attended(&copied, Flex::block_attention))
+        );
+    }
+}

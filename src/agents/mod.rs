@@ -28,7 +28,7 @@ pub use feed::FeedModule;
 pub use input::{AgentInput, Embedded, PaddedEmbeddings};
 pub use layout::TeamLayout;
 pub use model::Team;
-pub(crate) use model::{last_position, prefill, read_on};
+pub(crate) use model::{last_position, prefill};
 pub use objective::{LossTerm, LossWeights, Objective, Predictions, Text, TokenCounts};
 pub use origin::{Base, Origin};
 pub use padded_ids::PaddedIds;

@@ -98,7 +98,7 @@ impl<B: ModelBackend> Team<B> {
             // Agents that have finished stay in the batch, unseen, until all have.
             let thinks: Vec<bool> = steps.iter().flat_map(|&n| vec![t < n; rows]).collect();
             let z = Embedded { x: self.next_input(agents, h, backbone), batch: all, valid: thinks };
-            let hook = context.hook.as_deref();
+            let hook = context.hook();
             let (hidden, grown) = read_on(backbone, z, &past, tail.as_ref(), hook, &mut next);
             h = hidden;
             latents.push(h.clone());
@@ -203,7 +203,7 @@ impl<B: ModelBackend> Team<B> {
             let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&rollout.prompt]).collect();
             let len = input.len;
             let input = AgentInput::from(input).embed(backbone);
-            let (tail, hook) = (rollout.latent.as_ref(), context.hook.as_deref());
+            let (tail, hook) = (rollout.latent.as_ref(), context.hook());
             let (hidden, _) = read_on(backbone, input, &past, tail, hook, &mut next.to_vec());
             states = Tensor::cat(vec![states, hidden.reshape([batch, len, d])], 1);
         }
@@ -272,11 +272,11 @@ pub(crate) fn prefill<B: ModelBackend>(
     next: &mut [u32],
 ) -> (Tensor<B, 2>, KeyValues<B>) {
     let past: Vec<&KeyValues<B>> = context.kv.iter().collect();
-    read_on(backbone, input, &past, None, context.hook.as_deref(), next)
+    read_on(backbone, input, &past, None, context.hook(), next)
 }
 
 /// Runs `input` at the positions from `next` on, on top of `past` and `tail`; see [`Backbone::forward`].
-pub(crate) fn read_on<B: ModelBackend>(
+fn read_on<B: ModelBackend>(
     backbone: &Backbone<B>,
     input: Embedded<B>,
     past: &[&KeyValues<B>],

@@ -39,7 +39,7 @@ impl<B: ModelBackend> Team<B> {
         let backbone = &self.roles[j];
         let at = Positions::issue(prompt.valid(), &mut context.start.clone());
         let x = prompt.embed(backbone).x;
-        let layers = backbone.attention_weights(x, &at, &past, context.hook.as_deref());
+        let layers = backbone.attention_weights(x, &at, &past, context.hook());
         let segments: Vec<usize> = received.segments().map(KeyValues::len).collect();
         let real = prompt.count() as f64;
         let by_segment = |weights: Tensor<B, 4>| -> Vec<f64> {
@@ -68,7 +68,7 @@ impl<B: ModelBackend> Team<B> {
         received: &ReceivedMessages<B>,
     ) -> Option<SenderAttention> {
         let context = self.read(received);
-        let hook = context.hook.as_deref()?;
+        let hook = context.hook()?;
         let (backbone, recorder) = (self.answering(), Recorder::new(Some(hook)));
         let at = Positions::issue(prompt.valid(), &mut context.start.clone());
         let past: Vec<&KeyValues<B>> = context.kv.iter().collect();

@@ -39,7 +39,8 @@ pub struct Attention<B: ModelBackend> {
 }
 
 impl<B: ModelBackend> Attention<B> {
-    /// Attends from the new positions to `past`, `tail` and themselves; returns the output and the tail with the new positions.
+    /// Attends from the new positions to `past` and to what `keep` makes of their own keys and values: all positions of the pass that are not
+    /// in `past`, the new ones last.
     ///
     /// # Shapes
     /// `x [B·t, D]`, blocks `[B, G, n_i, d]` → `[B·t, D]`
@@ -49,34 +50,26 @@ impl<B: ModelBackend> Attention<B> {
         config: &BackboneConfig,
         context: &PassContext<B>,
         past: Vec<KeyValueBlock<B>>,
-        tail: Option<&KeyValueBlock<B>>,
-    ) -> (Tensor<B, 2>, KeyValueBlock<B>) {
+        keep: impl FnOnce(KeyValueBlock<B>) -> KeyValueBlock<B>,
+    ) -> Tensor<B, 2> {
         let (b, t, n) = (context.batch, context.len, context.batch * context.len);
         let (h, g, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
         // 1. project, norm where the family does, rotate: q [B, t, H, d], k and v [B, G, t, d]
         let q = self.queries(x.clone(), config, context);
-        let k = rotated_heads(self.k_proj.forward(x.clone()), g, d, &self.k_norm, context).swap_dims(1, 2);
-        let v = self.v_proj.forward(x).reshape([b, t, g, d]).swap_dims(1, 2);
+        let key = rotated_heads(self.k_proj.forward(x.clone()), g, d, &self.k_norm, context).swap_dims(1, 2);
+        let value = self.v_proj.forward(x).reshape([b, t, g, d]).swap_dims(1, 2);
 
-        // 2. append to the tail: [B, G, tail + t, d]
-        let own = match tail {
-            Some(tail) => KeyValueBlock {
-                key: Tensor::cat(vec![tail.key.clone(), k], 2),
-                value: Tensor::cat(vec![tail.value.clone(), v], 2),
-            },
-            None => KeyValueBlock { key: k, value: v },
-        };
+        // 2. keep: [B, G, kept + t, d]
+        let mut blocks = past;
+        blocks.push(keep(KeyValueBlock { key, value }));
 
         // 3. attend to all blocks where they lie: [B, t, H, d]
-        let mut blocks = past;
-        blocks.push(own);
-        let mut call = AttentionCall { q, blocks, mask: context.mask.clone(), scale: scale(d) };
+        let call = AttentionCall { q, blocks, mask: context.mask.clone(), scale: scale(d) };
         let (out, _) = B::block_attention(&call);
 
         // 4. output: [B·t, H·d] → [B·t, D]
-        let own = call.blocks.pop().expect("the own block was pushed");
-        (self.o_proj.forward(out.reshape([n, h * d])), own)
+        self.o_proj.forward(out.reshape([n, h * d]))
     }
 
     /// How much each position attends to each key, rows of a softmax; what [`Attention::forward`] computes without keeping it.
@@ -238,7 +231,11 @@ mod tests {
             want.push(o.apply(&joined));
         }
 
-        let (got, own) = layer.forward(x.clone(), &config(), &context, blocks.clone(), Some(&tail));
+        let mut kept = None;
+        let got = layer.forward(x.clone(), &config(), &context, blocks.clone(), |new| {
+            kept.insert(super::super::key_values::extended(Some(&tail), new)).clone()
+        });
+        let own = kept.expect("what is attended to was kept");
         for (got, want) in rows(&got).iter().zip(&want) {
             close(got, want);
         }

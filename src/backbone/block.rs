@@ -30,16 +30,16 @@ impl<B: ModelBackend> Block<B> {
         config: &BackboneConfig,
         context: &PassContext<B>,
         past: Vec<KeyValueBlock<B>>,
-        tail: Option<&KeyValueBlock<B>>,
-    ) -> (Tensor<B, 2>, KeyValueBlock<B>) {
+        keep: impl FnOnce(KeyValueBlock<B>) -> KeyValueBlock<B>,
+    ) -> Tensor<B, 2> {
         // 1. x + attn(norm(x)): [B·t, D]
         let h = self.input_layernorm.forward(x.clone());
-        let (a, own) = self.self_attn.forward(h, config, context, past, tail);
+        let a = self.self_attn.forward(h, config, context, past, keep);
         let x = x + a;
 
         // 2. x + mlp(norm(x)): [B·t, D]
         let h = self.post_attention_layernorm.forward(x.clone());
-        (x + self.mlp.forward(h), own)
+        x + self.mlp.forward(h)
     }
 
     /// The layer for training, sharing its storage.
@@ -65,7 +65,9 @@ mod tests {
         let (block, x) = (&model.layers[0], random([3, 12], 1));
         let at = Positions::issue(&[true; 3], &mut [0]);
         let context = model.context(&at, [&at].into_iter());
-        let (got, own) = block.forward(x.clone(), &model.config, &context, Vec::new(), None);
+        let [mut own, mut same] = [None, None];
+        let got =
+            block.forward(x.clone(), &model.config, &context, Vec::new(), |new| own.insert(new).clone());
         let add = |a: &[Vec<f64>], b: &[Vec<f64>]| -> Vec<f64> {
             a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| a + b).collect()
         };
@@ -75,7 +77,9 @@ mod tests {
             Tensor::<TestBackend, 1>::from_floats(data.as_slice(), &Default::default()).reshape([-1, 12])
         };
         let h = normed_rows(&block.input_layernorm, &numbers(&x));
-        let (attended, same) = block.self_attn.forward(h, &model.config, &context, Vec::new(), None);
+        let keep = |new| same.insert(new).clone();
+        let attended = block.self_attn.forward(h, &model.config, &context, Vec::new(), keep);
+        let (own, same): (KeyValueBlock<_>, KeyValueBlock<_>) = (own.unwrap(), same.unwrap());
         let between = add(&rows(&x), &rows(&attended));
         let gated = block.mlp.forward(normed_rows(&block.post_attention_layernorm, &between));
         let want: Vec<f64> = between.iter().zip(numbers(&gated)).map(|(a, b)| a + b).collect();

@@ -1,6 +1,7 @@
 //! Keys and values of some positions, as a value: passed in, returned, sliced, joined; never hidden state of a layer.
 
 use burn::prelude::*;
+use burn::tensor::TensorData;
 use diffmas_backends::{KeyValueBlock, ModelBackend};
 
 use super::{Positions, RotaryEmbedding};
@@ -96,6 +97,26 @@ impl<B: Backend> KeyValues<B> {
         Self { layers, positions: self.positions.rows(from, count) }
     }
 
+    /// The rows with these indices, in this order: neighbours as a view, others copied.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let layers = self.layers.iter().map(|l| selected(l, rows)).collect();
+        Self { layers, positions: self.positions.select(rows) }
+    }
+
+    /// The only row as `batch` equal ones, which share what it holds.
+    ///
+    /// # Panics
+    /// If there are other rows.
+    pub fn repeated(&self, batch: usize) -> Self {
+        let repeat = |x: &Tensor<B, 4>| {
+            let [_, heads, n, width] = x.dims();
+            x.clone().expand([batch, heads, n, width])
+        };
+        let layers =
+            self.layers.iter().map(|l| KeyValueBlock { key: repeat(&l.key), value: repeat(&l.value) });
+        Self { layers: layers.collect(), positions: self.positions.select(&vec![0; batch]) }
+    }
+
     /// Key and value of each layer in turn; [`KeyValues::from_tensors`] is the way back.
     pub fn into_tensors(self) -> Vec<Tensor<B, 4>> {
         self.layers.into_iter().flat_map(|l| [l.key, l.value]).collect()
@@ -141,6 +162,35 @@ impl<B: ModelBackend> KeyValues<B> {
             self.layers.into_iter().map(|l| KeyValueBlock { key: turn(l.key), value: l.value }).collect();
         Self { layers, positions: self.positions.shifted(offsets) }
     }
+}
+
+/// Keys and values after those of `tail`.
+pub(super) fn extended<B: Backend>(
+    tail: Option<&KeyValueBlock<B>>,
+    new: KeyValueBlock<B>,
+) -> KeyValueBlock<B> {
+    match tail {
+        Some(tail) => KeyValueBlock {
+            key: Tensor::cat(vec![tail.key.clone(), new.key], 2),
+            value: Tensor::cat(vec![tail.value.clone(), new.value], 2),
+        },
+        None => new,
+    }
+}
+
+/// The rows of a block with these indices: neighbours as a view, others copied.
+pub(super) fn selected<B: Backend>(block: &KeyValueBlock<B>, rows: &[usize]) -> KeyValueBlock<B> {
+    let neighbours = rows.windows(2).all(|pair| pair[1] == pair[0] + 1);
+    let index = |device: &B::Device| {
+        let rows: Vec<i64> = rows.iter().map(|&b| b as i64).collect();
+        let n = rows.len();
+        Tensor::<B, 1, Int>::from_data(TensorData::new(rows, [n]), device)
+    };
+    let pick = |x: &Tensor<B, 4>| match rows.first() {
+        Some(&from) if neighbours => x.clone().narrow(0, from, rows.len()),
+        _ => x.clone().select(0, index(&x.device())),
+    };
+    KeyValueBlock { key: pick(&block.key), value: pick(&block.value) }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod adapter;
 mod attention;
 mod block;
 mod config;
+mod decode_cache;
 #[cfg(all(test, feature = "flex"))]
 mod fixtures;
 mod hook;
@@ -29,6 +30,7 @@ pub use adapter::{Adapter, AdapterLayout};
 pub use attention::Attention;
 pub use block::Block;
 pub use config::{BackboneConfig, Family, RopeConfig, RopeScaling};
+pub use decode_cache::DecodeCache;
 pub use hook::{Passed, Recorder, ResidualHook};
 pub use key_values::KeyValues;
 pub use linear::Linear;

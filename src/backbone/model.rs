@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use burn::prelude::*;
-use diffmas_backends::{Autodiff, FrozenMatrix, HostMask, ModelBackend};
+use diffmas_backends::{Autodiff, FrozenMatrix, HostMask, KeyValueBlock, ModelBackend};
 
 use super::attention::PassContext;
+use super::key_values::extended;
 use super::{
-    BackboneConfig, Block, KeyValues, Positions, Precision, Recorder, ResidualHook, RmsNorm, RotaryEmbedding,
+    BackboneConfig, Block, DecodeCache, KeyValues, Positions, Precision, Recorder, ResidualHook, RmsNorm,
+    RotaryEmbedding,
 };
 
 /// A frozen causal language model. Cloning shares all weights.
@@ -62,32 +64,71 @@ impl<B: ModelBackend> Backbone<B> {
         tail: Option<&KeyValues<B>>,
         hook: Option<&dyn ResidualHook<B>>,
     ) -> (Tensor<B, 2>, KeyValues<B>) {
+        let tail = tail.filter(|t| !t.is_empty());
+        let own = match tail {
+            Some(t) => Positions::cat(&[&t.positions, positions], positions.batch),
+            None => positions.clone(),
+        };
+        let mut layers = Vec::with_capacity(self.layers.len());
+        let hidden = self.pass(x, positions, past, &own, hook, |l, new| {
+            let block = extended(tail.map(|t| &t.layers[l]), new);
+            layers.push(block.clone());
+            block
+        });
+        (hidden, KeyValues { layers, positions: own })
+    }
+
+    /// Like [`Backbone::forward`] with the positions of `cache` for a tail, which are extended in place.
+    ///
+    /// A block of `past` that has one row is read by all rows.
+    ///
+    /// # Shapes
+    /// `x [B·t, D]`, row-major over rows → `[B·t, D]`
+    ///
+    /// # Panics
+    /// If rows or lengths of the arguments do not fit together.
+    pub fn forward_in_place(
+        &self,
+        x: Tensor<B, 2>,
+        positions: &Positions,
+        past: &[&KeyValues<B>],
+        cache: &mut DecodeCache<B>,
+        hook: Option<&dyn ResidualHook<B>>,
+    ) -> Tensor<B, 2> {
+        cache.extend(positions);
+        let own = cache.positions().clone();
+        self.pass(x, positions, past, &own, hook, |l, new| cache.write(l, new))
+    }
+
+    /// Runs `x` on top of `past` and `own`, whose last positions are the new ones. `keep` takes in their keys and values, layer by layer, and
+    /// returns those of `own`.
+    fn pass(
+        &self,
+        x: Tensor<B, 2>,
+        positions: &Positions,
+        past: &[&KeyValues<B>],
+        own: &Positions,
+        hook: Option<&dyn ResidualHook<B>>,
+        mut keep: impl FnMut(usize, KeyValueBlock<B>) -> KeyValueBlock<B>,
+    ) -> Tensor<B, 2> {
         let batch = positions.batch;
         assert_eq!(x.dims()[0], batch * positions.len, "one embedding for each new position");
         let past: Vec<_> = past.iter().copied().filter(|p| !p.is_empty()).collect();
-        let tail = tail.filter(|t| !t.is_empty());
-        let own = match tail {
-            Some(t) => Positions::cat(&[&t.positions, positions], batch),
-            None => positions.clone(),
-        };
         // 1. who sees whom, and the angles of positions: once for all layers
-        let context = self.context(positions, past.iter().map(|p| &p.positions).chain([&own]));
+        let context = self.context(positions, past.iter().map(|p| &p.positions).chain([own]));
 
         // 2. the layers, each on its own block of every past
         let mut x = x;
-        let mut layers = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
             if let Some(hook) = hook {
                 x = hook.apply(l, x, batch);
             }
             let past = past.iter().map(|p| p.layers[l].clone()).collect();
-            let (y, block) = layer.forward(x, &self.config, &context, past, tail.map(|t| &t.layers[l]));
-            x = y;
-            layers.push(block);
+            x = layer.forward(x, &self.config, &context, past, |new| keep(l, new));
         }
 
         // 3. the final norm
-        (self.norm.forward(x), KeyValues { layers, positions: own })
+        self.norm.forward(x)
     }
 
     /// What the layers of a pass at `positions` share; `read` are all positions that are read, the new ones last.
@@ -97,7 +138,8 @@ impl<B: ModelBackend> Backbone<B> {
         read: impl Iterator<Item = &'a Positions>,
     ) -> PassContext<B> {
         let (batch, len, device) = (positions.batch, positions.len, self.device());
-        let keys = Positions::cat(&read.collect::<Vec<_>>(), batch);
+        let read: Vec<_> = read.map(|positions| positions.of_rows(batch)).collect();
+        let keys = Positions::cat(&read.iter().map(AsRef::as_ref).collect::<Vec<_>>(), batch);
         let mask = B::attention_mask(HostMask::new(batch, len, keys.len, Some(keys.valid)), &device);
         let [cos, sin] = self.rotary.cos_sin(positions, &device);
         PassContext { batch, len, cos, sin, mask }
@@ -181,9 +223,9 @@ mod tests {
         let context = model.context(&at, [&at].into_iter());
         let mut x = embedded;
         for (layer, block) in model.layers.iter().zip(&written.layers) {
-            let (y, own) = layer.forward(x, &model.config, &context, Vec::new(), None);
-            close(&numbers(&block.key), &numbers(&own.key));
-            x = y;
+            let mut own: Option<KeyValueBlock<TestBackend>> = None;
+            x = layer.forward(x, &model.config, &context, Vec::new(), |new| own.insert(new).clone());
+            close(&numbers(&block.key), &numbers(&own.unwrap().key));
         }
         for (got, x) in rows(&hidden).iter().zip(rows(&x)) {
             close(got, &normed(&model.norm, &x));
@@ -215,5 +257,32 @@ mod tests {
             }
             past.push(own);
         }
+    }
+
+    #[test]
+    fn a_cache_that_is_written_in_place_holds_what_a_tail_would() {
+        let model = backbone();
+        let valid = [true, true, true, false, true, true];
+        let first = Positions::issue(&valid, &mut [0, 2]);
+        let (_, past) = model.forward(model.embed(&[1, 2, 3, 0, 4, 5]), &first, &[], None, None);
+        let (mut cache, mut tail) = (DecodeCache::new(2, 2), None);
+        let mut next = [3, 4];
+        for step in 0..5u32 {
+            let at = Positions::issue(&[true; 2], &mut next);
+            let x = model.embed(&[step, 10 - step]);
+            cache.reserve(1, 5);
+            let got = model.forward_in_place(x.clone(), &at, &[&past], &mut cache, None);
+            let (want, grown) = model.forward(x, &at, &[&past], tail.as_ref(), None);
+            assert_eq!(numbers(&got), numbers(&want));
+            tail = Some(grown);
+        }
+        let (written, tail) = (cache.written().unwrap(), tail.unwrap());
+        assert_eq!(written.positions, tail.positions);
+        for (got, want) in written.layers.iter().zip(&tail.layers) {
+            assert_eq!(numbers(&got.key.clone()), numbers(&want.key));
+            assert_eq!(numbers(&got.value.clone()), numbers(&want.value));
+        }
+        let last = cache.select(&[1]).written().unwrap();
+        assert_eq!(numbers(&last.layers[0].key.clone()), numbers(&tail.rows(1, 1).layers[0].key.clone()));
     }
 }

@@ -1,5 +1,7 @@
 //! Where the positions of a batch stand, and which of them are real.
 
+use std::borrow::Cow;
+
 use crate::rectangle::Rectangle;
 
 /// Where the `n` positions of each of `B` rows stand; known on the host before any tensor is computed.
@@ -90,6 +92,18 @@ impl Positions {
             ids: self.ids[range.clone()].to_vec(),
             valid: self.valid[range].to_vec(),
         }
+    }
+
+    /// These positions for each of `batch` rows, which may share those of one row.
+    pub(super) fn of_rows(&self, batch: usize) -> Cow<'_, Self> {
+        if self.batch == batch { Cow::Borrowed(self) } else { Cow::Owned(self.select(&vec![0; batch])) }
+    }
+
+    /// The rows with these indices, in this order.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let ids = rows.iter().flat_map(|&b| &self.ids[b * self.len..][..self.len]).copied().collect();
+        let valid = rows.iter().flat_map(|&b| &self.valid[b * self.len..][..self.len]).copied().collect();
+        Self { batch: rows.len(), len: self.len, ids, valid }
     }
 
     /// The same positions with `offsets[b]` added to the ids of row `b`.

@@ -179,7 +179,7 @@ impl EvalCommand {
         samples: &[TokenizedSample],
         controls: &[Control],
         checking: Option<&Checking>,
-    ) -> Result<(Option<Part>, Vec<Done>)> {
+    ) -> Result<(Option<Part>, Finished)> {
         let Some(dir) = &self.output else { return Ok((None, Vec::new())) };
         let run = engine.describe(samples, self.settings(controls, checking))?;
         let state = match self.resume {
@@ -237,6 +237,9 @@ pub const INSPECTION: &str = "inspection.json";
 /// The scores of finished batches, while there are more.
 const PART: &str = "samples.jsonl.part";
 
+/// Finished batches, each with its control.
+type Finished = Vec<(Control, ScoredBatch)>;
+
 /// One line of `samples.jsonl`.
 #[derive(Debug, Serialize)]
 struct ScoredLine {
@@ -255,9 +258,6 @@ struct Measured<'a> {
     #[serde(flatten)]
     conditions: &'a Conditions,
 }
-
-/// A batch that a stopped run has scored, with its control.
-type Done = (Control, ScoredBatch);
 
 /// One line of `samples.jsonl.part`.
 #[derive(Serialize, Deserialize)]

@@ -86,8 +86,14 @@ impl<B: ModelBackend> ChannelPair<B> {
     }
 }
 
-/// A hook that readings share.
-pub type SharedHook<B> = Arc<dyn ResidualHook<B>>;
+/// A hook of the rows of a context, some of which may go on without the others.
+pub trait ContextHook<B: ModelBackend>: ResidualHook<B> {
+    /// The hook of the rows with these indices, in this order.
+    fn select(&self, rows: &[usize]) -> SharedHook<B>;
+}
+
+/// A hook that contexts share.
+pub type SharedHook<B> = Arc<dyn ContextHook<B>>;
 
 /// What the passes of a reader run on.
 #[derive(Clone, Debug)]
@@ -109,6 +115,20 @@ impl<B: ModelBackend> Context<B> {
     /// Rows.
     pub fn batch(&self) -> usize {
         self.start.len()
+    }
+
+    /// What is added to the residual stream, for a pass.
+    pub fn hook(&self) -> Option<&dyn ResidualHook<B>> {
+        self.hook.as_deref().map(|hook| hook as &dyn ResidualHook<B>)
+    }
+
+    /// The rows with these indices, in this order.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        Self {
+            kv: self.kv.iter().map(|kv| kv.select(rows)).collect(),
+            hook: self.hook.as_ref().map(|hook| hook.select(rows)),
+            start: rows.iter().map(|&b| self.start[b]).collect(),
+        }
     }
 
     /// Several readers as one batch, one under the other. What each reads is copied beside what the others read.
@@ -142,5 +162,25 @@ impl<B: ModelBackend> ResidualHook<B> for Stacked<B> {
             }
         });
         burn::Tensor::cat(each.collect(), 0)
+    }
+}
+
+impl<B: ModelBackend> ContextHook<B> for Stacked<B> {
+    fn select(&self, rows: &[usize]) -> SharedHook<B> {
+        // Where each row is found: in which part, and there as which. Neighbours of one part stay together.
+        let owners =
+            self.0.iter().enumerate().flat_map(|(part, &(_, rows))| (0..rows).map(move |b| (part, b)));
+        let owners: Vec<(usize, usize)> = owners.collect();
+        let parts = rows.chunk_by(|&a, &b| owners[a].0 == owners[b].0).map(|rows| {
+            let (hook, _) = &self.0[owners[rows[0]].0];
+            let own: Vec<usize> = rows.iter().map(|&b| owners[b].1).collect();
+            (hook.as_ref().map(|hook| hook.select(&own)), own.len())
+        });
+        let parts: Vec<_> = parts.collect();
+        match parts.as_slice() {
+            // So that hooks do not pile up where rows come and go.
+            [(Some(hook), _)] => hook.clone(),
+            _ => Arc::new(Self(parts)),
+        }
     }
 }

@@ -14,7 +14,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
-use super::{Context, Initializer, ReceivedMessages, SharedHook, Vectors, VectorsConfig};
+use super::{Context, ContextHook, Initializer, ReceivedMessages, SharedHook, Vectors, VectorsConfig};
 use crate::backbone::{ParameterGroup, ParameterSpec, Parameters, ResidualHook};
 
 /// Added to the mean square before its root.
@@ -179,6 +179,26 @@ impl<B: ModelBackend> ResidualHook<B> for VectorsHook<B> {
         let weights: Tensor<B, 3> = weights.mean_dim(1).squeeze_dim(1);
         let by_sender = weights.reshape([b * t, self.senders, n / self.senders]).sum_dim(2);
         Some(by_sender.squeeze_dim(2))
+    }
+}
+
+impl<B: ModelBackend> ContextHook<B> for VectorsHook<B> {
+    fn select(&self, rows: &[usize]) -> SharedHook<B> {
+        let indices: Vec<i64> = rows.iter().map(|&b| b as i64).collect();
+        let pick = |x: &Tensor<B, 4>| {
+            let data = TensorData::new(indices.clone(), [rows.len()]);
+            x.clone().select(0, Tensor::<B, 1, Int>::from_data(data, &x.device()))
+        };
+        let layer = |(&l, layer): (&usize, &SenderAttention<B>)| {
+            let (q_proj, o_proj, gate) = (layer.q_proj.clone(), layer.o_proj.clone(), layer.gate.clone());
+            (l, SenderAttention { q_proj, o_proj, gate, key: pick(&layer.key), value: pick(&layer.value) })
+        };
+        Arc::new(VectorsHook {
+            layers: self.layers.iter().map(layer).collect(),
+            heads: self.heads,
+            mask: self.mask.as_ref().map(pick),
+            senders: self.senders,
+        })
     }
 }
 

@@ -52,7 +52,7 @@ mod team_sizes;
 mod trace_file;
 mod vectors_config;
 
-pub use channel::{Channel, ChannelPair, Context, SharedHook};
+pub use channel::{Channel, ChannelPair, Context, ContextHook, SharedHook};
 pub use channel_config::ChannelConfig;
 pub use channel_kind::{ChannelKind, register};
 pub use channel_type::{ChannelDescription, ChannelSettings, ChannelType, NoSettings};

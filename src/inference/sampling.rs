@@ -1,9 +1,15 @@
 //! From scores to the next token.
 
-use std::collections::BTreeSet;
+use diffmas_backends::ScoredToken;
 
-use rand::Rng;
-use rand_chacha::ChaCha8Rng;
+/// How far the sum of all weights may be from what the backend says, as a part of it.
+const SUM_ERROR: f64 = 1e-4;
+
+/// How far sums of the same weights in another order may be from each other, as a part of the sum of all.
+const ROUNDING: f64 = 1e-9;
+
+/// Best tokens that are looked at before all are, where the number of those that may be drawn is not known beforehand.
+pub(super) const HEAD: usize = 128;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,91 +30,114 @@ pub enum Sampling {
     },
 }
 
-impl Sampling {
-    /// Chooses among `logits`; draws from `rng` only where there is a choice.
-    pub fn choose(self, logits: &[f32], rng: &mut ChaCha8Rng) -> u32 {
-        match self {
-            Self::Greedy => argmax(logits),
-            Self::Random { temperature, top_k, top_p, min_p } => {
-                let weights = warped(logits, temperature, top_k, top_p, min_p);
-                let mut left = rng.random::<f64>() * weights.iter().map(|(_, w)| w).sum::<f64>();
-                let chosen = weights.iter().find(|(_, w)| {
-                    left -= w;
-                    left < 0.0
-                });
-                chosen.unwrap_or(&weights[weights.len() - 1]).0
+/// One draw among the tokens that [`Sampling::Random`] keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draw {
+    pub temperature: f64,
+    pub top_k: usize,
+    pub top_p: f64,
+    pub min_p: f64,
+    /// Uniform in `[0, 1)`: the token is the first with which the weights of the kept ones, best first, exceed this part of their sum.
+    pub at: f64,
+}
+
+impl Draw {
+    /// The token, drawn among `tokens`: all that `top_k` keeps, best first.
+    pub fn among(&self, tokens: &[ScoredToken]) -> u32 {
+        let kept = self.kept(tokens);
+        let mut left = self.at * kept.iter().map(|(_, w)| w).sum::<f64>();
+        let chosen = kept.iter().find(|(_, w)| {
+            left -= w;
+            left < 0.0
+        });
+        chosen.unwrap_or(&kept[kept.len() - 1]).0
+    }
+
+    /// The tokens that a draw may give, best first, each with its probability relative to that of the best.
+    fn kept(&self, tokens: &[ScoredToken]) -> Vec<(u32, f64)> {
+        let mut kept = self.weights(tokens);
+        let total: f64 = kept.iter().map(|(_, w)| w).sum();
+        let mut reached = 0.0;
+        let nucleus = kept.iter().take_while(|(_, w)| {
+            let more = reached < self.top_p;
+            reached += w / total;
+            more
+        });
+        let nucleus = nucleus.count().max(1);
+        kept.truncate(nucleus);
+        kept.truncate(kept.partition_point(|&(_, w)| w >= self.min_p).max(1));
+        kept
+    }
+
+    /// The probability of each token relative to that of the first.
+    fn weights(&self, tokens: &[ScoredToken]) -> Vec<(u32, f64)> {
+        let warm = |t: &ScoredToken| f64::from(t.score) / self.temperature;
+        let best = warm(&tokens[0]);
+        tokens.iter().map(|t| (t.id, (warm(t) - best).exp())).collect()
+    }
+
+    /// The token that [`Draw::among`] all tokens gives, where the best of them, `head`, decide it; `sum` is that of the weights of all, to
+    /// [`SUM_ERROR`]. There is no `top_k`.
+    pub fn within(&self, head: &[ScoredToken], sum: f64) -> Option<u32> {
+        let (least, most) = (sum * (1.0 - SUM_ERROR), sum * (1.0 + SUM_ERROR));
+        let weights = self.weights(head);
+        let mut kept = 0.0;
+        let mut sums = Vec::with_capacity(weights.len());
+        // The sum of all that are kept lies between these.
+        let mut bounds = None;
+        for &(_, w) in &weights {
+            if !sums.is_empty() && (w < self.min_p || kept >= self.top_p * most) {
+                bounds = Some((kept, kept));
+                break;
             }
+            if !sums.is_empty() && kept >= self.top_p * least {
+                bounds = Some((kept, most.min(self.top_p * most + w)));
+                break;
+            }
+            kept += w;
+            sums.push(kept);
         }
+        let (low, high) = bounds.unwrap_or_else(|| {
+            let last = weights.last().map_or(0.0, |&(_, w)| w);
+            let reached = if self.min_p > 0.0 { 0.0 } else { self.top_p.min(1.0) * least };
+            (kept.max(reached), most.min(self.top_p * most + last))
+        });
+        let first = |at: f64| sums.partition_point(|&sum| sum <= at);
+        let margin = ROUNDING * most;
+        let (early, late) = (first(self.at * low - margin), first(self.at * high + margin));
+        (early == late && early < sums.len()).then(|| weights[early].0)
     }
-}
-
-/// The tokens that a draw may give, best first, each with its probability relative to that of the best.
-fn warped(logits: &[f32], temperature: f64, top_k: usize, top_p: f64, min_p: f64) -> Vec<(u32, f64)> {
-    let mut kept: Vec<(u32, f64)> =
-        (0..).zip(logits).map(|(token, &x)| (token, f64::from(x) / temperature)).collect();
-    kept.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    if (1..kept.len()).contains(&top_k) {
-        let least = kept[top_k - 1].1;
-        kept.truncate(kept.partition_point(|&(_, x)| x >= least));
-    }
-    let best = kept[0].1;
-    kept.iter_mut().for_each(|(_, x)| *x = (*x - best).exp());
-    let total: f64 = kept.iter().map(|(_, w)| w).sum();
-    let mut reached = 0.0;
-    let nucleus = kept.iter().take_while(|(_, w)| {
-        let more = reached < top_p;
-        reached += w / total;
-        more
-    });
-    let nucleus = nucleus.count().max(1);
-    kept.truncate(nucleus);
-    kept.truncate(kept.partition_point(|&(_, w)| w >= min_p).max(1));
-    kept
-}
-
-/// Hugging Face's `repetition_penalty`: the scores of `seen` tokens move away from zero where they are negative and towards it
-/// where they are positive, by this factor, once a token.
-pub(super) fn penalise(logits: &mut [f32], seen: &BTreeSet<u32>, penalty: f64) {
-    for &token in seen {
-        let x = &mut logits[token as usize];
-        *x = if *x < 0.0 { *x * penalty as f32 } else { *x / penalty as f32 };
-    }
-}
-
-/// The first index of the largest value.
-fn argmax(x: &[f32]) -> u32 {
-    let best =
-        x.iter().enumerate().fold((0, f32::NEG_INFINITY), |b, (i, &v)| if v > b.1 { (i, v) } else { b });
-    best.0 as u32
 }
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng;
-
     use super::*;
 
+    fn scored(logits: &[f32]) -> Vec<ScoredToken> {
+        let mut tokens: Vec<ScoredToken> =
+            (0..).zip(logits).map(|(id, &score)| ScoredToken { id, score }).collect();
+        tokens.sort_by(|a, b| b.score.total_cmp(&a.score));
+        tokens
+    }
+
     #[test]
-    fn top_p_and_top_k_leave_only_the_best_tokens() {
-        let logits = [0.0, 3.0, 2.9, -4.0];
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let one = Sampling::Random { temperature: 1.0, top_k: 1, top_p: 1.0, min_p: 0.0 };
-        let half = Sampling::Random { temperature: 1.0, top_k: 0, top_p: 0.5, min_p: 0.0 };
-        let most = Sampling::Random { temperature: 1.0, top_k: 0, top_p: 0.9, min_p: 0.0 };
-        for _ in 0..200 {
-            assert_eq!(one.choose(&logits, &mut rng), 1);
-            assert_eq!(half.choose(&logits, &mut rng), 1);
-            assert!([1, 2].contains(&most.choose(&logits, &mut rng)));
+    fn top_p_leaves_only_the_best_tokens() {
+        let tokens = scored(&[0.0, 3.0, 2.9, -4.0]);
+        let draw =
+            |top_p: f64, at: f64| Draw { temperature: 1.0, top_k: 0, top_p, min_p: 0.0, at }.among(&tokens);
+        for i in 0..200 {
+            let at = f64::from(i) / 200.0;
+            assert_eq!(draw(0.5, at), 1);
+            assert!([1, 2].contains(&draw(0.9, at)));
         }
     }
 
     #[test]
     fn draws_follow_the_distribution() {
-        let logits = [0.0f32, 2.0f32.ln()];
-        let mut rng = ChaCha8Rng::seed_from_u64(2);
-        let all = Sampling::Random { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
-        let ones: u32 = (0..6000).map(|_| all.choose(&logits, &mut rng)).sum();
-        assert!((3850..4150).contains(&ones), "{ones} of 6000 instead of about 4000");
+        let tokens = scored(&[0.0, 2.0f32.ln()]);
+        let draw = |at| Draw { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, at }.among(&tokens);
+        let ones: u32 = (0..6000).map(|i| draw(f64::from(i) / 6000.0)).sum();
+        assert!((3999..=4001).contains(&ones), "{ones} of 6000 instead of 4000");
     }
 
     /// Scores as the logits processors of `transformers` leave them (`scripts/make_sampling_fixture.py`).
@@ -123,11 +152,30 @@ mod tests {
         for case in cases {
             let mut logits: Vec<f32> =
                 case["logits"].as_array().unwrap().iter().map(|x| number(x) as f32).collect();
-            let seen = case["input_ids"].as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32);
+            let mut seen: Vec<u32> =
+                case["input_ids"].as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect();
+            seen.sort();
+            seen.dedup();
             let c = &case["config"];
-            penalise(&mut logits, &seen.collect(), number(&c["repetition_penalty"]));
+            let factor = number(&c["repetition_penalty"]) as f32;
+            let penalty = diffmas_backends::Penalty { ids: seen, factor };
+            for &id in &penalty.ids {
+                logits[id as usize] = penalty.apply(logits[id as usize]);
+            }
             let (top_k, top_p) = (c["top_k"].as_u64().unwrap() as usize, number(&c["top_p"]));
-            let got = warped(&logits, number(&c["temperature"]), top_k, top_p, number(&c["min_p"]));
+            let draw = Draw {
+                temperature: number(&c["temperature"]),
+                top_k,
+                top_p,
+                min_p: number(&c["min_p"]),
+                at: 0.0,
+            };
+            let mut tokens = scored(&logits);
+            if (1..tokens.len()).contains(&top_k) {
+                let least = tokens[top_k - 1].score;
+                tokens.retain(|t| t.score >= least);
+            }
+            let got = draw.kept(&tokens);
             let total: f64 = got.iter().map(|(_, w)| w).sum();
             let mut expected = case["probabilities"].as_object().unwrap().clone();
             for (token, weight) in got {

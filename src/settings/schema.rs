@@ -51,7 +51,7 @@ impl Schema {
 
 fn unique(keys: impl Iterator<Item = &'static &'static str>) -> Vec<&'static str> {
     let mut all = Vec::new();
-    for key in keys.filter(|key| !key.is_empty()) {
+    for key in keys {
         if !all.contains(key) {
             all.push(*key);
         }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn keys_are_the_fields_of_the_struct() {
         assert_eq!(keys::<Pair>(), ["first", "b"]);
-        assert_eq!(keys::<usize>(), [""; 0]);
+        assert!(keys::<usize>().is_empty());
         let schema =
             Schema { commands: vec![("x", vec![Section::of::<Pair>()]), ("y", vec![Section::of::<Pair>()])] };
         assert_eq!(schema.keys(), ["first", "b"]);

@@ -31,13 +31,14 @@ struct Heads {
 impl Heads {
     /// Wraps `x [B, heads, n, d]`, copying only a layout with gaps inside rows.
     fn new(x: Tensor<Flex, 4>) -> Self {
-        let [_, _, n, d] = x.dims();
+        let [rows, _, n, d] = x.dims();
         let t = x.into_primitive().tensor();
         let s = t.layout().strides();
         let usable = s.iter().all(|&s| s >= 0) && (s[3] == 1 || d == 1);
         let t = if usable { t } else { t.to_contiguous() };
         let s = t.layout().strides();
-        let strides = [s[0] as usize, s[1] as usize, s[2] as usize];
+        // A single row is every row.
+        let strides = [if rows == 1 { 0 } else { s[0] as usize }, s[1] as usize, s[2] as usize];
         Self { offset: t.layout().start_offset(), strides, n, d, tensor: t }
     }
 

@@ -35,7 +35,7 @@ fn for_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync)
 
 /// `Σ f(i)` over `0..n` in 32 interleaved partial sums, so that it vectorises and is more exact than one running sum.
 #[inline(always)]
-fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub(super) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0f32; 32];
     let whole = n / 32 * 32;
     let mut i = 0;

@@ -12,6 +12,7 @@ mod dots;
 mod elementwise;
 mod linear;
 mod matmul;
+mod scores;
 mod shared;
 mod sums;
 mod weighted;
@@ -23,8 +24,8 @@ use burn::tensor::{DType, TensorData, TensorPrimitive};
 
 use crate::host::{self, HostWeight};
 use crate::{
-    AttentionCall, AttentionGrads, AttentionMask, HostMask, Job, LinearGrads, LoraRef, ModelBackend,
-    StoredDtype, StoredMatrix, WeightUse, composed,
+    AttentionCall, AttentionGrads, AttentionMask, BestToken, HostMask, Job, LinearGrads, LoraRef,
+    ModelBackend, Penalty, ScoredToken, StoredDtype, StoredMatrix, WeightUse, composed,
 };
 
 /// A job that runs on a worker of a thread pool of its own. From there a kernel keeps one half of its work and hands out the
@@ -202,5 +203,37 @@ impl ModelBackend for Flex {
         } else {
             composed::token_nll_backward(d_nll, logits, targets)
         }
+    }
+
+    fn best_tokens(logits: Tensor<Self, 2>) -> Vec<BestToken> {
+        if is_f32(&logits) { scores::best_tokens(logits) } else { composed::best_tokens(logits) }
+    }
+
+    fn top_tokens(logits: Tensor<Self, 2>, counts: &[usize]) -> Vec<Vec<ScoredToken>> {
+        if is_f32(&logits) {
+            scores::top_tokens(logits, counts)
+        } else {
+            composed::top_tokens(logits, counts)
+        }
+    }
+
+    fn warm_sums(logits: Tensor<Self, 2>, temperatures: &[f64]) -> Vec<f64> {
+        if is_f32(&logits) {
+            scores::warm_sums(logits, temperatures)
+        } else {
+            composed::warm_sums(logits, temperatures)
+        }
+    }
+
+    fn penalised(logits: Tensor<Self, 2>, penalties: &[Penalty]) -> Tensor<Self, 2> {
+        if is_f32(&logits) {
+            scores::penalised(logits, penalties)
+        } else {
+            composed::penalised(logits, penalties)
+        }
+    }
+
+    fn written(cache: Tensor<Self, 4>, new: Tensor<Self, 4>, from: usize) -> Tensor<Self, 4> {
+        if is_f32(&cache) { scores::written(cache, new, from) } else { composed::written(cache, new, from) }
     }
 }
