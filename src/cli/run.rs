@@ -11,7 +11,7 @@ use diffmas::engine::{
 };
 use diffmas::evaluation::{Checking, Control};
 use diffmas::files::{check_output_file, follow, is_stream, jsonl, open_stream, write_jsonl};
-use diffmas::inference::{DecodeOptions, GenerationConfig};
+use diffmas::inference::GenerationConfig;
 use diffmas::settings::{Rivals, Section};
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
@@ -127,9 +127,10 @@ impl RunCommand {
 
     fn answer(&self, config: EngineConfig) -> Result<()> {
         let session = session::open(config)?;
-        let decode = self.decoding(&session)?;
+        let decode = self.generation.decode_options(session.stop_tokens())?;
         let (stop, control) = (self.generation.stop.clone(), self.control.clone());
         let options = AnswerOptions { decode, stop, control };
+        options.validate(&session)?;
         let Some(samples) = self.samples(&session)? else {
             self.control.validate(&session.team, 1)?;
             return chat::Chat::open(session, options)?.run();
@@ -154,17 +155,6 @@ impl RunCommand {
             (Sink::Part(part), Some(path)) => part.finish(path),
             _ => Ok(()),
         }
-    }
-
-    /// The settings for decoding with the model of `session`.
-    fn decoding(&self, session: &Session) -> Result<DecodeOptions> {
-        let options = self.generation.decode_options(session.stop_tokens())?;
-        if !self.generation.stop.is_empty() && session.model.tokenizer.is_none() {
-            return Err(Error::invalid(
-                "--stop needs text, but the model has no tokenizer (no tokenizer.json)",
-            ));
-        }
-        Ok(options)
     }
 
     /// The questions, unless they come in a chat.
@@ -330,11 +320,12 @@ impl AnswerAll<'_> {
                 }
                 AnswerEvent::Finished(answer) => {
                     let rows = answer.batch_size;
-                    batch.push(self.answered(answer, done));
+                    batch.push(answer);
                     if batch.len() == rows {
                         shown.take().map_or(Ok(()), output::Stream::finish)?;
-                        self.keep(&mut sink, &batch)?;
-                        all.append(&mut batch);
+                        let answered = self.answered(std::mem::take(&mut batch), done);
+                        self.keep(&mut sink, &answered)?;
+                        all.extend(answered);
                         if let Some(progress) = &mut progress {
                             progress.set(all.len(), "");
                         }
@@ -350,25 +341,27 @@ impl AnswerAll<'_> {
         Ok((all, sink))
     }
 
-    /// An answer as it is written; its row is counted from sample `first` on.
-    fn answered(&self, answer: RowAnswer, first: usize) -> Answered {
-        let details = self.command.json.then(|| Details {
+    /// The answers of a batch as they are written, in the order of the data; rows are counted from sample `first` on.
+    fn answered(&self, mut batch: Vec<RowAnswer>, first: usize) -> Vec<Answered> {
+        batch.sort_by_key(|answer| answer.row);
+        let decode_seconds = batch.iter().map(|answer| answer.decode_seconds).fold(0.0, f64::max);
+        let details = |answer: &mut RowAnswer| Details {
             stopped: answer.stopped,
             trace_positions: answer.received.positions,
             trace_bytes: answer.received.bytes,
-            attention: answer.sender_attention.into_iter().map(|(name, w)| (name, Value::from(w))).collect(),
+            attention: answer.sender_attention.drain(..).map(|(name, w)| (name, Value::from(w))).collect(),
             batch_size: answer.batch_size,
             think_seconds: answer.rollout_seconds,
-            decode_seconds: answer.decode_seconds,
-        });
-        let written = answer.received.written.into_iter();
-        Answered {
+            decode_seconds,
+        };
+        let answered = |mut answer: RowAnswer| Answered {
+            details: self.command.json.then(|| details(&mut answer)),
             line: self.samples[first + answer.row].line,
             text: answer.text,
             token_ids: answer.token_ids,
-            messages: written.map(|w| (w.sender, Value::from(w.text))).collect(),
-            details,
-        }
+            messages: answer.received.written.into_iter().map(|w| (w.sender, Value::from(w.text))).collect(),
+        };
+        batch.into_iter().map(answered).collect()
     }
 
     /// Opens what the answers go to; beside it, those of a stopped run.

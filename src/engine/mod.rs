@@ -6,6 +6,7 @@
 
 mod answer;
 mod cancel;
+mod compatibility;
 mod config;
 mod describe;
 mod devices;
@@ -29,6 +30,7 @@ pub use answer::{
     RowAnswer, Written,
 };
 pub use cancel::Cancel;
+pub use compatibility::compare_base;
 pub use config::{EngineConfig, TeamChoice};
 pub use devices::{DeviceState, devices};
 pub use evaluate::{EvaluateEvent, EvaluateRequest, EvaluateStream, Scored};
@@ -36,7 +38,7 @@ pub use handle::Engine;
 pub use output_lock::{OutputLock, RunState};
 pub use part::Part;
 pub use run_folder::{RunFolder, learned, run_of};
-pub use session::{Conditions, Resolve, Session, compare_base};
+pub use session::{Conditions, Resolve, Session};
 pub use stream::EventStream;
 pub use trace::TraceFile;
 pub use train::{TrainEvent, TrainRequest, TrainStart, TrainStream, Trained};

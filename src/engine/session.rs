@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Map, json};
 
-use super::run_folder::{learned, run_of};
+use super::compatibility::{compare_base, compare_name, team};
+use super::run_folder::learned;
 use super::{EngineConfig, TeamChoice};
 use crate::agents::{
     AdapterScope, AdapterSet, Base, Origin, PromptBuilder, TeamConfig, TeamModel, check_context,
@@ -234,7 +235,7 @@ impl Session {
         let (model, parameters) = TeamModel::open(dir, scope, self.team.clone(), backbone)?;
         if self.origin.is_none() {
             for adapter in model.layout.adapters.adapters.values() {
-                self.compare_name(dir, adapter.config.base_model_name_or_path.as_deref());
+                compare_name(dir, &self.model, adapter.config.base_model_name_or_path.as_deref());
             }
         }
         Ok((model, parameters))
@@ -279,22 +280,6 @@ impl Session {
         let options = DecodeOptions { max_new_tokens, stop_tokens, ..DecodeOptions::default() };
         Checking { options, tokenizer: self.model.tokenizer.clone() }
     }
-
-    /// Warns where an adapter says that it was trained on a model of another name. Its shapes fit, and folders are renamed and copied,
-    /// so that this need not be a mistake.
-    fn compare_name(&self, adapter: &Path, base: Option<&str>) {
-        let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().to_lowercase());
-        let model = self.model.path.to_string_lossy().to_lowercase();
-        let (Some(base), Some(name)) = (base, base.and_then(|base| last(Path::new(base)))) else { return };
-        let known = last(&self.model.path).is_some_and(|model| name.contains(&model));
-        if !known && !model.contains(&name) {
-            tracing::warn!(
-                "{}: the adapter was trained on `{base}`, not on {}; answers may make no sense",
-                adapter.display(),
-                self.model.path.display()
-            );
-        }
-    }
 }
 
 /// What results were measured with.
@@ -316,45 +301,6 @@ pub struct Conditions {
     changed: Vec<String>,
 }
 
-/// The team that is run, and in what it is not the one that the adapter learned in. That is said; another team file is refused.
-fn team(
-    config: &EngineConfig,
-    adapter: Option<&Path>,
-    origin: Option<&Origin>,
-) -> Result<(TeamConfig, Vec<String>)> {
-    let stated = config.stated_team()?;
-    let Some((dir, origin)) = adapter.zip(origin) else {
-        let team = match (stated, adapter) {
-            (Some(team), _) => team,
-            (None, Some(dir)) => unnamed_team(dir),
-            (None, None) => TeamConfig::preset(),
-        };
-        return Ok((config.overridden(team)?, Vec::new()));
-    };
-    let by_flags = origin.differences(&config.overridden(origin.team.clone())?);
-    let other = stated.is_some();
-    let team = config.overridden(stated.unwrap_or_else(|| origin.team.clone()))?;
-    let mut changed = origin.differences(&team);
-    if other && config.override_team != Some(true) {
-        let by_file = changed.iter().filter(|(name, _)| !by_flags.iter().any(|(flag, _)| flag == name));
-        let by_file: Vec<&str> = by_file.map(|(_, sentence)| sentence.as_str()).collect();
-        if !by_file.is_empty() {
-            let why = format!(
-                "the adapter learned in another team: {}; leave --system out to run its own team, or give --override-team",
-                by_file.join("; ")
-            );
-            return Err(Error::file(dir, why));
-        }
-    }
-    let theirs = origin.base.adapter_scope;
-    if let Some(scope) = config.adapter_scope.filter(|scope| *scope != theirs) {
-        let said = format!("`adapter_scope` is {scope:?}, but the adapter learned with {theirs:?}");
-        changed.push(("adapter_scope".into(), said));
-    }
-    let changed: Vec<String> = changed.into_iter().map(|(_, sentence)| sentence).collect();
-    Ok((team, changed))
-}
-
 /// The model that `config` names, else the one that is `known` from an adapter.
 fn read_model(config: &EngineConfig, known: Option<&str>, resolve: &impl Resolve) -> Result<ModelFiles> {
     let name = config.model.as_deref().or(known);
@@ -368,38 +314,4 @@ fn read_model(config: &EngineConfig, known: Option<&str>, resolve: &impl Resolve
     let (layers, width) = (c.num_hidden_layers, c.hidden_size);
     tracing::debug!("{}: {:?}, {layers} layers of width {width}", model.path.display(), c.family);
     Ok(model)
-}
-
-/// The team of an adapter that does not name it: that of the run it lies in, else the paper's.
-fn unnamed_team(dir: &Path) -> TeamConfig {
-    if let Some((config, Some(team))) = run_of(dir).map(|run| (run.config, run.engine.team)) {
-        let (dir, config) = (dir.display(), config.display());
-        tracing::warn!("{dir}: the adapter does not say in which team it learned; that of {config} is run");
-        return team;
-    }
-    tracing::warn!(
-        "{}: the adapter does not say in which team it learned; the planner, critic, refiner and solver of the DiffMAS paper are \
-         run (--system FILE.toml gives another team)",
-        dir.display()
-    );
-    TeamConfig::preset()
-}
-
-/// Refuses an adapter that learned on a model of other sizes, and warns where the weights are others: a model in another format is a
-/// normal case.
-pub fn compare_base(dir: &Path, base: &Base, model: &ModelFiles) -> Result<()> {
-    if let Some(why) = base.misfit(&model.config) {
-        return Err(Error::file(dir, why));
-    }
-    let (theirs, ours) = (&base.base_model_sha256, model.sha256()?);
-    if *theirs != ours {
-        tracing::warn!(
-            "{}: the adapter learned on other weights (`{}`, SHA-256 {theirs:.12}…) than those of {} ({ours:.12}…); where these are \
-             not the same model in another format, answers may make no sense",
-            dir.display(),
-            base.base_model_name_or_path,
-            model.path.display()
-        );
-    }
-    Ok(())
 }

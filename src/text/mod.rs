@@ -15,5 +15,5 @@ mod words;
 pub use chat::{ChatMessage, ChatTemplate, Thinking};
 pub use data::{Answers, Sample, SampleIds, read_jsonl};
 pub use sample::TokenizedSample;
-pub use stream::{TextRows, TextStream};
+pub use stream::TextStream;
 pub use tokenizer::Tokenizer;

@@ -1,6 +1,5 @@
 //! Text as it grows token by token: only whole characters and emoji, and nothing of a text that ends the answer.
 
-use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -9,7 +8,7 @@ use tokenizers::{
 };
 
 use super::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::guard::guarded;
 
 type Decoding<'a> = DecodeStream<
@@ -177,49 +176,6 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// The texts of a batch's answers, one stream a row.
-pub struct TextRows<'a> {
-    rows: Vec<TextStream<'a>>,
-    failed: Option<Error>,
-}
-
-impl<'a> TextRows<'a> {
-    /// A stream for each answer, ended by any of the texts that `stops` holds for it.
-    pub fn new(tokenizer: &'a Tokenizer, stops: impl IntoIterator<Item = impl AsRef<[String]>>) -> Self {
-        Self { rows: stops.into_iter().map(|stop| tokenizer.stream(stop.as_ref())).collect(), failed: None }
-    }
-
-    /// Takes the next token of a row and shows the text that it settles; `Break` once the row's answer has ended.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    pub fn push(&mut self, row: usize, token: u32, show: impl FnOnce(&str)) -> ControlFlow<()> {
-        match self.rows[row].push(token) {
-            Ok(text) => show(text),
-            Err(e) => self.failed = Some(e),
-        }
-        if self.failed.is_some() || self.rows[row].stopped() {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Shows what the rows still hold back, and returns each row's whole text; `show` is told the row.
-    ///
-    /// # Errors
-    /// If the tokenizer could not decode a token.
-    pub fn finish(self, mut show: impl FnMut(usize, &str)) -> Result<Vec<String>> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        let finish = |(row, mut stream): (usize, TextStream<'a>)| {
-            show(row, stream.finish()?);
-            Ok(stream.text)
-        };
-        self.rows.into_iter().enumerate().map(finish).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,18 +274,5 @@ mod tests {
             stream.finish().unwrap();
             assert_eq!(stream.text(), tokenizer.decode(ids).unwrap(), "{ids:?}");
         }
-    }
-
-    #[test]
-    fn each_row_of_a_batch_ends_by_itself() {
-        let tokenizer = tiny(None);
-        let mut rows = TextRows::new(&tokenizer, [vec!["d".to_string()], vec!["d".to_string()]]);
-        let ids = tokenizer.encode("cde").unwrap();
-        let mut shown = String::new();
-        assert!(rows.push(0, ids[0], |t| shown.push_str(t)).is_continue());
-        assert!(rows.push(1, ids[2], |t| shown.push_str(t)).is_continue());
-        assert!(rows.push(0, ids[1], |t| shown.push_str(t)).is_break());
-        assert_eq!(rows.finish(|_, t| shown.push_str(t)).unwrap(), ["c", "e"]);
-        assert_eq!(shown, "ce");
     }
 }
