@@ -8,9 +8,8 @@
 //! `benches/compare.py` runs both in turn and prints ratios. `train` takes `--channel` and `--topology`, too, and `answer` compares the
 //! channels `trace` and `text` on one question.
 
-#[path = "../tests/suite/common.rs"]
-#[allow(dead_code)]
-mod common;
+#[path = "../tests/shared/filler.rs"]
+mod filler;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -19,7 +18,6 @@ use std::time::Instant;
 
 use burn::prelude::*;
 use clap::{Parser, ValueEnum};
-use common::{det_fill, det_uniform};
 use diffmas::agents::{
     AdapterScope, AdapterSet, AgentConfig, ChannelKind, PaddedIds, PromptBuilder, Team, TeamBatch,
     TeamConfig, TeamModel, Topology,
@@ -30,6 +28,7 @@ use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::inference::{DecodeOptions, Writing, decode, roll_out_upstream};
 use diffmas::text::TokenizedSample;
 use diffmas::training::{TrainConfig, Trainer, peak_memory_bytes};
+use filler::{det_fill, det_uniform};
 use serde_json::json;
 
 #[global_allocator]

@@ -2,7 +2,6 @@
 //! `cargo run --release --example vectors_channel -- MODEL_FOLDER DATA.jsonl`
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use diffmas::agents::{
     AdapterSet, AgentConfig, ChannelKind, PromptBuilder, TeamBatch, TeamConfig, TeamModel,
@@ -62,12 +61,17 @@ impl Job for Learn<'_> {
         let parameters = model.init(1);
         let mut trainer = Trainer::new(config, model, parameters)?;
         let mut losses = Vec::new();
-        trainer.train(&samples, None, &AtomicBool::new(false), |event| {
-            if let Event::Step { metrics, .. } = event {
-                losses.extend(metrics.loss);
-            }
-            Ok(())
-        })?;
+        trainer.train(
+            &samples,
+            None,
+            || false,
+            |event| {
+                if let Event::Step { metrics, .. } = event {
+                    losses.extend(metrics.loss);
+                }
+                Ok(())
+            },
+        )?;
         let received = trainer.team().roll_out_all(&TeamBatch::new(&[&samples[0]]));
         Ok(Learned { losses, bytes: received.bytes(0) })
     }

@@ -64,7 +64,7 @@ pub mod inference;
 mod random;
 mod rectangle;
 pub mod report;
-mod settings;
+pub mod settings;
 pub mod text;
 pub mod training;
 

@@ -1,15 +1,13 @@
 //! The program as a user meets it: train, resume, run, eval, and answers to wrong input.
 
-#[allow(dead_code)]
-#[path = "suite/common.rs"]
-mod common;
+mod shared;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use common::{folder, json};
 use serde_json::{Value, json};
+use shared::{golden, golden_json};
 
 /// A folder with pre-tokenised data for the tiny models.
 struct Place {
@@ -19,7 +17,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
-        let input = json("tiny-llama", "input.json");
+        let input = golden_json("tiny-llama", "input.json");
         let roles: Vec<&str> =
             input["agents"].as_array().unwrap().iter().map(|a| a["role"].as_str().unwrap()).collect();
         let line = |prompts: Vec<&Value>, target: &Value| {
@@ -48,7 +46,7 @@ impl Place {
 }
 
 fn model() -> PathBuf {
-    folder("tiny-llama").join("model")
+    golden("tiny-llama").join("model")
 }
 
 fn diffmas(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Command {
@@ -302,7 +300,7 @@ fn wrong_input_is_answered_with_a_sentence() {
     let config = write("c.toml", "latent_steps = 2\nlerning_rate = 1.0\n");
     let e = failure(eval(&data, &["--config", config.to_str().unwrap()]), 1);
     assert!(e.contains("c.toml, line 2") && e.contains("learning_rate"), "{e}");
-    let other = folder("tiny-qwen2").join("adapter");
+    let other = golden("tiny-qwen2").join("adapter");
     let e = failure(eval(&data, &["--adapter", other.to_str().unwrap()]), 1);
     assert!(e.contains("adapter"), "{e}");
     assert!(

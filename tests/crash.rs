@@ -1,7 +1,6 @@
 //! What is killed (`kill -9`) at random moments and goes on ends with the bits of what never was: a training run, answers to a file of
 //! questions, scores. A merged model is the old one or the new one at any moment.
 
-#[path = "shared/mod.rs"]
 mod shared;
 
 use std::fs;

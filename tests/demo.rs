@@ -1,6 +1,5 @@
 //! The demo and the tasks it rests on, small enough for a test.
 
-#[path = "shared/mod.rs"]
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};

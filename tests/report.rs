@@ -1,6 +1,5 @@
 //! The page that `report` makes of real runs.
 
-#[path = "shared/mod.rs"]
 mod shared;
 
 use std::fs;

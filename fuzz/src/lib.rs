@@ -1,8 +1,8 @@
 //! The readers of everything that a user hands in or a hub answers, each as a function of bytes. They may refuse their input, but not panic, and what
 //! they accept must make sense.
 //!
-//! `cargo +nightly fuzz run NAME` runs one guided by coverage, which needs a nightly compiler; a stable one checks that all of them
-//! compile (`cd fuzz && cargo check`). `tests/fuzz` runs them on seeded mutations of valid files in the ordinary tests. A new kind of
+//! `cargo +nightly fuzz run --features libfuzzer NAME` runs one guided by coverage, which needs a nightly compiler; a stable one checks that
+//! all of them compile (`cargo check -p diffmas-fuzz --features libfuzzer`). `tests/fuzz` runs them on seeded mutations of valid files in the ordinary tests. A new kind of
 //! file needs a function here, a line in [`TARGETS`], and a file in `fuzz_targets`.
 
 use std::path::{Component, Path, PathBuf};

@@ -4,16 +4,16 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diffmas::agents::{Team, TeamConfig};
-use diffmas::backends::{Job, ModelBackend};
-use diffmas::communication::{Message, ReceivedMessages};
+use diffmas::agents::TeamConfig;
+use diffmas::engine::{
+    AnswerEvent, AnswerOptions, AnswerRequest, AnswerRow, Engine, MessageSize, Received, Session,
+};
 use diffmas::files::{follow, is_stream, write_atomic};
-use diffmas::text::{ChatMessage, Sample, TokenizedSample};
+use diffmas::text::ChatMessage;
 use diffmas::{Error, Result};
 use indicatif::{HumanBytes, ProgressBar};
-use serde_json::{Map, json};
+use serde_json::json;
 
-use super::answer::Answering;
 use super::lines::{Line, Lines};
 use super::visible::visible;
 use super::{interrupt, output, verbosity};
@@ -26,8 +26,9 @@ const HELP: &str = "\
 /quit         end; so does Ctrl-D. Ctrl-C stops an answer; twice at the prompt, it ends";
 
 /// A conversation with a team.
-pub struct Chat<'a> {
-    answering: Answering<'a>,
+pub struct Chat {
+    engine: Engine,
+    options: AnswerOptions,
     messages: Vec<ChatMessage>,
     /// Leading messages that no longer fit the model.
     forgotten: usize,
@@ -39,32 +40,37 @@ pub struct Chat<'a> {
     saved: Option<PathBuf>,
 }
 
-impl<'a> Chat<'a> {
+impl Chat {
     /// A conversation that has not begun.
     ///
     /// # Errors
-    /// If the model has no tokenizer.
-    pub fn new(answering: Answering<'a>) -> Result<Self> {
-        if answering.session.model.tokenizer.is_none() {
+    /// If the model has no tokenizer, or cannot be loaded.
+    pub fn open(session: Session, options: AnswerOptions) -> Result<Self> {
+        if session.model.tokenizer.is_none() {
             return Err(Error::file(
-                &answering.session.model.path,
+                &session.model.path,
                 "a chat needs text, but the model has no tokenizer (no tokenizer.json beside its weights); answer \
                  pre-tokenised lines with --data",
             ));
         }
-        Ok(Self { answering, messages: Vec::new(), forgotten: 0, turns: 0, received: None, saved: None })
-    }
-}
-
-impl Job for Chat<'_> {
-    type Output = Result<()>;
-
-    fn run<B: ModelBackend>(mut self, device: B::Device) -> Result<()> {
         interrupt::silence();
-        let team = self.answering.session.trained_team::<B>(&device)?;
+        let engine = Engine::start(session)?;
+        Ok(Self {
+            engine,
+            options,
+            messages: Vec::new(),
+            forgotten: 0,
+            turns: 0,
+            received: None,
+            saved: None,
+        })
+    }
+
+    /// Reads lines and answers them, up to the end of standard input.
+    pub fn run(mut self) -> Result<()> {
         let mut lines = Lines::open()?;
         if lines.is_terminal() {
-            let names: Vec<&str> = team.layout.config.agents.iter().map(|a| a.name.as_str()).collect();
+            let names: Vec<&str> = self.team().agents.iter().map(|a| a.name.as_str()).collect();
             verbosity::note(format_args!("{}; /help lists commands, Ctrl-D ends", names.join(" → ")));
         }
         let mut interrupted = false;
@@ -83,25 +89,27 @@ impl Job for Chat<'_> {
                 Line::Text(text) if text.trim().is_empty() => {}
                 Line::Text(text) => match text.trim().strip_prefix('/') {
                     Some(command) => {
-                        if self.command(command, &team.layout.config)? {
+                        if self.command(command)? {
                             return Ok(());
                         }
                     }
-                    None => self.turn(&team, text.trim())?,
+                    None => self.turn(text.trim())?,
                 },
             }
         }
     }
-}
 
-impl Chat<'_> {
+    fn team(&self) -> &TeamConfig {
+        &self.engine.session().team
+    }
+
     /// Obeys a command, given without its `/`; whether it ends the chat.
-    fn command(&mut self, command: &str, team: &TeamConfig) -> Result<bool> {
+    fn command(&mut self, command: &str) -> Result<bool> {
         let (name, argument) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         match (name, argument.trim()) {
             ("quit", "") => return Ok(true),
             ("help", "") => output::print(HELP)?,
-            ("agents", "") => output::print(&describe_team(team))?,
+            ("agents", "") => output::print(&describe_team(self.team()))?,
             ("trace", "") => output::print(self.received.as_deref().unwrap_or("there is no answer yet"))?,
             ("save", "") => output::print("/save needs the name of a file")?,
             ("save", path) => match self.save(Path::new(path)) {
@@ -114,11 +122,19 @@ impl Chat<'_> {
     }
 
     /// Lets the team answer, and remembers what was said. What is wrong with a question does not end the chat.
-    fn turn<B: ModelBackend>(&mut self, team: &Team<B>, question: &str) -> Result<()> {
+    fn turn(&mut self, question: &str) -> Result<()> {
         let before = self.messages.len();
         self.messages.push(ChatMessage::new("user", question));
-        let samples = match self.fitting(question) {
-            Ok(sample) => [sample],
+        let (line, room) = (self.turns as usize + 1, self.options.decode.max_new_tokens);
+        let conversation = &self.messages[self.forgotten..];
+        let sample = match self.engine.session().conversation(conversation, line, room) {
+            Ok((sample, left_out)) => {
+                if left_out > 0 {
+                    verbosity::note("the oldest turns no longer fit the model and are left out");
+                }
+                self.forgotten += left_out;
+                sample
+            }
             Err(e) => {
                 self.messages.truncate(before);
                 return output::print(&visible(&format!("error: {e}")));
@@ -126,54 +142,39 @@ impl Chat<'_> {
         };
         // The lines before this one are not lost with it.
         let _heard = interrupt::Heard::start();
-        let sample_ids = [self.turns];
+        let row = AnswerRow { sample, upstream: None, sample_id: self.turns, options: self.options.clone() };
         self.turns += 1;
+        let cancel = interrupt::cancel().clone();
         let spinner = spinner();
-        let left = self.answering.roll_out(team, &samples, &sample_ids)?;
-        let received = self.answering.controlled(team, left.received, &sample_ids);
-        let written = self.answering.texts(&left.written.concat())?;
-        self.received = Some(describe_trace(&received, &team.layout.config, written));
-        let mut shown = output::Stream::default();
-        let answers = self.answering.answer(team, &left.samples, &received, &sample_ids, |text| {
-            if !spinner.is_finished() {
-                spinner.finish_and_clear();
+        let mut stream =
+            self.engine.answer(AnswerRequest { rows: vec![row], cancel, ..Default::default() })?;
+        let (mut shown, mut text) = (output::Stream::default(), String::new());
+        for event in &mut stream {
+            match event {
+                AnswerEvent::RolledOut(rolled_out) => {
+                    self.received = rolled_out.received.first().map(describe_received);
+                }
+                AnswerEvent::Text { text, .. } => {
+                    if !spinner.is_finished() {
+                        spinner.finish_and_clear();
+                    }
+                    shown.push(&text);
+                }
+                AnswerEvent::Finished(answer) => text = answer.text.unwrap_or_default(),
             }
-            shown.push(text);
-        })?;
+        }
         spinner.finish_and_clear();
+        match stream.finish() {
+            Err(Error::Interrupted(_)) => {}
+            done => done?,
+        }
         shown.finish()?;
-        let text = answers.into_iter().find_map(|(_, text)| text).unwrap_or_default();
-        if interrupt::take() && text.trim().is_empty() {
+        if interrupt::cancel().take() && text.trim().is_empty() {
             self.messages.truncate(before);
         } else {
             self.messages.push(ChatMessage::new("assistant", text.trim()));
         }
         Ok(())
-    }
-
-    /// The prompts of the turn, with as many earlier turns as the model has room for.
-    fn fitting(&mut self, question: &str) -> Result<TokenizedSample> {
-        let first = self.forgotten;
-        loop {
-            let messages = json!(self.messages[self.forgotten..]);
-            let fields = [("question".to_string(), json!(question)), ("messages".to_string(), messages)];
-            let line = self.turns as usize + 1;
-            let sample = Sample { line, fields: Map::from_iter(fields), ..Sample::default() };
-            let room = self.answering.options.max_new_tokens;
-            match self.answering.session.tokenize(Path::new("the conversation"), &sample, room) {
-                Err(_) if self.forgotten + 2 < self.messages.len() => self.forgotten += 2,
-                Err(e) => {
-                    self.forgotten = first;
-                    return Err(e);
-                }
-                Ok(sample) => {
-                    if self.forgotten > first {
-                        verbosity::note("the oldest turns no longer fit the model and are left out");
-                    }
-                    return Ok(sample);
-                }
-            }
-        }
     }
 
     /// Writes the whole conversation, replacing only what an earlier `/save` wrote.
@@ -225,32 +226,22 @@ fn describe_team(team: &TeamConfig) -> String {
     (0..=last).map(describe).collect::<Vec<_>>().join("\n")
 }
 
-/// One line a message, and their sum; on the channel `text`, what was `written`.
-fn describe_trace<B: ModelBackend>(
-    received: &ReceivedMessages<B>,
-    team: &TeamConfig,
-    written: Vec<(usize, String)>,
-) -> String {
-    let name = |sender: usize| &team.agents[sender].name;
-    if !written.is_empty() {
-        let lines = written.into_iter().map(|(sender, text)| format!("{} wrote: {text}", name(sender)));
+/// One line a message, and their sum; on the channel `text`, what was written.
+fn describe_received(received: &Received) -> String {
+    if !received.written.is_empty() {
+        let lines = received.written.iter().map(|w| format!("{} wrote: {}", w.sender, w.text));
         return lines.collect::<Vec<_>>().join("\n");
     }
-    let describe = |message: &Message<B>| {
-        let segment = message.segment.as_ref().map(|s| {
-            let (prompt, all) = (s.prompt_len, s.kv.len());
-            format!("{all} positions ({prompt} prompt, {} latent)", all - prompt)
-        });
-        let vectors = message.vectors.as_ref().map(|v| {
-            let [_, m, c] = v.values.dims();
-            format!("{m} vectors of {c} numbers")
-        });
+    let describe = |message: &MessageSize| {
+        let segment = message
+            .segment
+            .map(|[prompt, all]| format!("{all} positions ({prompt} prompt, {} latent)", all - prompt));
+        let vectors = message.vectors.map(|[m, c]| format!("{m} vectors of {c} numbers"));
         let parts: Vec<String> = segment.into_iter().chain(vectors).collect();
-        let bytes = HumanBytes(message.bytes(0) as u64);
-        format!("{}: {}, {bytes}", name(message.sender), parts.join(" and "))
+        format!("{}: {}, {}", message.sender, parts.join(" and "), HumanBytes(message.bytes as u64))
     };
     let mut lines: Vec<String> = received.messages.iter().map(describe).collect();
-    let (positions, bytes) = (received.positions(0), HumanBytes(received.bytes(0) as u64));
+    let (positions, bytes) = (received.positions, HumanBytes(received.bytes as u64));
     lines.push(format!("the final agent read {positions} positions, {bytes}"));
     lines.join("\n")
 }

@@ -5,12 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
-use diffmas::backends::{Job, ModelBackend};
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig, write_tiny_model};
-use diffmas::engine::Session;
-use diffmas::evaluation::{
-    Comparison, Control, Inspection, Method, Paired, Part, SampleScore, Scoring, evaluate,
-};
+use diffmas::engine::{Engine, EvaluateRequest, OutputLock, RunState, TeamChoice, write_json, write_jsonl};
+use diffmas::evaluation::{Comparison, Control, Method, Part};
 use diffmas::files::{read_toml, write_atomic};
 use diffmas::report::Report;
 use diffmas::text::{Answers, TokenizedSample};
@@ -19,10 +16,9 @@ use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::options::Options;
-use super::output_lock::{OutputLock, RunState};
 use super::progress::Progress;
-use super::train::{Ending, train};
-use super::{inspection, interrupt, one_line, output, session, verbosity};
+use super::train::{Ending, request, train};
+use super::{eval, interrupt, one_line, output, session, verbosity};
 
 /// Agents that hold evidence.
 const HOLDERS: usize = 2;
@@ -189,7 +185,7 @@ impl Demo {
 
 /// A team, and the ways in which it answers: their names, and what its solver reads.
 struct Plan {
-    session: Session,
+    engine: Engine,
     samples: Vec<TokenizedSample>,
     methods: Vec<(String, Part, Control)>,
 }
@@ -215,26 +211,29 @@ impl Folder<'_> {
         let problems = easier.problems(Split::Train, demo.seed, drawn);
         let problems = problems.chain(task.problems(Split::Train, demo.seed.wrapping_add(1), drawn));
         let lines: Vec<_> = problems.map(|p| p.fields_with_trajectories(words)).collect();
-        output::write_jsonl(&self.dir.join("train.jsonl"), &lines)?;
+        write_jsonl(&self.dir.join("train.jsonl"), &lines)?;
         let lines: Vec<_> =
             task.problems(Split::Test, demo.seed, demo.questions).map(|p| p.fields()).collect();
-        output::write_jsonl(&self.dir.join("test.jsonl"), &lines)?;
-        self.learn(demo.team(), "trained", &format!("a team that thinks, channel {}", demo.channel))?;
-        self.learn(demo.text_team(), "text", "the same team, writing text")?;
-        let plans = self.plans()?;
-        let backend = plans[0].session.config.backend()?;
-        let measure = Measure { plans: &plans, seed: demo.seed };
-        let (rows, inspection) = backend.run(None, measure)??;
+        write_jsonl(&self.dir.join("test.jsonl"), &lines)?;
+        // One model, loaded once, for all teams.
+        let trained = Engine::start(session::open(self.options(demo.team()).engine()?)?)?;
+        let text = other_team(&trained, demo.text_team())?;
+        self.learn(&trained, "trained", &format!("a team that thinks, channel {}", demo.channel))?;
+        self.learn(&text, "text", "the same team, writing text")?;
+        let plans = self.plans(&trained, text)?;
         let comparison = Comparison {
             title: format!(
                 "{}, {HOLDERS} holders with {} facts each, {} questions",
                 demo.task, demo.facts, demo.questions
             ),
             guessing: guessing(&plans[0].samples),
-            rows,
+            rows: self.measure(&plans)?,
         };
-        output::write_json(&self.dir.join("comparison.json"), &comparison)?;
-        inspection::write(self.dir, &inspection)?;
+        write_json(&self.dir.join("comparison.json"), &comparison)?;
+        let Plan { engine, samples, .. } = plans.last().expect("the trained team is the last");
+        if let Some(inspection) = engine.inspect(samples, ANSWER_TOKENS)? {
+            write_json(&self.dir.join(eval::INSPECTION), &inspection)?;
+        }
         let report = Report::read(self.dir)?;
         let page = self.dir.join("report.html");
         report.write(&page)?;
@@ -258,10 +257,11 @@ impl Folder<'_> {
         }
     }
 
-    /// Trains `team` into the folder `name`, or goes on with it; where it is complete, there is nothing left to do.
-    fn learn(&self, team: TeamConfig, name: &str, what: &str) -> Result<()> {
+    /// Trains the team of `engine` into the folder `name`, or goes on with it; where it is complete, there is nothing left to do.
+    fn learn(&self, engine: &Engine, name: &str, what: &str) -> Result<()> {
         let dir = self.dir.join(name);
         verbosity::note(format_args!("training {what}"));
+        let team = &engine.session().team;
         let text = team.channel.kind.text;
         let options = Options {
             data: Some(self.dir.join("train.jsonl")),
@@ -277,88 +277,73 @@ impl Folder<'_> {
             trajectory_weight: text.then_some(1.0),
             save_total_limit: Some(1),
             tensorboard: Some(false),
-            ..self.options(team)
+            ..self.options(team.clone())
         };
         let state = if dir.join("config.toml").exists() {
             RunState::Resume
         } else {
             RunState::New { overwrite: false }
         };
-        train(options, state, Ending::Silent)
+        train(engine, request(engine.session(), &options, state)?, &options, Ending::Silent)
     }
 
-    /// All ways of answering, in the order of the table.
-    fn plans(&self) -> Result<Vec<Plan>> {
+    /// All methods of answering, in the order of the table; the last is the `trained` team.
+    fn plans(&self, trained: &Engine, text: Engine) -> Result<Vec<Plan>> {
         let (demo, task) = (&self.demo, self.demo.task_config());
-        let plan = |team, adapter: Option<&str>, methods| -> Result<Plan> {
-            let adapter = adapter.map(|name| self.dir.join(name).join("adapter"));
-            let session = session::open(Options { adapter, ..self.options(team) }.engine()?)?;
-            let samples = session.data(&self.dir.join("test.jsonl"), Answers::Required, ANSWER_TOKENS)?;
-            Ok(Plan { session, samples, methods })
+        let plan = |engine: Engine, methods| -> Result<Plan> {
+            let data = self.dir.join("test.jsonl");
+            let samples = engine.session().data(&data, Answers::Required, ANSWER_TOKENS)?;
+            Ok(Plan { engine, samples, methods })
         };
+        let untrained = |team| other_team(trained, team);
         let one = |name: &str, part| vec![(name.to_string(), part, Control::Real)];
         let latent = TeamConfig { latent_steps: demo.latent_steps, feed: FeedKind::Realign, ..task.team() };
-        let mut trained = one(&format!("{}, trained", demo.channel), Part::Trained);
+        let mut methods = one(&format!("{}, trained", demo.channel), Part::Trained);
         let controls = [Control::None, Control::Zero, Control::Shuffled, Control::Random];
-        trained.extend(controls.map(|control| (format!("control {control}"), Part::Control, control)));
+        methods.extend(controls.map(|control| (format!("control {control}"), Part::Control, control)));
         Ok(vec![
-            plan(task.all_evidence(), None, one("all evidence in one context", Part::Bound))?,
-            plan(task.alone(), None, one("solver alone", Part::Bound))?,
-            plan(demo.text_team(), None, one("text, prompted", Part::Baseline))?,
-            plan(demo.text_team(), Some("text"), one("text, trained", Part::Baseline))?,
-            plan(latent, None, one("latent, untrained", Part::Baseline))?,
-            plan(demo.team(), None, one(&format!("{}, untrained", demo.channel), Part::Baseline))?,
-            plan(demo.team(), Some("trained"), trained)?,
+            plan(untrained(task.all_evidence())?, one("all evidence in one context", Part::Bound))?,
+            plan(untrained(task.alone())?, one("solver alone", Part::Bound))?,
+            plan(untrained(demo.text_team())?, one("text, prompted", Part::Baseline))?,
+            plan(text, one("text, trained", Part::Baseline))?,
+            plan(untrained(latent)?, one("latent, untrained", Part::Baseline))?,
+            plan(untrained(demo.team())?, one(&format!("{}, untrained", demo.channel), Part::Baseline))?,
+            plan(trained.clone(), methods)?,
         ])
     }
-}
 
-/// Measures all ways on their questions, and looks into the trained team.
-struct Measure<'a> {
-    plans: &'a [Plan],
-    seed: u64,
-}
-
-impl Job for Measure<'_> {
-    type Output = Result<(Vec<Method>, Inspection)>;
-
-    fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let total = self.plans.iter().map(|plan| plan.samples.len() * plan.methods.len()).sum();
+    /// Measures all methods on their questions.
+    fn measure(&self, plans: &[Plan]) -> Result<Vec<Method>> {
+        let total = plans.iter().map(|plan| plan.samples.len() * plan.methods.len()).sum();
         let mut progress = Progress::new("answered", 0, total);
-        let (mut done, mut rows, mut inspection) = (0, Vec::new(), None);
-        let mut real: Vec<SampleScore> = Vec::new();
-        for Plan { session, samples, methods } in self.plans {
-            let (writing, checking) = (session.greedy_writing(), session.checking(ANSWER_TOKENS));
-            let team = session.trained_team::<B>(&device)?;
-            for (name, part, control) in methods {
-                let scoring = Scoring {
-                    batch_size: session.config.batch_size(),
-                    control,
-                    seed: self.seed,
-                    writing: writing.as_ref(),
-                    checking: Some(&checking),
-                };
-                let mut scores = Vec::with_capacity(samples.len());
-                let score = evaluate(&team, samples, &scoring, |batch| {
-                    done += batch.len();
-                    scores.extend_from_slice(batch);
-                    Ok(())
-                })?;
+        let (mut done, mut rows) = (0, Vec::new());
+        for Plan { engine, samples, methods } in plans {
+            let request = EvaluateRequest {
+                samples: samples.clone(),
+                controls: methods.iter().map(|(.., control)| control.clone()).collect(),
+                seed: self.demo.seed,
+                checking: Some(engine.session().checking(ANSWER_TOKENS)),
+                ..EvaluateRequest::default()
+            };
+            for ((name, part, _), scored) in methods.iter().zip(engine.evaluate(request).finish()?) {
+                let score = scored.evaluation;
                 let accuracy = score.accuracy.expect("answers of the tasks are short");
                 let cost = score.cost.expect("answers were checked");
+                done += samples.len();
                 progress.set(done, &format!("{name}: {:.1} %", 100.0 * accuracy.accuracy));
                 let (name, message_bytes) = (name.clone(), score.message_bytes as f64);
-                let against_real = (*part == Part::Control).then(|| Paired::new(&real, &scores));
+                let against_real = score.against_real;
                 rows.push(Method { name, part: *part, accuracy, message_bytes, cost, against_real });
-                if *part == Part::Trained {
-                    real = scores;
-                    inspection = inspection::of(session, &team, samples, ANSWER_TOKENS)?;
-                }
             }
         }
         progress.finish();
-        Ok((rows, inspection.expect("one method is the trained one, and the tiny model has a tokenizer")))
+        Ok(rows)
     }
+}
+
+/// Another, untrained team on the same weights.
+fn other_team(engine: &Engine, team: TeamConfig) -> Result<Engine> {
+    engine.with_team(TeamChoice { team: Some(team), ..TeamChoice::default() })
 }
 
 /// Accuracy of the best constant answer.

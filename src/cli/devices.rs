@@ -1,32 +1,21 @@
 //! `diffmas devices`
 
 use diffmas::Result;
-use diffmas::backends::{BackendKind, Job, ModelBackend};
+use diffmas::engine::devices;
 
 use super::output;
 
-/// Asks a backend for the name of its device.
-struct Name;
-
-impl Job for Name {
-    type Output = String;
-
-    fn run<B: ModelBackend>(self, device: B::Device) -> String {
-        format!("{} on {device:?}", B::name(&device))
-    }
-}
-
 /// Lists what is compiled in, and what starts.
 pub fn execute() -> Result<()> {
-    for kind in BackendKind::ALL {
-        let mut state = kind.run(None, Name).unwrap_or_else(|e| format!("not usable: {e}"));
-        if let Some(adapter) = kind.adapter(None) {
+    for found in devices() {
+        let mut state = found.device.unwrap_or_else(|e| format!("not usable: {e}"));
+        if let Some(adapter) = found.adapter {
             state = format!("{state}: {}, {}", adapter.name, adapter.api);
             if adapter.software {
                 state.push_str("; no GPU but a program on the CPU, and slow");
             }
         }
-        output::print(&format!("{:<8} {state}", kind.name()))?;
+        output::print(&format!("{:<8} {state}", found.kind.name()))?;
     }
     Ok(())
 }

@@ -3,23 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::agents::Team;
-use diffmas::backends::{Job, ModelBackend};
-use diffmas::engine::{Conditions, Session};
-use diffmas::evaluation::{
-    Checking, Control, Evaluation, Inspection, Paired, SampleScore, ScoredBatch, Scoring, evaluate_after,
+use diffmas::engine::{
+    Conditions, Engine, EvaluateEvent, EvaluateRequest, OutputLock, Part, RunState, Scored, Session,
+    write_json, write_jsonl,
 };
+use diffmas::evaluation::{Checking, Control, Evaluation, Paired, SampleScore, ScoredBatch};
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::options::{Options, TeamArgs};
-use super::output_lock::{OutputLock, RunState};
-use super::part::{self, Part};
 use super::progress::Progress;
-use super::{inspection, interrupt, output, session, verbosity};
+use super::{interrupt, output, session, verbosity};
 
 /// Flags of `eval`.
 #[derive(Debug, Args)]
@@ -79,58 +76,53 @@ impl EvalCommand {
             lock.keep_inputs(options.inputs().chain([data.as_path()]))?;
         }
         let checking = self.checking(&session, data, &samples)?;
-        let kind = session.config.backend()?;
-        let inspected = lock.as_ref().map(|_| self.max_new_tokens);
-        let job = Score {
-            session: &session,
-            samples: &samples,
-            controls: &controls,
+        let engine = Engine::start(session)?;
+        let (mut part, done) = self.part(&engine, &samples, &controls, checking.as_ref())?;
+        let request = EvaluateRequest {
+            samples: samples.clone(),
+            controls,
             seed: self.seed,
             checking,
-            inspected,
-            command: &self,
+            done,
+            ..EvaluateRequest::default()
         };
-        let (scored, inspection, part) = kind.run(session.config.device_index, job)??;
-        let (mut results, scores): (Vec<Evaluation>, Vec<Vec<SampleScore>>) = scored.into_iter().unzip();
-        if let Some(real) = controls.iter().position(|control| *control == Control::Real) {
-            for (i, result) in results.iter_mut().enumerate().filter(|(i, _)| *i != real) {
-                result.against_real = Some(Paired::new(&scores[real], &scores[i]));
-            }
-        }
+        let scored = score(&engine, request, |event| match &mut part {
+            Some(part) => part.push(&[PartLine { control: event.control.to_string(), batch: event.batch }]),
+            None => Ok(()),
+        })?;
         if let (Some(dir), Some(lock)) = (&self.output, &lock) {
-            let lines: Vec<ScoredLine> = results
+            let line = |control: &String, score: SampleScore| ScoredLine {
+                control: control.clone(),
+                trace: control.clone(),
+                score,
+            };
+            let lines: Vec<ScoredLine> = scored
                 .iter()
-                .zip(scores)
-                .flat_map(|(e, scores)| {
-                    scores.into_iter().map(|score| ScoredLine {
-                        control: e.control.clone(),
-                        trace: e.control.clone(),
-                        score,
-                    })
-                })
+                .flat_map(|s| s.scores.iter().map(|score| line(&s.evaluation.control, score.clone())))
                 .collect();
-            output::write_jsonl(&dir.join(SAMPLES), &lines)?;
+            let inspection = engine.inspect(&samples, self.max_new_tokens)?;
+            write_jsonl(&dir.join(SAMPLES), &lines)?;
             let inspected = inspection.is_some();
-            inspection.map_or(Ok(()), |inspection| inspection::write(dir, &inspection))?;
-            let conditions = session.conditions()?;
+            inspection.map_or(Ok(()), |inspection| write_json(&dir.join(INSPECTION), &inspection))?;
+            let conditions = engine.session().conditions()?;
             let all: Vec<Measured> =
-                results.iter().map(|result| Measured { result, conditions: &conditions }).collect();
+                scored.iter().map(|s| Measured { result: &s.evaluation, conditions: &conditions }).collect();
             match &all[..] {
-                [one] if !self.all_controls => output::write_json(&dir.join("results.json"), one)?,
-                all => output::write_json(&dir.join("results.json"), &all)?,
+                [one] if !self.all_controls => write_json(&dir.join("results.json"), one)?,
+                all => write_json(&dir.join("results.json"), &all)?,
             }
             // What is new stands before what is old goes, and what a stopped run would go on with goes last.
-            let new = [SAMPLES, PART, "results.json", "inspection.json"];
+            let new = [SAMPLES, PART, "results.json", INSPECTION];
             lock.clear_but(&new[..if inspected { 4 } else { 3 }])?;
             part.map_or(Ok(()), Part::remove)?;
         }
-        match &results[..] {
-            [one] if !self.all_controls => output::print(&describe(one)),
+        match &scored[..] {
+            [one] if !self.all_controls => output::print(&describe(&one.evaluation)),
             all => output::print(&table(all)),
         }
     }
 
-    /// Claims the output folder, for a new run or one to go on with.
+    /// Locks the output folder, for a new run or one to go on with.
     fn lock(&self, dir: &Path) -> Result<OutputLock> {
         let stopped = dir.join(PART).exists();
         if self.resume && stopped {
@@ -147,13 +139,42 @@ impl EvalCommand {
     }
 
     /// What scores depend on beside model, team and data.
-    fn settings(&self, controls: &[Control], checking: Option<&Checking>) -> Value {
+    fn settings(&self, controls: &[Control], checking: Option<&Checking>) -> Map<String, Value> {
         let names: Vec<String> = controls.iter().map(Control::to_string).collect();
-        json!({
+        let settings = json!({
             "controls": names,
             "seed": self.seed,
             "accuracy": checking.map(|checking| format!("{:?}", checking.options)),
-        })
+        });
+        settings.as_object().cloned().unwrap_or_default()
+    }
+
+    /// Opens what keeps the scores of finished batches, where there is an output folder; beside it, those of a stopped run.
+    fn part(
+        &self,
+        engine: &Engine,
+        samples: &[TokenizedSample],
+        controls: &[Control],
+        checking: Option<&Checking>,
+    ) -> Result<(Option<Part>, Vec<(Control, ScoredBatch)>)> {
+        let Some(dir) = &self.output else { return Ok((None, Vec::new())) };
+        let run = engine.describe(samples, self.settings(controls, checking))?;
+        let state = match self.resume {
+            true => RunState::Resume,
+            false => RunState::New { overwrite: true }, // of a folder that is locked for it
+        };
+        let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), state, &run, [1, usize::MAX])?;
+        if self.resume {
+            let scored: usize = done.iter().map(|line| line.batch.scores.len()).sum();
+            let total = samples.len() * controls.len();
+            verbosity::note(format_args!("going on after {scored} of {total} scores"));
+        }
+        interrupt::set_words(format!(
+            "stopped; finished scores are in {}. Go on with the same command and --resume",
+            dir.join(PART).display()
+        ));
+        let done = done.into_iter().map(|line| Ok((line.control.parse()?, line.batch)));
+        Ok((Some(part), done.collect::<Result<_>>()?))
     }
 
     /// The controls that are asked for: all that mean something for the team and so many samples, or one.
@@ -188,7 +209,9 @@ impl EvalCommand {
 
 /// The scores of every sample.
 const SAMPLES: &str = "samples.jsonl";
-/// Those of finished batches, while there are more.
+/// What was seen inside the team.
+pub const INSPECTION: &str = "inspection.json";
+/// The scores of finished batches, while there are more.
 const PART: &str = "samples.jsonl.part";
 
 /// One line of `samples.jsonl`.
@@ -236,12 +259,12 @@ fn describe(e: &Evaluation) -> String {
 }
 
 /// All controls, one below the other, with 95 % intervals.
-fn table(all: &[Evaluation]) -> String {
+fn table(all: &[Scored]) -> String {
     let mut lines = vec![format!(
         "{:<16} {:>26} {:>28} {:>26} {:>14}",
         "control", "loss [95 %]", "loss - real, paired [95 %]", "accuracy % [95 %]", "bytes/message"
     )];
-    for e in all {
+    for Scored { evaluation: e, .. } in all {
         let interval =
             |i: Option<[f64; 2]>| i.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]"));
         let loss = format!("{:.4}{}", e.loss, interval(e.loss_interval));
@@ -253,107 +276,36 @@ fn table(all: &[Evaluation]) -> String {
             e.control, e.message_bytes
         ));
     }
-    lines.push(format!("{} samples, {} target tokens", all[0].samples, all[0].target_tokens));
+    let first = &all[0].evaluation;
+    lines.push(format!("{} samples, {} target tokens", first.samples, first.target_tokens));
     lines.join("\n")
 }
 
-struct Score<'a> {
-    session: &'a Session,
-    samples: &'a [TokenizedSample],
-    controls: &'a [Control],
-    seed: u64,
-    checking: Option<Checking>,
-    /// Most tokens of an answer, where the team is looked into.
-    inspected: Option<usize>,
-    command: &'a EvalCommand,
-}
-
-/// Scores by control, what was seen inside the team, and the part that they were kept in.
-type Scored = (Vec<(Evaluation, Vec<SampleScore>)>, Option<Inspection>, Option<Part>);
-
-impl Job for Score<'_> {
-    type Output = Result<Scored>;
-
-    fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let team = self.session.trained_team::<B>(&device)?;
-        let (mut part, done) = self.part(&team)?;
-        let mut scores = Vec::new();
-        for control in self.controls {
-            let name = control.to_string();
-            let done = done.iter().filter(|line| line.control == name).map(|line| line.batch.clone());
-            let keep = |batch: &ScoredBatch| match &mut part {
-                Some(part) => part.push(&[PartLine { control: name.clone(), batch: batch.clone() }]),
-                None => Ok(()),
-            };
-            let checking = self.checking.as_ref();
-            scores.push(score_after(
-                self.session,
-                &team,
-                self.samples,
-                (control, self.seed, checking),
-                done.collect(),
-                keep,
-            )?);
-        }
-        let inspect = |tokens| inspection::of(self.session, &team, self.samples, tokens);
-        Ok((scores, self.inspected.map(inspect).transpose()?.flatten(), part))
+/// Scores with progress; `keep` is told every batch.
+fn score(
+    engine: &Engine,
+    request: EvaluateRequest,
+    mut keep: impl FnMut(EvaluateEvent) -> Result<()>,
+) -> Result<Vec<Scored>> {
+    let total = request.samples.len();
+    let mut done: Vec<(Control, usize)> = request.controls.iter().map(|c| (c.clone(), 0)).collect();
+    for (control, batch) in &request.done {
+        let own = done.iter_mut().find(|(own, _)| own == control);
+        own.into_iter().for_each(|(_, scored)| *scored += batch.scores.len());
     }
-}
-
-impl Score<'_> {
-    /// Opens what keeps the scores of finished batches, where there is an output folder; beside it, those of a stopped run.
-    fn part<B: ModelBackend>(&self, team: &Team<B>) -> Result<(Option<Part>, Vec<PartLine>)> {
-        let Some(dir) = &self.command.output else { return Ok((None, Vec::new())) };
-        let settings = self.command.settings(self.controls, self.checking.as_ref());
-        let run = part::describe(self.session, team, self.samples, settings)?;
-        let state = match self.command.resume {
-            true => RunState::Resume,
-            false => RunState::New { overwrite: true }, // of a folder that was claimed for it
-        };
-        let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), state, &run, [1, usize::MAX])?;
-        if self.command.resume {
-            let scored: usize = done.iter().map(|line| line.batch.scores.len()).sum();
-            let total = self.samples.len() * self.controls.len();
-            verbosity::note(format_args!("going on after {scored} of {total} scores"));
+    let mut shown: Option<(Control, Progress)> = None;
+    let finish =
+        |shown: Option<(Control, Progress)>| shown.into_iter().for_each(|(_, progress)| progress.finish());
+    let scored = engine.evaluate(request).for_each_event(|event| {
+        let (control, scored) =
+            done.iter_mut().find(|(own, _)| *own == event.control).expect("one of those asked for");
+        if shown.as_ref().is_none_or(|(shown, _)| shown != control) {
+            finish(shown.replace((control.clone(), Progress::new("scored", *scored, total))));
         }
-        interrupt::set_words(format!(
-            "stopped; finished scores are in {}. Go on with the same command and --resume",
-            dir.join(PART).display()
-        ));
-        Ok((Some(part), done))
-    }
-}
-
-/// Scores with progress.
-pub fn score<B: ModelBackend>(
-    session: &Session,
-    team: &Team<B>,
-    samples: &[TokenizedSample],
-    control: &Control,
-    seed: u64,
-) -> Result<Evaluation> {
-    score_after(session, team, samples, (control, seed, None), Vec::new(), |_| Ok(())).map(|(all, _)| all)
-}
-
-/// The same after batches that are `done`, with `keep` for the others; answers are checked where that is asked for.
-fn score_after<B: ModelBackend>(
-    session: &Session,
-    team: &Team<B>,
-    samples: &[TokenizedSample],
-    (control, seed, checking): (&Control, u64, Option<&Checking>),
-    done: Vec<ScoredBatch>,
-    mut keep: impl FnMut(&ScoredBatch) -> Result<()>,
-) -> Result<(Evaluation, Vec<SampleScore>)> {
-    let mut scored = done.iter().map(|batch| batch.scores.len()).sum();
-    let mut progress = Progress::new("scored", scored, samples.len());
-    let writing = session.greedy_writing();
-    let batch_size = session.config.batch_size();
-    let scoring = Scoring { batch_size, control, seed, writing: writing.as_ref(), checking };
-    let result = evaluate_after(team, samples, &scoring, done, |batch| {
-        scored += batch.scores.len();
-        progress.set(scored, "");
-        keep(batch)
+        *scored += event.batch.scores.len();
+        shown.iter_mut().for_each(|(_, progress)| progress.set(*scored, ""));
+        keep(event)
     })?;
-    progress.finish();
-    Ok(result)
+    finish(shown);
+    Ok(scored)
 }

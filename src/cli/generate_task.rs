@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use diffmas::Result;
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig};
+use diffmas::engine::{OutputLock, write_jsonl};
 use diffmas::files::write_atomic;
 
 use super::output;
-use super::output_lock::OutputLock;
 
 /// Flags of `generate-task`.
 #[derive(Debug, Args)]
@@ -53,8 +53,8 @@ impl GenerateTaskCommand {
         let train = config.problems(Split::Train, self.seed, self.train);
         let train: Vec<_> = train.map(|p| p.fields_with_trajectories(usize::MAX)).collect();
         let test: Vec<_> = config.problems(Split::Test, self.seed, self.test).map(|p| p.fields()).collect();
-        output::write_jsonl(&self.output.join("train.jsonl"), &train)?;
-        output::write_jsonl(&self.output.join("test.jsonl"), &test)?;
+        write_jsonl(&self.output.join("train.jsonl"), &train)?;
+        write_jsonl(&self.output.join("test.jsonl"), &test)?;
         for (name, team) in [
             ("team.toml", config.team()),
             ("all_evidence.toml", config.all_evidence()),

@@ -2,8 +2,9 @@
 //! whatever it is doing. Only what has to come to a good point first ([`Heard`]) is asked to; a second signal ends that at once, too.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use diffmas::engine::Cancel;
 use diffmas::files::end_process;
 use diffmas::{Error, Result};
 
@@ -12,7 +13,7 @@ use super::verbosity;
 /// The exit code of work that was stopped.
 pub const CODE: u8 = 130;
 
-static STOP: AtomicBool = AtomicBool::new(false);
+static STOP: LazyLock<Cancel> = LazyLock::new(Cancel::new);
 static SILENT: AtomicBool = AtomicBool::new(false);
 /// Pieces of work that come to a good point by themselves.
 static HEARD: AtomicUsize = AtomicUsize::new(0);
@@ -21,7 +22,7 @@ static WORDS: Mutex<String> = Mutex::new(String::new());
 /// Starts listening.
 pub fn install() {
     let result = ctrlc::set_handler(|| {
-        let again = STOP.swap(true, Ordering::SeqCst);
+        let again = STOP.cancel();
         let heard = HEARD.load(Ordering::SeqCst) > 0;
         if !heard {
             verbosity::say(last_words());
@@ -79,22 +80,17 @@ impl Drop for Heard {
     }
 }
 
-/// Set once the user asked to stop.
-pub fn stop() -> &'static AtomicBool {
+/// What Ctrl-C cancels.
+pub fn cancel() -> &'static Cancel {
     &STOP
 }
 
 /// Whether the user asked to stop.
 pub fn requested() -> bool {
-    STOP.load(Ordering::SeqCst)
+    STOP.is_cancelled()
 }
 
 /// Says nothing from now on where work is asked to stop: in a chat, one sees the answer end.
 pub fn silence() {
     SILENT.store(true, Ordering::SeqCst);
-}
-
-/// Whether the user asked to stop; the next answer starts afresh.
-pub fn take() -> bool {
-    STOP.swap(false, Ordering::SeqCst)
 }

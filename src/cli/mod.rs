@@ -1,27 +1,23 @@
 //! Commands. Exit codes: 0 done, 1 failure, 2 wrong usage, 130 interrupted.
 
-mod answer;
 mod chat;
 mod completions;
+mod csv_log;
 mod demo;
 mod devices;
 mod eval;
 mod fetch;
 mod generate_task;
 mod generation;
-mod inspection;
 mod interrupt;
 mod lines;
 mod merge;
 mod models;
 mod options;
 mod output;
-mod output_lock;
-mod part;
 mod progress;
 mod report;
 mod run;
-mod run_log;
 mod session;
 mod summary;
 mod threads;

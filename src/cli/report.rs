@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use diffmas::engine::check_output_file;
 use diffmas::report::Report;
 use diffmas::{Error, Result};
 
@@ -28,7 +29,7 @@ impl ReportCommand {
     pub fn execute(self) -> Result<()> {
         let report = Report::read(&self.dir)?;
         let path = self.output.unwrap_or_else(|| self.dir.join("report.html"));
-        let file = output::check_file(&path, "output", self.overwrite)?;
+        let file = check_output_file(&path, "output", self.overwrite)?;
         if report.is_made_of(&file) {
             return Err(Error::file(&path, "--overwrite would replace this input; give another --output"));
         }

@@ -3,26 +3,22 @@
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use clap::Args;
-use diffmas::agents::{ChannelKind, SenderAttention, Team};
-use diffmas::backends::{Job, ModelBackend};
-use diffmas::communication::{Fingerprint, ReceivedMessages, TraceOwner};
-use diffmas::engine::Session;
+use diffmas::agents::ChannelKind;
+use diffmas::engine::{
+    AnswerEvent, AnswerOptions, AnswerRequest, Engine, Part, RowAnswer, RunState, Session, TraceFile,
+    check_output_file, jsonl, write_jsonl,
+};
 use diffmas::evaluation::{Checking, Control};
 use diffmas::files::{follow, is_stream, open_stream};
-use diffmas::inference::{Answer, WrittenMessage};
 use diffmas::text::{Answers, Sample, TokenizedSample};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::answer::{Answering, Left};
 use super::generation::GenerationArgs;
 use super::options::{Options, TeamArgs};
-use super::output_lock::RunState;
-use super::part::{self, Part};
 use super::progress::Progress;
 use super::{chat, interrupt, output, session, verbosity};
 
@@ -112,23 +108,22 @@ impl RunCommand {
         self.check_files()?;
         let options = Options::of_team(&self.team, self.run.as_deref())?;
         let session = session::open(options.engine()?)?;
-        let decoding = self.generation.options(&session)?;
-        let stop = &self.generation.stop;
-        let answering = Answering { session: &session, options: &decoding, stop, control: &self.control };
-        let kind = session.config.backend()?;
+        let decode = self.generation.options(&session)?;
+        let (stop, control) = (self.generation.stop.clone(), self.control.clone());
+        let options = AnswerOptions { decode, stop, control };
         let Some(samples) = self.samples(&session)? else {
             self.control.validate(&session.team, 1)?;
-            let job = chat::Chat::new(answering)?;
-            return kind.run(session.config.device_index, job)?;
+            return chat::Chat::open(session, options)?.run();
         };
         self.control.validate(&session.team, samples.len())?;
         self.check_traces(samples.len(), session.config.batch_size(), session.team.channel.kind)?;
-        let checking = self.checking(&answering, &samples)?;
-        let job = AnswerAll { command: &self, answering, samples: &samples };
-        let (answers, sink) = kind.run(session.config.device_index, job)??;
+        let checking = self.checking(&session, &options, &samples)?;
+        let engine = Engine::start(session)?;
+        let work = AnswerAll { command: &self, engine: &engine, options, samples: &samples };
+        let (answers, sink) = work.run()?;
         if let (Some(path), Some(checking)) = (&self.save_trajectories, checking) {
             let lines = trajectories(&checking, &samples, &answers)?;
-            output::write_jsonl(path, &lines)?;
+            write_jsonl(path, &lines)?;
             verbosity::note(format_args!(
                 "{} of {} answers were right; their agents' texts are in {}",
                 lines.len(),
@@ -178,13 +173,13 @@ impl RunCommand {
             } else {
                 Part::check(&file, state)?;
             }
-            *path = output::check_file(path, "output", replaced)?;
+            *path = check_output_file(path, "output", replaced)?;
         }
         for (flag, path) in
             [("save-trace", &mut self.save_trace), ("save-trajectories", &mut self.save_trajectories)]
         {
             if let Some(path) = path {
-                *path = output::check_file(path, flag, replaced)?;
+                *path = check_output_file(path, flag, replaced)?;
             }
         }
         Ok(())
@@ -211,21 +206,31 @@ impl RunCommand {
 
     /// Whether messages come out of a trace file or go into one.
     fn traced(&self) -> bool {
-        self.save_trace.is_some() || self.load_trace.is_some()
+        self.trace().is_some()
+    }
+
+    /// The trace file, if there is one.
+    fn trace(&self) -> Option<TraceFile> {
+        let load = self.load_trace.clone().map(TraceFile::Load);
+        load.or(self.save_trace.clone().map(TraceFile::Save))
     }
 
     /// How right answers are told for --save-trajectories; refused where there can be none, or nobody writes.
-    fn checking(&self, answering: &Answering<'_>, samples: &[TokenizedSample]) -> Result<Option<Checking>> {
+    fn checking(
+        &self,
+        session: &Session,
+        options: &AnswerOptions,
+        samples: &[TokenizedSample],
+    ) -> Result<Option<Checking>> {
         if self.save_trajectories.is_none() {
             return Ok(None);
         }
-        let session = answering.session;
         if !session.team.channel.kind.text {
             return Err(Error::invalid(
                 "--save-trajectories needs --channel text: only there do agents write",
             ));
         }
-        let (options, tokenizer) = (answering.options.clone(), session.model.tokenizer.clone());
+        let (options, tokenizer) = (options.decode.clone(), session.model.tokenizer.clone());
         let checking = Checking { options, tokenizer };
         if checking.tokenizer.is_none() || !checking.applies(samples) {
             let path = self.data.as_deref().unwrap_or(Path::new("--data"));
@@ -266,48 +271,85 @@ enum Sink {
 
 struct AnswerAll<'a> {
     command: &'a RunCommand,
-    answering: Answering<'a>,
+    engine: &'a Engine,
+    options: AnswerOptions,
     samples: &'a [TokenizedSample],
 }
 
-impl Job for AnswerAll<'_> {
-    type Output = Result<(Vec<Answered>, Sink)>;
-
-    fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
-        let team = self.answering.session.trained_team::<B>(&device)?;
+impl AnswerAll<'_> {
+    /// Answers all questions, or those that a stopped run left.
+    fn run(&self) -> Result<(Vec<Answered>, Sink)> {
         let n = self.samples.len();
-        // A trace file holds the samples' own messages.
-        let seed = self.command.generation.seed;
-        let others = self.command.control.senders(n, seed).filter(|_| !self.command.traced());
-        let (mut sink, mut all) = self.sink(&team)?;
-        let mut progress = (n > 1).then(|| Progress::new("answered", all.len(), n));
-        let indices: Vec<usize> = (all.len()..n).collect();
-        for rows in indices.chunks(self.answering.session.config.batch_size()) {
-            let batch = self.batch(&team, rows, others.as_deref(), &device)?;
-            self.keep(&mut sink, &batch)?;
-            all.extend(batch);
-            if let Some(progress) = &mut progress {
-                progress.set(all.len(), "");
+        let (mut sink, mut all) = self.sink()?;
+        let mut request = AnswerRequest {
+            sender_attention: self.command.json,
+            trace: self.command.trace(),
+            ..AnswerRequest::new(self.samples.to_vec(), self.options.clone())
+        };
+        let done = all.len();
+        request.rows.drain(..done);
+        let mut progress = (n > 1).then(|| Progress::new("answered", done, n));
+        let mut shown = self.command.streaming().then(output::Stream::default);
+        let mut batch = Vec::new();
+        self.engine.answer(request)?.for_each_event(|event| {
+            match event {
+                AnswerEvent::Text { text, .. } => {
+                    if let Some(shown) = &mut shown {
+                        shown.push(&text);
+                    }
+                }
+                AnswerEvent::Finished(answer) => {
+                    let rows = answer.batch_size;
+                    batch.push(self.answered(answer, done));
+                    if batch.len() == rows {
+                        shown.take().map_or(Ok(()), output::Stream::finish)?;
+                        self.keep(&mut sink, &batch)?;
+                        all.append(&mut batch);
+                        if let Some(progress) = &mut progress {
+                            progress.set(all.len(), "");
+                        }
+                    }
+                }
+                AnswerEvent::RolledOut(_) => {}
             }
-        }
+            Ok(())
+        })?;
         if let Some(progress) = progress {
             progress.finish();
         }
         Ok((all, sink))
     }
-}
 
-impl AnswerAll<'_> {
+    /// An answer as it is written; its row is counted from sample `first` on.
+    fn answered(&self, answer: RowAnswer, first: usize) -> Answered {
+        let details = self.command.json.then(|| Details {
+            stopped: answer.stopped,
+            trace_positions: answer.received.positions,
+            trace_bytes: answer.received.bytes,
+            attention: answer.sender_attention.into_iter().map(|(name, w)| (name, Value::from(w))).collect(),
+            batch_size: answer.batch_size,
+            think_seconds: answer.rollout_seconds,
+            decode_seconds: answer.decode_seconds,
+        });
+        let written = answer.received.written.into_iter();
+        Answered {
+            line: self.samples[first + answer.row].line,
+            text: answer.text,
+            token_ids: answer.token_ids,
+            messages: written.map(|w| (w.sender, Value::from(w.text))).collect(),
+            details,
+        }
+    }
+
     /// Opens what the answers go to; beside it, those of a stopped run.
-    fn sink<B: ModelBackend>(&self, team: &Team<B>) -> Result<(Sink, Vec<Answered>)> {
+    fn sink(&self) -> Result<(Sink, Vec<Answered>)> {
         let Some(path) = &self.command.output else { return Ok((Sink::Printed, Vec::new())) };
         if let Some(stream) = open_stream(path)? {
             return Ok((Sink::Stream(stream), Vec::new()));
         }
-        let (session, n) = (self.answering.session, self.samples.len());
-        let run = part::describe(session, team, self.samples, self.settings())?;
-        let (part, done) =
-            Part::open::<Answered>(path, self.command.state(), &run, [session.config.batch_size(), n])?;
+        let (batch_size, n) = (self.engine.session().config.batch_size(), self.samples.len());
+        let run = self.engine.describe(self.samples, self.settings())?;
+        let (part, done) = Part::open::<Answered>(path, self.command.state(), &run, [batch_size, n])?;
         if self.command.resume {
             verbosity::note(format_args!("going on after {} of {n} answers", done.len()));
         }
@@ -319,19 +361,20 @@ impl AnswerAll<'_> {
     }
 
     /// What answers depend on beside model, team and data.
-    fn settings(&self) -> Value {
+    fn settings(&self) -> Map<String, Value> {
         let RunCommand { control, json, .. } = self.command;
-        let o = self.answering.options;
-        json!({
+        let o = &self.options.decode;
+        let settings = json!({
             "sampling": format!("{:?}", o.sampling),
             "repetition_penalty": o.repetition_penalty,
             "max_new_tokens": o.max_new_tokens,
             "stop_tokens": o.stop_tokens,
-            "stop": self.answering.stop,
+            "stop": self.options.stop,
             "seed": o.seed,
             "control": control.to_string(),
             "json": json,
-        })
+        });
+        settings.as_object().cloned().unwrap_or_default()
     }
 
     /// Hands on the answers of a batch.
@@ -340,149 +383,13 @@ impl AnswerAll<'_> {
             Sink::Part(part) => part.push(answers),
             Sink::Stream(stream) => {
                 let path = self.command.output.as_deref().unwrap_or(Path::new("--output"));
-                let text = output::jsonl(path, answers)?;
+                let text = jsonl(path, answers)?;
                 stream
                     .write_all(text.as_bytes())
                     .map_err(|e| Error::file(path, format!("nothing can be written: {e}")))
             }
             Sink::Printed => self.command.print(answers),
         }
-    }
-
-    fn batch<B: ModelBackend>(
-        &self,
-        team: &Team<B>,
-        rows: &[usize],
-        others: Option<&[usize]>,
-        device: &B::Device,
-    ) -> Result<Vec<Answered>> {
-        let pick = |i: usize| self.samples[i].clone();
-        let own: Vec<TokenizedSample> = rows.iter().map(|&i| pick(i)).collect();
-        let sample_ids: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
-        let clock = Instant::now();
-        let left = match others {
-            Some(others) => {
-                let theirs: Vec<_> = rows.iter().map(|&i| pick(others[i])).collect();
-                let left = self.answering.roll_out(team, &theirs, &sample_ids)?;
-                Left { samples: own.clone(), ..left }
-            }
-            None => self.left(team, &own, &sample_ids, device)?,
-        };
-        let written: Vec<_> =
-            left.written.iter().map(|row| self.messages(team, row)).collect::<Result<_>>()?;
-        let received = self.answering.controlled(team, left.received, &sample_ids);
-        let think_seconds = clock.elapsed().as_secs_f64();
-        let clock = Instant::now();
-        let mut shown = output::Stream::default();
-        let stream = self.command.streaming();
-        let answers = self.answering.answer(team, &left.samples, &received, &sample_ids, |text| {
-            if stream {
-                shown.push(text);
-            }
-        })?;
-        if stream {
-            shown.finish()?;
-        }
-        let decode_seconds = clock.elapsed().as_secs_f64();
-        let sender_attention = self
-            .command
-            .json
-            .then(|| self.answering.sender_attention(team, &left.samples, &received))
-            .flatten();
-        let attention = |sender_attention: Option<&SenderAttention>, row: usize| {
-            let Some(sender_attention) = sender_attention else { return Map::new() };
-            let name = |&s: &usize| team.layout.config.agents[s].name.clone();
-            sender_attention
-                .senders
-                .iter()
-                .map(name)
-                .zip(sender_attention.of_row(row).into_iter().map(Value::from))
-                .collect()
-        };
-        let answered = |(row, (&i, (answer, text))): (usize, (&usize, (Answer, Option<String>)))| {
-            let details = self.command.json.then(|| Details {
-                stopped: answer.stopped,
-                trace_positions: received.positions(row),
-                trace_bytes: received.bytes(row),
-                attention: attention(sender_attention.as_ref(), row),
-                batch_size: rows.len(),
-                think_seconds,
-                decode_seconds,
-            });
-            let messages = written.get(row).cloned().unwrap_or_default();
-            Answered { line: self.samples[i].line, text, token_ids: answer.token_ids, messages, details }
-        };
-        Ok(rows.iter().zip(answers).enumerate().map(answered).collect())
-    }
-
-    /// What upstream agents wrote for one sample, by role.
-    fn messages<B: ModelBackend>(
-        &self,
-        team: &Team<B>,
-        written: &[WrittenMessage],
-    ) -> Result<Map<String, Value>> {
-        let by_role =
-            |(sender, text): (usize, String)| (team.layout.config.agents[sender].name.clone(), text.into());
-        Ok(self.answering.texts(written)?.into_iter().map(by_role).collect())
-    }
-
-    /// What the upstream agents leave for these samples, now or on the machine that wrote `--load-trace`.
-    fn left<B: ModelBackend>(
-        &self,
-        team: &Team<B>,
-        samples: &[TokenizedSample],
-        sample_ids: &[u64],
-        device: &B::Device,
-    ) -> Result<Left<B>> {
-        if !self.command.traced() {
-            return self.answering.roll_out(team, samples, sample_ids);
-        }
-        let agents: Vec<&str> = team.layout.config.agents.iter().map(|a| a.name.as_str()).collect();
-        let fingerprint =
-            Fingerprint { model: self.answering.session.model.sha256()?, adapter: team.learned_sha256() };
-        let owner = TraceOwner {
-            model: &self.answering.session.model.config,
-            fingerprint: &fingerprint,
-            agents: &agents,
-            vectors: team.layout.config.vectors(),
-        };
-        if let Some(path) = &self.command.load_trace {
-            let received = ReceivedMessages::read(path, owner, device)?;
-            self.check_loaded(path, &received.start, samples)?;
-            return Ok(Left { received, written: Vec::new(), samples: samples.to_vec() });
-        }
-        let left = self.answering.roll_out(team, samples, sample_ids)?;
-        if let Some(path) = &self.command.save_trace {
-            left.received.write(path, owner)?;
-        }
-        Ok(left)
-    }
-
-    /// Refuses a trace of other rows, or one after which the final agent's positions do not fit the model.
-    fn check_loaded(&self, path: &Path, start: &[u32], samples: &[TokenizedSample]) -> Result<()> {
-        if start.len() != samples.len() {
-            let (theirs, ours) = (start.len(), samples.len());
-            return Err(Error::file(
-                path,
-                format!("the trace is of {theirs} questions, but there are {ours} here"),
-            ));
-        }
-        let room = self.answering.session.model.config.max_position_embeddings;
-        for (sample, &start) in samples.iter().zip(start) {
-            let prompt = sample.prompts.last().map_or(0, Vec::len);
-            let total = (start as usize + prompt).saturating_add(self.answering.options.max_new_tokens);
-            if total > room {
-                return Err(Error::file(
-                    path,
-                    format!(
-                        "line {}: the trace ends at position {start}, and {prompt} prompt tokens and \
-                         --max-new-tokens make {total}, but the model has {room} (max_position_embeddings)",
-                        sample.line
-                    ),
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -3,25 +3,27 @@
 use std::fmt;
 use std::path::Path;
 
+use diffmas::engine::Trained;
 use diffmas::training::peak_memory_bytes;
 use indicatif::FormattedDuration;
 
 use super::progress;
-use super::run_log::RunLog;
 
 /// The end of a run in a few lines, over all its sessions.
 pub struct Summary<'a> {
     /// Folder of the run.
     pub dir: &'a Path,
-    /// Its logs.
-    pub log: &'a RunLog,
+    /// What it reported.
+    pub trained: &'a Trained,
+    /// Whether there are curves for TensorBoard.
+    pub curves: bool,
     /// Whether the model has a tokenizer, so that a question can be asked as text.
     pub text: bool,
 }
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (dir, steps) = (self.dir.display(), self.log.steps());
+        let (dir, steps) = (self.dir.display(), &self.trained.steps);
         if let Some(loss) = self.loss() {
             writeln!(f, "{loss}")?;
         }
@@ -39,7 +41,7 @@ impl fmt::Display for Summary<'_> {
             None => writeln!(f)?,
         }
         writeln!(f, "adapter in {dir}/adapter")?;
-        if self.log.has_events() {
+        if self.curves {
             writeln!(f, "curves: tensorboard --logdir {dir}")?;
         }
         let asked = if self.text { "--question \"…\" --greedy" } else { "--data FILE.jsonl --greedy" };
@@ -51,9 +53,9 @@ impl Summary<'_> {
     /// The loss before and after: of held-out data where there is any, else of the first and the last update.
     fn loss(&self) -> Option<String> {
         let number = |x: Option<f64>| x.map_or("not finite".into(), |x| format!("{x:.4}"));
-        let (first, last) = (self.log.steps().first()?, self.log.steps().last()?);
+        let (first, last) = (self.trained.steps.first()?, self.trained.steps.last()?);
         let after_update =
-            |step| self.log.scores().iter().find(|s| s.step == step).map(|s| number(s.eval_loss));
+            |step| self.trained.scores.iter().find(|s| s.step == step).map(|s| number(s.eval_loss));
         Some(match (after_update(0), after_update(last.step)) {
             (Some(before), Some(after)) => format!("held-out loss {before} before, {after} after training"),
             (None, Some(after)) => format!("held-out loss {after} after training"),

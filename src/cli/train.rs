@@ -3,23 +3,20 @@
 use std::path::Path;
 
 use clap::Args;
-use diffmas::agents::{AdapterSet, Team, TeamModel};
-use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::target_modules::projection_names;
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
-use diffmas::engine::Session;
-use diffmas::evaluation::Control;
-use diffmas::files::{remove_leftovers, write_atomic};
+use diffmas::engine::{
+    Engine, OutputLock, RunState, Session, TrainEvent, TrainRequest, TrainStart, write_json,
+};
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{ADAPTER, Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
+use diffmas::training::{StepMetrics, StopReason};
 use diffmas::{Error, Result};
 
+use super::csv_log::Csv;
 use super::options::{Options, TeamArgs, TrainArgs, flags};
-use super::output_lock::{OutputLock, RunState};
 use super::progress::Progress;
-use super::run_log::RunLog;
 use super::summary::Summary;
-use super::{eval, inspection, interrupt, output, session, verbosity};
+use super::{eval, interrupt, output, session, verbosity};
 
 /// Most tokens of the answer that is shown in the end.
 const ANSWER_TOKENS: usize = 64;
@@ -55,7 +52,9 @@ impl TrainCommand {
         }
         let options = Options::read(file.as_deref(), &flags)?;
         let state = if self.resume { RunState::Resume } else { RunState::New { overwrite: self.overwrite } };
-        train(options, state, Ending::Told)
+        let session = session::open(options.engine()?)?;
+        let request = request(&session, &options, state)?;
+        train(&Engine::start(session)?, request, &options, Ending::Told)
     }
 }
 
@@ -68,208 +67,155 @@ pub enum Ending {
     Silent,
 }
 
-/// Trains as `options` say.
-pub fn train(options: Options, state: RunState, ending: Ending) -> Result<()> {
+/// What `options` ask of a team: settings and data are read, and the output folder is locked.
+pub fn request(session: &Session, options: &Options, state: RunState) -> Result<TrainRequest> {
     let config = options.train_config()?;
-    let dir = Options::required(&options.output, "output")?.clone();
-    let data = Options::required(&options.data, "data")?.clone();
-    let session = session::open(options.engine()?)?;
-    let samples = session.data(&data, Answers::Required, 0)?;
-    config.check_data(&samples).map_err(|e| Error::file(&data, e))?;
-    let eval_data = options.eval_data.as_ref();
-    let held_out = eval_data.map(|p| session.data(p, Answers::Required, 0)).transpose()?;
-    let backend = session.config.backend()?;
-    let resolved = options.clone().resolved(&session.team, &config, backend)?;
+    let dir = Options::required(&options.output, "output")?;
+    let data = Options::required(&options.data, "data")?;
+    let samples = session.data(data, Answers::Required, 0)?;
+    config.check_data(&samples).map_err(|e| Error::file(data, e))?;
+    let held_out = options.eval_data.as_ref().map(|p| session.data(p, Answers::Required, 0)).transpose()?;
+    let resolved = options.clone().resolved(&session.team, &config, session.config.backend()?)?;
     let settings = toml::to_string(&resolved)?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let lock = match state {
         RunState::New { overwrite } => {
-            let lock = OutputLock::new_run(&dir, overwrite, hint)?;
+            let lock = OutputLock::new_run(dir, overwrite, hint)?;
             if overwrite {
                 lock.keep_inputs(options.inputs())?;
             }
             lock
         }
-        RunState::Resume => OutputLock::resumed(&dir)?,
+        RunState::Resume => OutputLock::resumed(dir)?,
     };
-    let job = Train {
-        session: &session,
-        options: &options,
+    Ok(TrainRequest {
         config,
-        samples,
         held_out,
-        dir: &dir,
-        lock: &lock,
-        settings,
-        state,
-        ending,
-    };
-    backend.run(session.config.device_index, job)?
+        adapter: fresh_adapter(options),
+        output: Some(lock),
+        settings: Some(settings),
+        tensorboard: options.tensorboard.unwrap_or(true),
+        cancel: interrupt::cancel().clone(),
+        ..TrainRequest::new(samples)
+    })
 }
 
-struct Train<'a> {
-    session: &'a Session,
-    options: &'a Options,
-    config: TrainConfig,
-    samples: Vec<TokenizedSample>,
-    held_out: Option<Vec<TokenizedSample>>,
-    dir: &'a Path,
-    lock: &'a OutputLock,
-    /// The run's `config.toml`.
-    settings: String,
-    state: RunState,
-    ending: Ending,
+/// The shape of a fresh adapter.
+fn fresh_adapter(o: &Options) -> AdapterConfig {
+    // As in PEFT, which writes what the word stands for.
+    let named = o.target_modules.clone().filter(|names| *names != ["all-linear"]);
+    let targets = named.unwrap_or_else(|| projection_names().map(String::from).to_vec());
+    let mut config =
+        AdapterConfig::new(o.lora_r.unwrap_or(8), o.lora_alpha.unwrap_or(16.0), TargetModules::List(targets));
+    config.use_rslora = o.use_rslora.unwrap_or(false);
+    config
 }
 
-impl Job for Train<'_> {
-    type Output = Result<()>;
-
-    fn run<B: ModelBackend>(self, device: B::Device) -> Result<()> {
-        let c = self.config.clone();
-        let sampler = Sampler::new(self.samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
-        let total = c.total_steps(sampler.updates_per_epoch());
-        let mut trainer = self.setup::<B>(&device)?;
-        let mut done = 0;
-        match self.state {
-            // A folder that is emptied for it gets its settings.
-            RunState::New { .. } => {
-                self.lock.clear()?;
-                write_atomic(&self.dir.join("config.toml"), self.settings.as_bytes())?;
+/// Trains the team of `engine`, with progress.
+pub fn train(engine: &Engine, request: TrainRequest, options: &Options, ending: Ending) -> Result<()> {
+    let dir = Options::required(&options.output, "output")?;
+    let go_on = format!("Go on with: diffmas train --resume --output {}", dir.display());
+    let resumed = request.output.as_ref().is_some_and(OutputLock::is_resumed);
+    let (samples, held_out) = (request.samples.len(), request.held_out.clone());
+    let mut shown = Shown::default();
+    let trained = engine.train(request)?.for_each_event(|event| {
+        if let TrainEvent::Started(start) = &event {
+            begin(engine, start, samples, resumed);
+            if ending == Ending::Told {
+                interrupt::set_words(format!("stopped; what was trained is kept. {go_on}"));
             }
-            RunState::Resume => {
-                remove_leftovers(self.dir)?;
-                done = trainer.resume(self.dir, &self.samples)?.unwrap_or(0);
-                for change in trainer.changed() {
-                    verbosity::note(format_args!("{change}"));
+            if options.csv.unwrap_or(false) {
+                shown.csv = Some(Csv::create(dir, &engine.session().team, &start.steps)?);
+            }
+        }
+        shown.event(event)
+    })?;
+    if trained.reason == StopReason::Interrupted {
+        return Err(Error::Interrupted(format!("stopped; a checkpoint was written. {go_on}")));
+    }
+    if ending == Ending::Silent {
+        return Ok(());
+    }
+    let text = engine.session().model.tokenizer.is_some();
+    let curves = options.tensorboard.unwrap_or(true);
+    output::print(&Summary { dir, trained: &trained, curves, text }.to_string())?;
+    held_out.map_or(Ok(()), |samples| look_inside(engine, dir, &samples))
+}
+
+/// Says what will be done.
+fn begin(engine: &Engine, start: &TrainStart, samples: usize, resumed: bool) {
+    start.changed.iter().for_each(verbosity::note);
+    let TrainStart { done, total, trainable, .. } = start;
+    if resumed {
+        verbosity::note(format_args!("going on after update {done} of {total}"));
+    }
+    let team = &engine.session().team;
+    verbosity::note(format_args!(
+        "{} agents, {} latent steps, {samples} samples, {trainable} trainable numbers, {total} updates",
+        team.agents.len(),
+        team.total_steps(),
+    ));
+}
+
+/// A run as people see it.
+#[derive(Default)]
+struct Shown {
+    done: usize,
+    total: usize,
+    updates: Option<Progress>,
+    scores: Option<Progress>,
+    /// While updates go on, they are finished before the program ends.
+    heard: Option<interrupt::Heard>,
+    csv: Option<Csv>,
+}
+
+impl Shown {
+    fn event(&mut self, event: TrainEvent) -> Result<()> {
+        match event {
+            TrainEvent::Started(start) => (self.done, self.total) = (start.done, start.total),
+            TrainEvent::Scored { done, total } => {
+                self.scores.get_or_insert_with(|| Progress::new("scored", 0, total)).set(done, "");
+            }
+            TrainEvent::EvalLoss(_) => self.scores.take().iter().for_each(Progress::finish),
+            TrainEvent::Updating => {
+                self.heard = Some(interrupt::Heard::start());
+                self.updates = Some(Progress::new("update", self.done, self.total));
+            }
+            TrainEvent::Step(metrics) => {
+                self.csv.as_ref().map_or(Ok(()), |csv| csv.append(&metrics))?;
+                if metrics.skipped {
+                    self.line(&format!("update {} skipped: loss or gradient is not finite", metrics.step));
                 }
-                write_atomic(&self.dir.join("config.toml"), self.settings.as_bytes())?;
-                verbosity::note(format_args!("going on after update {done} of {total}"));
+                self.updates.iter_mut().for_each(|progress| progress.set(metrics.step, &describe(&metrics)));
+            }
+            TrainEvent::Checkpoint(dir) => self.line(&format!("checkpoint in {}", dir.display())),
+            TrainEvent::Updated(reason) => {
+                self.updates.take().iter().for_each(Progress::finish);
+                let heard = self.heard.take().filter(|_| reason == StopReason::Finished);
+                heard.map_or(Ok(()), interrupt::Heard::finish)?;
             }
         }
-        let team = &self.session.team;
-        verbosity::note(format_args!(
-            "{} agents, {} latent steps, {} samples, {} trainable numbers, {total} updates",
-            team.agents.len(),
-            team.total_steps(),
-            self.samples.len(),
-            trainer.parameters().num_elements()
-        ));
-        let go_on = format!("Go on with: diffmas train --resume --output {}", self.dir.display());
-        if self.ending == Ending::Told {
-            interrupt::set_words(format!("stopped; what was trained is kept. {go_on}"));
-        }
-        let mut log = RunLog::open(self.dir, done, team, self.options)?;
-        if done == 0 {
-            self.score(&trainer, &mut log, 0)?;
-        }
-        let reason = self.train_with_progress(&mut trainer, &mut log, done, total)?;
-        if reason == StopReason::Interrupted {
-            return Err(Error::Interrupted(format!("stopped; a checkpoint was written. {go_on}")));
-        }
-        trainer.write(&self.dir.join(ADAPTER))?;
-        self.score(&trainer, &mut log, total)?;
-        if self.ending == Ending::Silent {
-            return Ok(());
-        }
-        let text = self.session.model.tokenizer.is_some();
-        output::print(&Summary { dir: self.dir, log: &log, text }.to_string())?;
-        self.look_inside(&trainer.team())
+        Ok(())
+    }
+
+    fn line(&self, text: &str) {
+        self.updates.iter().for_each(|progress| progress.line(text));
     }
 }
 
-impl Train<'_> {
-    fn setup<B: ModelBackend>(&self, device: &B::Device) -> Result<Trainer<B>> {
-        let (model, parameters) = match &self.session.config.adapter {
-            Some(_) => self.session.team_model::<B>(device)?,
-            None => {
-                let backbone = self.session.backbone(device)?;
-                let scope = self.session.config.adapter_scope.unwrap_or_default();
-                let team = &self.session.team;
-                let adapters = AdapterSet::new(scope, &self.fresh_adapter(), team, &backbone.config)?;
-                let model = TeamModel::new(team.clone(), adapters, backbone);
-                let parameters = model.init(self.config.seed);
-                (model, parameters)
-            }
-        };
-        let base = self.session.base(model.layout.adapters.scope)?;
-        let trainer = Trainer::new(self.config.clone(), model, parameters)?.with_base(base);
-        Ok(trainer.with_writing(self.session.greedy_writing()))
-    }
-
-    /// The shape of a fresh adapter.
-    fn fresh_adapter(&self) -> AdapterConfig {
-        let o = self.options;
-        // As in PEFT, which writes what the word stands for.
-        let named = o.target_modules.clone().filter(|names| *names != ["all-linear"]);
-        let targets = named.unwrap_or_else(|| projection_names().map(String::from).to_vec());
-        let mut config = AdapterConfig::new(
-            o.lora_r.unwrap_or(8),
-            o.lora_alpha.unwrap_or(16.0),
-            TargetModules::List(targets),
-        );
-        config.use_rslora = o.use_rslora.unwrap_or(false);
-        config.base_model_name_or_path = Some(self.session.base_name());
-        config
-    }
-
-    /// Looks into the trained team on held-out lines, where there is text to show, and shows how it answers the first.
-    fn look_inside<B: ModelBackend>(&self, team: &Team<B>) -> Result<()> {
-        let Some(samples) = &self.held_out else { return Ok(()) };
-        let Some(inspection) = inspection::of(self.session, team, samples, ANSWER_TOKENS)? else {
-            return Ok(());
-        };
-        inspection::write(self.dir, &inspection)?;
-        let example = &inspection.example;
-        output::print(&format!(
-            "\nheld-out line {}, as {} reads it:\n{}\nexpected: {}\nanswered: {}",
-            example.line,
-            inspection.agents.last().map_or("", String::as_str),
-            example.prompts.last().map_or("", String::as_str),
-            example.expected.as_deref().unwrap_or_default(),
-            example.answered.trim()
-        ))
-    }
-
-    /// Scores the held-out data, where there is any and it has not been scored after this update in an earlier session.
-    fn score<B: ModelBackend>(&self, trainer: &Trainer<B>, log: &mut RunLog, step: usize) -> Result<()> {
-        let Some(samples) = self.held_out.as_ref().filter(|_| !log.has_eval_loss(step)) else {
-            return Ok(());
-        };
-        let e = eval::score(self.session, &trainer.team(), samples, &Control::Real, self.config.seed)?;
-        log.eval_loss(step, e.loss)
-    }
-
-    fn train_with_progress<B: ModelBackend>(
-        &self,
-        trainer: &mut Trainer<B>,
-        log: &mut RunLog,
-        done: usize,
-        total: usize,
-    ) -> Result<StopReason> {
-        let mut progress = Progress::new("update", done, total);
-        let heard = interrupt::Heard::start();
-        let reason = trainer.train(&self.samples, Some(self.dir), interrupt::stop(), |event| {
-            match event {
-                Event::Step { metrics, .. } => {
-                    log.step(metrics)?;
-                    if metrics.skipped {
-                        progress.line(&format!(
-                            "update {} skipped: loss or gradient is not finite",
-                            metrics.step
-                        ));
-                    }
-                    progress.set(metrics.step, &describe(metrics));
-                }
-                Event::Checkpoint(dir) => progress.line(&format!("checkpoint in {}", dir.display())),
-            }
-            Ok(())
-        });
-        progress.finish();
-        match reason? {
-            StopReason::Finished => heard.finish().map(|()| StopReason::Finished),
-            StopReason::Interrupted => Ok(StopReason::Interrupted),
-        }
-    }
+/// Looks into the trained team on held-out lines, where there is text to show, and shows how it answers the first.
+fn look_inside(engine: &Engine, dir: &Path, samples: &[TokenizedSample]) -> Result<()> {
+    let Some(inspection) = engine.inspect(samples, ANSWER_TOKENS)? else { return Ok(()) };
+    write_json(&dir.join(eval::INSPECTION), &inspection)?;
+    let example = &inspection.example;
+    output::print(&format!(
+        "\nheld-out line {}, as {} reads it:\n{}\nexpected: {}\nanswered: {}",
+        example.line,
+        inspection.agents.last().map_or("", String::as_str),
+        example.prompts.last().map_or("", String::as_str),
+        example.expected.as_deref().unwrap_or_default(),
+        example.answered.trim()
+    ))
 }
 
 /// A step in a few words.

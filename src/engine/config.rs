@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use diffmas_backends::BackendKind;
 use serde::{Deserialize, Serialize};
 
-use super::run_folder::{is_learned, learned, run_of};
 use crate::agents::{AdapterScope, ChannelConfig, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
 use crate::backbone::{ComputeDtype, Precision, WeightDtype};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::text::Thinking;
 
 /// Samples that run together, where nothing else is said.
@@ -79,39 +78,6 @@ impl EngineConfig {
         Self { model: Some(name.into()), ..Self::default() }
     }
 
-    /// What a trained team says of itself, where these settings do not: the model that `dir`, the folder of a run or an adapter's,
-    /// was trained on, how its weights were stored, what its chat template is told, and its adapter.
-    ///
-    /// # Errors
-    /// If the folder holds no trained team.
-    pub fn of_run(mut self, dir: &Path) -> Result<Self> {
-        if !dir.is_dir() {
-            let what = if dir.exists() { "this is a file" } else { "there is no such folder" };
-            return Err(Error::file(
-                dir,
-                format!("{what}; give the output folder of `train`, or its `adapter`"),
-            ));
-        }
-        let adapter = learned(dir);
-        if !is_learned(&adapter) {
-            let why = match dir.join("checkpoints").is_dir() {
-                true => {
-                    "the run has not ended: it has no `adapter` yet; go on with train --resume, or give one of its checkpoints"
-                }
-                false => "there is no trained team here: neither a folder `adapter` nor an adapter",
-            };
-            return Err(Error::file(dir, why));
-        }
-        if let Some(run) = run_of(&adapter) {
-            self.model = self.model.or(run.engine.model);
-            self.think = self.think.or(run.engine.think);
-            self.dtype = self.dtype.or(run.engine.dtype);
-            self.precision = self.precision.or(run.engine.precision);
-        }
-        self.adapter = Some(adapter);
-        Ok(self)
-    }
-
     /// The team that these settings name, if they do.
     ///
     /// # Errors
@@ -175,6 +141,32 @@ impl EngineConfig {
             seed: self.seed,
             ..Self::default()
         }
+    }
+
+    /// These settings with `team` inside, every default of a run written out, and paths from the root: as the `config.toml` of a run holds
+    /// them.
+    ///
+    /// # Errors
+    /// If the backend is not compiled in.
+    pub fn resolved(&self, team: &TeamConfig) -> Result<Self> {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        let model = self.model.clone().map(|name| match Path::new(&name).exists() {
+            true => absolute(Path::new(&name)).display().to_string(),
+            false => name,
+        });
+        let Precision { weights, compute } = self.load_precision();
+        Ok(Self {
+            model,
+            offline: None, // of this machine now, not of the run
+            adapter: self
+                .adapter
+                .as_deref()
+                .map(|path| if path.exists() { absolute(path) } else { path.into() }),
+            backend: Some(self.backend()?.to_string()),
+            dtype: Some(weights),
+            precision: Some(compute),
+            ..self.clone().with_team(team.clone())
+        })
     }
 
     /// The backend asked for, or the default.

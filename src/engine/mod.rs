@@ -1,9 +1,42 @@
 //! The product as a library: settings in, a team that answers, learns and is measured out. No signature names a backend type.
+//!
+//! [`Engine::open`] reads what an [`EngineConfig`] names and starts one worker thread, which owns the weights. Handles are cloned and sent
+//! to other threads at will; requests queue up. Each request is a plain struct, and what comes of it is an [`EventStream`]: events as they
+//! come, then a result. What the data and the prompts are is a matter of the [`Session`], which needs no device.
 
+mod answer;
+mod cancel;
 mod config;
+mod describe;
+mod devices;
+mod evaluate;
+mod handle;
+mod inspect;
+mod loaded;
+mod output;
+mod output_lock;
+mod part;
 mod run_folder;
+mod run_log;
 mod session;
+mod stream;
+mod trace;
+mod train;
+mod worker;
 
+pub use answer::{
+    AnswerEvent, AnswerOptions, AnswerRequest, AnswerRow, AnswerStream, MessageSize, Received, RolledOut,
+    RowAnswer, TraceFile, Written,
+};
+pub use cancel::Cancel;
 pub use config::EngineConfig;
+pub use devices::{DeviceState, devices};
+pub use evaluate::{EvaluateEvent, EvaluateRequest, EvaluateStream, Scored};
+pub use handle::{Engine, TeamChoice};
+pub use output::{append, check_output_file, jsonl, write_json, write_jsonl};
+pub use output_lock::{OutputLock, RunState};
+pub use part::Part;
 pub use run_folder::{RunFolder, learned, run_of};
 pub use session::{Conditions, Resolve, Session, compare_base};
+pub use stream::EventStream;
+pub use train::{TrainEvent, TrainRequest, TrainStart, TrainStream, Trained};

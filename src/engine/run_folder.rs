@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::EngineConfig;
 use crate::checkpoint::peft::{BASE, CONFIG};
+use crate::error::{Error, Result};
 use crate::files;
 use crate::training::ADAPTER;
 
@@ -20,6 +21,41 @@ pub struct RunFolder {
     pub eval_data: Option<PathBuf>,
 }
 
+impl EngineConfig {
+    /// What a trained team says of itself, where these settings do not: the model that `dir`, the folder of a run or an adapter's,
+    /// was trained on, how its weights were stored, what its chat template is told, and its adapter.
+    ///
+    /// # Errors
+    /// If the folder holds no trained team.
+    pub fn of_run(mut self, dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            let what = if dir.exists() { "this is a file" } else { "there is no such folder" };
+            return Err(Error::file(
+                dir,
+                format!("{what}; give the output folder of `train`, or its `adapter`"),
+            ));
+        }
+        let adapter = learned(dir);
+        if !is_learned(&adapter) {
+            let why = match dir.join("checkpoints").is_dir() {
+                true => {
+                    "the run has not ended: it has no `adapter` yet; go on with train --resume, or give one of its checkpoints"
+                }
+                false => "there is no trained team here: neither a folder `adapter` nor an adapter",
+            };
+            return Err(Error::file(dir, why));
+        }
+        if let Some(run) = run_of(&adapter) {
+            self.model = self.model.or(run.engine.model);
+            self.think = self.think.or(run.engine.think);
+            self.dtype = self.dtype.or(run.engine.dtype);
+            self.precision = self.precision.or(run.engine.precision);
+        }
+        self.adapter = Some(adapter);
+        Ok(self)
+    }
+}
+
 /// What lies in the folder of a run or checkpoint is in its `adapter`.
 pub fn learned(dir: &Path) -> PathBuf {
     let inner = dir.join(ADAPTER);
@@ -27,7 +63,7 @@ pub fn learned(dir: &Path) -> PathBuf {
 }
 
 /// Whether something that a team learned lies in this folder.
-pub(super) fn is_learned(dir: &Path) -> bool {
+fn is_learned(dir: &Path) -> bool {
     [BASE, CONFIG].iter().any(|name| dir.join(name).exists())
 }
 

@@ -7,11 +7,12 @@ use std::time::Instant;
 use diffmas_backends::ModelBackend;
 use rayon::prelude::*;
 use serde::Serialize;
+use serde_json::{Map, json};
 
-use super::EngineConfig;
 use super::run_folder::{learned, run_of};
+use super::{EngineConfig, TeamChoice};
 use crate::agents::{
-    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, Team, TeamConfig, TeamModel, check_context,
+    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, TeamConfig, TeamModel, check_context,
 };
 use crate::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use crate::checkpoint::hub::published_name;
@@ -19,7 +20,7 @@ use crate::checkpoint::{resolve_adapter, resolve_model};
 use crate::error::{Error, Result};
 use crate::evaluation::Checking;
 use crate::inference::{DecodeOptions, Writing};
-use crate::text::{Answers, ChatTemplate, Sample, Thinking, TokenizedSample, read_jsonl};
+use crate::text::{Answers, ChatMessage, ChatTemplate, Sample, Thinking, TokenizedSample, read_jsonl};
 
 /// Finds models and adapters by name, and fetches what is lacking; the default methods do so without a word.
 pub trait Resolve {
@@ -76,19 +77,31 @@ impl Session {
     /// # Errors
     /// As [`Session::open`].
     pub fn open_with(config: EngineConfig, resolve: &impl Resolve) -> Result<Self> {
+        Self::read(config, resolve, None)
+    }
+
+    /// Another team on the model of this session.
+    pub(super) fn with(&self, choice: TeamChoice) -> Result<Self> {
+        let TeamChoice { team, adapter, adapter_scope, override_team } = choice;
+        let bare = self.config.clone().with_team(TeamConfig::preset());
+        let config = EngineConfig { team, adapter, adapter_scope, override_team, ..bare };
+        Self::read(config, &Quietly, Some(self.model.clone()))
+    }
+
+    /// Reads what `config` names, but for a `model` that is read already.
+    fn read(config: EngineConfig, resolve: &impl Resolve, model: Option<Arc<ModelFiles>>) -> Result<Self> {
         let offline = config.offline.unwrap_or(false);
         let adapter = config.adapter.as_deref().map(|a| resolve.adapter(a, offline)).transpose()?;
         let adapter = adapter.map(|dir| learned(&dir));
         let origin = adapter.as_deref().map(Origin::read).transpose()?.flatten();
         let (team, changed) = team(&config, adapter.as_deref(), origin.as_ref())?;
-        let known = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.clone());
-        let model = config.model.clone().or(known);
-        let name = model.ok_or_else(|| Error::invalid("--model is required (as a flag or in --config)"))?;
-        config.backend()?;
-        if config.batch_size == Some(0) {
-            return Err(Error::invalid("batch_size must be at least 1"));
-        }
-        let model = ModelFiles::open(&resolve.model(&name, offline)?)?;
+        let model = match model {
+            Some(model) => model,
+            None => {
+                let known = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.as_str());
+                Arc::new(read_model(&config, known, resolve)?)
+            }
+        };
         if let (Some(dir), Some(origin)) = (&adapter, &origin) {
             compare_base(dir, &origin.base, &model)?;
         }
@@ -97,13 +110,9 @@ impl Session {
         if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {
             tracing::warn!("the model's chat template has no `enable_thinking`; --think changes nothing");
         }
-        let c = &model.config;
-        let (layers, width) = (c.num_hidden_layers, c.hidden_size);
-        tracing::debug!("{}: {:?}, {layers} layers of width {width}", model.path.display(), c.family);
         let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?.with_thinking(thinking);
-        team.check_model(c)?;
-        let (model, prompts) = (Arc::new(model), Arc::new(prompts));
-        Ok(Self { config, team, model, adapter, origin, changed, prompts })
+        team.check_model(&model.config)?;
+        Ok(Self { config, team, model, adapter, origin, changed, prompts: Arc::new(prompts) })
     }
 
     /// What the results of this session were measured with.
@@ -126,14 +135,14 @@ impl Session {
     ///
     /// # Errors
     /// If the model's weights cannot be read.
-    pub fn base(&self, scope: AdapterScope) -> Result<Base> {
+    pub(super) fn base(&self, scope: AdapterScope) -> Result<Base> {
         let given = self.config.model.clone().filter(|model| !Path::new(model).exists());
         let name = given.unwrap_or_else(|| self.model_path());
         Ok(Base::new(name, self.model.sha256()?, &self.model.config, scope))
     }
 
     /// The model's published name, or its path.
-    pub fn base_name(&self) -> String {
+    pub(super) fn base_name(&self) -> String {
         let published = self.config.model.as_deref().and_then(published_name);
         published.unwrap_or_else(|| self.model_path())
     }
@@ -167,6 +176,32 @@ impl Session {
         &self.changed
     }
 
+    /// The prompts of a conversation's last turn, with as many earlier turns as the model has room for before an answer of `answer` tokens;
+    /// returns how many of the oldest messages are left out. `line` numbers it in errors.
+    ///
+    /// # Errors
+    /// If a prompt cannot be made, or the last turn alone does not fit.
+    pub fn conversation(
+        &self,
+        messages: &[ChatMessage],
+        line: usize,
+        answer: usize,
+    ) -> Result<(TokenizedSample, usize)> {
+        let question = messages.last().map_or("", |message| message.content.as_str());
+        let mut left_out = 0;
+        loop {
+            let fields = [
+                ("question".to_string(), json!(question)),
+                ("messages".to_string(), json!(messages[left_out..])),
+            ];
+            let sample = Sample { line, fields: Map::from_iter(fields), ..Sample::default() };
+            match self.tokenize(Path::new("the conversation"), &sample, answer) {
+                Err(_) if left_out + 2 < messages.len() => left_out += 2,
+                sample => return Ok((sample?, left_out)),
+            }
+        }
+    }
+
     /// The tokens that end an answer: those of the model's configuration and the tokenizer's end of turn.
     pub fn stop_tokens(&self) -> Vec<u32> {
         let mut stop = self.model.config.eos_token_ids.clone();
@@ -175,7 +210,7 @@ impl Session {
     }
 
     /// The frozen model on a device.
-    pub fn backbone<B: ModelBackend>(&self, device: &B::Device) -> Result<Backbone<B>> {
+    pub(super) fn backbone<B: ModelBackend>(&self, device: &B::Device) -> Result<Backbone<B>> {
         self.tell_software()?;
         let clock = Instant::now();
         let backbone: Backbone<B> = self.model.load(device, self.config.load_precision())?;
@@ -184,9 +219,11 @@ impl Session {
         Ok(backbone)
     }
 
-    /// The team on a device, and what it learned: that of the adapter, or fresh modules without any adapter.
-    pub fn team_model<B: ModelBackend>(&self, device: &B::Device) -> Result<(TeamModel<B>, Parameters<B>)> {
-        let backbone = self.backbone(device)?;
+    /// The team on the weights of `backbone`, and what it learned: that of the adapter, or fresh modules without any adapter.
+    pub(super) fn team_model<B: ModelBackend>(
+        &self,
+        backbone: Backbone<B>,
+    ) -> Result<(TeamModel<B>, Parameters<B>)> {
         let Some(dir) = &self.adapter else {
             let model = TeamModel::new(self.team.clone(), AdapterSet::none(), backbone);
             let parameters = model.init(self.config.seed.unwrap_or(42));
@@ -217,13 +254,22 @@ impl Session {
         Ok(())
     }
 
+    /// `options` with the tokens that end an answer beside those that stand there.
+    pub(super) fn with_stop_tokens(&self, mut options: DecodeOptions) -> DecodeOptions {
+        let own = self.stop_tokens();
+        options
+            .stop_tokens
+            .extend(own.into_iter().filter(|t| !options.stop_tokens.contains(t)).collect::<Vec<_>>());
+        options
+    }
+
     /// How upstream agents write, on the channel `text`.
-    pub fn writing(&self, options: DecodeOptions) -> Option<Writing> {
+    pub(super) fn writing(&self, options: DecodeOptions) -> Option<Writing> {
         Writing::new(&self.team, self.prompts.clone(), options)
     }
 
     /// The same, always with the best token.
-    pub fn greedy_writing(&self) -> Option<Writing> {
+    pub(super) fn greedy_writing(&self) -> Option<Writing> {
         self.writing(DecodeOptions { stop_tokens: self.stop_tokens(), ..DecodeOptions::default() })
     }
 
@@ -248,15 +294,6 @@ impl Session {
                 self.model.path.display()
             );
         }
-    }
-
-    /// The team as an adapter left it, for running and scoring.
-    pub fn trained_team<B: ModelBackend>(&self, device: &B::Device) -> Result<Team<B>> {
-        let (model, parameters) = self.team_model::<B>(device)?;
-        if self.config.adapter.is_none() && !parameters.is_empty() {
-            tracing::warn!("without --adapter, the channel `{}` is untrained", self.team.channel);
-        }
-        Ok(model.bind(&parameters))
     }
 }
 
@@ -316,6 +353,21 @@ fn team(
     }
     let changed: Vec<String> = changed.into_iter().map(|(_, sentence)| sentence).collect();
     Ok((team, changed))
+}
+
+/// The model that `config` names, else the one that is `known` from an adapter.
+fn read_model(config: &EngineConfig, known: Option<&str>, resolve: &impl Resolve) -> Result<ModelFiles> {
+    let name = config.model.as_deref().or(known);
+    let name = name.ok_or_else(|| Error::invalid("--model is required (as a flag or in --config)"))?;
+    config.backend()?;
+    if config.batch_size == Some(0) {
+        return Err(Error::invalid("batch_size must be at least 1"));
+    }
+    let model = ModelFiles::open(&resolve.model(name, config.offline.unwrap_or(false))?)?;
+    let c = &model.config;
+    let (layers, width) = (c.num_hidden_layers, c.hidden_size);
+    tracing::debug!("{}: {:?}, {layers} layers of width {width}", model.path.display(), c.family);
+    Ok(model)
 }
 
 /// The team of an adapter that does not name it: that of the run it lies in, else the paper's.

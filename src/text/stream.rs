@@ -184,9 +184,9 @@ pub struct TextRows<'a> {
 }
 
 impl<'a> TextRows<'a> {
-    /// Streams for `rows` answers, each ended by any of the texts `stop`.
-    pub fn new(tokenizer: &'a Tokenizer, rows: usize, stop: &[String]) -> Self {
-        Self { rows: (0..rows).map(|_| tokenizer.stream(stop)).collect(), failed: None }
+    /// A stream for each answer, ended by any of the texts that `stops` holds for it.
+    pub fn new(tokenizer: &'a Tokenizer, stops: impl IntoIterator<Item = impl AsRef<[String]>>) -> Self {
+        Self { rows: stops.into_iter().map(|stop| tokenizer.stream(stop.as_ref())).collect(), failed: None }
     }
 
     /// Takes the next token of a row and shows the text that it settles; `Break` once the row's answer has ended.
@@ -204,19 +204,19 @@ impl<'a> TextRows<'a> {
         ControlFlow::Continue(())
     }
 
-    /// Shows what the rows still hold back, and returns each row's whole text.
+    /// Shows what the rows still hold back, and returns each row's whole text; `show` is told the row.
     ///
     /// # Errors
     /// If the tokenizer could not decode a token.
-    pub fn finish(self, mut show: impl FnMut(&str)) -> Result<Vec<String>> {
+    pub fn finish(self, mut show: impl FnMut(usize, &str)) -> Result<Vec<String>> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let finish = |mut row: TextStream<'a>| {
-            show(row.finish()?);
-            Ok(row.text)
+        let finish = |(row, mut stream): (usize, TextStream<'a>)| {
+            show(row, stream.finish()?);
+            Ok(stream.text)
         };
-        self.rows.into_iter().map(finish).collect()
+        self.rows.into_iter().enumerate().map(finish).collect()
     }
 }
 
@@ -323,13 +323,13 @@ mod tests {
     #[test]
     fn each_row_of_a_batch_ends_by_itself() {
         let tokenizer = tiny(None);
-        let mut rows = TextRows::new(&tokenizer, 2, &["d".to_string()]);
+        let mut rows = TextRows::new(&tokenizer, [vec!["d".to_string()], vec!["d".to_string()]]);
         let ids = tokenizer.encode("cde").unwrap();
         let mut shown = String::new();
         assert!(rows.push(0, ids[0], |t| shown.push_str(t)).is_continue());
         assert!(rows.push(1, ids[2], |t| shown.push_str(t)).is_continue());
         assert!(rows.push(0, ids[1], |t| shown.push_str(t)).is_break());
-        assert_eq!(rows.finish(|t| shown.push_str(t)).unwrap(), ["c", "e"]);
+        assert_eq!(rows.finish(|_, t| shown.push_str(t)).unwrap(), ["c", "e"]);
         assert_eq!(shown, "ce");
     }
 }

@@ -1,7 +1,6 @@
 //! The loop: draws samples, enters phases, updates, writes checkpoints; can be stopped after every update.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use diffmas_backends::ModelBackend;
 
@@ -37,7 +36,7 @@ pub enum StopReason {
 }
 
 impl<B: ModelBackend> Trainer<B> {
-    /// Trains on `samples` from where the run stands to its end, or until `stop` is set: then the update in progress is finished first.
+    /// Trains on `samples` from where the run stands to its end, or until `stop` says so: then the update in progress is finished first.
     ///
     /// Checkpoints go below `output` every `save_steps` updates, at the end and on a stop.
     ///
@@ -47,7 +46,7 @@ impl<B: ModelBackend> Trainer<B> {
         &mut self,
         samples: &[TokenizedSample],
         output: Option<&Path>,
-        stop: &AtomicBool,
+        stop: impl Fn() -> bool,
         mut on_event: impl FnMut(Event<'_>) -> Result<()>,
     ) -> Result<StopReason> {
         if samples.is_empty() {
@@ -62,7 +61,7 @@ impl<B: ModelBackend> Trainer<B> {
         let data = DataMark::new(samples);
         let mut saved = self.step;
         while self.step < total {
-            if stop.load(Ordering::SeqCst) {
+            if stop() {
                 break;
             }
             let (phase, in_phase) = phase_of(self.step, &phases);

@@ -8,13 +8,11 @@ mod mutate;
 mod seeds;
 #[path = "../shared/mod.rs"]
 mod shared;
-#[path = "../../fuzz/src/lib.rs"]
-mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
-use targets::{TARGETS, Target};
+use diffmas_fuzz::{TARGETS, Target};
 
 /// A byte of a GGUF array becomes a value of 32 bytes in a list that doubles while it grows; that is the most.
 const BYTES_PER_BYTE: usize = 128;

@@ -9,10 +9,10 @@ use diffmas::backbone::{KeyValues, Positions};
 use diffmas::backends::{Flex, KeyValueBlock};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
 use diffmas::communication::{Message, ReceivedMessages, Segment, Vectors};
+use diffmas_fuzz::with_trace_owner;
 use serde_json::{Value, json};
 
 use crate::shared::{gguf, golden, line};
-use crate::targets::with_trace_owner;
 
 /// Valid files for the target `name`.
 pub fn of(name: &str) -> Vec<Vec<u8>> {

@@ -24,6 +24,11 @@ pub fn golden(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(model)
 }
 
+/// One of the JSON files of a reference model.
+pub fn golden_json(model: &str, file: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(golden(model).join(file)).unwrap()).unwrap()
+}
+
 /// A data line of token ids: the same `prompt` for every role.
 pub fn line(prompt: &Value, target: &Value) -> Value {
     let prompts: Map<String, Value> = ROLES.iter().map(|role| (role.to_string(), prompt.clone())).collect();

@@ -522,15 +522,19 @@ impl Job for Phases {
         let dir = tempfile::tempdir().unwrap();
         let mut trainer = g.trainer(config.clone());
         let specs = g.model.parameter_specs();
-        let stop = std::sync::atomic::AtomicBool::new(false);
         let mut phases = Vec::new();
         trainer
-            .train(&g.samples, Some(dir.path()), &stop, |event| {
-                if let diffmas::training::Event::Step { metrics, .. } = event {
-                    phases.push(metrics.phase.clone().unwrap());
-                }
-                Ok(())
-            })
+            .train(
+                &g.samples,
+                Some(dir.path()),
+                || false,
+                |event| {
+                    if let diffmas::training::Event::Step { metrics, .. } = event {
+                        phases.push(metrics.phase.clone().unwrap());
+                    }
+                    Ok(())
+                },
+            )
             .unwrap();
         let named: Vec<String> = parts.iter().flat_map(|(p, _)| [p.to_string(), p.to_string()]).collect();
         assert_eq!(phases, named);
@@ -567,7 +571,7 @@ impl Job for Phases {
             let g = load();
             let mut resumed = g.trainer(config.clone());
             assert_eq!(resumed.resume(cut.path(), &g.samples).unwrap(), Some(step));
-            resumed.train(&g.samples, None, &stop, |_| Ok(())).unwrap();
+            resumed.train(&g.samples, None, || false, |_| Ok(())).unwrap();
             for (name, value) in trainer.parameters().iter() {
                 assert_eq!(values(value), values(resumed.parameters().get(name)), "{name} after step {step}");
             }
@@ -629,8 +633,7 @@ impl Job for Refusals {
         assert!(error.starts_with(part), "{error}");
         let config = TrainConfig { trajectory_weight: 0.5, max_steps: Some(1), ..TrainConfig::default() };
         let mut trainer = g.trainer(config);
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        let error = trainer.train(&g.samples, None, &stop, |_| Ok(())).unwrap_err().to_string();
+        let error = trainer.train(&g.samples, None, || false, |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("no line has `trajectories`"), "{error}");
     }
 }

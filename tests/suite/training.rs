@@ -45,10 +45,10 @@ impl Job for Resume<'_> {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         let g = golden::<B>(&device);
-        let never = AtomicBool::new(false);
+        let never = || false;
         let mut whole = g.trainer(config());
         let mut losses = Vec::new();
-        let reason = whole.train(&g.samples, None, &never, |e| {
+        let reason = whole.train(&g.samples, None, never, |e| {
             if let Event::Step { metrics, .. } = e {
                 losses.push(metrics.loss.unwrap());
             }
@@ -60,18 +60,23 @@ impl Job for Resume<'_> {
         // Stopped after update 3 (a checkpoint is written), taken up by a fresh trainer.
         let stop = AtomicBool::new(false);
         let mut first = g.trainer(config());
-        let reason = first.train(&g.samples, Some(self.0), &stop, |e| {
-            if let Event::Step { metrics, .. } = e {
-                stop.store(metrics.step == 3, Ordering::SeqCst);
-            }
-            Ok(())
-        });
+        let reason = first.train(
+            &g.samples,
+            Some(self.0),
+            || stop.load(Ordering::SeqCst),
+            |e| {
+                if let Event::Step { metrics, .. } = e {
+                    stop.store(metrics.step == 3, Ordering::SeqCst);
+                }
+                Ok(())
+            },
+        );
         assert_eq!(reason.unwrap(), StopReason::Interrupted);
         let mut second = g.trainer(config());
         assert_eq!(second.resume(self.0, &g.samples).unwrap(), Some(3));
         let mut resumed = Vec::new();
         second
-            .train(&g.samples, Some(self.0), &never, |e| {
+            .train(&g.samples, Some(self.0), never, |e| {
                 if let Event::Step { metrics, .. } = e {
                     resumed.push(metrics.loss.unwrap());
                 }
@@ -87,7 +92,7 @@ impl Job for Resume<'_> {
         std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
         let mut third = g.trainer(config());
         assert_eq!(third.resume(self.0, &g.samples).unwrap(), Some(4));
-        third.train(&g.samples, None, &never, |_| Ok(())).unwrap();
+        third.train(&g.samples, None, never, |_| Ok(())).unwrap();
         assert_eq!(bits(&third), bits(&whole), "parameters after resuming from the earlier checkpoint");
 
         // One bit that flips anywhere in a checkpoint, or a file more or less, is noticed.
@@ -104,7 +109,7 @@ impl Job for Resume<'_> {
         ];
         let resumed = || g.trainer(config()).resume(self.0, &g.samples).unwrap();
         assert_eq!(resumed(), Some(6));
-        for (file, place) in files.iter().cycle().zip(det_uniform("bits", 56)) {
+        for (file, place) in files.iter().cycle().zip(filler::det_uniform("bits", 56)) {
             let path = step.join(file);
             let whole = std::fs::read(&path).unwrap();
             let mut flipped = whole.clone();
@@ -161,13 +166,18 @@ impl Job for Skip {
         let before = bits(&trainer);
         let mut skipped = 0;
         let e = trainer
-            .train(&g.samples, None, &AtomicBool::new(false), |e| {
-                if let Event::Step { metrics, .. } = e {
-                    assert!(metrics.skipped && metrics.loss.is_none());
-                    skipped += 1;
-                }
-                Ok(())
-            })
+            .train(
+                &g.samples,
+                None,
+                || false,
+                |e| {
+                    if let Event::Step { metrics, .. } = e {
+                        assert!(metrics.skipped && metrics.loss.is_none());
+                        skipped += 1;
+                    }
+                    Ok(())
+                },
+            )
             .unwrap_err();
         assert_eq!(skipped, 3);
         assert!(e.to_string().contains("3 updates in a row"), "{e}");

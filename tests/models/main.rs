@@ -1,10 +1,8 @@
 //! Models by name and merged models, as a user meets them: against a small hub on this machine.
 
-#[path = "models/answers.rs"]
 mod answers;
-#[path = "models/hub.rs"]
 mod hub;
-#[path = "shared/mod.rs"]
+#[path = "../shared/mod.rs"]
 mod shared;
 
 use std::collections::BTreeMap;

@@ -4,20 +4,14 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use diffmas::agents::Team;
-use diffmas::backends::ModelBackend;
-use diffmas::engine::Session;
-use diffmas::files::write_with;
-use diffmas::text::TokenizedSample;
-use diffmas::training::DataMark;
-use diffmas::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
-use super::output;
-use super::output_lock::RunState;
+use super::RunState;
+use super::output::{append_to, jsonl, open_own};
+use crate::error::{Error, Result};
+use crate::files::write_with;
 
 /// The field of the first line, which says what run the others are of.
 const RUN: &str = "part_of";
@@ -37,6 +31,9 @@ impl Part {
     }
 
     /// Refuses to lose the part of an earlier run, or to go on with one that is not there.
+    ///
+    /// # Errors
+    /// If that would happen.
     pub fn check(output: &Path, state: RunState) -> Result<()> {
         let path = Self::path(output);
         match state {
@@ -67,7 +64,7 @@ impl Part {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        let file = output::open_own(&path)?;
+        let file = open_own(&path)?;
         match file.try_lock() {
             Ok(()) | Err(TryLockError::Error(_)) => {}
             Err(TryLockError::WouldBlock) => {
@@ -95,14 +92,20 @@ impl Part {
     }
 
     /// Adds the lines of a batch.
+    ///
+    /// # Errors
+    /// If they cannot be written.
     pub fn push(&mut self, lines: &[impl Serialize]) -> Result<()> {
-        let text = output::jsonl(&self.path, lines)?;
-        output::append_to(&mut self.file, text.as_bytes())
+        let text = jsonl(&self.path, lines)?;
+        append_to(&mut self.file, text.as_bytes())
             .and_then(|()| self.file.sync_data())
             .map_err(|e| Error::file(&self.path, format!("the file cannot be written: {e}")))
     }
 
     /// Gives `output` the lines; the part goes.
+    ///
+    /// # Errors
+    /// If it cannot be written.
     pub fn finish(mut self, output: &Path) -> Result<()> {
         let failed = |e: io::Error| Error::file(&self.path, format!("the file cannot be read: {e}"));
         self.file.rewind().map_err(failed)?;
@@ -113,6 +116,9 @@ impl Part {
     }
 
     /// Removes the part.
+    ///
+    /// # Errors
+    /// If it cannot be deleted.
     pub fn remove(self) -> Result<()> {
         fs::remove_file(&self.path).map_err(|e| Error::file(&self.path, format!("it cannot be deleted: {e}")))
     }
@@ -162,37 +168,4 @@ fn read<T: DeserializeOwned>(
         ends.push(end);
     }
     Ok((found, ends))
-}
-
-/// What the results of a command on `samples` depend on, `settings` beside.
-pub fn describe<B: ModelBackend>(
-    session: &Session,
-    team: &Team<B>,
-    samples: &[TokenizedSample],
-    settings: Value,
-) -> Result<Map<String, Value>> {
-    let mut data = Sha256::new();
-    for sample in samples {
-        let fields = sample.source.as_ref().map(|source| &source.fields);
-        data.update(serde_json::to_vec(&(sample.line, fields))?);
-    }
-    let mut run = match settings {
-        Value::Object(settings) => settings,
-        _ => unreachable!("settings are an object"),
-    };
-    let precision = session.config.load_precision();
-    let common = json!({
-        "data": format!("{:x}", data.finalize()),
-        "model": session.model.sha256()?,
-        "adapter": team.learned_sha256(),
-        "system": team.layout.config,
-        "prompts": DataMark::new(samples).sha256,
-        "batch_size": session.config.batch_size(),
-        "backend": session.config.backend()?.name(),
-        "dtype": precision.weights,
-        "precision": precision.compute,
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    run.extend(common.as_object().cloned().into_iter().flatten());
-    Ok(run)
 }

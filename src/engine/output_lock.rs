@@ -4,10 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use diffmas::files::{follow, remove_leftovers};
-use diffmas::{Error, Result};
-
-use super::output;
+use super::output::open_own;
+use crate::error::{Error, Result};
+use crate::files::{follow, remove_leftovers};
 
 /// The file that a process locks while it writes to a folder. The system releases it when the process ends, however it ends.
 const LOCK: &str = ".diffmas.lock";
@@ -26,8 +25,11 @@ const TRACES_OF_A_RUN: [&str; 7] = [
 /// What a run finds in its output folder.
 #[derive(Clone, Copy, Debug)]
 pub enum RunState {
-    /// Nothing, or an earlier run that may be replaced.
-    New { overwrite: bool },
+    /// Nothing, or an earlier run.
+    New {
+        /// Whether the earlier run may be replaced.
+        overwrite: bool,
+    },
     /// A run to go on with.
     Resume,
 }
@@ -37,12 +39,24 @@ pub enum RunState {
 pub struct OutputLock {
     dir: PathBuf,
     made: bool,
+    resumed: bool,
     _lock: File,
 }
 
 impl OutputLock {
-    /// Claims `dir` for a new run: it must be absent or empty, or be the output of an earlier run where `overwrite` is given. Nothing
+    /// Locks `dir` for a new run: it must be absent or empty.
+    ///
+    /// # Errors
+    /// As [`OutputLock::new_run`].
+    pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::new_run(dir.as_ref(), false, "give another folder")
+    }
+
+    /// Locks `dir` for a new run: it must be absent or empty, or be the output of an earlier run where `overwrite` is given. Nothing
     /// is deleted yet; `hint` says what to do about a folder that is not empty.
+    ///
+    /// # Errors
+    /// If the folder holds something else, cannot be made, or another process writes to it.
     pub fn new_run(dir: &Path, overwrite: bool, hint: &str) -> Result<Self> {
         if dir.as_os_str().is_empty() {
             return Err(Error::invalid("output is empty; give the name of a folder"));
@@ -71,15 +85,31 @@ impl OutputLock {
             return Err(Error::file(dir, why));
         }
         let lock = claimed.map_or_else(|| lock(dir), Ok)?;
-        Ok(Self { dir: dir.to_path_buf(), made, _lock: lock })
+        Ok(Self { dir: dir.to_path_buf(), made, resumed: false, _lock: lock })
     }
 
-    /// Claims the folder of an earlier run, to go on with it.
+    /// Locks the folder of an earlier run, to go on with it.
+    ///
+    /// # Errors
+    /// If another process writes to it.
     pub fn resumed(dir: &Path) -> Result<Self> {
-        Ok(Self { dir: dir.to_path_buf(), made: false, _lock: lock(dir)? })
+        Ok(Self { dir: dir.to_path_buf(), made: false, resumed: true, _lock: lock(dir)? })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether an earlier run goes on in it.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     /// Refuses to delete any of `inputs`, which `--overwrite` would do with those inside the folder.
+    ///
+    /// # Errors
+    /// Naming the input.
     pub fn keep_inputs<'a>(&self, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
         let Ok(dir) = self.dir.canonicalize() else { return Ok(()) };
         match inputs.into_iter().find(|path| path.canonicalize().is_ok_and(|path| path.starts_with(&dir))) {
@@ -93,11 +123,17 @@ impl OutputLock {
     }
 
     /// Deletes what the folder holds.
+    ///
+    /// # Errors
+    /// If something cannot be deleted.
     pub fn clear(&self) -> Result<()> {
         self.clear_but(&[])
     }
 
     /// Deletes what the folder holds beside what is called one of `kept`.
+    ///
+    /// # Errors
+    /// If something cannot be deleted.
     pub fn clear_but(&self, kept: &[&str]) -> Result<()> {
         let goes = |path: &PathBuf| !kept.iter().any(|&name| path.file_name().is_some_and(|own| own == name));
         for path in entries(&self.dir)?.into_iter().filter(goes) {
@@ -135,7 +171,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn lock(dir: &Path) -> Result<File> {
-    let file = output::open_own(&dir.join(LOCK))?;
+    let file = open_own(&dir.join(LOCK))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

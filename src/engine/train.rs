@@ -1,0 +1,255 @@
+//! Training: what a run is told to do, what it tells while it goes on, and the folder that it leaves.
+
+use std::path::{Path, PathBuf};
+
+use diffmas_backends::ModelBackend;
+use serde_json::{Map, Value};
+
+use super::loaded::LoadedTeam;
+use super::run_log::RunLog;
+use super::stream::{EventStream, Tell};
+use super::worker::Request;
+use super::{Cancel, OutputLock, Session};
+use crate::agents::AdapterSet;
+use crate::checkpoint::target_modules::projection_names;
+use crate::checkpoint::{AdapterConfig, TargetModules};
+use crate::error::{Error, Result};
+use crate::evaluation::{Control, Scoring, evaluate};
+use crate::files::{remove_leftovers, write_atomic};
+use crate::text::TokenizedSample;
+use crate::training::{ADAPTER, EvalMetrics, Event, Sampler, StepMetrics, StopReason, TrainConfig, Trainer};
+
+/// A run of training.
+#[derive(Debug)]
+pub struct TrainRequest {
+    /// Settings of the loop.
+    pub config: TrainConfig,
+    /// Training data, which all have a target.
+    pub samples: Vec<TokenizedSample>,
+    /// Data that is scored before and after training.
+    pub held_out: Option<Vec<TokenizedSample>>,
+    /// The shape of a fresh adapter; a team that has learned something goes on with that.
+    pub adapter: AdapterConfig,
+    /// The folder of the run, to be filled or gone on with; without it nothing is written.
+    pub output: Option<OutputLock>,
+    /// The content of the run's `config.toml`; the settings of engine and loop where it is absent.
+    pub settings: Option<String>,
+    /// Whether curves for TensorBoard are written.
+    pub tensorboard: bool,
+    /// Ends the run after the update in progress, with a checkpoint.
+    pub cancel: Cancel,
+}
+
+impl TrainRequest {
+    /// Trains on `samples` with default settings, and writes nothing.
+    pub fn new(samples: Vec<TokenizedSample>) -> Self {
+        let targets = TargetModules::List(projection_names().map(String::from).to_vec());
+        Self {
+            config: TrainConfig::default(),
+            samples,
+            held_out: None,
+            adapter: AdapterConfig::new(8, 16.0, targets),
+            output: None,
+            settings: None,
+            tensorboard: true,
+            cancel: Cancel::new(),
+        }
+    }
+
+    /// Refuses settings and data with which there is nothing to do.
+    pub(super) fn check(&self) -> Result<()> {
+        self.config.validate()?;
+        self.config.check_data(&self.samples)?;
+        match self.samples.iter().find(|s| s.target.as_ref().is_none_or(Vec::is_empty)) {
+            Some(s) => Err(Error::invalid(format!("line {}: there is no answer to learn", s.line))),
+            None if self.samples.is_empty() => Err(Error::invalid("there is no training sample")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is told while a team is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TrainEvent {
+    /// The folder is ready, and it is known what will be done.
+    Started(TrainStart),
+    /// So many of the held-out samples are scored.
+    Scored {
+        /// Samples that are scored.
+        done: usize,
+        /// All of them.
+        total: usize,
+    },
+    /// Held-out data was scored.
+    EvalLoss(EvalMetrics),
+    /// Updates begin: from here on to [`TrainEvent::Updated`], a cancellation leaves a checkpoint.
+    Updating,
+    /// An update is done (or was skipped).
+    Step(StepMetrics),
+    /// A checkpoint was written.
+    Checkpoint(PathBuf),
+    /// No update follows any more.
+    Updated(StopReason),
+}
+
+/// A run that begins or goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainStart {
+    /// Updates done in earlier sessions.
+    pub done: usize,
+    /// Updates of the whole run.
+    pub total: usize,
+    /// Numbers that learn.
+    pub trainable: usize,
+    /// Settings that a resumed run changed, a sentence each.
+    pub changed: Vec<String>,
+    /// What earlier sessions reported.
+    pub steps: Vec<StepMetrics>,
+}
+
+/// A run that has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// Why it ended.
+    pub reason: StopReason,
+    /// Every update of the run, those of earlier sessions included.
+    pub steps: Vec<StepMetrics>,
+    /// Every score of the held-out data.
+    pub scores: Vec<EvalMetrics>,
+}
+
+/// The events of a run of training. From then on, the engine answers with what was learned.
+pub type TrainStream = EventStream<TrainEvent, Trained>;
+
+impl Request for TrainRequest {
+    type Event = TrainEvent;
+    type Output = Trained;
+
+    fn serve<B: ModelBackend>(
+        self,
+        team: &mut LoadedTeam<B>,
+        tell: &Tell<TrainEvent, Trained>,
+    ) -> Result<Trained> {
+        let mut trainer = self.trainer(team)?;
+        let done = self.begin(&team.session, &mut trainer)?;
+        let dir = self.output.as_ref().map(OutputLock::dir);
+        let mut log = RunLog::open(dir, done, self.tensorboard)?;
+        let c = &self.config;
+        let sampler = Sampler::new(self.samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
+        let total = c.total_steps(sampler.updates_per_epoch());
+        tell.event(TrainEvent::Started(TrainStart {
+            done,
+            total,
+            trainable: trainer.parameters().num_elements(),
+            changed: trainer.changed().to_vec(),
+            steps: log.steps().to_vec(),
+        }));
+        if done == 0 {
+            self.score(&team.session, &trainer, &mut log, 0, tell)?;
+        }
+        tell.event(TrainEvent::Updating);
+        let reason = trainer.train(
+            &self.samples,
+            dir,
+            || tell.is_cancelled(),
+            |event| {
+                match event {
+                    Event::Step { metrics, .. } => {
+                        log.step(metrics)?;
+                        tell.event(TrainEvent::Step(metrics.clone()));
+                    }
+                    Event::Checkpoint(dir) => tell.event(TrainEvent::Checkpoint(dir.to_path_buf())),
+                }
+                Ok(())
+            },
+        )?;
+        tell.event(TrainEvent::Updated(reason));
+        if reason == StopReason::Finished {
+            dir.map_or(Ok(()), |dir| trainer.write(&dir.join(ADAPTER)))?;
+            self.score(&team.session, &trainer, &mut log, total, tell)?;
+        }
+        team.learn(trainer.model().clone(), trainer.parameters().clone());
+        let (steps, scores) = log.into_lines();
+        Ok(Trained { reason, steps, scores })
+    }
+}
+
+impl TrainRequest {
+    /// The run at its beginning: from what the team has learned, else from a fresh adapter.
+    fn trainer<B: ModelBackend>(&self, team: &LoadedTeam<B>) -> Result<Trainer<B>> {
+        let session = &team.session;
+        let (mut model, mut parameters) = (team.model.clone(), team.parameters.clone());
+        if !team.has_learned() {
+            let scope = session.config.adapter_scope.unwrap_or_default();
+            let base = Some(session.base_name());
+            let shape = AdapterConfig { base_model_name_or_path: base, ..self.adapter.clone() };
+            model =
+                model.with_adapters(AdapterSet::new(scope, &shape, &session.team, &session.model.config)?);
+            parameters = model.init(self.config.seed);
+        }
+        let base = session.base(model.layout.adapters.scope)?;
+        let trainer = Trainer::new(self.config.clone(), model, parameters)?.with_base(base);
+        Ok(trainer.with_writing(session.greedy_writing()))
+    }
+
+    /// Makes the folder that of this run, and takes up the run that lies in it; returns the updates that it has done.
+    fn begin<B: ModelBackend>(&self, session: &Session, trainer: &mut Trainer<B>) -> Result<usize> {
+        let Some(output) = &self.output else { return Ok(0) };
+        let mut done = 0;
+        if output.is_resumed() {
+            remove_leftovers(output.dir())?;
+            done = trainer.resume(output.dir(), &self.samples)?.unwrap_or(0);
+        } else {
+            // A folder that is emptied for it gets its settings.
+            output.clear()?;
+        }
+        let settings = match &self.settings {
+            Some(settings) => settings.clone(),
+            None => settings(session, &self.config, output.dir())?,
+        };
+        write_atomic(&output.dir().join("config.toml"), settings.as_bytes())?;
+        Ok(done)
+    }
+
+    /// Scores the held-out data, where there is any and it has not been scored after this update in an earlier session.
+    fn score<B: ModelBackend>(
+        &self,
+        session: &Session,
+        trainer: &Trainer<B>,
+        log: &mut RunLog,
+        step: usize,
+        tell: &Tell<TrainEvent, Trained>,
+    ) -> Result<()> {
+        let Some(samples) = self.held_out.as_ref().filter(|_| !log.has_eval_loss(step)) else {
+            return Ok(());
+        };
+        let writing = session.greedy_writing();
+        let scoring = Scoring {
+            batch_size: session.config.batch_size(),
+            control: &Control::Real,
+            seed: self.config.seed,
+            writing: writing.as_ref(),
+            checking: None,
+        };
+        let mut done = 0;
+        let evaluation = evaluate(&trainer.team(), samples, &scoring, |batch| {
+            done += batch.len();
+            tell.event(TrainEvent::Scored { done, total: samples.len() });
+            tell.check()
+        })?;
+        tell.event(TrainEvent::EvalLoss(log.eval_loss(step, evaluation.loss)?));
+        Ok(())
+    }
+}
+
+/// The `config.toml` of a run: the settings of engine and loop.
+fn settings(session: &Session, config: &TrainConfig, output: &Path) -> Result<String> {
+    let mut all = Map::new();
+    for settings in
+        [serde_json::to_value(session.config.resolved(&session.team)?)?, serde_json::to_value(config)?]
+    {
+        all.extend(settings.as_object().cloned().into_iter().flatten().filter(|(_, value)| !value.is_null()));
+    }
+    all.insert("output".into(), Value::from(output.display().to_string()));
+    Ok(toml::to_string(&all)?)
+}
