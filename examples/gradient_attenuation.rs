@@ -1,5 +1,5 @@
 //! How much of the gradient reaches the first agent of a chain, when messages are overwritten and when they are concatenated:
-//! `cargo run --release --example gradient_attenuation -- MODEL_FOLDER OUTPUT_FOLDER`
+//! `cargo run --release --example gradient_attenuation -- MODEL_FOLDER OUTPUT_FOLDER [LONGEST_CHAIN SEEDS UPDATES]`
 //!
 //! The task needs the first message: the first agent alone sees which of eight tokens the last one must name. For chains of 2 to 8
 //! agents, before training (gates at 0.5) and after it, this measures the norm of ∂loss/∂(message of agent j), the ratio of the first to
@@ -285,10 +285,19 @@ pub fn plot(rows: &[Row], path: &Path) -> Result<(), Box<dyn StdError>> {
 
 fn main() -> Result<(), Box<dyn StdError>> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, model, output] = &args[..] else {
-        return Err("usage: gradient_attenuation MODEL_FOLDER OUTPUT_FOLDER".into());
+    let (model, output, [longest, seeds, updates]) = match &args[1..] {
+        [model, output] => (model, output, [8, 3, 300]),
+        [model, output, longest, seeds, updates] => {
+            (model, output, [longest.parse()?, seeds.parse()?, updates.parse()?])
+        }
+        _ => {
+            return Err(
+                "usage: gradient_attenuation MODEL_FOLDER OUTPUT_FOLDER [LONGEST_CHAIN SEEDS UPDATES]".into(),
+            );
+        }
     };
-    let job = Measure { model: model.into(), agents: (2..=8).collect(), seeds: vec![1, 2, 3], updates: 300 };
+    let (agents, seeds) = ((2..=longest).collect(), (1..=seeds as u64).collect());
+    let job = Measure { model: model.into(), agents, seeds, updates };
     let rows = BackendKind::default_kind()?.run(None, job)??;
     let output = Path::new(output);
     std::fs::create_dir_all(output)?;

@@ -65,7 +65,7 @@ impl Error {
     }
 
     /// The same error, with the agent in whose passes it arose.
-    pub fn of_agent(self, name: &str) -> Self {
+    pub(crate) fn of_agent(self, name: &str) -> Self {
         Self::invalid(format!("agent `{name}`: {self}"))
     }
 

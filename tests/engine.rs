@@ -4,7 +4,7 @@
 mod shared;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diffmas::Error;
 use diffmas::agents::{AgentConfig, ChannelKind, TeamConfig};
@@ -17,24 +17,7 @@ use diffmas::inference::{DecodeOptions, Sampling};
 use diffmas::text::{Answers, ChatMessage, Sample, TokenizedSample};
 use diffmas::training::{StopReason, TrainConfig};
 use serde_json::{Value, json};
-use shared::{Place, diffmas, golden};
-
-/// A copy of a tiny model with a tokenizer of single letters.
-fn model(place: &Place) -> PathBuf {
-    let model = place.copy(&golden("tiny-qwen3").join("model"), "model");
-    let letters = (' '..='~').map(|c| c.to_string());
-    let special = ["<unk>", "<s>", "</s>"].map(String::from);
-    let vocab: serde_json::Map<_, _> =
-        special.into_iter().chain(letters).enumerate().map(|(i, token)| (token, i.into())).collect();
-    let tokenizer = json!({
-        "version": "1.0",
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": false},
-        "decoder": {"type": "Fuse"},
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
-    });
-    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    model
-}
+use shared::{Place, diffmas, golden, letters};
 
 /// The first agent reads the question, too; what they pass on is up to `channel`.
 fn team(channel: ChannelKind) -> TeamConfig {
@@ -53,7 +36,7 @@ fn team(channel: ChannelKind) -> TeamConfig {
 }
 
 fn open(place: &Place) -> Engine {
-    let config = EngineConfig::of_model(model(place).to_str().unwrap());
+    let config = EngineConfig::of_model(letters(place, "tiny-qwen3").to_str().unwrap());
     Engine::open(EngineConfig { team: Some(team(ChannelKind::TRACE)), ..config }).unwrap()
 }
 
@@ -95,7 +78,7 @@ fn a_handle_goes_to_other_threads_and_a_question_is_answered_as_by_the_program()
     let mut answers = Vec::new();
     for (question, answer) in asked.map(|thread| thread.join().unwrap()) {
         let mut program =
-            diffmas(&[&"run", &"--greedy", &"--model", &place.path("model"), &"--system", &file]);
+            diffmas(&[&"run", &"--greedy", &"--model", &place.path("letters"), &"--system", &file]);
         let out = program.args(["--question", question]).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         assert_eq!(answer, String::from_utf8(out.stdout).unwrap().trim());

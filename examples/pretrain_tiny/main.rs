@@ -4,8 +4,10 @@
 //! Afterwards the library reads the folder like any other model, and lets it answer questions on facts that no document held, with all
 //! evidence in its context.
 
-pub mod documents;
-pub mod model;
+mod documents;
+mod model;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

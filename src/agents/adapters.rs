@@ -117,7 +117,7 @@ impl AdapterSet {
     }
 
     /// Whether `dir` holds an adapter, or one for a role in a folder of its own.
-    pub fn is_in(dir: &Path, team: &TeamConfig) -> bool {
+    pub(crate) fn is_in(dir: &Path, team: &TeamConfig) -> bool {
         let has = |folder: &Path| folder.join("adapter_config.json").exists();
         has(dir) || team.agents.iter().any(|a| has(&dir.join(&a.name)))
     }

@@ -52,7 +52,7 @@ impl TeamBatch {
     }
 
     /// The same samples without trajectories.
-    pub fn without_trajectories(self) -> Self {
+    pub(crate) fn without_trajectories(self) -> Self {
         Self { trajectories: Vec::new(), ..self }
     }
 
@@ -62,7 +62,7 @@ impl TeamBatch {
     }
 
     /// Whether agent `j` has trajectory in some row.
-    pub fn has_trajectory(&self, j: usize) -> bool {
+    pub(crate) fn has_trajectory(&self, j: usize) -> bool {
         self.trajectory(j).is_some()
     }
 

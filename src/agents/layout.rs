@@ -18,7 +18,7 @@ pub struct TeamLayout {
 
 impl TeamLayout {
     /// Whether an agent's feed is trainable.
-    pub fn learns_feed(&self) -> bool {
+    pub(crate) fn learns_feed(&self) -> bool {
         (0..self.config.upstream().len()).any(|j| self.config.feed(j) == FeedKind::Learned)
     }
 }

@@ -17,13 +17,13 @@ mod prompts;
 mod saved;
 mod sender_attention;
 mod stages;
-pub mod team;
+mod team;
 mod team_model;
 mod topology;
 
 pub use adapters::{AdapterScope, AdapterSet};
 pub use batch::TeamBatch;
-pub use context_length::check_context;
+pub(crate) use context_length::check_context;
 pub use feed::FeedModule;
 pub use input::{AgentInput, Embedded, PaddedEmbeddings};
 pub use layout::TeamLayout;

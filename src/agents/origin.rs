@@ -45,7 +45,7 @@ impl Base {
     }
 
     /// Whether a model of other sizes is meant; a sentence about it.
-    pub fn misfit(&self, config: &BackboneConfig) -> Option<String> {
+    pub(crate) fn misfit(&self, config: &BackboneConfig) -> Option<String> {
         let theirs = [self.num_hidden_layers, self.hidden_size, self.vocab_size];
         let ours = [config.num_hidden_layers, config.hidden_size, config.vocab_size];
         let sizes = |[layers, width, vocabulary]: [usize; 3]| {

@@ -41,7 +41,7 @@ impl PaddedIds {
     }
 
     /// The first `len` columns.
-    pub fn truncated(&self, len: usize) -> Self {
+    pub(crate) fn truncated(&self, len: usize) -> Self {
         Self {
             batch: self.batch,
             len,

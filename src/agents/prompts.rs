@@ -251,7 +251,7 @@ impl PromptBuilder {
     ///
     /// # Errors
     /// As [`PromptBuilder::build`].
-    pub fn prompt_after(
+    pub(crate) fn prompt_after(
         &self,
         path: &Path,
         sample: &TokenizedSample,

@@ -209,7 +209,7 @@ impl TeamConfig {
     ///
     /// # Errors
     /// One sentence that names the setting.
-    pub fn check_model(&self, config: &BackboneConfig) -> Result<()> {
+    pub(crate) fn check_model(&self, config: &BackboneConfig) -> Result<()> {
         self.channel.kind.check(&self.channel_settings(), Some(&self.sizes(config)))
     }
 
@@ -246,7 +246,7 @@ impl TeamConfig {
     }
 
     /// The name of the final agent.
-    pub fn final_name(&self) -> &str {
+    pub(crate) fn final_name(&self) -> &str {
         self.agents.last().map_or("", |agent| &agent.name)
     }
 

@@ -130,7 +130,7 @@ impl AdapterLayout {
     ///
     /// # Panics
     /// If a factor is missing.
-    pub fn to_file<B: Backend>(&self, factors: &Parameters<B>) -> AdapterFile {
+    pub(crate) fn to_file<B: Backend>(&self, factors: &Parameters<B>) -> AdapterFile {
         let mut tensors = BTreeMap::new();
         for name in self.modules.keys().flat_map(|path| factor_names(path)) {
             let factor = factors.get(&name);

@@ -1,3 +1,6 @@
-//! What teams are measured on.
+//! What teams are measured on, and what they are compared with.
 
+mod methods;
 pub mod synthetic;
+
+pub use methods::{MethodConfig, TeamMethods, Training, methods, text_team};

@@ -37,7 +37,7 @@ impl GgufWeights {
     /// Opens the file and reads its metadata and its table of tensors.
     ///
     /// # Errors
-    /// When it is no complete GGUF file, its architecture is not one of [`ARCHITECTURES`], or a tensor has a
+    /// When it is no complete GGUF file, its architecture is none that is supported, or a tensor has a
     /// format that candle does not read.
     pub fn open(path: &Path) -> Result<Self> {
         let file = PositionedFile::open(path)?;

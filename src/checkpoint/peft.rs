@@ -29,7 +29,7 @@ pub(super) const BESIDE: [&str; 4] = [TEAM, BASE, COMMUNICATION, COMMUNICATION_C
 
 /// A LoRA adapter as it lies on the disk.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AdapterFile {
+pub(crate) struct AdapterFile {
     /// Its configuration.
     pub config: AdapterConfig,
     /// `model.layers.0.self_attn.q_proj.lora_A.weight` (`[r, in]`) and `….lora_B.weight` (`[out, r]`).

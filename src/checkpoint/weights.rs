@@ -92,7 +92,7 @@ pub trait Weights: Send + Sync {
 }
 
 /// Hands out each weight once and at the end names the weights that nobody took.
-pub struct WeightTable<'a> {
+pub(crate) struct WeightTable<'a> {
     weights: &'a dyn Weights,
     unused: BTreeSet<String>,
 }

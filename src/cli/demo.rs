@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::agents::{ChannelKind, FeedKind, TeamConfig};
+use diffmas::agents::{ChannelKind, TeamConfig};
 use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig, write_tiny_model};
+use diffmas::benchmarks::{MethodConfig, TeamMethods, Training, methods, text_team};
 use diffmas::engine::{Engine, EvaluateRequest, OutputLock, RunState, TeamChoice, write_json, write_jsonl};
-use diffmas::evaluation::{Comparison, Control, Method, Part};
+use diffmas::evaluation::{Comparison, Method};
 use diffmas::files::{read_toml, write_atomic};
 use diffmas::report::Report;
 use diffmas::text::{Answers, TokenizedSample};
@@ -175,11 +176,9 @@ impl Demo {
         if self.channel == ChannelKind::VECTORS { 2e-3 } else { 3e-4 }
     }
 
-    /// The same team with messages of text, of as many tokens as the other's have positions.
+    /// The same team with messages of text.
     fn text_team(&self) -> TeamConfig {
-        let message_tokens =
-            if self.channel == ChannelKind::VECTORS { self.num_vectors } else { self.latent_steps };
-        TeamConfig { channel: ChannelKind::TEXT.into(), message_tokens, ..self.task_config().team() }
+        text_team(&self.task_config(), &self.team())
     }
 }
 
@@ -187,7 +186,7 @@ impl Demo {
 struct Plan {
     engine: Engine,
     samples: Vec<TokenizedSample>,
-    methods: Vec<(String, Part, Control)>,
+    methods: Vec<MethodConfig>,
 }
 
 /// A demo in its folder.
@@ -220,7 +219,7 @@ impl Folder<'_> {
         let text = other_team(&trained, demo.text_team())?;
         self.learn(&trained, "trained", &format!("a team that thinks, channel {}", demo.channel))?;
         self.learn(&text, "text", "the same team, writing text")?;
-        let plans = self.plans(&trained, text)?;
+        let plans = self.plans(&trained, &text)?;
         let comparison = Comparison {
             title: format!(
                 "{}, {HOLDERS} holders with {} facts each, {} questions",
@@ -288,28 +287,18 @@ impl Folder<'_> {
     }
 
     /// All methods of answering, in the order of the table; the last is the `trained` team.
-    fn plans(&self, trained: &Engine, text: Engine) -> Result<Vec<Plan>> {
-        let (demo, task) = (&self.demo, self.demo.task_config());
-        let plan = |engine: Engine, methods| -> Result<Plan> {
+    fn plans(&self, trained: &Engine, text: &Engine) -> Result<Vec<Plan>> {
+        let plan = |TeamMethods { team, training, methods }| -> Result<Plan> {
+            let engine = match training {
+                Training::None => other_team(trained, team)?,
+                Training::Text => text.clone(),
+                Training::Channel => trained.clone(),
+            };
             let data = self.dir.join("test.jsonl");
             let samples = engine.session().data(&data, Answers::Required, ANSWER_TOKENS)?;
             Ok(Plan { engine, samples, methods })
         };
-        let untrained = |team| other_team(trained, team);
-        let one = |name: &str, part| vec![(name.to_string(), part, Control::Real)];
-        let latent = TeamConfig { latent_steps: demo.latent_steps, feed: FeedKind::Realign, ..task.team() };
-        let mut methods = one(&format!("{}, trained", demo.channel), Part::Trained);
-        let controls = [Control::None, Control::Zero, Control::Shuffled, Control::Random];
-        methods.extend(controls.map(|control| (format!("control {control}"), Part::Control, control)));
-        Ok(vec![
-            plan(untrained(task.all_evidence())?, one("all evidence in one context", Part::Bound))?,
-            plan(untrained(task.alone())?, one("solver alone", Part::Bound))?,
-            plan(untrained(demo.text_team())?, one("text, prompted", Part::Baseline))?,
-            plan(text, one("text, trained", Part::Baseline))?,
-            plan(untrained(latent)?, one("latent, untrained", Part::Baseline))?,
-            plan(untrained(demo.team())?, one(&format!("{}, untrained", demo.channel), Part::Baseline))?,
-            plan(trained.clone(), methods)?,
-        ])
+        methods(&self.demo.task_config(), &self.demo.team()).into_iter().map(plan).collect()
     }
 
     /// Measures all methods on their questions.
@@ -320,12 +309,14 @@ impl Folder<'_> {
         for Plan { engine, samples, methods } in plans {
             let request = EvaluateRequest {
                 samples: samples.clone(),
-                controls: methods.iter().map(|(.., control)| control.clone()).collect(),
+                controls: methods.iter().map(|method| method.control.clone()).collect(),
                 seed: self.demo.seed,
                 checking: Some(engine.session().checking(ANSWER_TOKENS)),
                 ..EvaluateRequest::default()
             };
-            for ((name, part, _), scored) in methods.iter().zip(engine.evaluate(request).finish()?) {
+            for (MethodConfig { name, part, .. }, scored) in
+                methods.iter().zip(engine.evaluate(request).finish()?)
+            {
                 let score = scored.evaluation;
                 let accuracy = score.accuracy.expect("answers of the tasks are short");
                 let cost = score.cost.expect("answers were checked");

@@ -52,7 +52,7 @@ impl MessageLayout {
     }
 
     /// How many tensors such a message is, in a model of `layers` layers.
-    pub fn num_tensors(&self, layers: usize) -> usize {
+    pub(crate) fn num_tensors(&self, layers: usize) -> usize {
         2 * layers * usize::from(self.segment.is_some()) + usize::from(self.vectors.is_some())
     }
 }

@@ -57,8 +57,8 @@ pub use channel_config::ChannelConfig;
 pub use channel_kind::{ChannelKind, register};
 pub use channel_type::{ChannelDescription, ChannelSettings, ChannelType, NoSettings};
 pub use channels::{
-    HybridChannel, NoChannel, OverwriteChannel, OverwriteSettings, OverwriteUpdate, TextSettings,
-    TraceChannel, VectorsChannel,
+    HybridChannel, NoChannel, OverwriteChannel, OverwriteSettings, OverwriteUpdate, TraceChannel,
+    VectorsChannel,
 };
 pub use initializer::Initializer;
 pub(crate) use initializer::initialize;

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Message, MessageLayout, ReceivedMessages, SegmentLayout};
 use crate::backbone::{BackboneConfig, Positions};
-use crate::checkpoint::weights::first_non_finite;
+use crate::checkpoint::first_non_finite;
 use crate::checkpoint::{NamedTensors, read_safetensors, read_safetensors_metadata, write_safetensors};
 use crate::error::{Error, Result};
 

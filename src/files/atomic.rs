@@ -162,7 +162,7 @@ pub fn remove_leftovers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts back what a killed [`write_folder_atomic`] had moved aside from `dir`, and removes what else it left.
+/// Puts back what a writer of whole folders that was killed had moved aside from `dir`, and removes what else it left.
 ///
 /// # Errors
 /// When the folder around it cannot be read, or a leftover not be moved.

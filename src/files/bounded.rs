@@ -40,7 +40,7 @@ fn bounded(path: &Path, most: u64) -> io::Result<io::Take<File>> {
 /// Adds the next line to `line`, its end included; whether there was one.
 ///
 /// # Errors
-/// When it cannot be read or is longer than [`MAX_LINE`].
+/// When it cannot be read or is longer than 64 MiB.
 pub fn read_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     let count = from.take(MAX_LINE + 1).read_until(b'\n', line)?;
     if count as u64 > MAX_LINE { Err(too_long("the line", MAX_LINE)) } else { Ok(count > 0) }

@@ -13,12 +13,14 @@ mod target;
 mod toml;
 mod unique_json;
 
-pub use atomic::{end_process, recover, remove_leftovers, write_atomic, write_folder_atomic, write_with};
-pub use bounded::{MAX_LINE, MAX_LONG_TEXT, MAX_TEXT, open_file, read, read_line, read_text};
+pub use atomic::{end_process, recover, write_atomic};
+pub(crate) use atomic::{remove_leftovers, write_folder_atomic, write_with};
+pub use bounded::read_line;
+pub(crate) use bounded::{MAX_LONG_TEXT, MAX_TEXT, open_file, read, read_text};
 pub(crate) use fields::{Fields, is_unset};
 pub use named_enum::NamedEnum;
 pub(crate) use named_enum::{sentence, unknown_name};
-pub use nearest::nearest;
+pub(crate) use nearest::nearest;
 pub(crate) use positioned::PositionedFile;
 pub use target::{follow, is_stream, open_stream};
 pub use toml::read_toml;

@@ -81,7 +81,7 @@ impl ChatTemplate {
     }
 
     /// Whether the template asks for `enable_thinking`.
-    pub fn knows_thinking(&self) -> bool {
+    pub(crate) fn knows_thinking(&self) -> bool {
         self.templates.reads(0, "enable_thinking")
     }
 }

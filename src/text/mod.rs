@@ -1,7 +1,7 @@
 //! From files to token ids: tokenizer, chat template, data lines.
 
-pub mod chat;
-pub mod data;
+mod chat;
+mod data;
 mod gguf_tokenizer;
 pub(crate) mod jinja;
 mod python_json;
@@ -9,7 +9,7 @@ mod sample;
 mod stream;
 #[cfg(test)]
 mod template_fixtures;
-pub mod tokenizer;
+pub(crate) mod tokenizer;
 mod words;
 
 pub use chat::{ChatMessage, ChatTemplate, Thinking};

@@ -67,7 +67,7 @@ impl Curriculum {
     ///
     /// # Errors
     /// Names the line that lacks the field, or whose field is no number from 0 to 1.
-    pub fn difficulties(&self, samples: &[TokenizedSample]) -> Result<Option<Vec<f64>>> {
+    pub(crate) fn difficulties(&self, samples: &[TokenizedSample]) -> Result<Option<Vec<f64>>> {
         match self {
             Self::None => Ok(None),
             Self::Length => {

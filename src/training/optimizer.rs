@@ -66,7 +66,7 @@ impl<B: Backend> Optimizer<B> {
     }
 
     /// The moments, as `{name}.exp_avg`, `{name}.exp_avg_sq` and `{name}.step`.
-    pub fn to_host(&self) -> NamedTensors {
+    pub(crate) fn to_host(&self) -> NamedTensors {
         let mut all = NamedTensors::new();
         for (name, state) in &self.state {
             let m = &state.momentum;
@@ -79,7 +79,7 @@ impl<B: Backend> Optimizer<B> {
         all
     }
 
-    /// Takes over moments written by [`Optimizer::to_host`].
+    /// Takes over moments written by `to_host`.
     ///
     /// # Errors
     /// If they do not fit `parameters`.

@@ -126,6 +126,23 @@ pub fn tokenizer(words: &[&str]) -> Value {
         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}})
 }
 
+/// A copy of a reference model with a tokenizer whose tokens are single letters.
+pub fn letters(place: &Place, model: &str) -> PathBuf {
+    let model = place.copy(&golden(model).join("model"), "letters");
+    let letters = (' '..='~').map(|c| c.to_string());
+    let special = ["<unk>", "<s>", "</s>"].map(String::from);
+    let vocab: Map<String, Value> =
+        special.into_iter().chain(letters).enumerate().map(|(i, token)| (token, i.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0",
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": false},
+        "decoder": {"type": "Fuse"},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+    });
+    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    model
+}
+
 /// The program with `args`.
 pub fn diffmas(args: &[&dyn AsRef<OsStr>]) -> Command {
     let mut command = Command::cargo_bin("diffmas").unwrap();

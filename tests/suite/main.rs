@@ -12,6 +12,7 @@ mod gradients;
 mod inputs;
 mod merge;
 mod objectives;
+mod outside;
 mod precision;
 mod properties;
 mod references;

@@ -145,7 +145,7 @@ impl RopeScaling {
     }
 
     /// What the unscaled frequency `inv_freq` is divided by.
-    pub fn divisor(&self, inv_freq: f64) -> f64 {
+    pub(crate) fn divisor(&self, inv_freq: f64) -> f64 {
         match *self {
             Self::None => 1.0,
             Self::Linear { factor } => factor,

@@ -92,7 +92,7 @@ pub enum Split {
 
 impl Split {
     /// Whether facts of the split may pair the `subject`-th word of its list with the `object`-th of its own.
-    pub fn allows(self, subject: usize, object: usize) -> bool {
+    pub(crate) fn allows(self, subject: usize, object: usize) -> bool {
         let held_out = (subject * 7 + object * 3) % 32 < 16;
         held_out == (self == Self::Test)
     }

@@ -27,12 +27,12 @@ impl Problem {
     }
 
     /// The facts of each holder as it reads them, by role: `has ana lamp . has bob cup .`
-    pub fn evidence_by_role(&self) -> BTreeMap<String, String> {
+    pub(crate) fn evidence_by_role(&self) -> BTreeMap<String, String> {
         self.by_role(|facts| facts.iter().map(Fact::to_string).collect::<Vec<_>>().join(" "))
     }
 
     /// What each holder would write who knew which facts matter, by role: `ana lamp bob cup`.
-    pub fn reports_by_role(&self) -> BTreeMap<String, String> {
+    pub(crate) fn reports_by_role(&self) -> BTreeMap<String, String> {
         let matters = |f: &&Fact| matches!(f.relation, Relation::Has | Relation::In);
         self.by_role(|facts| facts.iter().filter(matters).map(Fact::short).collect::<Vec<_>>().join(" "))
     }

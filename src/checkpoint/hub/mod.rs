@@ -14,8 +14,8 @@ mod transfer;
 mod wheel;
 
 pub use cache::{CachedModel, cache_root, cached_models};
-pub use fetch::{fetch, published_name, resolve_adapter, resolve_model};
+pub(crate) use fetch::published_name;
+pub use fetch::{fetch, resolve_adapter, resolve_model};
 pub use known::{KNOWN_MODELS, KnownModel, known};
-pub use name::HubName;
 pub use transfer::Transfer;
 pub use wheel::Wheel;

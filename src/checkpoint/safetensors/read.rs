@@ -73,7 +73,7 @@ impl SafetensorsWeights {
     }
 
     /// How the tensor is stored; `None` when there is no such tensor or its type is not one that is written.
-    pub fn stored_type(&self, name: &str) -> Option<StoredType> {
+    pub(crate) fn stored_type(&self, name: &str) -> Option<StoredType> {
         StoredType::of(self.shard(name)?.tensors.get(name)?.dtype)
     }
 

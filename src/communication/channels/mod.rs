@@ -8,6 +8,6 @@ mod vectors;
 
 pub use hybrid::HybridChannel;
 pub use overwrite::{OverwriteChannel, OverwriteSettings, OverwriteUpdate};
-pub use text::{NoChannel, TextSettings};
+pub use text::NoChannel;
 pub use trace::TraceChannel;
 pub use vectors::VectorsChannel;

@@ -1,0 +1,103 @@
+//! The methods that answer the questions of a synthetic task, to be compared: bounds, other ways of communicating, a trained team and its controls.
+
+use super::synthetic::TaskConfig;
+use crate::agents::{ChannelKind, FeedKind, TeamConfig};
+use crate::evaluation::{Control, Part};
+
+/// Which training a team has had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Training {
+    /// None: the parameters are fresh.
+    None,
+    /// That of the team with messages of text, [`text_team`].
+    Text,
+    /// That of the team that is measured.
+    Channel,
+}
+
+/// One way of answering with a team: a row of a comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MethodConfig {
+    /// Its name, as it is shown.
+    pub name: String,
+    /// What it is in the comparison.
+    pub part: Part,
+    /// What the final agent receives.
+    pub control: Control,
+}
+
+/// A team and the ways of answering with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeamMethods {
+    /// The team.
+    pub team: TeamConfig,
+    /// Which parameters it has.
+    pub training: Training,
+    /// Its rows of the comparison.
+    pub methods: Vec<MethodConfig>,
+}
+
+/// All methods that `team`, trained on `task`, is compared with, in the order of the table; the trained team with its controls is the last.
+pub fn methods(task: &TaskConfig, team: &TeamConfig) -> Vec<TeamMethods> {
+    let one = |name: &str, part, team, training| {
+        let method = MethodConfig { name: name.into(), part, control: Control::Real };
+        TeamMethods { team, training, methods: vec![method] }
+    };
+    let channel = &team.channel;
+    let text = text_team(task, team);
+    let latent = TeamConfig { latent_steps: team.latent_steps, feed: FeedKind::Realign, ..task.team() };
+    let mut trained = one(&format!("{channel}, trained"), Part::Trained, team.clone(), Training::Channel);
+    trained.methods.extend(
+        [Control::None, Control::Zero, Control::Shuffled, Control::Random].map(|control| MethodConfig {
+            name: format!("control {control}"),
+            part: Part::Control,
+            control,
+        }),
+    );
+    vec![
+        one("all evidence in one context", Part::Bound, task.all_evidence(), Training::None),
+        one("solver alone", Part::Bound, task.alone(), Training::None),
+        one("text, prompted", Part::Baseline, text.clone(), Training::None),
+        one("text, trained", Part::Baseline, text, Training::Text),
+        one("latent, untrained", Part::Baseline, latent, Training::None),
+        one(&format!("{channel}, untrained"), Part::Baseline, team.clone(), Training::None),
+        trained,
+    ]
+}
+
+/// The team of `task` with messages of text, of as many tokens as those of `team` have positions.
+pub fn text_team(task: &TaskConfig, team: &TeamConfig) -> TeamConfig {
+    let only_vectors = team.channel.kind == ChannelKind::VECTORS;
+    let message_tokens = if only_vectors { team.num_vectors } else { team.latent_steps };
+    TeamConfig { channel: ChannelKind::TEXT.into(), message_tokens, ..task.team() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::{Facts, Family};
+    use super::*;
+
+    #[test]
+    fn every_team_is_valid_and_every_row_has_a_name_of_its_own() {
+        let task = TaskConfig { family: Family::Relay, holders: 2, facts: Facts::exactly(4) };
+        let team = TeamConfig {
+            channel: ChannelKind::VECTORS.into(),
+            latent_steps: 3,
+            num_vectors: 5,
+            ..task.team()
+        };
+        let all = methods(&task, &team);
+        all.iter().for_each(|group| group.team.validate().unwrap());
+        let rows: Vec<&MethodConfig> = all.iter().flat_map(|group| &group.methods).collect();
+        let names: std::collections::BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!((rows.len(), names.len()), (11, 11));
+        assert_eq!(rows.iter().filter(|row| row.part == Part::Control).count(), 4);
+        let last = all.last().unwrap();
+        assert_eq!((&last.team, last.training, last.methods.len()), (&team, Training::Channel, 5));
+        assert_eq!(text_team(&task, &team).message_tokens, 5);
+        assert_eq!(
+            text_team(&task, &TeamConfig { channel: ChannelKind::TRACE.into(), ..team }).message_tokens,
+            3
+        );
+    }
+}
