@@ -45,7 +45,9 @@
 //! - [`benchmarks`]: questions whose evidence is spread over a team
 //! - [`report`]: one HTML page about a run
 //! - [`text`] and [`checkpoint`]: tokenizer, chat template, data; safetensors, GGUF, PEFT
-//! - [`files`]: atomic writes, bounded reads, TOML
+//! - [`settings`] and [`files`]: files and flags as layers; atomic writes, bounded reads, TOML
+//!
+//! `docs/glossary.md` says what words mean: rollout, context, received messages, sender attention, control, method.
 
 #![warn(missing_docs)]
 
