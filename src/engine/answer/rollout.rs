@@ -39,7 +39,7 @@ pub(super) fn groups(session: &Session, rows: &[AnswerRow], batch: &[usize]) -> 
         let options = &rows[row].options;
         let (control, decode) = (&options.control, &options.decode);
         let writes = session.team.channel.kind.text && *control != Control::None;
-        // How long the answers are does not matter to who writes before.
+        // The length of an answer changes no message.
         let writing = writes.then(|| DecodeOptions { max_new_tokens: 0, ..decode.clone() });
         (control, (*control == Control::Random).then_some(decode.seed), writing)
     };
@@ -53,7 +53,7 @@ pub(super) fn groups(session: &Session, rows: &[AnswerRow], batch: &[usize]) -> 
     groups
 }
 
-/// Runs the upstream agents of the rows `group`, and replaces what they send as the rows' control wants it.
+/// Runs the upstream agents of the rows `group`, and applies the control that these have in common.
 ///
 /// # Errors
 /// If a prompt cannot be made, a score is not finite, or the trace file does not fit.
