@@ -89,16 +89,16 @@ demo() {
 }
 # Another process holds all memory but what the program's context and half of its weights need: the program must fail with a sentence.
 full() {
-    coproc python3 -c 'import sys, torch
+    coproc HELD { python3 -c 'import sys, torch
 free, _ = torch.cuda.mem_get_info()
 held = torch.empty(free - (800 << 20), dtype=torch.uint8, device="cuda")
 print("held", flush=True)
-sys.stdin.read()'
-    read -r _ <&"${COPROC[0]}" || return
+sys.stdin.read()'; }
+    read -r _ <&"${HELD[0]}" || return
     ours diffmas run --model 135M --data tests/fixtures/smoke/train.jsonl --greedy --max-new-tokens 4 --backend cuda >full.txt 2>&1
     local status=$?
-    eval "exec ${COPROC[1]}>&-"
-    wait "$COPROC_PID"
+    eval "exec ${HELD[1]}>&-"
+    wait "$HELD_PID"
     cat full.txt
     echo "= exit $status: $(grep -c panicked full.txt) panics, $(tail -1 full.txt | cut -c1-90)"
     [ "$status" -ne 0 ] && ! grep -q panicked full.txt

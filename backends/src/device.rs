@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use burn::prelude::*;
 
 use crate::ModelBackend;
+use crate::device_failure::{check_device, watch};
 
 /// A backend that can be asked for with `--backend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,14 @@ pub enum DeviceError {
     Missing {
         /// The backend.
         kind: BackendKind,
+        /// What its driver said.
+        reason: String,
+    },
+    /// A device failed while it worked.
+    #[error(
+        "the device failed at its work: {reason}; nothing that it computed is used. Smaller batches need less memory"
+    )]
+    Failed {
         /// What its driver said.
         reason: String,
     },
@@ -170,7 +179,8 @@ impl BackendKind {
     /// Runs `job` on this backend; `index` picks among several GPUs.
     ///
     /// # Errors
-    /// If the device does not start. It is probed once, with the panic of a missing driver turned into a sentence.
+    /// If the device does not start, which is probed once, with the panic of a missing driver turned into a sentence; if it failed while the
+    /// job ran.
     pub fn run<J: Job>(self, index: Option<usize>, job: J) -> Result<J::Output, DeviceError> {
         // CPU backends have one device.
         let _ = index;
@@ -211,7 +221,9 @@ impl BackendKind {
             device
         })
         .map_err(|reason| DeviceError::Missing { kind: self, reason })?;
-        Ok(job.run::<B>(device))
+        watch();
+        let output = job.run::<B>(device);
+        check_device().map(|()| output)
     }
 }
 

@@ -19,6 +19,7 @@ pub mod composed;
 #[cfg(feature = "cube")]
 mod cube;
 mod device;
+mod device_failure;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
@@ -37,6 +38,7 @@ pub use burn::backend::Autodiff;
 #[cfg(feature = "flex")]
 pub use burn::backend::Flex;
 pub use device::{Adapter, BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
+pub use device_failure::check_device;
 pub use mask::{AttentionMask, HostMask};
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};

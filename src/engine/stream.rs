@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use diffmas_backends::check_device;
+
 use super::Cancel;
 use crate::error::{Error, Result};
 
@@ -89,26 +91,31 @@ pub(super) struct Tell<E, T> {
 impl<E, T> Tell<E, T> {
     /// Tells an event.
     pub fn event(&self, event: E) {
+        if check_device().is_err() {
+            return;
+        }
         // Where nobody waits for it, the request is cancelled, and whoever works on it will see that.
         let _ = self.sender.send(Told::Event(event));
     }
 
     /// Tells the result.
     pub fn done(&self, result: Result<T>) {
+        let result = check_device().map_err(Error::from).and(result);
         // Where nobody waits for it, it is of no use.
         let _ = self.sender.send(Told::Done(result));
     }
 
-    /// Whether the request is not wanted any more.
+    /// Whether the request is not wanted any more, or nothing can come of it.
     pub fn is_cancelled(&self) -> bool {
-        self.cancel.is_cancelled() || self.dropped.load(Ordering::SeqCst)
+        self.cancel.is_cancelled() || self.dropped.load(Ordering::SeqCst) || check_device().is_err()
     }
 
     /// An error once the request is not wanted any more.
     ///
     /// # Errors
-    /// [`Error::Interrupted`].
+    /// [`Error::Interrupted`]; that the device has failed.
     pub fn check(&self) -> Result<()> {
+        check_device()?;
         if self.is_cancelled() { Err(Error::Interrupted("cancelled".into())) } else { Ok(()) }
     }
 }

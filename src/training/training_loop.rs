@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{ModelBackend, check_device};
 
 use super::{
     CheckpointState, DataMark, Drawn, Phase, Sampler, StepMetrics, Trainer, competence, learning_rate,
@@ -41,7 +41,7 @@ impl<B: ModelBackend> Trainer<B> {
     /// Checkpoints go below `output` every `save_steps` updates, at the end and on a stop.
     ///
     /// # Errors
-    /// If a checkpoint cannot be written, another process of the run cannot be reached, or too many updates in a row were not finite.
+    /// If a checkpoint cannot be written, the device has failed, another process of the run cannot be reached, or too many updates in a row were not finite.
     pub fn train(
         &mut self,
         samples: &[TokenizedSample],
@@ -76,6 +76,7 @@ impl<B: ModelBackend> Trainer<B> {
             let (kind, warmup) = (c.lr_scheduler_type, c.warmup_steps);
             let lr = learning_rate(kind, phase.learning_rate, in_phase, warmup, phase.steps);
             let mut metrics = self.update(&batches, lr)?;
+            check_device()?;
             metrics.phase = (phases.len() > 1).then(|| phase.name.clone());
             metrics.competence = able.map(|(_, able)| able);
             on_event(Event::Step { metrics: &metrics, total })?;
@@ -138,6 +139,7 @@ impl<B: ModelBackend> Trainer<B> {
             skipped_in_a_row: self.skipped_in_a_row,
             settings: self.settings(),
         };
+        check_device()?;
         let keep = self.config.save_total_limit;
         let dir: PathBuf = write_checkpoint(output, |dir| self.write(dir), &self.optimizer, &state, keep)?;
         on_event(Event::Checkpoint(&dir))
