@@ -2,16 +2,14 @@
 //! `cargo run --release --example custom_channel -- MODEL_FOLDER DATA.jsonl`
 
 use burn::prelude::*;
-use diffmas::agents::TeamConfig;
 use diffmas::backbone::{ParameterGroup, ParameterSpec, Parameters};
 use diffmas::backends::ModelBackend;
 use diffmas::communication::*;
+use diffmas::engine::{Engine, EngineConfig, EvaluateRequest, TrainRequest};
+use diffmas::text::Answers;
+use diffmas::training::TrainConfig;
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
-
-#[allow(dead_code)]
-#[path = "vectors_channel.rs"]
-pub mod vectors_channel;
 
 /// The last positions of a rollout. Everything else (joining, recomputation, controls, checkpoints) the library does.
 #[derive(Debug)]
@@ -26,7 +24,7 @@ pub struct WindowSettings {
 
 impl ChannelType for Window {
     const NAME: &'static str = "window";
-    const ABOUT: &'static str = "The last positions of a thought.";
+    const ABOUT: &'static str = "The last positions of a rollout.";
     const SEGMENTS: bool = true;
     type Settings = WindowSettings;
 
@@ -75,8 +73,13 @@ fn main() -> Result<()> {
         return Err(Error::invalid("usage: custom_channel MODEL_FOLDER DATA.jsonl"));
     };
     register::<Window>()?;
-    let team = TeamConfig::read("examples/custom_channel.toml".as_ref())?;
-    let learned = vectors_channel::learn(team, model, data, 50)?;
-    println!("a message is {} bytes; losses: {:.3?}", learned.bytes, learned.losses);
+    let system = Some("examples/custom_channel.toml".into());
+    let engine = Engine::open(EngineConfig { system, ..EngineConfig::of_model(model) })?;
+    let samples = engine.session().data(data.as_ref(), Answers::Required, 0)?;
+    let config = TrainConfig { max_steps: Some(50), learning_rate: 1e-2, ..TrainConfig::default() };
+    let trained = engine.train(TrainRequest { config, ..TrainRequest::new(samples.clone()) })?.finish()?;
+    let losses: Vec<f64> = trained.steps.iter().filter_map(|metrics| metrics.loss).collect();
+    let scored = engine.evaluate(EvaluateRequest::new(samples)).finish()?;
+    println!("a message is {} bytes; losses: {losses:.3?}", scored[0].evaluation.message_bytes);
     Ok(())
 }

@@ -137,12 +137,12 @@ fn channels_learn_to_tell_what_only_the_sender_knows() {
     let (first, last) = (losses[0], losses.last().unwrap());
     assert!(*last < 0.25 * first && *last < f64::ln(2.0) / 2.0, "{first} -> {last}");
     let (bytes, losses) = learned("custom_channel", &model, &data);
-    // Two positions of each of two agents.
+    // Two positions.
     let config: Value =
         serde_json::from_str(&fs::read_to_string(model.join("config.json")).unwrap()).unwrap();
     let number = |name: &str| config[name].as_u64().unwrap() as usize;
     let position = 2 * number("num_hidden_layers") * number("num_key_value_heads") * number("head_dim");
-    assert_eq!(bytes, 4 * position * size_of::<f32>());
+    assert_eq!(bytes, 2 * position * size_of::<f32>());
     assert!(losses.len() == 50 && losses.last() < losses.first(), "{losses:?}");
 }
 

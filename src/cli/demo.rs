@@ -1,4 +1,4 @@
-//! `diffmas demo`: a team learns to talk, and is measured beside other ways.
+//! `diffmas demo`: a team learns to communicate, and is measured beside other methods.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,7 @@ impl Folder<'_> {
         // One model, loaded once, for all teams.
         let trained = Engine::start(session::open(self.engine(demo.team()))?)?;
         let text = other_team(&trained, demo.text_team())?;
-        self.learn(&trained, "trained", &format!("a team that thinks, channel {}", demo.channel))?;
+        self.learn(&trained, "trained", &format!("a team with latent messages, channel {}", demo.channel))?;
         self.learn(&text, "text", "the same team, writing text")?;
         let plans = self.plans(&trained, &text)?;
         let comparison = Comparison {

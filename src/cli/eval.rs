@@ -319,6 +319,7 @@ fn score(
         let own = done.iter_mut().find(|(own, _)| own == control);
         own.into_iter().for_each(|(_, scored)| *scored += batch.scores.len());
     }
+    let several = done.len() > 1;
     let mut shown: Option<(Control, Progress)> = None;
     let finish =
         |shown: Option<(Control, Progress)>| shown.into_iter().for_each(|(_, progress)| progress.finish());
@@ -329,7 +330,8 @@ fn score(
             finish(shown.replace((control.clone(), Progress::new("scored", *scored, total))));
         }
         *scored += event.batch.scores.len();
-        shown.iter_mut().for_each(|(_, progress)| progress.set(*scored, ""));
+        let name = if several { format!("control {control}") } else { String::new() };
+        shown.iter_mut().for_each(|(_, progress)| progress.set(*scored, &name));
         keep(event)
     })?;
     finish(shown);

@@ -64,7 +64,7 @@ impl GenerateTaskCommand {
             write_atomic(&self.output.join(name), team.as_bytes())?;
         }
         output::print(&format!(
-            "{} and {} questions, and teams for them, in {}",
+            "{} training and {} test questions, and teams for them, in {}",
             self.train,
             self.test,
             self.output.display()

@@ -54,10 +54,10 @@ Example: diffmas run --model smollm2-135m-instruct";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// See agents learn to talk: train a small team in minutes, measure it beside other ways, write a report.
+    /// See agents learn to talk: train a small team in minutes, measure it beside other methods, write a report.
     #[command(after_help = "Example: diffmas demo --task two-hop --output two-hop-report")]
     Demo(demo::DemoCommand),
-    /// Train a team: adapters learn to communicate through the trace.
+    /// Train a team: adapters learn to communicate through its channel.
     #[command(after_help = "Example: diffmas train --model MODEL_DIR --data train.jsonl --output runs/first")]
     Train(Box<TrainFlags>),
     /// Let a team answer a question or a file of questions, or chat with it.

@@ -34,14 +34,14 @@ impl Progress {
     pub fn set(&mut self, done: usize, message: &str) {
         self.done = done;
         let (rate, left) = (self.rate(), HumanDuration(self.left()));
+        let gap = if message.is_empty() { "" } else { "  " };
         match &self.bar {
             Some(bar) => {
                 bar.set_position(done as u64);
-                let message = visible(message);
-                bar.set_message(format!("{message}  {rate:.2} s each, {left} left"));
+                bar.set_message(format!("{}{gap}{rate:.2} s each, {left} left", visible(message)));
             }
             None => verbosity::note(format_args!(
-                "{} {done}/{}  {message}  {rate:.2} s each, {left} left",
+                "{} {done}/{}  {message}{gap}{rate:.2} s each, {left} left",
                 self.what, self.total
             )),
         }

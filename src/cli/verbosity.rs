@@ -14,10 +14,10 @@ static QUIET: AtomicBool = AtomicBool::new(false);
 #[derive(Debug, Args)]
 pub struct Verbosity {
     /// Say nothing but errors: no progress, no notes
-    #[arg(long, global = true, conflicts_with = "verbose")]
+    #[arg(long, global = true, display_order = 900, conflicts_with = "verbose")]
     quiet: bool,
     /// Say more, for instance which files are read
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901)]
     verbose: bool,
 }
 

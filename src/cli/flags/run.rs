@@ -60,10 +60,10 @@ pub struct RunDataFlags {
     /// What the final agent reads: real, none, zero, shuffled, random, drop:ROLE
     #[arg(long, alias = "trace")]
     pub control: Option<Control>,
-    /// Write what the upstream agents leave, for --load-trace on another machine; --max-new-tokens 0 then only thinks
+    /// Write what the upstream agents leave, for --load-trace on another machine; with --max-new-tokens 0 nothing is answered
     #[arg(long, value_name = "FILE.safetensors", requires = "asked")]
     pub save_trace: Option<PathBuf>,
-    /// Let the final agent answer on a trace of --save-trace; the upstream agents do not think
+    /// Let the final agent answer on a trace of --save-trace; the upstream agents do not run
     #[arg(long, value_name = "FILE.safetensors", requires = "asked")]
     pub load_trace: Option<PathBuf>,
     /// On the channel text: write what the agents wrote for questions that the team answered rightly, as training lines with
