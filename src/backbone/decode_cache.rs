@@ -38,12 +38,7 @@ impl<B: ModelBackend> DecodeCache<B> {
         }
         self.capacity = (2 * self.capacity).min(len + most).max(len + more);
         for layer in self.layers.iter_mut().flatten() {
-            let larger = |x: Tensor<B, 4>| {
-                let room = self::room(&x, self.capacity);
-                B::written(room, x.narrow(2, 0, len), 0)
-            };
-            let KeyValueBlock { key, value } = layer.clone();
-            *layer = KeyValueBlock { key: larger(key), value: larger(value) };
+            *layer = with_room(first(layer, len), self.capacity);
         }
     }
 
@@ -84,15 +79,10 @@ impl<B: ModelBackend> DecodeCache<B> {
     /// The rows with these indices, in this order, in memory of their own.
     pub fn select(&self, rows: &[usize]) -> Self {
         let len = self.positions.len;
-        let own = |x: Tensor<B, 4>| {
-            let [_, heads, _, width] = x.dims();
-            let room = Tensor::empty([rows.len(), heads, self.capacity, width], (&x.device(), x.dtype()));
-            B::written(room, x, 0)
-        };
-        let layers = self.layers.iter().map(|block| {
-            let KeyValueBlock { key, value } = selected(&first(block.as_ref()?, len), rows);
-            Some(KeyValueBlock { key: own(key), value: own(value) })
-        });
+        let layers = self
+            .layers
+            .iter()
+            .map(|block| Some(with_room(selected(&first(block.as_ref()?, len), rows), self.capacity)));
         Self { layers: layers.collect(), positions: self.positions.select(rows), capacity: self.capacity }
     }
 }
@@ -101,6 +91,12 @@ impl<B: ModelBackend> DecodeCache<B> {
 fn room<B: Backend>(x: &Tensor<B, 4>, capacity: usize) -> Tensor<B, 4> {
     let [batch, heads, _, width] = x.dims();
     Tensor::empty([batch, heads, capacity, width], (&x.device(), x.dtype()))
+}
+
+/// `block` at the beginning of memory for `capacity` positions.
+fn with_room<B: ModelBackend>(block: KeyValueBlock<B>, capacity: usize) -> KeyValueBlock<B> {
+    let moved = |x: Tensor<B, 4>| B::written(room(&x, capacity), x, 0);
+    KeyValueBlock { key: moved(block.key), value: moved(block.value) }
 }
 
 /// The first `len` positions of a block.

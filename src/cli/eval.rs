@@ -6,7 +6,7 @@ use diffmas::engine::{
     Conditions, Engine, EngineConfig, EvaluateEvent, EvaluateRequest, OutputLock, Part, RunState, Scored,
     Session, run_of,
 };
-use diffmas::evaluation::{Checking, Control, Evaluation, Paired, SampleScore, ScoredBatch};
+use diffmas::evaluation::{Checking, Control, ControlledScore, Evaluation, Paired, SampleScore, ScoredBatch};
 use diffmas::files::{write_json, write_jsonl};
 use diffmas::settings::{Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
@@ -63,7 +63,7 @@ impl Flags for EvalFlags {
     }
 
     fn config(&self) -> Option<&Path> {
-        self.model.config.as_deref()
+        self.team.model.config.as_deref()
     }
 }
 
@@ -114,15 +114,12 @@ impl EvalCommand {
             None => Ok(()),
         })?;
         if let (Some(dir), Some(lock)) = (&self.output, &lock) {
-            let line = |control: &String, score: SampleScore| ScoredLine {
-                control: control.clone(),
-                trace: control.clone(),
-                score,
+            let line = |s: &Scored, score: &SampleScore| ControlledScore {
+                control: s.evaluation.control.clone(),
+                score: score.clone(),
             };
-            let lines: Vec<ScoredLine> = scored
-                .iter()
-                .flat_map(|s| s.scores.iter().map(|score| line(&s.evaluation.control, score.clone())))
-                .collect();
+            let lines = scored.iter().flat_map(|s| s.scores.iter().map(|score| line(s, score)));
+            let lines: Vec<ControlledScore> = lines.collect();
             let inspection = engine.inspect(&samples, self.max_new_tokens)?;
             write_jsonl(&dir.join(SAMPLES), &lines)?;
             let inspected = inspection.is_some();
@@ -182,10 +179,8 @@ impl EvalCommand {
     ) -> Result<(Option<Part>, Finished)> {
         let Some(dir) = &self.output else { return Ok((None, Vec::new())) };
         let run = engine.describe(samples, self.settings(controls, checking))?;
-        let state = match self.resume {
-            true => RunState::Resume,
-            false => RunState::New { overwrite: true }, // of a folder that is locked for it
-        };
+        // The folder is locked for it: what lies there may be replaced.
+        let state = RunState::of(self.resume, true);
         let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), state, &run, [1, usize::MAX])?;
         if self.resume {
             let scored: usize = done.iter().map(|line| line.batch.scores.len()).sum();
@@ -239,16 +234,6 @@ const PART: &str = "samples.jsonl.part";
 
 /// Finished batches, each with its control.
 type Finished = Vec<(Control, ScoredBatch)>;
-
-/// One line of `samples.jsonl`.
-#[derive(Debug, Serialize)]
-struct ScoredLine {
-    control: String,
-    /// Its name in version 0.1.
-    trace: String,
-    #[serde(flatten)]
-    score: SampleScore,
-}
 
 /// A result as `results.json` holds it.
 #[derive(Debug, Serialize)]

@@ -55,7 +55,7 @@ impl Flags for RunFlags {
     }
 
     fn config(&self) -> Option<&Path> {
-        self.model.config.as_deref()
+        self.team.model.config.as_deref()
     }
 }
 
@@ -87,7 +87,7 @@ struct Details {
     stopped: bool,
     trace_positions: usize,
     trace_bytes: usize,
-    /// How much the final agent listened to each sender of vectors, as a mean over layers and prompt positions.
+    /// How much the final agent attended to each sender of vectors, as a mean over layers and prompt positions.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     attention: Map<String, Value>,
     batch_size: usize,
@@ -175,7 +175,7 @@ impl RunCommand {
 
     /// How the answers begin.
     fn state(&self) -> RunState {
-        if self.resume { RunState::Resume } else { RunState::New { overwrite: self.overwrite } }
+        RunState::of(self.resume, self.overwrite)
     }
 
     /// Refuses to replace files, and follows links to them.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use diffmas::engine::{
     Engine, EngineConfig, OutputLock, RunState, Session, TrainEvent, TrainRequest, TrainStart,
 };
-use diffmas::files::write_json;
+use diffmas::files::{from_root, write_json};
 use diffmas::settings::{Layer, Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{LoraConfig, StepMetrics, StopReason, TrainConfig};
@@ -66,12 +66,8 @@ impl Default for TrainFiles {
 
 impl TrainFiles {
     /// The same with paths from the root, as the `config.toml` of a run holds them.
-    fn absolute(&self) -> Self {
-        let absolute = |path: &PathBuf| match path.exists() {
-            true => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
-            false => path.clone(),
-        };
-        let [data, eval_data] = [&self.data, &self.eval_data].map(|path| path.as_ref().map(absolute));
+    fn with_paths_from_root(&self) -> Self {
+        let [data, eval_data] = [&self.data, &self.eval_data].map(|path| path.as_deref().map(from_root));
         Self { data, eval_data, ..self.clone() }
     }
 }
@@ -90,7 +86,7 @@ impl Flags for TrainFlags {
     }
 
     fn config(&self) -> Option<&Path> {
-        self.model.config.as_deref()
+        self.team.model.config.as_deref()
     }
 }
 
@@ -135,10 +131,7 @@ impl TrainCommand {
 
     /// How the run begins.
     fn state(&self) -> RunState {
-        match self.files.resume {
-            true => RunState::Resume,
-            false => RunState::New { overwrite: self.files.overwrite },
-        }
+        RunState::of(self.files.resume, self.files.overwrite)
     }
 }
 
@@ -174,7 +167,7 @@ pub fn request(session: &Session, command: &TrainCommand) -> Result<TrainRequest
         held_out,
         lora: lora.clone(),
         output: Some(lock),
-        settings: Layer::of(&files.absolute())?,
+        settings: Layer::of(&files.with_paths_from_root())?,
         tensorboard: files.tensorboard,
         cancel: interrupt::cancel().clone(),
         ..TrainRequest::new(samples)

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::agents::{AdapterScope, ChannelConfig, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
 use crate::backbone::{ComputeDtype, Precision, WeightDtype};
 use crate::error::Result;
+use crate::files::from_root;
 use crate::settings::{Layer, Section, lay_over};
 use crate::text::Thinking;
 
@@ -153,19 +154,12 @@ impl EngineConfig {
     /// # Errors
     /// If the backend is not compiled in.
     pub fn resolved(&self, team: &TeamConfig) -> Result<Self> {
-        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        let model = self.model.clone().map(|name| match Path::new(&name).exists() {
-            true => absolute(Path::new(&name)).display().to_string(),
-            false => name,
-        });
+        let model = self.model.as_deref().map(|name| from_root(Path::new(name)).display().to_string());
         let Precision { weights, compute } = self.load_precision();
         Ok(Self {
             model,
             offline: None, // of this machine now, not of the run
-            adapter: self
-                .adapter
-                .as_deref()
-                .map(|path| if path.exists() { absolute(path) } else { path.into() }),
+            adapter: self.adapter.as_deref().map(from_root),
             backend: Some(self.backend()?.to_string()),
             dtype: Some(weights),
             precision: Some(compute),

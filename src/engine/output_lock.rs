@@ -33,6 +33,13 @@ pub enum RunState {
     Resume,
 }
 
+impl RunState {
+    /// As the settings `resume` and `overwrite` say; resuming replaces nothing.
+    pub fn of(resume: bool, overwrite: bool) -> Self {
+        if resume { Self::Resume } else { Self::New { overwrite } }
+    }
+}
+
 /// An output folder that no other process writes to.
 #[derive(Debug)]
 pub struct OutputLock {

@@ -20,6 +20,7 @@ use crate::checkpoint::hub::published_name;
 use crate::checkpoint::{resolve_adapter, resolve_model};
 use crate::error::{Error, Result};
 use crate::evaluation::Checking;
+use crate::files::from_root;
 use crate::inference::{DecodeOptions, Writing};
 use crate::text::{Answers, ChatMessage, ChatTemplate, Sample, Thinking, TokenizedSample, read_jsonl};
 
@@ -150,8 +151,7 @@ impl Session {
 
     /// Where the model lies, from the root.
     fn model_path(&self) -> String {
-        let path = std::path::absolute(&self.model.path).unwrap_or_else(|_| self.model.path.clone());
-        path.display().to_string()
+        from_root(&self.model.path).display().to_string()
     }
 
     /// Reads and tokenises a data file; at least `answer` tokens are left room for.

@@ -15,5 +15,5 @@ pub use comparison::{Comparison, Method, Part};
 pub use controls::Control;
 pub use inspection::{Attention, Example, Inspection, Latents, LensToken, inspect};
 pub use paired::Paired;
-pub use sample_score::{Accuracy, SampleScore};
+pub use sample_score::{Accuracy, ControlledScore, SampleScore};
 pub use score::{Cost, Evaluation, ScoredBatch, Scoring, evaluate, evaluate_after};

@@ -20,6 +20,17 @@ pub struct SampleScore {
     pub is_correct: Option<bool>,
 }
 
+/// The score of one sample with one control, as a line of `samples.jsonl` holds it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ControlledScore {
+    /// What the final agent read.
+    #[serde(flatten, with = "super::former_names::control")]
+    pub control: String,
+    /// The score.
+    #[serde(flatten)]
+    pub score: SampleScore,
+}
+
 /// How many answers were right.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {

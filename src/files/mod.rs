@@ -25,7 +25,7 @@ pub(crate) use nearest::nearest;
 pub use output::{append, check_output_file, jsonl, write_json, write_jsonl};
 pub(crate) use output::{append_to, open_own};
 pub(crate) use positioned::PositionedFile;
-pub use target::{follow, is_stream, open_stream};
+pub use target::{follow, from_root, is_stream, open_stream};
 pub use toml::read_toml;
 pub(crate) use toml::{explained, line_of, text_of, unknown};
 pub(crate) use unique_json::UniqueJson;

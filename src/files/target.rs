@@ -7,6 +7,12 @@ use std::path::{Path, PathBuf};
 /// Most links that are followed to a file, as on Linux.
 const MOST_LINKS: usize = 40;
 
+/// `path` from the root, so that it means the same in another folder; what does not exist, such as a name on a hub, as it is.
+pub fn from_root(path: &Path) -> PathBuf {
+    let absolute = path.exists().then(|| std::path::absolute(path).ok()).flatten();
+    absolute.unwrap_or_else(|| path.to_path_buf())
+}
+
 /// Where the file lies that a user calls `path`: links are followed, to a target that need not exist yet. Links of the system to
 /// open files, such as `/dev/stdout`, stay what they are.
 ///

@@ -326,7 +326,7 @@ fn a_registered_channel_is_named_by_flag_or_file_and_keeps_its_table() {
     let channel = |file: &str, flag: Option<&str>| {
         std::fs::write(&path, file).unwrap();
         let mut flags = TrainFlags::default();
-        flags.channel.channel = flag.map(|name| name.parse().unwrap());
+        flags.team.channel.channel = flag.map(|name| name.parse().unwrap());
         let command = training(&path, &flags).unwrap();
         let team = team(&command).unwrap();
         // What a run writes down reads back as the same team.

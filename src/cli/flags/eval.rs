@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args};
 use diffmas::evaluation::Control;
 use serde::Serialize;
 
-use super::{ChannelFlags, DeviceFlags, ModelFlags};
+use super::TeamFlags;
 
 /// Flags of `eval`. What one needs of the others may stand in `--config`.
 #[derive(Clone, Debug, Default, Args, Serialize)]
@@ -21,13 +21,7 @@ pub struct EvalFlags {
     pub run: Option<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]
-    pub model: ModelFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub channel: ChannelFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub device: DeviceFlags,
+    pub team: TeamFlags,
     #[command(flatten)]
     #[serde(flatten)]
     pub scoring: ScoringFlags,

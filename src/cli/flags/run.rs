@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args};
 use diffmas::evaluation::Control;
 use serde::Serialize;
 
-use super::{ChannelFlags, DeviceFlags, GenerationFlags, ModelFlags};
+use super::{GenerationFlags, TeamFlags};
 
 /// Flags of `run`. What one needs of the others may stand in `--config`.
 #[derive(Clone, Debug, Default, Args, Serialize)]
@@ -23,13 +23,7 @@ pub struct RunFlags {
     pub run: Option<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]
-    pub model: ModelFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub channel: ChannelFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub device: DeviceFlags,
+    pub team: TeamFlags,
     #[command(flatten)]
     #[serde(flatten)]
     pub generation: GenerationFlags,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ChannelFlags, DeviceFlags, LoraFlags, ModelFlags, TrainingFlags};
+use super::{LoraFlags, TeamFlags, TrainingFlags};
 
 /// Flags of `train`.
 #[derive(Clone, Debug, Default, Args, Serialize)]
@@ -13,13 +13,7 @@ use super::{ChannelFlags, DeviceFlags, LoraFlags, ModelFlags, TrainingFlags};
 pub struct TrainFlags {
     #[command(flatten)]
     #[serde(flatten)]
-    pub model: ModelFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub channel: ChannelFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub device: DeviceFlags,
+    pub team: TeamFlags,
     #[command(flatten)]
     #[serde(flatten)]
     pub training: TrainingFlags,
