@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::phase_config::{PhaseConfig, PhasePreset, check_phases};
-use super::{Curriculum, Decay, LrSchedulerType};
+use super::{Curriculum, Decay, DecayType, LrSchedulerType, Schedule};
 use crate::error::{Error, Result};
 
 /// How far back the gradient goes.
@@ -86,6 +86,10 @@ pub struct TrainConfig {
     pub warmup_steps: usize,
     /// Shape of the schedule.
     pub lr_scheduler_type: LrSchedulerType,
+    /// Updates over which the rate of `warmup_stable_decay` falls to 0; 60 % of each phase where absent.
+    pub num_decay_steps: Option<usize>,
+    /// How it falls; linearly where absent.
+    pub decay_type: Option<DecayType>,
     /// Largest global gradient norm; 0 switches clipping off.
     pub max_grad_norm: f64,
     /// Decoupled weight decay.
@@ -130,6 +134,8 @@ impl Default for TrainConfig {
             num_train_epochs: 3.0,
             warmup_steps: 0,
             lr_scheduler_type: LrSchedulerType::Linear,
+            num_decay_steps: None,
+            decay_type: None,
             max_grad_norm: 1.0,
             weight_decay: 0.0,
             decay: Decay::All,
@@ -151,6 +157,16 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// How the learning rate of each phase rises and falls.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            kind: self.lr_scheduler_type,
+            warmup_steps: self.warmup_steps,
+            num_decay_steps: self.num_decay_steps,
+            decay_type: self.decay_type.unwrap_or_default(),
+        }
+    }
+
     /// Checks the settings before any device is touched.
     ///
     /// # Errors
@@ -193,6 +209,7 @@ impl TrainConfig {
             }
         }
         positive("curriculum_steps", self.curriculum_steps.unwrap_or(1))?;
+        self.check_decay()?;
         check_phases(&self.phases)?;
         if !self.num_train_epochs.is_finite() || self.num_train_epochs <= 0.0 {
             return Err(Error::invalid(format!(
@@ -201,6 +218,24 @@ impl TrainConfig {
             )));
         }
         Ok(())
+    }
+
+    /// Refuses settings of a decay that the schedule does not have.
+    fn check_decay(&self) -> Result<()> {
+        if self.lr_scheduler_type == LrSchedulerType::WarmupStableDecay {
+            return Ok(());
+        }
+        let set = [
+            ("num_decay_steps", self.num_decay_steps.is_some()),
+            ("decay_type", self.decay_type.is_some()),
+        ];
+        match set.iter().find(|(_, is_set)| *is_set) {
+            Some((name, _)) => Err(Error::invalid(format!(
+                "{name} is a setting of the schedule warmup_stable_decay, but lr_scheduler_type is {}",
+                self.lr_scheduler_type
+            ))),
+            None => Ok(()),
+        }
     }
 }
 

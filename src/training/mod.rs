@@ -39,7 +39,7 @@ pub use phase_config::{PhaseConfig, PhasePreset};
 pub use phases::Phase;
 pub use reduce::{OneProcess, Reduce};
 pub use sampler::{Drawn, Sampler};
-pub use schedule::{LrSchedulerType, learning_rate};
+pub use schedule::{DecayType, LrSchedulerType, Schedule};
 pub(crate) use settings::RunSettings;
 pub(crate) use tensorboard::EventFile;
 pub use trainer::Trainer;

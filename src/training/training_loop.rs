@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use diffmas_backends::{ModelBackend, check_device};
 
 use super::{
-    CheckpointState, DataMark, Drawn, Phase, Sampler, StepMetrics, Trainer, competence, learning_rate,
-    write_checkpoint,
+    CheckpointState, DataMark, Drawn, Phase, Sampler, StepMetrics, Trainer, competence, write_checkpoint,
 };
 use crate::agents::TeamBatch;
 use crate::error::{Error, Result};
@@ -73,8 +72,7 @@ impl<B: ModelBackend> Trainer<B> {
                 None => sampler.update(self.step),
             };
             let batches = self.batches(samples, &drawn)?;
-            let (kind, warmup) = (c.lr_scheduler_type, c.warmup_steps);
-            let lr = learning_rate(kind, phase.learning_rate, in_phase, warmup, phase.steps);
+            let lr = c.schedule().rate(phase.learning_rate, in_phase, phase.steps);
             let mut metrics = self.update(&batches, lr)?;
             check_device()?;
             metrics.phase = (phases.len() > 1).then(|| phase.name.clone());
