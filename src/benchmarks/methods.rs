@@ -74,12 +74,11 @@ pub fn text_team(task: &TaskConfig, team: &TeamConfig) -> TeamConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::super::synthetic::{Facts, Family};
     use super::*;
 
     #[test]
     fn every_team_is_valid_and_every_row_has_a_name_of_its_own() {
-        let task = TaskConfig { family: Family::Relay, holders: 2, facts: Facts::exactly(4) };
+        let task = TaskConfig::default();
         let team = TeamConfig {
             channel: ChannelKind::VECTORS.into(),
             latent_steps: 3,

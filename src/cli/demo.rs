@@ -154,7 +154,12 @@ impl Demo {
     }
 
     fn task_config(&self) -> TaskConfig {
-        TaskConfig { family: self.task, holders: HOLDERS, facts: Facts::exactly(self.facts) }
+        TaskConfig {
+            family: self.task,
+            holders: HOLDERS,
+            facts: Facts::exactly(self.facts),
+            ..TaskConfig::default()
+        }
     }
 
     /// The team that learns.

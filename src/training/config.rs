@@ -225,10 +225,8 @@ impl TrainConfig {
         if self.lr_scheduler_type == LrSchedulerType::WarmupStableDecay {
             return Ok(());
         }
-        let set = [
-            ("num_decay_steps", self.num_decay_steps.is_some()),
-            ("decay_type", self.decay_type.is_some()),
-        ];
+        let set =
+            [("num_decay_steps", self.num_decay_steps.is_some()), ("decay_type", self.decay_type.is_some())];
         match set.iter().find(|(_, is_set)| *is_set) {
             Some((name, _)) => Err(Error::invalid(format!(
                 "{name} is a setting of the schedule warmup_stable_decay, but lr_scheduler_type is {}",
