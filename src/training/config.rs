@@ -102,6 +102,11 @@ pub struct TrainConfig {
     pub save_steps: usize,
     /// Checkpoints kept; the oldest go first. All where absent.
     pub save_total_limit: Option<usize>,
+    /// Updates between scores of held-out data; where it is absent, it is scored before the first and after the last alone.
+    pub eval_steps: Option<usize>,
+    /// Whether right answers are counted on held-out data, too: greedy, with as many tokens as the longest answer that is expected.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub eval_accuracy: bool,
     /// How far back the gradient goes.
     pub trace_gradient: TraceGradient,
     /// Updates skipped in a row, for a loss or gradient that is not finite, after which training stops.
@@ -142,6 +147,8 @@ impl Default for TrainConfig {
             seed: 42,
             save_steps: 500,
             save_total_limit: None,
+            eval_steps: None,
+            eval_accuracy: false,
             trace_gradient: TraceGradient::Full,
             max_skipped_updates: 5,
             trajectory_weight: 0.0,
@@ -181,6 +188,7 @@ impl TrainConfig {
         positive("save_steps", self.save_steps)?;
         positive("max_skipped_updates", self.max_skipped_updates)?;
         positive("max_steps", self.max_steps.unwrap_or(1))?;
+        positive("eval_steps", self.eval_steps.unwrap_or(1))?;
         positive("save_total_limit", self.save_total_limit.unwrap_or(1))?;
         if i64::try_from(self.seed).is_err() {
             return Err(Error::invalid(format!(

@@ -37,7 +37,7 @@ pub enum StopReason {
 impl<B: ModelBackend> Trainer<B> {
     /// Trains on `samples` from where the run stands to its end, or until `stop` says so: then the update in progress is finished first.
     ///
-    /// Checkpoints go below `output` every `save_steps` updates, at the end and on a stop.
+    /// Checkpoints go below `output` every `save_steps` updates, at the end and on a stop. `on_event` sees the run as it stands.
     ///
     /// # Errors
     /// If a checkpoint cannot be written, the device has failed, another process of the run cannot be reached, or too many updates in a row were not finite.
@@ -46,7 +46,7 @@ impl<B: ModelBackend> Trainer<B> {
         samples: &[TokenizedSample],
         output: Option<&Path>,
         stop: impl Fn() -> bool,
-        mut on_event: impl FnMut(Event<'_>) -> Result<()>,
+        mut on_event: impl FnMut(&Self, Event<'_>) -> Result<()>,
     ) -> Result<StopReason> {
         if samples.is_empty() {
             return Err(Error::invalid("there is no training sample"));
@@ -77,7 +77,7 @@ impl<B: ModelBackend> Trainer<B> {
             check_device()?;
             metrics.phase = (phases.len() > 1).then(|| phase.name.clone());
             metrics.competence = able.map(|(_, able)| able);
-            on_event(Event::Step { metrics: &metrics, total })?;
+            on_event(self, Event::Step { metrics: &metrics, total })?;
             let hopeless = self.skipped_in_a_row >= self.config.max_skipped_updates;
             if hopeless || self.step.is_multiple_of(self.config.save_steps) {
                 saved = self.step;
@@ -128,7 +128,7 @@ impl<B: ModelBackend> Trainer<B> {
         &self,
         output: Option<&Path>,
         data: &DataMark,
-        on_event: &mut impl FnMut(Event<'_>) -> Result<()>,
+        on_event: &mut impl FnMut(&Self, Event<'_>) -> Result<()>,
     ) -> Result<()> {
         let Some(output) = output else { return Ok(()) };
         let state = CheckpointState {
@@ -140,7 +140,7 @@ impl<B: ModelBackend> Trainer<B> {
         check_device()?;
         let keep = self.config.save_total_limit;
         let dir: PathBuf = write_checkpoint(output, |dir| self.write(dir), &self.optimizer, &state, keep)?;
-        on_event(Event::Checkpoint(&dir))
+        on_event(self, Event::Checkpoint(&dir))
     }
 }
 

@@ -62,7 +62,7 @@ fn a_team_that_the_engine_trained_is_the_one_that_the_program_trains_and_it_answ
                 "started"
             }
             TrainEvent::Scored { .. } => "scored",
-            TrainEvent::EvalLoss(_) => "loss",
+            TrainEvent::HeldOut(_) => "loss",
             TrainEvent::Updating => "updating",
             TrainEvent::Step(_) => "step",
             TrainEvent::Checkpoint(_) => "checkpoint",
@@ -95,14 +95,22 @@ fn a_team_that_the_engine_trained_is_the_one_that_the_program_trains_and_it_answ
 }
 
 #[test]
-fn a_run_that_is_cancelled_goes_on_to_the_same_end() {
+fn a_run_that_is_scored_between_updates_and_cancelled_goes_on_to_the_same_end() {
     let place = Place::new();
     let request = |engine: &Engine, output: Option<OutputLock>| {
         let samples = engine.session().data(&place.path("data.jsonl"), Answers::Required, 0).unwrap();
-        TrainRequest { config: training(), output, tensorboard: false, ..TrainRequest::new(samples) }
+        let config = TrainConfig { eval_steps: Some(1), eval_accuracy: true, ..training() };
+        let held_out = Some(samples.clone());
+        TrainRequest { config, held_out, output, tensorboard: false, ..TrainRequest::new(samples) }
     };
     let (whole, dir) = (untrained(), place.path("run"));
     let (_, undisturbed) = train(&whole, request(&whole, None));
+    let scored: Vec<usize> = undisturbed.scores.iter().map(|score| score.step).collect();
+    assert_eq!(scored, [0, 1, 2, 3, 4]);
+    assert!(undisturbed.scores.iter().all(|s| s.eval_accuracy.is_some_and(|x| (0.0..=1.0).contains(&x))));
+    let unscored = untrained();
+    train(&unscored, TrainRequest { held_out: None, ..request(&unscored, None) });
+    assert_eq!(unscored.learned_sha256().unwrap(), whole.learned_sha256().unwrap());
     let engine = untrained();
     let first = request(&engine, Some(OutputLock::create(&dir).unwrap()));
     let cancel = first.cancel.clone();
@@ -123,6 +131,7 @@ fn a_run_that_is_cancelled_goes_on_to_the_same_end() {
     );
     let losses = |run: &Trained| run.steps.iter().map(|m| m.loss).collect::<Vec<_>>();
     assert_eq!(losses(&resumed), losses(&undisturbed));
+    assert_eq!(resumed.scores, undisturbed.scores);
     assert_eq!(engine.learned_sha256().unwrap(), whole.learned_sha256().unwrap());
 }
 

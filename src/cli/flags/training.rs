@@ -53,6 +53,12 @@ pub struct TrainingFlags {
     /// Checkpoints kept [all]
     #[arg(long, value_name = "N")]
     pub save_total_limit: Option<usize>,
+    /// Updates between scores of --eval-data [only before the first and after the last]
+    #[arg(long, value_name = "N")]
+    pub eval_steps: Option<usize>,
+    /// Count right answers in --eval-data, too
+    #[arg(long)]
+    pub eval_accuracy: Option<bool>,
     /// How far back the gradient goes [full, detach, last:N]
     #[arg(long)]
     pub trace_gradient: Option<TraceGradient>,
