@@ -63,6 +63,10 @@ impl RunSettings {
         // Runs that were begun before these could be set had them.
         before.add_missing("dtype", &WeightDtype::default());
         before.add_missing("precision", &ComputeDtype::default());
+        let none = TrainConfig::default();
+        before.add_missing("teacher", &none.teacher);
+        before.add_missing("distill_weight", &none.distill_weight);
+        before.add_missing("teacher_tokens", &none.teacher_tokens);
         for d in before.differences(&now.0) {
             let free = usize::from(FREE.contains(&d.name.as_str()));
             changes[free].push(format!("`{}` was {} and is now {}", d.name, d.before, d.now));
