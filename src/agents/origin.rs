@@ -97,14 +97,15 @@ impl Origin {
         Ok(Some(Self { team: TeamConfig::read(&team)?, base }))
     }
 
-    /// Every setting in which `team` is not the one that the adapter learned in: its name and a sentence.
+    /// Every setting in which `team` is not the one that the adapter learned in: its name and a sentence. What only a teacher reads is none:
+    /// it changes nothing of what the team computes.
     pub fn differences(&self, team: &TeamConfig) -> Vec<(String, String)> {
         let differences = Settings::of(&self.team).differences(&Settings::of(team));
         let said = |d: crate::settings::Difference| {
             let sentence = format!("`{}` is {}, but the adapter learned with {}", d.name, d.now, d.before);
             (d.name, sentence)
         };
-        differences.into_iter().map(said).collect()
+        differences.into_iter().filter(|d| d.name != "teacher_user").map(said).collect()
     }
 }
 

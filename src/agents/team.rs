@@ -71,6 +71,9 @@ pub struct TeamConfig {
     pub overwrite_update: OverwriteUpdate,
     /// Most tokens that an upstream agent writes on the channel `text`, where it does not set its own.
     pub message_tokens: usize,
+    /// What a teacher reads as the user's turn, a template over the fields of a data line, in place of the agents' own prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_user: Option<String>,
     /// The agents in order; the last one answers.
     pub agents: Vec<AgentConfig>,
 }
@@ -137,6 +140,7 @@ impl Default for TeamConfig {
             encoder_position_prior: vectors.encoder_position_prior,
             overwrite_update: OverwriteUpdate::default(),
             message_tokens: 128,
+            teacher_user: None,
             agents: Vec::new(),
         }
     }
