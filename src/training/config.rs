@@ -6,12 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::phase_config::{PhaseConfig, PhasePreset, check_phases};
-<<<<<<< HEAD
-use super::{Curriculum, Decay, DecayType, LrSchedulerType, Schedule};
-=======
-use super::{Curriculum, Decay, LrSchedulerType, Teacher};
+use super::{Curriculum, Decay, DecayType, LrSchedulerType, Schedule, Teacher};
 use crate::agents::TeamConfig;
->>>>>>> wt-d
 use crate::error::{Error, Result};
 
 /// How far back the gradient goes.
@@ -232,11 +228,8 @@ impl TrainConfig {
             }
         }
         positive("curriculum_steps", self.curriculum_steps.unwrap_or(1))?;
-<<<<<<< HEAD
-        self.check_decay()?;
-=======
         positive("teacher_tokens", self.teacher_tokens)?;
->>>>>>> wt-d
+        self.check_decay()?;
         check_phases(&self.phases)?;
         if !self.num_train_epochs.is_finite() || self.num_train_epochs <= 0.0 {
             return Err(Error::invalid(format!(
@@ -247,7 +240,6 @@ impl TrainConfig {
         Ok(())
     }
 
-<<<<<<< HEAD
     /// Refuses settings of a decay that the schedule does not have.
     fn check_decay(&self) -> Result<()> {
         if self.lr_scheduler_type == LrSchedulerType::WarmupStableDecay {
@@ -262,7 +254,8 @@ impl TrainConfig {
             ))),
             None => Ok(()),
         }
-=======
+    }
+
     /// Checks the settings against the team.
     ///
     /// # Errors
@@ -278,7 +271,6 @@ impl TrainConfig {
             team.channel,
             Teacher::None
         )))
->>>>>>> wt-d
     }
 }
 

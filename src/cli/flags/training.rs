@@ -1,11 +1,7 @@
 //! How to train.
 
 use clap::Args;
-<<<<<<< HEAD
-use diffmas::training::{Curriculum, Decay, DecayType, LrSchedulerType, PhasePreset, TraceGradient};
-=======
-use diffmas::training::{Curriculum, Decay, LrSchedulerType, PhasePreset, Teacher, TraceGradient};
->>>>>>> wt-d
+use diffmas::training::{Curriculum, Decay, DecayType, LrSchedulerType, PhasePreset, Teacher, TraceGradient};
 use serde::Serialize;
 
 use super::{number, one_of};
