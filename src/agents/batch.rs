@@ -1,5 +1,7 @@
 //! Samples of a team as one batch.
 
+use std::ops::Range;
+
 use super::{AgentInput, PaddedIds};
 use crate::text::TokenizedSample;
 
@@ -12,6 +14,9 @@ pub struct TeamBatch {
     pub target: Option<PaddedIds>,
     /// Right-padded trajectories, for each upstream agent that has one in some row; empty where none has.
     pub trajectories: Vec<Option<PaddedIds>>,
+    /// For each agent and row, the range of the row's own prompt tokens that is content, where slots are spread over it; empty where whole
+    /// prompts are.
+    pub contents: Vec<Vec<Range<usize>>>,
     /// The number of each row's sample among all rows of an update, whatever micro-batch it stands in: what is drawn for a sample, or
     /// known of it, goes by this.
     pub numbers: Vec<u64>,
@@ -39,7 +44,9 @@ impl TeamBatch {
         };
         let trajectories = (0..agents.saturating_sub(1)).map(trajectory).collect();
         let numbers = (0..samples.len() as u64).collect();
-        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), trajectories, numbers }
+        let of_agent = |j: usize| samples.iter().filter_map(|s| s.contents.get(j).cloned()).collect();
+        let contents = (0..agents).map(of_agent).collect();
+        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), trajectories, contents, numbers }
     }
 
     /// The same samples under other numbers.

@@ -17,6 +17,7 @@ mod outside;
 mod precision;
 mod properties;
 mod references;
+mod slots;
 mod smollm2;
 mod training;
 mod updates;
