@@ -359,7 +359,7 @@ mod tests {
 
     const PATH: &str = "d.jsonl";
 
-    fn agents(parts: &[(&str, Option<&str>, Option<&str>)]) -> Vec<AgentConfig> {
+    pub(super) fn agents(parts: &[(&str, Option<&str>, Option<&str>)]) -> Vec<AgentConfig> {
         let agent = |&(name, system, user): &(&str, Option<&str>, Option<&str>)| AgentConfig {
             system: system.map(Into::into),
             user: user.map(Into::into),
@@ -368,12 +368,12 @@ mod tests {
         parts.iter().map(agent).collect()
     }
 
-    fn text_sample(fields: Value, answer: Option<&str>) -> Sample {
+    pub(super) fn text_sample(fields: Value, answer: Option<&str>) -> Sample {
         let fields = fields.as_object().unwrap().clone();
         Sample { line: 7, fields, answer: answer.map(Into::into), ..Sample::default() }
     }
 
-    fn ids_sample(prompts: &[(&str, &[u32])], target: &[u32]) -> Sample {
+    pub(super) fn ids_sample(prompts: &[(&str, &[u32])], target: &[u32]) -> Sample {
         let prompt_ids = prompts.iter().map(|&(name, ids)| (name.to_string(), ids.to_vec())).collect();
         let ids = Some(SampleIds { prompt_ids, target_ids: target.to_vec(), ..SampleIds::default() });
         Sample { line: 7, ids, ..Sample::default() }
