@@ -250,13 +250,7 @@ impl<B: ModelBackend> Team<B> {
         target: &PaddedIds,
         context: &Context<B>,
     ) -> Predictions<B> {
-        let backbone = self.answering();
-        // The last target token is predicted, never read.
-        let answer = AgentInput::from(target.truncated(target.len - 1));
-        let input = prompt.embed(backbone).beside(answer.embed(backbone));
-        let len = input.len();
-        let (hidden, _) = prefill(backbone, input, context, &mut context.start.clone());
-        self.predict(backbone, hidden, len, prompt.len() - 1, target)
+        predict_target(self.answering(), prompt, target, context)
     }
 
     /// What an upstream agent predicts of every token of its trajectory in a branch of its own, of which nothing is passed on. It follows the
@@ -285,24 +279,7 @@ impl<B: ModelBackend> Team<B> {
             let (hidden, _) = read_on(backbone, input, &past, tail, hook, &mut next.to_vec());
             states = Tensor::cat(vec![states, hidden.reshape([batch, len, d])], 1);
         }
-        self.predict(backbone, states.reshape([batch * trajectory.len, d]), trajectory.len, 0, trajectory)
-    }
-
-    /// What is predicted of all valid ids of `text`, the first of which follows position `first` of each row's `len` hidden states.
-    fn predict(
-        &self,
-        backbone: &Backbone<B>,
-        hidden: Tensor<B, 2>,
-        len: usize,
-        first: usize,
-        text: &PaddedIds,
-    ) -> Predictions<B> {
-        let real = (0..text.ids.len()).filter(|&i| text.valid[i]);
-        let (rows, tokens) = real.clone().map(|i| (i / text.len, text.ids[i])).unzip();
-        let at: Vec<i64> = real.map(|i| (i / text.len * len + first + i % text.len) as i64).collect();
-        let n = at.len();
-        let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &backbone.device());
-        Predictions { logits: backbone.logits(hidden.select(0, at)), tokens, rows }
+        predict(backbone, states.reshape([batch * trajectory.len, d]), trajectory.len, 0, trajectory)
     }
 
     /// The final agent's backbone.
@@ -335,6 +312,37 @@ impl<B: ModelBackend> Team<B> {
         });
         Tensor::cat(each.collect(), 0)
     }
+}
+
+/// What `backbone` predicts of every token of `target` after `context`, `prompt` and the target so far.
+pub(crate) fn predict_target<B: ModelBackend>(
+    backbone: &Backbone<B>,
+    prompt: &AgentInput,
+    target: &PaddedIds,
+    context: &Context<B>,
+) -> Predictions<B> {
+    // The last target token is predicted, never read.
+    let answer = AgentInput::from(target.truncated(target.len - 1));
+    let input = prompt.embed(backbone).beside(answer.embed(backbone));
+    let len = input.len();
+    let (hidden, _) = prefill(backbone, input, context, &mut context.start.clone());
+    predict(backbone, hidden, len, prompt.len() - 1, target)
+}
+
+/// What is predicted of all valid ids of `text`, the first of which follows position `first` of each row's `len` hidden states.
+fn predict<B: ModelBackend>(
+    backbone: &Backbone<B>,
+    hidden: Tensor<B, 2>,
+    len: usize,
+    first: usize,
+    text: &PaddedIds,
+) -> Predictions<B> {
+    let real = (0..text.ids.len()).filter(|&i| text.valid[i]);
+    let (rows, tokens) = real.clone().map(|i| (i / text.len, text.ids[i])).unzip();
+    let at: Vec<i64> = real.map(|i| (i / text.len * len + first + i % text.len) as i64).collect();
+    let n = at.len();
+    let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &backbone.device());
+    Predictions { logits: backbone.logits(hidden.select(0, at)), tokens, rows }
 }
 
 /// The rows `from..from + count` of `h`.

@@ -1,5 +1,7 @@
 //! From a data line to the token ids of every agent.
 
+mod teacher;
+
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use crate::error::{Error, Result};
 use crate::files::nearest;
 use crate::text::jinja::{Failure, Style, Templates};
 use crate::text::{ChatMessage, Sample, SampleIds, Thinking, TokenizedSample, Tokenizer};
+
+pub use teacher::TeacherPrompts;
 
 /// The token ids of a sample, by the names of [`TokenizedSample`].
 struct Tokens {
@@ -111,14 +115,8 @@ impl PromptBuilder {
             Some(ids) => self.take_ids(ids).map_err(|m| Error::line(path, sample.line, m))?,
             None => self.tokenise(path, sample)?,
         };
-        let check = |name: String, ids: &[u32]| match ids.iter().find(|&&id| id as usize >= vocab_size) {
-            None if ids.is_empty() => Err(Error::line(path, sample.line, format!("{name} is empty"))),
-            None => Ok(()),
-            Some(id) => {
-                let message =
-                    format!("{name} holds token id {id}, but the model has only {vocab_size} tokens");
-                Err(Error::line(path, sample.line, message))
-            }
+        let check = |name: String, ids: &[u32]| {
+            check_ids(&name, ids, vocab_size).map_err(|m| Error::line(path, sample.line, m))
         };
         let text = sample.ids.is_none();
         for (name, ids) in self.names.iter().zip(&prompts) {
@@ -136,7 +134,15 @@ impl PromptBuilder {
             check(if text { "the answer" } else { "`target_ids`" }.to_string(), ids)?;
         }
         let source = Some(Arc::new(sample.clone()));
-        Ok(TokenizedSample { line: sample.line, prompts, target, trajectories, contents, source })
+        Ok(TokenizedSample {
+            line: sample.line,
+            prompts,
+            target,
+            trajectories,
+            contents,
+            teacher: None,
+            source,
+        })
     }
 
     /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
@@ -189,7 +195,8 @@ impl PromptBuilder {
             }
             if let Some(template) = self.parts[index][part] {
                 let field = FIELDS[part];
-                let mut content = self.render(template, context, &sample.fields).map_err(|m| {
+                let content = render(&self.templates, template, context, &sample.fields);
+                let mut content = content.map_err(|m| {
                     Error::line(path, sample.line, format!("agent `{name}`, `{field}` prompt: {m}"))
                 })?;
                 if part == USER && !self.writes_inbox[index] {
@@ -201,25 +208,6 @@ impl PromptBuilder {
             }
         }
         Ok(messages)
-    }
-
-    fn render(
-        &self,
-        template: usize,
-        context: &minijinja::Value,
-        fields: &Map<String, Value>,
-    ) -> std::result::Result<String, String> {
-        self.templates.render(template, context.clone()).map_err(|Failure { what, undefined }| {
-            let mut used = self.templates.variables(template).iter();
-            let missing = used.find(|name| undefined && !has(fields, name));
-            let Some(missing) = missing else { return what };
-            let known: Vec<&str> = fields.keys().map(String::as_str).collect();
-            let hint = match nearest(missing, &known) {
-                Some(right) => format!("; did you mean `{right}`?"),
-                None => String::new(),
-            };
-            format!("the line has no field `{missing}`{hint} (it has {})", known.join(", "))
-        })
     }
 
     fn take_ids(&self, ids: &SampleIds) -> std::result::Result<Tokens, String> {
@@ -365,6 +353,35 @@ impl PromptBuilder {
     }
 }
 
+/// Refuses an empty list, and ids that the model has no embedding of.
+fn check_ids(name: &str, ids: &[u32], vocab_size: usize) -> std::result::Result<(), String> {
+    match ids.iter().find(|&&id| id as usize >= vocab_size) {
+        None if ids.is_empty() => Err(format!("{name} is empty")),
+        None => Ok(()),
+        Some(id) => Err(format!("{name} holds token id {id}, but the model has only {vocab_size} tokens")),
+    }
+}
+
+/// A template of `templates` over the `fields` of a line, which `context` holds.
+fn render(
+    templates: &Templates,
+    template: usize,
+    context: &minijinja::Value,
+    fields: &Map<String, Value>,
+) -> std::result::Result<String, String> {
+    templates.render(template, context.clone()).map_err(|Failure { what, undefined }| {
+        let mut used = templates.variables(template).iter();
+        let missing = used.find(|name| undefined && !has(fields, name));
+        let Some(missing) = missing else { return what };
+        let known: Vec<&str> = fields.keys().map(String::as_str).collect();
+        let hint = match nearest(missing, &known) {
+            Some(right) => format!("; did you mean `{right}`?"),
+            None => String::new(),
+        };
+        format!("the line has no field `{missing}`{hint} (it has {})", known.join(", "))
+    })
+}
+
 /// The turns of the field `messages` before the last user turn; nothing without that field.
 fn earlier_turns(fields: &Map<String, Value>) -> Vec<ChatMessage> {
     let turns = fields.get("messages").and_then(Value::as_array).into_iter().flatten();
@@ -399,7 +416,7 @@ mod tests {
 
     const PATH: &str = "d.jsonl";
 
-    fn agents(parts: &[(&str, Option<&str>, Option<&str>)]) -> Vec<AgentConfig> {
+    pub(super) fn agents(parts: &[(&str, Option<&str>, Option<&str>)]) -> Vec<AgentConfig> {
         let agent = |&(name, system, user): &(&str, Option<&str>, Option<&str>)| AgentConfig {
             system: system.map(Into::into),
             user: user.map(Into::into),
@@ -408,12 +425,12 @@ mod tests {
         parts.iter().map(agent).collect()
     }
 
-    fn text_sample(fields: Value, answer: Option<&str>) -> Sample {
+    pub(super) fn text_sample(fields: Value, answer: Option<&str>) -> Sample {
         let fields = fields.as_object().unwrap().clone();
         Sample { line: 7, fields, answer: answer.map(Into::into), ..Sample::default() }
     }
 
-    fn ids_sample(prompts: &[(&str, &[u32])], target: &[u32]) -> Sample {
+    pub(super) fn ids_sample(prompts: &[(&str, &[u32])], target: &[u32]) -> Sample {
         let prompt_ids = prompts.iter().map(|&(name, ids)| (name.to_string(), ids.to_vec())).collect();
         let ids = Some(SampleIds { prompt_ids, target_ids: target.to_vec(), ..SampleIds::default() });
         Sample { line: 7, ids, ..Sample::default() }
@@ -559,6 +576,7 @@ mod tests {
                 target: Some(vec![5]),
                 trajectories: vec![None, None],
                 contents: Vec::new(),
+                teacher: None,
                 source: Some(Arc::new(sample.clone())),
             }
         );

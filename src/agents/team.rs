@@ -76,6 +76,9 @@ pub struct TeamConfig {
     pub message_tokens: usize,
     /// Where the slots of `feed = "slots"` stand in a prompt.
     pub slot_placement: SlotPlacement,
+    /// What a teacher reads as the user's turn, a template over the fields of a data line, in place of the agents' own prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_user: Option<String>,
     /// The agents in order; the last one answers.
     pub agents: Vec<AgentConfig>,
 }
@@ -143,6 +146,7 @@ impl Default for TeamConfig {
             overwrite_update: OverwriteUpdate::default(),
             message_tokens: 128,
             slot_placement: SlotPlacement::default(),
+            teacher_user: None,
             agents: Vec::new(),
         }
     }

@@ -4,6 +4,7 @@ mod batches;
 mod bits;
 mod channels;
 mod common;
+mod distillation;
 mod generation;
 #[path = "../shared/gguf.rs"]
 #[allow(dead_code)]
