@@ -17,6 +17,7 @@ mod outside;
 mod precision;
 mod properties;
 mod references;
+mod self_rollout;
 mod smollm2;
 mod training;
 mod updates;
