@@ -6,7 +6,9 @@ use diffmas::engine::{
     Conditions, Engine, EngineConfig, EvaluateEvent, EvaluateRequest, OutputLock, Part, RunState, Scored,
     Session, run_of,
 };
-use diffmas::evaluation::{Checking, Control, ControlledScore, Evaluation, Paired, SampleScore, ScoredBatch};
+use diffmas::evaluation::{
+    Checking, Control, ControlledScore, Evaluation, Gain, Paired, SampleScore, ScoredBatch,
+};
 use diffmas::files::{write_json, write_jsonl};
 use diffmas::settings::{Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
@@ -303,8 +305,28 @@ fn table(all: &[Scored]) -> String {
         ));
     }
     let first = &all[0].evaluation;
+    lines.extend(all.iter().flat_map(|scored| scored.evaluation.gains.named()).map(gain));
     lines.push(format!("{} samples, {} target tokens", first.samples, first.target_tokens));
     lines.join("\n")
+}
+
+/// What the real message is better by than a control, with 95 % intervals.
+fn gain((name, control, gain): (&str, Control, Gain)) -> String {
+    let interval = |i: Option<[f64; 2]>, digits: usize| {
+        i.map_or(String::new(), |[low, high]| format!(" [{low:+.digits$}, {high:+.digits$}]"))
+    };
+    let percent = |i: Option<[f64; 2]>| i.map(|i| i.map(|x| 100.0 * x));
+    let accuracy = gain.accuracy.map(|accuracy| {
+        let interval = interval(percent(gain.accuracy_interval), 1);
+        format!(", {:+.1}{interval} points of accuracy", 100.0 * accuracy)
+    });
+    format!(
+        "{:<38} {:+.4}{} nats{}",
+        format!("{name} (real over {control}):"),
+        gain.loss,
+        interval(gain.loss_interval, 4),
+        accuracy.unwrap_or_default()
+    )
 }
 
 /// Scores with progress; `keep` is told every batch.

@@ -6,7 +6,7 @@ use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
 use super::sample_score::{Accuracy, SampleScore, accuracy, loss_interval};
-use super::{Checking, Control, Paired};
+use super::{Checking, Control, Gains, Paired};
 use crate::agents::Team;
 use crate::error::{Error, Result};
 use crate::inference::{Upstream, Writing, decode, roll_out_self, roll_out_upstream};
@@ -42,6 +42,9 @@ pub struct Evaluation {
     /// How it does on each question against the real message, where both were scored together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against_real: Option<Paired>,
+    /// With the real message: by how much it is better than controls that were scored together with it.
+    #[serde(flatten)]
+    pub gains: Gains,
 }
 
 /// What it costs to answer a question, as a mean over questions that ran in batches.
@@ -136,6 +139,7 @@ pub fn evaluate_after<B: ModelBackend>(
             forward_positions: total.positions as f64 / samples.len().max(1) as f64,
         }),
         against_real: None,
+        gains: Gains::default(),
     };
     Ok((evaluation, all))
 }
