@@ -84,11 +84,11 @@ impl<B: ModelBackend> Team<B> {
         let mut rollouts = Vec::with_capacity(agents.len());
         if !with_slots.is_empty() {
             let (agents, contexts) = part(&with_slots);
-            rollouts.extend(self.read_slots(&agents, batch, plan, &contexts));
+            rollouts.extend(self.roll_out_slots(&agents, batch, plan, &contexts));
         }
         if !serial.is_empty() {
             let (agents, contexts) = part(&serial);
-            rollouts.extend(self.run_steps(&agents, batch, plan, &contexts));
+            rollouts.extend(self.roll_out_steps(&agents, batch, plan, &contexts));
         }
         rollouts.sort_by_key(|rollout| agents.iter().position(|&j| j == rollout.sender));
         rollouts
@@ -103,7 +103,7 @@ impl<B: ModelBackend> Team<B> {
     }
 
     /// Prompts with slots in their places, in one pass.
-    fn read_slots(
+    fn roll_out_slots(
         &self,
         agents: &[usize],
         batch: &TeamBatch,
@@ -149,7 +149,7 @@ impl<B: ModelBackend> Team<B> {
     }
 
     /// Prefill, then latent steps one after another.
-    fn run_steps(
+    fn roll_out_steps(
         &self,
         agents: &[usize],
         batch: &TeamBatch,
@@ -162,23 +162,12 @@ impl<B: ModelBackend> Team<B> {
         let prompt = Embedded::stack(prompts.collect());
         let (all, len) = (prompt.batch, prompt.len());
         let steps: Vec<usize> = agents.iter().map(|&j| plan.agents[j].steps).collect();
-        let mut next = context.start.clone();
-        let (hidden, written) = prefill(backbone, prompt, context, &mut next);
-        let mut h = last_position(hidden.clone(), all);
-        let mut latents = vec![h.clone()];
-        let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&written]).collect();
-        let mut tail: Option<KeyValues<B>> = None;
-        for t in 0..steps.iter().copied().max().unwrap_or(0) {
-            // Agents that have finished stay in the batch, unseen, until all have.
-            let thinks: Vec<bool> = steps.iter().flat_map(|&n| vec![t < n; rows]).collect();
-            let z = Embedded { x: self.next_input(agents, h, backbone), batch: all, valid: thinks };
-            let hook = context.hook();
-            let (hidden, grown) = read_on(backbone, z, &past, tail.as_ref(), hook, &mut next);
-            h = hidden;
-            latents.push(h.clone());
-            tail = Some(grown);
-        }
-        let d = h.dims()[1];
+        // Agents that have finished stay in the batch, unseen, until all have.
+        let seen = |t: usize| steps.iter().flat_map(|&n| vec![t < n; rows]).collect();
+        let most = steps.iter().copied().max().unwrap_or(0);
+        let Stepped { prompt: written, hidden, latent: tail, latents, .. } =
+            self.run_steps(agents, backbone, prompt, context, (0..most).map(seen).collect());
+        let d = hidden.dims()[1];
         let hidden = hidden.reshape([all, len, d]);
         agents
             .iter()
@@ -201,6 +190,33 @@ impl<B: ModelBackend> Team<B> {
                 }
             })
             .collect()
+    }
+
+    /// Prefill of `prompt` on `backbone`, then a latent step for each of `seen` (`[B]` each: rows that later positions see it in), by the feeds of
+    /// `agents`, whose rows stand one under the other.
+    pub(super) fn run_steps(
+        &self,
+        agents: &[usize],
+        backbone: &Backbone<B>,
+        prompt: Embedded<B>,
+        context: &Context<B>,
+        seen: Vec<Vec<bool>>,
+    ) -> Stepped<B> {
+        let batch = prompt.batch;
+        let mut next = context.start.clone();
+        let (hidden, written) = prefill(backbone, prompt, context, &mut next);
+        let mut h = last_position(hidden.clone(), batch);
+        let mut latents = vec![h.clone()];
+        let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&written]).collect();
+        let mut latent: Option<KeyValues<B>> = None;
+        for valid in seen {
+            let z = Embedded { x: self.next_input(agents, h, backbone), batch, valid };
+            let (hidden, grown) = read_on(backbone, z, &past, latent.as_ref(), context.hook(), &mut next);
+            h = hidden;
+            latents.push(h.clone());
+            latent = Some(grown);
+        }
+        Stepped { prompt: written, hidden, latent, latents, next }
     }
 
     /// Stage I of all upstream agents that send something: what the final agent finds.
@@ -343,6 +359,20 @@ fn predict<B: ModelBackend>(
     let n = at.len();
     let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &backbone.device());
     Predictions { logits: backbone.logits(hidden.select(0, at)), tokens, rows }
+}
+
+/// What a prefill and latent steps leave.
+pub(super) struct Stepped<B: Backend> {
+    /// Keys and values of the prompt.
+    pub prompt: KeyValues<B>,
+    /// Hidden states of the prompt, `[B·n, D]`.
+    pub hidden: Tensor<B, 2>,
+    /// Keys and values of the latent steps, if there were any.
+    pub latent: Option<KeyValues<B>>,
+    /// `h_0 … h_T`, `[B, D]` each.
+    pub latents: Vec<Tensor<B, 2>>,
+    /// Per row, the id of the next position.
+    pub next: Vec<u32>,
 }
 
 /// The rows `from..from + count` of `h`.
