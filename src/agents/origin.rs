@@ -137,6 +137,8 @@ mod tests {
                 "`latent_steps` is 3, but the adapter learned with 10".to_string()
             )]
         );
+        let taught = TeamConfig { teacher_user: Some("{{ question }}".into()), ..origin.team.clone() };
+        assert_eq!(origin.differences(&taught), []);
         fs::remove_file(dir.path().join(BASE)).unwrap();
         assert!(Origin::read(dir.path()).unwrap_err().to_string().contains("base.json"));
     }

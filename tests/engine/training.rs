@@ -5,9 +5,9 @@ use std::fs;
 use diffmas::engine::{
     AnswerRequest, Engine, EngineConfig, EvaluateRequest, OutputLock, TrainEvent, TrainRequest, Trained,
 };
-use diffmas::evaluation::Control;
+use diffmas::evaluation::{Control, Gains};
 use diffmas::text::Answers;
-use diffmas::training::{StopReason, TrainConfig};
+use diffmas::training::{StopReason, Teacher, TrainConfig};
 use serde_json::{Value, json};
 
 use super::shared::{Place, diffmas, golden};
@@ -94,23 +94,16 @@ fn a_team_that_the_engine_trained_is_the_one_that_the_program_trains_and_it_answ
     assert_eq!(trained.scores[1].eval_loss, Some(scored[0].evaluation.loss));
 }
 
-#[test]
-fn a_run_that_is_scored_between_updates_and_cancelled_goes_on_to_the_same_end() {
-    let place = Place::new();
+/// A run of `config` on the data of `place` that is cancelled and gone on with, beside one that is not.
+fn cancel_and_go_on(place: &Place, config: &TrainConfig) -> Trained {
     let request = |engine: &Engine, output: Option<OutputLock>| {
-        let samples = engine.session().data(&place.path("data.jsonl"), Answers::Required, 0).unwrap();
-        let config = TrainConfig { eval_steps: Some(1), eval_accuracy: true, ..training() };
-        let held_out = Some(samples.clone());
+        let samples = engine.session().training_data(&place.path("data.jsonl"), config).unwrap();
+        let held_out = config.eval_steps.map(|_| samples.clone());
+        let config = config.clone();
         TrainRequest { config, held_out, output, tensorboard: false, ..TrainRequest::new(samples) }
     };
     let (whole, dir) = (untrained(), place.path("run"));
     let (_, undisturbed) = train(&whole, request(&whole, None));
-    let scored: Vec<usize> = undisturbed.scores.iter().map(|score| score.step).collect();
-    assert_eq!(scored, [0, 1, 2, 3, 4]);
-    assert!(undisturbed.scores.iter().all(|s| s.eval_accuracy.is_some_and(|x| (0.0..=1.0).contains(&x))));
-    let unscored = untrained();
-    train(&unscored, TrainRequest { held_out: None, ..request(&unscored, None) });
-    assert_eq!(unscored.learned_sha256().unwrap(), whole.learned_sha256().unwrap());
     let engine = untrained();
     let first = request(&engine, Some(OutputLock::create(&dir).unwrap()));
     let cancel = first.cancel.clone();
@@ -133,6 +126,41 @@ fn a_run_that_is_scored_between_updates_and_cancelled_goes_on_to_the_same_end() 
     assert_eq!(losses(&resumed), losses(&undisturbed));
     assert_eq!(resumed.scores, undisturbed.scores);
     assert_eq!(engine.learned_sha256().unwrap(), whole.learned_sha256().unwrap());
+    undisturbed
+}
+
+#[test]
+fn a_run_that_is_cancelled_goes_on_to_the_same_end() {
+    let untaught = cancel_and_go_on(&Place::new(), &training());
+    assert!(untaught.steps.iter().all(|m| m.distillation_loss.is_none()));
+}
+
+#[test]
+fn so_does_one_that_is_scored_between_updates_and_scores_change_nothing() {
+    let config = TrainConfig { eval_steps: Some(1), eval_accuracy: true, ..training() };
+    let scored = cancel_and_go_on(&Place::new(), &config);
+    assert_eq!(scored.scores.iter().map(|score| score.step).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert!(scored.scores.iter().all(|s| s.eval_accuracy.is_some_and(|x| (0.0..=1.0).contains(&x))));
+    let losses = |run: &Trained| run.steps.iter().map(|m| m.loss).collect::<Vec<_>>();
+    assert_eq!(losses(&scored), losses(&cancel_and_go_on(&Place::new(), &training())));
+}
+
+#[test]
+fn so_does_one_whose_teacher_answers_in_place_of_the_data() {
+    let place = Place::new();
+    let lines = fs::read_to_string(place.path("data.jsonl")).unwrap();
+    let mut lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &mut lines[1..] {
+        line.as_object_mut().unwrap().remove("target_ids");
+    }
+    place.write("data.jsonl", lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    let config = TrainConfig { teacher: Teacher::AllEvidence, teacher_tokens: 4, ..training() };
+    let taught = cancel_and_go_on(&place, &config);
+    assert!(taught.steps.iter().all(|m| m.distillation_loss.unwrap() > 0.0));
+    let engine = untrained();
+    let samples = engine.session().data(&place.path("data.jsonl"), Answers::Optional, 0).unwrap();
+    let refused = engine.train(TrainRequest { config, ..TrainRequest::new(samples) }).err().unwrap();
+    assert!(refused.to_string().contains("line 1: there is no prompt for the teacher"), "{refused}");
 }
 
 #[test]
@@ -141,7 +169,7 @@ fn scores_go_on_after_batches_that_are_done() {
     let engine = untrained();
     let samples = engine.session().data(&place.path("data.jsonl"), Answers::Required, 0).unwrap();
     let request = || EvaluateRequest {
-        controls: vec![Control::Real, Control::Shuffled, Control::Drop("critic".into())],
+        controls: vec![Control::Real, Control::Shuffled, Control::SelfRollout],
         ..EvaluateRequest::new(samples.clone())
     };
     let mut done = Vec::new();
@@ -152,6 +180,11 @@ fn scores_go_on_after_batches_that_are_done() {
     let whole = whole.unwrap();
     assert_eq!((done.len(), whole.len()), (6, 3));
     assert!(whole[0].evaluation.against_real.is_none() && whole[1].evaluation.against_real.is_some());
+    let gains = whole[0].evaluation.gains;
+    let difference = |other: usize| whole[other].evaluation.loss - whole[0].evaluation.loss;
+    assert!((gains.pairing_gain.unwrap().loss - difference(1)).abs() < 1e-9);
+    assert!((gains.communication_gain.unwrap().loss - difference(2)).abs() < 1e-9);
+    assert!(gains.own_gain.is_none() && whole[1].evaluation.gains == Gains::default());
     done.truncate(3);
     let mut more = 0;
     let resumed = engine.evaluate(EvaluateRequest { done, ..request() }).for_each_event(|_| {
