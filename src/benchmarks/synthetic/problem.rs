@@ -72,6 +72,13 @@ impl Problem {
         fields
     }
 
+    /// [`Problem::fields`] and `reports`: what each holder would write, as with trajectories, to be read.
+    pub fn fields_with_reports(&self, words: usize) -> Map<String, Value> {
+        let mut fields = self.fields();
+        fields.insert("reports".into(), json!(self.reports_by_role(words)));
+        fields
+    }
+
     /// The problem with its first question, as line `line` of a data file gives it.
     pub fn sample(&self, line: usize) -> Sample {
         let first = Self { questions: self.questions[..1].to_vec(), ..self.clone() };
