@@ -133,11 +133,11 @@ impl<B: ModelBackend> Team<B> {
             let rollout = Rollout { sender, transmit: config.transmit(sender), ..own.clone() };
             let read = config.reads(sender).into_iter().filter_map(|r| made[r].clone()).collect();
             let received = ReceivedMessages { messages: read, start: vec![0; rows] };
-            let mut message = self.send(&rollout, &received);
+            let mut message = self.channel.inner.send(&self.parameters, &rollout, &received);
             if let (Some(segment), Some(latent)) = (&mut message.segment, &own.latent) {
                 *segment = shares.cut(i, latent);
             }
-            made[sender] = Some(message);
+            made[sender] = Some(self.rounded(message));
         }
         let read = plan.answering().reads.iter();
         let messages = read.map(|read| made[read.agent].clone().expect("one for each sender")).collect();

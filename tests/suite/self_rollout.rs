@@ -27,9 +27,10 @@ impl Job for Sizes {
             let (own, positions) = team.roll_out_self(&batch(&g.samples));
             let senders = |r: &ReceivedMessages<B>| r.messages.iter().map(|m| m.sender).collect::<Vec<_>>();
             assert_eq!(senders(&own), senders(&real), "{what}");
+            let dtype = team.layout.config.message_dtype;
             for (row, sample) in g.samples.iter().enumerate() {
                 let sizes = |r: &ReceivedMessages<B>| -> Vec<[usize; 2]> {
-                    r.messages.iter().map(|m| [m.positions(row), m.bytes(row)]).collect()
+                    r.messages.iter().map(|m| [m.positions(row), m.bytes(row, dtype)]).collect()
                 };
                 assert_eq!(sizes(&own), sizes(&real), "{what}");
                 let mut ids = Vec::new();

@@ -1,7 +1,7 @@
 //! What agents pass to each other.
 
 use clap::Args;
-use diffmas::agents::{ChannelKind, FeedKind, OverwriteUpdate, Topology, Transmit};
+use diffmas::agents::{ChannelKind, FeedKind, MessageDtype, OverwriteUpdate, Topology, Transmit};
 use serde::Serialize;
 
 /// What agents pass to each other, in place of the team file's settings.
@@ -23,6 +23,9 @@ pub struct ChannelFlags {
     /// How a hidden state becomes the next input [identity, realign, soft, learned]
     #[arg(long)]
     pub feed: Option<FeedKind>,
+    /// What the numbers of messages are rounded to where they leave their sender [f32, bf16, int8, int4]
+    #[arg(long)]
+    pub message_dtype: Option<MessageDtype>,
     /// Vectors that an agent sends (vectors, hybrid, overwrite) [8]
     #[arg(long, value_name = "M")]
     pub num_vectors: Option<usize>,
