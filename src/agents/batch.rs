@@ -1,5 +1,7 @@
 //! Samples of a team as one batch.
 
+use std::ops::Range;
+
 use super::{AgentInput, PaddedIds};
 use crate::text::TokenizedSample;
 
@@ -12,6 +14,13 @@ pub struct TeamBatch {
     pub target: Option<PaddedIds>,
     /// Right-padded trajectories, for each upstream agent that has one in some row; empty where none has.
     pub trajectories: Vec<Option<PaddedIds>>,
+    /// For each agent and row, the range of the row's own prompt tokens that is content, where slots are spread over it; empty where whole
+    /// prompts are.
+    pub contents: Vec<Vec<Range<usize>>>,
+    /// What a teacher reads before each row's target, left-padded, where every sample says so.
+    pub teacher: Option<PaddedIds>,
+    /// Whether each row's target stands in the data; else it is the teacher's own answer.
+    pub labelled: Vec<bool>,
     /// The number of each row's sample among all rows of an update, whatever micro-batch it stands in: what is drawn for a sample, or
     /// known of it, goes by this.
     pub numbers: Vec<u64>,
@@ -38,8 +47,17 @@ impl TeamBatch {
             rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
         };
         let trajectories = (0..agents.saturating_sub(1)).map(trajectory).collect();
-        let numbers = (0..samples.len() as u64).collect();
-        Self { prompts, target: targets.map(|t| PaddedIds::right(&t)), trajectories, numbers }
+        let of_agent = |j: usize| samples.iter().filter_map(|s| s.contents.get(j).cloned()).collect();
+        let teacher: Option<Vec<_>> = samples.iter().map(|s| s.teacher.as_deref()).collect();
+        Self {
+            prompts,
+            target: targets.map(|t| PaddedIds::right(&t)),
+            trajectories,
+            contents: (0..agents).map(of_agent).collect(),
+            teacher: teacher.map(|t| PaddedIds::left(&t)),
+            labelled: vec![true; samples.len()],
+            numbers: (0..samples.len() as u64).collect(),
+        }
     }
 
     /// The same samples under other numbers.
@@ -49,6 +67,15 @@ impl TeamBatch {
     pub fn numbered(self, numbers: Vec<u64>) -> Self {
         assert_eq!(numbers.len(), self.rows(), "a number for each row");
         Self { numbers, ..self }
+    }
+
+    /// The same samples, the targets of some of which are no data.
+    ///
+    /// # Panics
+    /// If there is not one for each row.
+    pub fn labelled(self, labelled: Vec<bool>) -> Self {
+        assert_eq!(labelled.len(), self.rows(), "each row's target is data or not");
+        Self { labelled, ..self }
     }
 
     /// The same samples without trajectories.

@@ -14,6 +14,8 @@ pub struct StageOutput<B: Backend> {
     pub message: Vec<Tensor<B, 4>>,
     /// Its term of the loss, `[1]`.
     pub loss: Option<Tensor<B, 1>>,
+    /// Its term of the mean divergence from a teacher, `[1]`.
+    pub distillation: Option<Tensor<B, 1>>,
 }
 
 /// Stages in an order in which each reads messages of earlier ones only.
@@ -64,7 +66,7 @@ impl<B: ModelBackend> TeamStages<'_, B> {
     }
 
     fn term(&self, text: Text, predictions: Predictions<B>, weight: f64) -> LossTerm<'_, B> {
-        LossTerm { text, predictions, numbers: &self.batch.numbers, weight }
+        LossTerm { text, predictions, batch: self.batch, weight }
     }
 
     /// The tensors of a stage's message, by agent.
@@ -113,7 +115,9 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
                 let predictions = team.predict_target(prompt, target, &contexts[0]);
                 objective.loss(self.term(Text::Target, predictions, self.weights.target))
             });
-            return StageOutput { message: Vec::new(), loss };
+            let (loss, distillation) =
+                loss.map_or((None, None), |loss| (Some(loss.value), loss.distillation));
+            return StageOutput { message: Vec::new(), loss, distillation };
         }
         let rollouts = team.roll_out(agents, self.batch, self.plan, &contexts);
         let mut message = Vec::new();
@@ -123,14 +127,15 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
         {
             if let (Some(objective), Some(trajectory)) = (self.objective, self.batch.trajectory(j)) {
                 let predictions =
-                    team.predict_trajectory(&rollout, trajectory, context, &self.plan.agents[j].end);
-                let own =
-                    objective.loss(self.term(Text::Trajectory(j), predictions, self.weights.trajectories[j]));
+                    team.predict_trajectory(&rollout, trajectory, context, &self.plan.agents[j].branch);
+                let own = objective
+                    .loss(self.term(Text::Trajectory(j), predictions, self.weights.trajectories[j]))
+                    .value;
                 loss = Some(loss.map_or(own.clone(), |sum| sum + own));
             }
             let tensors = team.send(&rollout, received).into_tensors().into_iter();
             message.extend(tensors.map(|t| if self.through[j] { t } else { t.detach() }));
         }
-        StageOutput { message, loss }
+        StageOutput { message, loss, distillation: None }
     }
 }

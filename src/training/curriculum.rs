@@ -71,6 +71,12 @@ impl Curriculum {
         match self {
             Self::None => Ok(None),
             Self::Length => {
+                if let Some(s) = samples.iter().find(|s| s.target.is_none()) {
+                    return Err(Error::invalid(format!(
+                        "line {}: curriculum = \"{self}\": there is no answer whose length could be ranked",
+                        s.line
+                    )));
+                }
                 let length = |i: &usize| samples[*i].target.as_ref().map_or(0, Vec::len);
                 let mut order: Vec<usize> = (0..samples.len()).collect();
                 order.sort_by_key(length);

@@ -73,7 +73,7 @@ impl<B: ModelBackend> Trainer<B> {
                 None => sampler.update(self.step),
             };
             let batches = self.batches(samples, &drawn)?;
-            let (kind, warmup) = (c.lr_scheduler_type, c.warmup_steps);
+            let (kind, warmup) = (self.config.lr_scheduler_type, self.config.warmup_steps);
             let lr = learning_rate(kind, phase.learning_rate, in_phase, warmup, phase.steps);
             let mut metrics = self.update(&batches, lr)?;
             check_device()?;
@@ -107,13 +107,22 @@ impl<B: ModelBackend> Trainer<B> {
         }
     }
 
-    /// The micro-batches of the samples `drawn`; on the channel `text`, with messages of the present parameters.
-    fn batches(&self, samples: &[TokenizedSample], drawn: &[Vec<Drawn>]) -> Result<Vec<TeamBatch>> {
+    /// The micro-batches of the samples `drawn`; on the channel `text`, with messages of the present parameters; with a teacher, its answers for
+    /// targets that are missing.
+    fn batches(&mut self, samples: &[TokenizedSample], drawn: &[Vec<Drawn>]) -> Result<Vec<TeamBatch>> {
         let writing = self.writing.as_ref().filter(|_| self.phase.channel).map(|w| (w, self.team()));
         drawn
             .iter()
             .map(|drawn| {
                 let numbers = drawn.iter().map(|row| row.number).collect();
+                if let Some(answers) = &mut self.answers {
+                    let places: Vec<usize> = drawn.iter().map(|row| row.sample).collect();
+                    let own = answers.complete(samples, &places)?;
+                    let labelled = places.iter().map(|&i| samples[i].target.is_some()).collect();
+                    return Ok(TeamBatch::new(&own.iter().collect::<Vec<_>>())
+                        .numbered(numbers)
+                        .labelled(labelled));
+                }
                 let rows: Vec<&TokenizedSample> = drawn.iter().map(|row| &samples[row.sample]).collect();
                 let Some((writing, team)) = &writing else {
                     return Ok(TeamBatch::new(&rows).numbered(numbers));

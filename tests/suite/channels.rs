@@ -26,7 +26,7 @@ pub const LATENT: [ChannelKind; 4] =
 pub struct Setting {
     pub channel: ChannelKind,
     topology: Topology,
-    scope: AdapterScope,
+    pub scope: AdapterScope,
     update: OverwriteUpdate,
     /// Latent steps of each upstream agent.
     pub steps: [usize; 3],
@@ -64,6 +64,11 @@ impl Setting {
         all.push(Self { steps: [3, 1, 2], trajectories: true, ..Self::new(C::HYBRID, T::Graph) });
         all.push(Self { trajectories: true, ..Self::new(C::TEXT, T::Sequential) });
         all
+    }
+
+    /// Whether each agent reads all earlier ones, so that no block moves.
+    pub fn reads_in_order(&self) -> bool {
+        self.topology == Topology::Sequential
     }
 
     pub fn name(&self) -> String {

@@ -4,6 +4,7 @@ mod batches;
 mod bits;
 mod channels;
 mod common;
+mod distillation;
 mod generation;
 #[path = "../shared/gguf.rs"]
 #[allow(dead_code)]
@@ -12,12 +13,14 @@ mod golden;
 mod gradients;
 mod inputs;
 mod merge;
+mod message_dtype;
 mod objectives;
 mod outside;
 mod precision;
 mod properties;
 mod references;
 mod self_rollout;
+mod slots;
 mod smollm2;
 mod training;
 mod updates;
