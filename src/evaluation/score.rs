@@ -190,7 +190,8 @@ fn score_batch<B: ModelBackend>(
         }
     };
     upstream.received = scoring.control.apply(upstream.received, config, scoring.seed, &sample_ids);
-    let bytes: Vec<usize> = (0..rows.len()).flat_map(|row| upstream.message_bytes(row)).collect();
+    let bytes: Vec<usize> =
+        (0..rows.len()).flat_map(|row| upstream.message_bytes(row, config.message_dtype)).collect();
     let batch = upstream.batch();
     let prompt = batch.prompts.last().expect("a team has an agent");
     let mut spent = Spent {
