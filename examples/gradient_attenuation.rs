@@ -176,6 +176,7 @@ fn jacobians<B: ModelBackend>(model: &TeamModel<B>, parameters: &Parameters<B>) 
             .flat_map(AgentInput::ids)
             .map(|p| PaddedIds::left(&vec![&p.ids[..]; size]).into())
             .collect(),
+        messages: (0..size).collect(),
         ..TeamBatch::default()
     };
     let plan = team.plan(&many);

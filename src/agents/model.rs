@@ -75,7 +75,7 @@ impl<B: ModelBackend> Team<B> {
             agents.iter().all(|&j| j + 1 < self.layout.config.agents.len()),
             "the final agent answers; it does not think"
         );
-        let rows = batch.rows();
+        let rows = batch.message_rows();
         let stacked;
         let (backbone, context) = match (agents, contexts) {
             ([j], [context]) => (&self.roles[*j], context.clone()),

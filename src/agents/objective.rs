@@ -41,7 +41,8 @@ pub struct LossTerm<'a, B: Backend> {
     pub text: Text,
     /// How well it is known.
     pub predictions: Predictions<B>,
-    /// The number of each row of the batch among all rows of the update.
+    /// The number of each row of the batch among all rows of the update: of a question, or of the first question that reads what the row of an
+    /// upstream agent sends.
     pub numbers: &'a [u64],
     /// The factor of the sum over tokens, which makes the sum over all terms of this text in the update its weighted mean.
     pub weight: f64,

@@ -23,9 +23,9 @@ pub struct Read {
 pub struct AgentPlan {
     /// What it reads, in reading order.
     pub reads: Vec<Read>,
-    /// Per row, the id of its first position: the largest id ever issued in what it reads, plus one.
+    /// Per row of the messages, the id of its first position: the largest id ever issued in what it reads, plus one.
     pub start: Vec<u32>,
-    /// Per row, the first id after its prompt and its latent steps.
+    /// Per row of the messages, for the final agent per question, the first id after its prompt and its latent steps.
     pub end: Vec<u32>,
     /// The form of its message; empty for the final agent.
     pub message: MessageLayout,
@@ -74,26 +74,30 @@ impl TeamPlan {
         layout: impl Fn(&RolloutLayout) -> MessageLayout,
     ) -> Self {
         let last = config.agents.len() - 1;
+        let rows = batch.message_rows();
         let mut agents: Vec<AgentPlan> = Vec::with_capacity(last + 1);
         for j in 0..=last {
             let heard: Vec<usize> =
                 config.reads(j).into_iter().filter(|&r| !agents[r].message.is_empty()).collect();
-            let (reads, start) = place(&agents, &heard, batch.rows());
-            let mut end = start.clone();
+            let (reads, start) = place(&agents, &heard, rows);
+            let mut end = match j {
+                _ if j < last => start.clone(),
+                _ => batch.messages.iter().map(|&row| start[row]).collect(),
+            };
             let prompt = Positions::issue(batch.prompts[j].valid(), &mut end);
             let steps = config.steps(j);
-            let latent = Positions::issue(&vec![true; batch.rows() * steps], &mut end);
+            let latent = Positions::issue(&vec![true; end.len() * steps], &mut end);
             let rollout = RolloutLayout { sender: j, prompt, latent, transmit: config.transmit(j) };
             let message = if j < last { layout(&rollout) } else { MessageLayout::default() };
             let unread = config.transmit(j) == Transmit::Prompt && !batch.has_trajectory(j);
             let steps = if unread { 0 } else { steps };
-            agents.push(AgentPlan { reads, start, end, message, steps, dropped: vec![false; batch.rows()] });
+            agents.push(AgentPlan { reads, start, end, message, steps, dropped: vec![false; rows] });
         }
         let stages = stages(&agents, |j| batch.has_trajectory(j));
         Self { agents, stages }
     }
 
-    /// Hides messages and positions from their readers as `dropout` says; `sample_ids` numbers the draws of each row. `hide` is what
+    /// Hides messages and positions from their readers as `dropout` says; `sample_ids` numbers the draws of each message. `hide` is what
     /// [`Channel::hide`](crate::communication::Channel::hide) says of whole messages.
     pub fn drop_messages(
         &mut self,
@@ -237,7 +241,8 @@ mod tests {
         };
         config.validate().unwrap();
         let prompt = PaddedIds::left(&[&[1, 2, 3], &[1, 2]]);
-        let batch = TeamBatch { prompts: vec![prompt.into(); agents.len()], ..TeamBatch::default() };
+        let prompts = vec![prompt.into(); agents.len()];
+        let batch = TeamBatch { prompts, messages: vec![0, 1], ..TeamBatch::default() };
         TeamPlan::new(&config, &batch, |t| MessageLayout { segment: Some(t.segment()), vectors: None })
     }
 

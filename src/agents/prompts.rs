@@ -122,7 +122,8 @@ impl PromptBuilder {
             check(if text { "the answer" } else { "`target_ids`" }.to_string(), ids)?;
         }
         let source = Some(Arc::new(sample.clone()));
-        Ok(TokenizedSample { line: sample.line, prompts, target, trajectories, source })
+        let Sample { line, question, .. } = *sample;
+        Ok(TokenizedSample { line, question, prompts, target, trajectories, source })
     }
 
     /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
@@ -466,12 +467,13 @@ mod tests {
     #[test]
     fn token_ids_are_used_unchanged_and_need_neither_tokenizer_nor_prompts() {
         let builder = PromptBuilder::new(&agents(&[("b", None, None), ("a", None, None)]), None).unwrap();
-        let sample = ids_sample(&[("a", &[1, 2]), ("b", &[8])], &[5]);
+        let sample = Sample { question: 2, ..ids_sample(&[("a", &[1, 2]), ("b", &[8])], &[5]) };
         let built = builder.build(PATH.as_ref(), &sample, 9).unwrap();
         assert_eq!(
             built,
             TokenizedSample {
                 line: 7,
+                question: 2,
                 prompts: vec![vec![8], vec![1, 2]],
                 target: Some(vec![5]),
                 trajectories: vec![None, None],

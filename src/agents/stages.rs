@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::{LossTerm, LossWeights, Objective, Predictions, TeamBatch, TeamModel, TeamPlan, Text};
+use super::{LossTerm, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, Text};
 use crate::backbone::Parameters;
 use crate::communication::Message;
 
@@ -63,10 +63,6 @@ impl<B: ModelBackend> TeamStages<'_, B> {
         self.plan.stages.iter().map(|stage| stage.agents.iter().any(reached)).collect()
     }
 
-    fn term(&self, text: Text, predictions: Predictions<B>, weight: f64) -> LossTerm<'_, B> {
-        LossTerm { text, predictions, numbers: &self.batch.numbers, weight }
-    }
-
     /// The tensors of a stage's message, by agent.
     pub fn split<T>(&self, stage: usize, tensors: Vec<T>) -> Vec<(usize, Vec<T>)> {
         let layers = self.model.backbone.layers.len();
@@ -110,12 +106,15 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
             let loss = self.objective.map(|objective| {
                 let target = self.batch.target.as_ref().expect("training samples have targets");
                 let prompt = &self.batch.prompts[agents[0]];
-                let predictions = team.predict_target(prompt, target, &contexts[0]);
-                objective.loss(self.term(Text::Target, predictions, self.weights.target))
+                let context = contexts[0].select(&self.batch.messages);
+                let predictions = team.predict_target(prompt, target, &context);
+                let (numbers, weight) = (&self.batch.numbers[..], self.weights.target);
+                objective.loss(LossTerm { text: Text::Target, predictions, numbers, weight })
             });
             return StageOutput { message: Vec::new(), loss };
         }
         let rollouts = team.roll_out(agents, self.batch, self.plan, &contexts);
+        let numbers = self.batch.message_numbers();
         let mut message = Vec::new();
         let mut loss: Option<Tensor<B, 1>> = None;
         for ((&j, rollout), (received, context)) in
@@ -124,8 +123,9 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
             if let (Some(objective), Some(trajectory)) = (self.objective, self.batch.trajectory(j)) {
                 let predictions =
                     team.predict_trajectory(&rollout, trajectory, context, &self.plan.agents[j].end);
+                let (numbers, weight) = (&numbers[..], self.weights.trajectories[j]);
                 let own =
-                    objective.loss(self.term(Text::Trajectory(j), predictions, self.weights.trajectories[j]));
+                    objective.loss(LossTerm { text: Text::Trajectory(j), predictions, numbers, weight });
                 loss = Some(loss.map_or(own.clone(), |sum| sum + own));
             }
             let tensors = team.send(&rollout, received).into_tensors().into_iter();

@@ -9,7 +9,7 @@ use diffmas::engine::{
 use diffmas::evaluation::{Checking, Control, ControlledScore, Evaluation, Paired, SampleScore, ScoredBatch};
 use diffmas::files::{write_json, write_jsonl};
 use diffmas::settings::{Rivals, Section};
-use diffmas::text::{Answers, TokenizedSample};
+use diffmas::text::{Answers, TokenizedSample, lines};
 use diffmas::{Error, Result};
 use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
@@ -88,9 +88,10 @@ impl EvalCommand {
         let data = required(&data, "data")?;
         let room = if self.accuracy { self.max_new_tokens } else { 0 };
         let samples = session.data(data, Answers::Required, room)?;
-        let controls = self.controls(&session, samples.len());
+        let messages = lines(&samples).len();
+        let controls = self.controls(&session, messages);
         for control in &controls {
-            control.validate(&session.team, samples.len())?;
+            control.validate(&session.team, messages)?;
         }
         let lock = self.output.as_deref().map(|dir| self.lock(dir)).transpose()?;
         if let Some(lock) = lock.as_ref().filter(|_| self.overwrite) {
@@ -181,7 +182,7 @@ impl EvalCommand {
         let run = engine.describe(samples, self.settings(controls, checking))?;
         // The folder is locked for it: what lies there may be replaced.
         let state = RunState::of(self.resume, true);
-        let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), state, &run, [1, usize::MAX])?;
+        let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), state, &run, |found| found)?;
         if self.resume {
             let scored: usize = done.iter().map(|line| line.batch.scores.len()).sum();
             let total = samples.len() * controls.len();
@@ -195,14 +196,14 @@ impl EvalCommand {
         Ok((Some(part), done.collect::<Result<_>>()?))
     }
 
-    /// The controls that are asked for: all that mean something for the team and so many samples, or one.
-    fn controls(&self, session: &Session, samples: usize) -> Vec<Control> {
+    /// The controls that are asked for: all that mean something for the team and so many lines, or one.
+    fn controls(&self, session: &Session, lines: usize) -> Vec<Control> {
         if !self.all_controls {
             return vec![self.control.clone()];
         }
         let drops = session.team.upstream().iter().map(|agent| Control::Drop(agent.name.clone()));
         let all = [Control::Real, Control::None, Control::Zero, Control::Shuffled, Control::Random];
-        let mean = |c: &Control| c.validate(&session.team, samples).is_ok();
+        let mean = |c: &Control| c.validate(&session.team, lines).is_ok();
         all.into_iter().chain(drops).filter(mean).collect()
     }
 
@@ -258,15 +259,21 @@ fn describe(e: &Evaluation) -> String {
         .accuracy
         .map_or(String::new(), |a| format!(", accuracy {} of {}", a.in_percent(1, " %"), a.checked));
     format!(
-        "control {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({} samples, {} target tokens, {} per message)",
+        "control {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({}, {} target tokens, {} per message)",
         e.control,
         e.loss,
         e.loss_interval.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]")),
         e.perplexity,
-        e.samples,
+        samples(e),
         e.target_tokens,
         HumanBytes(e.message_bytes as u64)
     )
+}
+
+/// How many samples were scored, and in how many lines where these have several questions.
+fn samples(e: &Evaluation) -> String {
+    e.clusters
+        .map_or(format!("{} samples", e.samples), |lines| format!("{} samples in {lines} lines", e.samples))
 }
 
 /// All controls, one below the other, with 95 % intervals.
@@ -288,7 +295,7 @@ fn table(all: &[Scored]) -> String {
         ));
     }
     let first = &all[0].evaluation;
-    lines.push(format!("{} samples, {} target tokens", first.samples, first.target_tokens));
+    lines.push(format!("{}, {} target tokens", samples(first), first.target_tokens));
     lines.join("\n")
 }
 

@@ -25,7 +25,7 @@ pub struct EvaluateRequest {
     pub checking: Option<Checking>,
     /// Batches that are scored already, the first of each control.
     pub done: Vec<(Control, ScoredBatch)>,
-    /// Samples that run together; the engine's own number where it is absent.
+    /// Lines that run together, each with all its questions; the engine's own number where it is absent.
     pub batch_size: Option<usize>,
     /// Ends the work after the batch in progress.
     pub cancel: Cancel,

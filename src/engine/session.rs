@@ -13,7 +13,7 @@ use super::compatibility::{compare_base, compare_name, team};
 use super::run_folder::learned;
 use super::{EngineConfig, TeamChoice};
 use crate::agents::{
-    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, TeamConfig, TeamModel, check_context,
+    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, TeamConfig, TeamModel, check_context, check_lines,
 };
 use crate::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use crate::checkpoint::hub::published_name;
@@ -159,7 +159,9 @@ impl Session {
         let samples = read_jsonl(path, answers)?;
         // All of them before any error, so that it is that of the first line that has one.
         let all: Vec<_> = samples.par_iter().map(|s| self.tokenize(path, s, answer)).collect();
-        all.into_iter().collect()
+        let all = all.into_iter().collect::<Result<Vec<_>>>()?;
+        check_lines(&self.team, path, &all)?;
+        Ok(all)
     }
 
     /// Tokenises one sample; `path` is named in errors.

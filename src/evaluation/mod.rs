@@ -5,6 +5,7 @@ mod comparison;
 mod controls;
 mod former_names;
 mod inspection;
+mod intervals;
 mod judge;
 mod paired;
 mod sample_score;

@@ -1,25 +1,27 @@
 //! Two ways of answering the same questions, compared question by question: what makes some questions harder than others for both is no
 //! difference between them.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF, StudentsT};
 use statrs::statistics::Statistics;
 
-use super::sample_score::{SampleScore, proportion_interval};
+use super::intervals::{half_of_mean, proportion_interval};
+use super::sample_score::SampleScore;
 
 /// How a control does on the questions that the real message was scored on, too.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Paired {
     /// Mean of the differences of the samples' losses, control minus real, each weighted with its target tokens.
     pub loss_difference: f64,
-    /// Its 95 % interval (Student's t over samples); none for fewer than two.
+    /// Its 95 % interval (Student's t over lines); none for fewer than two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_interval: Option<[f64; 2]>,
     /// Questions that only the real message, and questions that only the control has right, where answers were checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only_right: Option<[usize; 2]>,
-    /// Of the questions that one of the two has right, the share that the real message has: its 95 % interval (Clopper and Pearson). A
-    /// half means that neither is better (McNemar's exact test).
+    /// Of the questions that one of the two has right, the share that the real message has: its 95 % interval (as that of
+    /// [`Accuracy`](super::Accuracy)). A half means that neither is better (McNemar's exact test where lines have one question).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_interval: Option<[f64; 2]>,
 }
@@ -30,26 +32,33 @@ impl Paired {
     /// # Panics
     /// If they are of different samples.
     pub fn new(real: &[SampleScore], control: &[SampleScore]) -> Self {
-        let lines = |scores: &[SampleScore]| scores.iter().map(|s| s.line).collect::<Vec<_>>();
-        assert_eq!(lines(real), lines(control), "the same samples in the same order");
+        let places = |scores: &[SampleScore]| scores.iter().map(|s| (s.line, s.question)).collect::<Vec<_>>();
+        assert_eq!(places(real), places(control), "the same samples in the same order");
+        let lines = SampleScore::lines(real);
         let tokens: usize = real.iter().map(|s| s.target_tokens).sum();
-        let share = real.len() as f64 / tokens.max(1) as f64;
-        let pairs = real.iter().zip(control);
-        let differences: Vec<f64> =
-            pairs.clone().map(|(r, c)| (c.loss - r.loss) * r.target_tokens as f64 * share).collect();
-        let (n, mean) = (differences.len() as f64, differences.iter().mean());
-        let quantile = StudentsT::new(0.0, 1.0, n - 1.0).ok().map(|t| t.inverse_cdf(0.975));
-        let half = quantile.map(|q| q * differences.iter().std_dev() / n.sqrt()).filter(|x| x.is_finite());
-        let right: Option<Vec<(bool, bool)>> = pairs.map(|(r, c)| r.is_correct.zip(c.is_correct)).collect();
-        let only_right = right.map(|all| {
-            let count = |wanted: (bool, bool)| all.iter().filter(|&&pair| pair == wanted).count();
-            [count((true, false)), count((false, true))]
+        let share = lines.len() as f64 / tokens.max(1) as f64;
+        let pairs: Vec<_> = real.iter().zip(control).collect();
+        let difference = |&(r, c): &(&SampleScore, &SampleScore)| (c.loss - r.loss) * r.target_tokens as f64;
+        let own = |line: &Range<usize>| pairs[line.clone()].iter().map(difference).sum::<f64>();
+        let differences: Vec<f64> = lines.iter().map(|line| own(line) * share).collect();
+        let mean = differences.iter().mean();
+        let right: Option<Vec<(bool, bool)>> =
+            pairs.iter().map(|(r, c)| r.is_correct.zip(c.is_correct)).collect();
+        // Of each line, whether the real message is right where one of the two is.
+        let one_right = right.map(|all| {
+            let one =
+                |line: Range<usize>| all[line].iter().filter(|(r, c)| r != c).map(|(r, _)| *r).collect();
+            lines.into_iter().map(one).collect::<Vec<Vec<bool>>>()
+        });
+        let only_right = one_right.as_ref().map(|lines| {
+            let count = |wanted: bool| lines.iter().flatten().filter(|&&real| real == wanted).count();
+            [count(true), count(false)]
         });
         Self {
             loss_difference: mean,
-            loss_interval: half.map(|half| [mean - half, mean + half]),
+            loss_interval: half_of_mean(&differences).map(|half| [mean - half, mean + half]),
             only_right,
-            share_interval: only_right.map(|[r, c]| proportion_interval(r, r + c)),
+            share_interval: one_right.map(|lines| proportion_interval(&lines)),
         }
     }
 }
@@ -62,6 +71,7 @@ mod tests {
     fn what_makes_questions_hard_for_both_is_no_difference() {
         let score = |line: usize, loss: f64, right: bool| SampleScore {
             line,
+            question: 1,
             loss,
             target_tokens: 2,
             trace_positions: 0,

@@ -11,9 +11,9 @@ use super::{DecodeOptions, decode};
 use crate::agents::{PaddedIds, PromptBuilder, Team, TeamBatch, TeamConfig};
 use crate::communication::{Context, ReceivedMessages, Rollout};
 use crate::error::Result;
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 
-/// The token ids that an upstream agent generated for one sample, on the channel `text`.
+/// The token ids that an upstream agent generated for one line, on the channel `text`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenMessage {
     /// Index of the agent.
@@ -42,7 +42,8 @@ impl Writing {
         Self { teacher_forced: true, ..self }
     }
 
-    /// The messages of all upstream agents, each agent's for all samples as one batch, and the samples with the prompts that result.
+    /// The messages of all upstream agents, each agent's for all lines as one batch, and the samples with the prompts that result. The questions
+    /// of a line read the same messages, whose draws are keyed by the first one's of `sample_ids`.
     ///
     /// # Errors
     /// If a prompt cannot be made of a message, or a score is not finite.
@@ -56,21 +57,31 @@ impl Writing {
         let config = &team.layout.config;
         let last = config.agents.len() - 1;
         let mut samples = samples.to_vec();
-        let mut written: Vec<Vec<WrittenMessage>> = vec![Vec::new(); samples.len()];
+        let lines = lines(&samples);
+        let mut written: Vec<Vec<WrittenMessage>> = vec![Vec::new(); lines.len()];
         for j in 0..=last {
             let reads = config.reads(j);
-            for (sample, written) in samples.iter_mut().zip(&written) {
+            for (line, written) in lines.iter().zip(&written) {
                 let found = reads.iter().filter_map(|r| written.iter().find(|w| w.sender == *r));
                 let inbox: Vec<_> = found.map(|w| (w.sender, w.token_ids.clone())).collect();
-                sample.prompts[j] = prompts.prompt_after(Path::new("data"), sample, j, &inbox)?;
+                let (first, others) = samples[line.clone()].split_first_mut().expect("a line has a question");
+                first.prompts[j] = prompts.prompt_after(Path::new("data"), first, j, &inbox)?;
+                for other in others {
+                    other.prompts[j] = match j {
+                        _ if j == last => prompts.prompt_after(Path::new("data"), other, j, &inbox)?,
+                        _ => first.prompts[j].clone(),
+                    };
+                }
             }
             if j == last {
                 break;
             }
-            let given = |s: &TokenizedSample| s.trajectories.get(j).cloned().flatten();
+            let firsts: Vec<usize> = lines.iter().map(|line| line.start).collect();
+            let given = |i: usize| samples[i].trajectories.get(j).cloned().flatten();
             let given: Vec<Option<Vec<u32>>> =
-                samples.iter().map(|s| teacher_forced.then(|| given(s)).flatten()).collect();
-            let rows: Vec<usize> = (0..samples.len()).filter(|&i| given[i].is_none()).collect();
+                firsts.iter().map(|&i| teacher_forced.then(|| given(i)).flatten()).collect();
+            let rows: Vec<usize> =
+                firsts.into_iter().zip(&given).filter(|(_, g)| g.is_none()).map(|(i, _)| i).collect();
             let mut sampled = Vec::new();
             if !rows.is_empty() {
                 let prompts: Vec<_> = rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect();
@@ -98,16 +109,16 @@ impl Writing {
 /// What the upstream agents of a team leave for its final agent, for a batch of samples.
 #[derive(Clone, Debug)]
 pub struct Upstream<B: ModelBackend> {
-    /// The messages of internal state; none on the channel `text`.
+    /// The messages of internal state, one row for all questions of a line; none on the channel `text`.
     pub received: ReceivedMessages<B>,
-    /// The messages of text by sample; none on other channels.
+    /// The messages of text by line; none on other channels.
     pub written: Vec<Vec<WrittenMessage>>,
     /// The samples, whose prompts hold what was written.
     pub samples: Vec<TokenizedSample>,
 }
 
 impl<B: ModelBackend> Upstream<B> {
-    /// The samples as one batch.
+    /// The samples as one batch, whose `messages` say which row of `received` and `written` each reads.
     ///
     /// # Panics
     /// If there is none.
@@ -115,7 +126,7 @@ impl<B: ModelBackend> Upstream<B> {
         TeamBatch::new(&self.samples.iter().collect::<Vec<_>>())
     }
 
-    /// Bytes of each message of sample `row`, padding not counted.
+    /// Bytes of each message of row `row`, padding not counted.
     pub fn message_bytes(&self, row: usize) -> Vec<usize> {
         let written = self.written.get(row).into_iter().flatten();
         let written = written.map(|w| w.token_ids.len() * size_of::<u32>());

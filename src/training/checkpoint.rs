@@ -41,7 +41,7 @@ pub struct CheckpointState {
 pub struct DataMark {
     /// How many samples there are.
     pub samples: usize,
-    /// SHA-256 of all prompts, targets and trajectories.
+    /// SHA-256 of all prompts, targets and trajectories, and of which of them are questions of one line.
     pub sha256: String,
 }
 
@@ -50,6 +50,10 @@ impl DataMark {
     pub fn new(samples: &[TokenizedSample]) -> Self {
         let mut hash = Sha256::new();
         for sample in samples {
+            if sample.question > 1 {
+                // It reads the message of the one before it; no list is so long.
+                hash.update((u64::MAX - 1).to_le_bytes());
+            }
             let lists = sample.prompts.iter().map(Some).chain([sample.target.as_ref()]);
             for ids in lists.chain(sample.trajectories.iter().map(Option::as_ref)) {
                 // With its length before it, and a mark for one that is not there, no list can become another's unseen.

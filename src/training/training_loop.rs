@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use diffmas_backends::{ModelBackend, check_device};
 
 use super::{
-    CheckpointState, DataMark, Drawn, Phase, Sampler, StepMetrics, Trainer, competence, learning_rate,
+    CheckpointState, DataMark, Phase, Sampler, StepMetrics, Trainer, competence, learning_rate,
     write_checkpoint,
 };
 use crate::agents::TeamBatch;
 use crate::error::{Error, Result};
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 
 /// What the loop reports while it runs.
 #[derive(Debug)]
@@ -53,7 +53,8 @@ impl<B: ModelBackend> Trainer<B> {
             return Err(Error::invalid("there is no training sample"));
         }
         let c = &self.config;
-        let sampler = Sampler::new(samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
+        let lines: Vec<&[TokenizedSample]> = lines(samples).into_iter().map(|line| &samples[line]).collect();
+        let sampler = Sampler::new(lines.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
         let phases = c.phases(sampler.updates_per_epoch());
         let total: usize = phases.iter().map(|p| p.steps).sum();
         let difficulties = c.check_data(samples)?;
@@ -72,7 +73,7 @@ impl<B: ModelBackend> Trainer<B> {
                 Some((difficulties, able)) => sampler.update_within(self.step, difficulties, *able),
                 None => sampler.update(self.step),
             };
-            let batches = self.batches(samples, &drawn)?;
+            let batches = self.batches(&lines, &drawn)?;
             let (kind, warmup) = (c.lr_scheduler_type, c.warmup_steps);
             let lr = learning_rate(kind, phase.learning_rate, in_phase, warmup, phase.steps);
             let mut metrics = self.update(&batches, lr)?;
@@ -107,14 +108,16 @@ impl<B: ModelBackend> Trainer<B> {
         }
     }
 
-    /// The micro-batches of the samples `drawn`; on the channel `text`, with messages of the present parameters.
-    fn batches(&self, samples: &[TokenizedSample], drawn: &[Vec<Drawn>]) -> Result<Vec<TeamBatch>> {
+    /// The micro-batches of the lines `drawn`, their questions numbered through; on the channel `text`, with messages of the present
+    /// parameters.
+    fn batches(&self, lines: &[&[TokenizedSample]], drawn: &[Vec<usize>]) -> Result<Vec<TeamBatch>> {
         let writing = self.writing.as_ref().filter(|_| self.phase.channel).map(|w| (w, self.team()));
+        let mut number = 0..;
         drawn
             .iter()
             .map(|drawn| {
-                let numbers = drawn.iter().map(|row| row.number).collect();
-                let rows: Vec<&TokenizedSample> = drawn.iter().map(|row| &samples[row.sample]).collect();
+                let rows: Vec<&TokenizedSample> = drawn.iter().flat_map(|&line| lines[line]).collect();
+                let numbers = number.by_ref().take(rows.len()).collect();
                 let Some((writing, team)) = &writing else {
                     return Ok(TeamBatch::new(&rows).numbered(numbers));
                 };

@@ -16,6 +16,7 @@ mod objectives;
 mod outside;
 mod precision;
 mod properties;
+mod questions;
 mod references;
 mod smollm2;
 mod training;
