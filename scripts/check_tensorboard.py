@@ -37,7 +37,7 @@ def expected(run):
     """Every curve as [(step, value)], from metrics.jsonl and eval_metrics.jsonl."""
     curves = {}
     for m in read_lines(run / "metrics.jsonl"):
-        keys = ("loss", "learning_rate", "grad_norm", "clip_factor", "tokens_per_second", "trajectory_loss", "competence",
+        keys = ("loss", "learning_rate", "grad_norm", "clip_factor", "tokens_per_second", "trajectory_loss", "distillation_loss", "competence",
                 "dropped_senders", "dropped_positions")
         values = {f"train/{key}": m.get(key) for key in keys}
         values |= {f"trace_grad_norm/{role}": norm for role, norm in m["trace_grad_norm"].items()}

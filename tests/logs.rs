@@ -47,6 +47,7 @@ fn the_smoke_recipe_leaves_metrics_a_table_curves_and_a_command_that_works() {
         "phase",
         "loss",
         "trajectory_loss",
+        "distillation_loss",
         "learning_rate",
         "grad_norm",
         "clip_factor",

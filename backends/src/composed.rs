@@ -211,7 +211,7 @@ fn finite<B: Backend>(log_p: Tensor<B, 2>, like: &Tensor<B, 2>) -> Tensor<B, 2> 
 }
 
 /// Logarithms of the softmax over the last dimension, in at least f32.
-fn log_softmax<B: Backend>(logits: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn log_softmax<B: Backend>(logits: Tensor<B, 2>) -> Tensor<B, 2> {
     let logits = wide(logits);
     let shifted = logits.clone() - logits.max_dim(1).detach();
     shifted.clone() - shifted.exp().sum_dim(1).log()

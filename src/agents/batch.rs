@@ -1,5 +1,7 @@
 //! Samples of a team as one batch.
 
+use std::ops::Range;
+
 use super::{AgentInput, PaddedIds};
 use crate::text::{TokenizedSample, lines};
 
@@ -17,6 +19,13 @@ pub struct TeamBatch {
     pub trajectories: Vec<Option<PaddedIds>>,
     /// The row of the messages that each question reads: from 0 on in order, each as often as its line has questions.
     pub messages: Vec<usize>,
+    /// For each agent and row, the range of the row's own prompt tokens that is content, where slots are spread over it; empty where whole
+    /// prompts are.
+    pub contents: Vec<Vec<Range<usize>>>,
+    /// What a teacher reads before each question's target, left-padded, where every sample says so.
+    pub teacher: Option<PaddedIds>,
+    /// Whether each question's target stands in the data; else it is the teacher's own answer.
+    pub labelled: Vec<bool>,
     /// The number of each question among all of an update, whatever micro-batch it stands in: what is drawn for a sample, or known of it,
     /// goes by this; what is drawn for a message, by that of its first question.
     pub numbers: Vec<u64>,
@@ -49,12 +58,34 @@ impl TeamBatch {
                 .collect();
             rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
         };
+        let contents = (0..=last).map(|j| {
+            let rows = if j < last { &senders } else { samples };
+            rows.iter().filter_map(|s| s.contents.get(j).cloned()).collect()
+        });
+        let teacher: Option<Vec<_>> = samples.iter().map(|s| s.teacher.as_deref()).collect();
         Self {
             prompts: prompts.collect(),
             target: targets.map(|t| PaddedIds::right(&t)),
             trajectories: (0..last).map(trajectory).collect(),
             messages: lines.iter().zip(0..).flat_map(|(line, row)| vec![row; line.len()]).collect(),
+            contents: contents.collect(),
+            teacher: teacher.map(|t| PaddedIds::left(&t)),
+            labelled: vec![true; samples.len()],
             numbers: (0..samples.len() as u64).collect(),
+        }
+    }
+
+    /// What agents read, row by row, with nothing to learn: each row of the final agent has a message of its own.
+    ///
+    /// # Panics
+    /// If there is no agent.
+    pub fn of_inputs(prompts: Vec<AgentInput>) -> Self {
+        let rows = prompts[0].batch();
+        Self {
+            prompts,
+            messages: (0..rows).collect(),
+            numbers: (0..rows as u64).collect(),
+            ..Self::default()
         }
     }
 
@@ -65,6 +96,15 @@ impl TeamBatch {
     pub fn numbered(self, numbers: Vec<u64>) -> Self {
         assert_eq!(numbers.len(), self.rows(), "a number for each question");
         Self { numbers, ..self }
+    }
+
+    /// The same samples, the targets of some of which are no data.
+    ///
+    /// # Panics
+    /// If there is not one for each row.
+    pub fn labelled(self, labelled: Vec<bool>) -> Self {
+        assert_eq!(labelled.len(), self.rows(), "each row's target is data or not");
+        Self { labelled, ..self }
     }
 
     /// The same samples without trajectories.
@@ -124,7 +164,7 @@ mod tests {
             prompts: vec![vec![upstream], vec![question as u32; question]],
             target: Some(vec![5; question]),
             trajectories: vec![Some(vec![upstream; 2]), None],
-            source: None,
+            ..TokenizedSample::default()
         }
     }
 

@@ -65,3 +65,24 @@ fn check_places(
     }
     Ok(())
 }
+
+/// Checks that the prompt of a sample's teacher and `answer` tokens after it fit the model's context.
+///
+/// # Errors
+/// If they do not, naming the sample's line.
+pub fn check_teacher_context(sample: &TokenizedSample, answer: usize, max_positions: usize) -> Result<()> {
+    let prompt = sample.teacher.as_ref().map_or(0, Vec::len);
+    let total = prompt.saturating_add(answer);
+    if total <= max_positions {
+        return Ok(());
+    }
+    let by = match sample.target {
+        Some(_) => "shorten prompts, or write a shorter `teacher_user`",
+        None => "shorten prompts, write a shorter `teacher_user` or lower teacher_tokens",
+    };
+    Err(Error::invalid(format!(
+        "line {}: the teacher reads {prompt} prompt tokens and writes {answer}: {total} positions, but the model has {max_positions} \
+         (max_position_embeddings); {by}",
+        sample.line
+    )))
+}

@@ -7,8 +7,8 @@ use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
 use super::{
-    AdapterScope, AgentInput, Embedded, FeedKind, FeedModule, PaddedIds, Predictions, TeamBatch, TeamLayout,
-    TeamPlan,
+    AdapterScope, AgentInput, Embedded, FeedKind, FeedModule, PaddedIds, Predictions, SlotPlacement,
+    SlotPlaces, TeamBatch, TeamLayout, TeamPlan,
 };
 use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook};
 use crate::communication::{ChannelPair, Context, Message, ReceivedMessages, Rollout};
@@ -60,7 +60,8 @@ impl<B: ModelBackend> Team<B> {
         self.channel.inner.send(&self.parameters, rollout, received)
     }
 
-    /// Stage I for `agents`, which run as one batch: prefill, then latent steps. No token is sampled.
+    /// Stage I for `agents`: those with slots run as one batch and one pass, the others as one batch, prefill and then latent steps. No
+    /// token is sampled.
     ///
     /// # Panics
     /// If there is no agent, one of them is the final one, or readings and batch have other rows.
@@ -75,21 +76,94 @@ impl<B: ModelBackend> Team<B> {
             agents.iter().all(|&j| j + 1 < self.layout.config.agents.len()),
             "the final agent answers; it does not think"
         );
+        let has_slots = |i: &usize| plan.agents[agents[*i]].slots.is_some();
+        let (with_slots, serial): (Vec<usize>, Vec<usize>) = (0..agents.len()).partition(has_slots);
+        let part = |places: &[usize]| -> (Vec<usize>, Vec<Context<B>>) {
+            places.iter().map(|&i| (agents[i], contexts[i].clone())).unzip()
+        };
+        let mut rollouts = Vec::with_capacity(agents.len());
+        if !with_slots.is_empty() {
+            let (agents, contexts) = part(&with_slots);
+            rollouts.extend(self.read_slots(&agents, batch, plan, &contexts));
+        }
+        if !serial.is_empty() {
+            let (agents, contexts) = part(&serial);
+            rollouts.extend(self.run_steps(&agents, batch, plan, &contexts));
+        }
+        rollouts.sort_by_key(|rollout| agents.iter().position(|&j| j == rollout.sender));
+        rollouts
+    }
+
+    /// What agents run on as one batch, and its context.
+    fn as_one(&self, agents: &[usize], contexts: &[Context<B>]) -> (Backbone<B>, Context<B>) {
+        match (agents, contexts) {
+            ([j], [context]) => (self.roles[*j].clone(), context.clone()),
+            _ => (self.together(agents), Context::stack(contexts)),
+        }
+    }
+
+    /// Prompts with slots in their places, in one pass.
+    fn read_slots(
+        &self,
+        agents: &[usize],
+        batch: &TeamBatch,
+        plan: &TeamPlan,
+        contexts: &[Context<B>],
+    ) -> Vec<Rollout<B>> {
+        let (backbone, context) = &self.as_one(agents, contexts);
+        let inputs: Vec<(&SlotPlaces, Embedded<B>)> = agents
+            .iter()
+            .map(|&j| {
+                let name = &self.layout.config.agents[j].name;
+                let places = plan.agents[j].slots.as_ref().expect("an agent with slots");
+                let slots = self.feed.slots(name, &self.parameters);
+                (places, places.insert(batch.prompts[j].embed(backbone), slots))
+            })
+            .collect();
+        let lengths: Vec<usize> = inputs.iter().map(|(_, input)| input.len()).collect();
+        let (places, inputs): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
+        let input = Embedded::stack(inputs);
+        let (all, len, d) = (input.batch, input.len(), input.x.dims()[1]);
+        let (hidden, written) = prefill(backbone, input, context, &mut context.start.clone());
+        let hidden = hidden.reshape([all, len, d]);
         let rows = batch.message_rows();
-        let stacked;
-        let (backbone, context) = match (agents, contexts) {
-            ([j], [context]) => (&self.roles[*j], context.clone()),
-            _ => {
-                stacked = self.together(agents);
-                (&stacked, Context::stack(contexts))
+        let own = |(i, ((&j, places), own)): (usize, ((&usize, &SlotPlaces), usize))| {
+            let (from, skip) = (i * rows, len - own);
+            let [prompt, latent] = places.split_kv(&written.rows(from, rows).slice(skip, len));
+            let [hidden, thought] =
+                places.split_hidden(&hidden.clone().narrow(0, from, rows).narrow(1, skip, own));
+            let state = |x: &Tensor<B, 3>, at: usize| x.clone().narrow(1, at, 1).squeeze_dim::<2>(1);
+            let first = state(&hidden, hidden.dims()[1] - 1);
+            let latents = (0..latent.len()).map(|t| state(&thought, t));
+            Rollout {
+                sender: j,
+                transmit: self.layout.config.transmit(j),
+                dropped: plan.agents[j].dropped.clone(),
+                prompt,
+                latents: std::iter::once(first).chain(latents).collect(),
+                latent: Some(latent),
+                hidden,
             }
         };
+        agents.iter().zip(places).zip(lengths).enumerate().map(own).collect()
+    }
+
+    /// Prefill, then latent steps one after another.
+    fn run_steps(
+        &self,
+        agents: &[usize],
+        batch: &TeamBatch,
+        plan: &TeamPlan,
+        contexts: &[Context<B>],
+    ) -> Vec<Rollout<B>> {
+        let rows = batch.message_rows();
+        let (backbone, context) = &self.as_one(agents, contexts);
         let prompts = agents.iter().map(|&j| batch.prompts[j].embed(backbone));
         let prompt = Embedded::stack(prompts.collect());
         let (all, len) = (prompt.batch, prompt.len());
         let steps: Vec<usize> = agents.iter().map(|&j| plan.agents[j].steps).collect();
         let mut next = context.start.clone();
-        let (hidden, written) = prefill(backbone, prompt, &context, &mut next);
+        let (hidden, written) = prefill(backbone, prompt, context, &mut next);
         let mut h = last_position(hidden.clone(), all);
         let mut latents = vec![h.clone()];
         let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&written]).collect();
@@ -176,17 +250,11 @@ impl<B: ModelBackend> Team<B> {
         target: &PaddedIds,
         context: &Context<B>,
     ) -> Predictions<B> {
-        let backbone = self.answering();
-        // The last target token is predicted, never read.
-        let answer = AgentInput::from(target.truncated(target.len - 1));
-        let input = prompt.embed(backbone).beside(answer.embed(backbone));
-        let len = input.len();
-        let (hidden, _) = prefill(backbone, input, context, &mut context.start.clone());
-        self.predict(backbone, hidden, len, prompt.len() - 1, target)
+        predict_target(self.answering(), prompt, target, context)
     }
 
-    /// What an upstream agent predicts of every token of its trajectory, which follows its latent positions in a branch of its own:
-    /// nothing of it is passed on. `next` is the id of the branch's first position per row.
+    /// What an upstream agent predicts of every token of its trajectory in a branch of its own, of which nothing is passed on. It follows the
+    /// latent positions; where the agent has slots, the prompt's last position, and sees those slots that stand before that. `next` is the id of the branch's first position per row.
     pub fn predict_trajectory(
         &self,
         rollout: &Rollout<B>,
@@ -195,7 +263,10 @@ impl<B: ModelBackend> Team<B> {
         next: &[u32],
     ) -> Predictions<B> {
         let backbone = &self.roles[rollout.sender];
-        let first = rollout.latents.last().expect("h_0 is always there").clone();
+        let config = &self.layout.config;
+        let slots = config.slots(rollout.sender) > 0;
+        let first = if slots { rollout.latents.first() } else { rollout.latents.last() };
+        let first = first.expect("h_0 is always there").clone();
         let [batch, d] = first.dims();
         let mut states = first.unsqueeze_dim::<3>(1);
         if trajectory.len > 1 {
@@ -203,28 +274,12 @@ impl<B: ModelBackend> Team<B> {
             let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&rollout.prompt]).collect();
             let len = input.len;
             let input = AgentInput::from(input).embed(backbone);
-            let (tail, hook) = (rollout.latent.as_ref(), context.hook());
+            let behind = slots && config.slot_placement == SlotPlacement::End;
+            let (tail, hook) = (rollout.latent.as_ref().filter(|_| !behind), context.hook());
             let (hidden, _) = read_on(backbone, input, &past, tail, hook, &mut next.to_vec());
             states = Tensor::cat(vec![states, hidden.reshape([batch, len, d])], 1);
         }
-        self.predict(backbone, states.reshape([batch * trajectory.len, d]), trajectory.len, 0, trajectory)
-    }
-
-    /// What is predicted of all valid ids of `text`, the first of which follows position `first` of each row's `len` hidden states.
-    fn predict(
-        &self,
-        backbone: &Backbone<B>,
-        hidden: Tensor<B, 2>,
-        len: usize,
-        first: usize,
-        text: &PaddedIds,
-    ) -> Predictions<B> {
-        let real = (0..text.ids.len()).filter(|&i| text.valid[i]);
-        let (rows, tokens) = real.clone().map(|i| (i / text.len, text.ids[i])).unzip();
-        let at: Vec<i64> = real.map(|i| (i / text.len * len + first + i % text.len) as i64).collect();
-        let n = at.len();
-        let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &backbone.device());
-        Predictions { logits: backbone.logits(hidden.select(0, at)), tokens, rows }
+        predict(backbone, states.reshape([batch * trajectory.len, d]), trajectory.len, 0, trajectory)
     }
 
     /// The final agent's backbone.
@@ -257,6 +312,37 @@ impl<B: ModelBackend> Team<B> {
         });
         Tensor::cat(each.collect(), 0)
     }
+}
+
+/// What `backbone` predicts of every token of `target` after `context`, `prompt` and the target so far.
+pub(crate) fn predict_target<B: ModelBackend>(
+    backbone: &Backbone<B>,
+    prompt: &AgentInput,
+    target: &PaddedIds,
+    context: &Context<B>,
+) -> Predictions<B> {
+    // The last target token is predicted, never read.
+    let answer = AgentInput::from(target.truncated(target.len - 1));
+    let input = prompt.embed(backbone).beside(answer.embed(backbone));
+    let len = input.len();
+    let (hidden, _) = prefill(backbone, input, context, &mut context.start.clone());
+    predict(backbone, hidden, len, prompt.len() - 1, target)
+}
+
+/// What is predicted of all valid ids of `text`, the first of which follows position `first` of each row's `len` hidden states.
+fn predict<B: ModelBackend>(
+    backbone: &Backbone<B>,
+    hidden: Tensor<B, 2>,
+    len: usize,
+    first: usize,
+    text: &PaddedIds,
+) -> Predictions<B> {
+    let real = (0..text.ids.len()).filter(|&i| text.valid[i]);
+    let (rows, tokens) = real.clone().map(|i| (i / text.len, text.ids[i])).unzip();
+    let at: Vec<i64> = real.map(|i| (i / text.len * len + first + i % text.len) as i64).collect();
+    let n = at.len();
+    let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &backbone.device());
+    Predictions { logits: backbone.logits(hidden.select(0, at)), tokens, rows }
 }
 
 /// The rows `from..from + count` of `h`.

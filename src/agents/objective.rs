@@ -41,18 +41,32 @@ pub struct LossTerm<'a, B: Backend> {
     pub text: Text,
     /// How well it is known.
     pub predictions: Predictions<B>,
-    /// The number of each row of the batch among all rows of the update: of a question, or of the first question that reads what the row of an
-    /// upstream agent sends.
-    pub numbers: &'a [u64],
+    /// The rows that it is learned in.
+    pub batch: &'a TeamBatch,
     /// The factor of the sum over tokens, which makes the sum over all terms of this text in the update its weighted mean.
     pub weight: f64,
+}
+
+/// What an objective makes of a term.
+#[derive(Clone, Debug)]
+pub struct Loss<B: Backend> {
+    /// What the term adds to the loss of the update, `[1]`.
+    pub value: Tensor<B, 1>,
+    /// What it adds to the mean divergence from a teacher, `[1]`, where there is one.
+    pub distillation: Option<Tensor<B, 1>>,
+}
+
+impl<B: Backend> From<Tensor<B, 1>> for Loss<B> {
+    fn from(value: Tensor<B, 1>) -> Self {
+        Self { value, distillation: None }
+    }
 }
 
 /// What a team learns by: log-probabilities of tokens in, loss out. A function of its arguments alone, and a sum over tokens times the
 /// term's weight, so that micro-batches and processes add up.
 pub trait Objective<B: ModelBackend>: Debug + Send + Sync {
-    /// What the term adds to the loss of the update, `[1]`.
-    fn loss(&self, term: LossTerm<'_, B>) -> Tensor<B, 1>;
+    /// What the term adds to the loss of the update.
+    fn loss(&self, term: LossTerm<'_, B>) -> Loss<B>;
 }
 
 /// Tokens of a whole update, over which the terms of its loss are means.

@@ -97,14 +97,15 @@ impl Origin {
         Ok(Some(Self { team: TeamConfig::read(&team)?, base }))
     }
 
-    /// Every setting in which `team` is not the one that the adapter learned in: its name and a sentence.
+    /// Every setting in which `team` is not the one that the adapter learned in: its name and a sentence. What only a teacher reads is none:
+    /// it changes nothing of what the team computes.
     pub fn differences(&self, team: &TeamConfig) -> Vec<(String, String)> {
         let differences = Settings::of(&self.team).differences(&Settings::of(team));
         let said = |d: crate::settings::Difference| {
             let sentence = format!("`{}` is {}, but the adapter learned with {}", d.name, d.now, d.before);
             (d.name, sentence)
         };
-        differences.into_iter().map(said).collect()
+        differences.into_iter().filter(|d| d.name != "teacher_user").map(said).collect()
     }
 }
 
@@ -136,6 +137,8 @@ mod tests {
                 "`latent_steps` is 3, but the adapter learned with 10".to_string()
             )]
         );
+        let taught = TeamConfig { teacher_user: Some("{{ question }}".into()), ..origin.team.clone() };
+        assert_eq!(origin.differences(&taught), []);
         fs::remove_file(dir.path().join(BASE)).unwrap();
         assert!(Origin::read(dir.path()).unwrap_err().to_string().contains("base.json"));
     }

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::{LossTerm, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, Text};
+use super::{LossTerm, LossWeights, Objective, Predictions, TeamBatch, TeamModel, TeamPlan, Text};
 use crate::backbone::Parameters;
 use crate::communication::Message;
 
@@ -14,6 +14,8 @@ pub struct StageOutput<B: Backend> {
     pub message: Vec<Tensor<B, 4>>,
     /// Its term of the loss, `[1]`.
     pub loss: Option<Tensor<B, 1>>,
+    /// Its term of the mean divergence from a teacher, `[1]`.
+    pub distillation: Option<Tensor<B, 1>>,
 }
 
 /// Stages in an order in which each reads messages of earlier ones only.
@@ -63,6 +65,10 @@ impl<B: ModelBackend> TeamStages<'_, B> {
         self.plan.stages.iter().map(|stage| stage.agents.iter().any(reached)).collect()
     }
 
+    fn term(&self, text: Text, predictions: Predictions<B>, weight: f64) -> LossTerm<'_, B> {
+        LossTerm { text, predictions, batch: self.batch, weight }
+    }
+
     /// The tensors of a stage's message, by agent.
     pub fn split<T>(&self, stage: usize, tensors: Vec<T>) -> Vec<(usize, Vec<T>)> {
         let layers = self.model.backbone.layers.len();
@@ -108,13 +114,13 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
                 let prompt = &self.batch.prompts[agents[0]];
                 let context = contexts[0].select(&self.batch.messages);
                 let predictions = team.predict_target(prompt, target, &context);
-                let (numbers, weight) = (&self.batch.numbers[..], self.weights.target);
-                objective.loss(LossTerm { text: Text::Target, predictions, numbers, weight })
+                objective.loss(self.term(Text::Target, predictions, self.weights.target))
             });
-            return StageOutput { message: Vec::new(), loss };
+            let (loss, distillation) =
+                loss.map_or((None, None), |loss| (Some(loss.value), loss.distillation));
+            return StageOutput { message: Vec::new(), loss, distillation };
         }
         let rollouts = team.roll_out(agents, self.batch, self.plan, &contexts);
-        let numbers = self.batch.message_numbers();
         let mut message = Vec::new();
         let mut loss: Option<Tensor<B, 1>> = None;
         for ((&j, rollout), (received, context)) in
@@ -122,15 +128,15 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
         {
             if let (Some(objective), Some(trajectory)) = (self.objective, self.batch.trajectory(j)) {
                 let predictions =
-                    team.predict_trajectory(&rollout, trajectory, context, &self.plan.agents[j].end);
-                let (numbers, weight) = (&numbers[..], self.weights.trajectories[j]);
-                let own =
-                    objective.loss(LossTerm { text: Text::Trajectory(j), predictions, numbers, weight });
+                    team.predict_trajectory(&rollout, trajectory, context, &self.plan.agents[j].branch);
+                let own = objective
+                    .loss(self.term(Text::Trajectory(j), predictions, self.weights.trajectories[j]))
+                    .value;
                 loss = Some(loss.map_or(own.clone(), |sum| sum + own));
             }
             let tensors = team.send(&rollout, received).into_tensors().into_iter();
             message.extend(tensors.map(|t| if self.through[j] { t } else { t.detach() }));
         }
-        StageOutput { message, loss }
+        StageOutput { message, loss, distillation: None }
     }
 }

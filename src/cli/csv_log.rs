@@ -30,8 +30,16 @@ impl Csv {
 
     fn header(&self) -> Vec<String> {
         let norms = self.roles.iter().map(|role| format!("trace_grad_norm/{role}"));
-        let before =
-            ["step", "phase", "loss", "trajectory_loss", "learning_rate", "grad_norm", "clip_factor"];
+        let before = [
+            "step",
+            "phase",
+            "loss",
+            "trajectory_loss",
+            "distillation_loss",
+            "learning_rate",
+            "grad_norm",
+            "clip_factor",
+        ];
         let draws = ["competence", "dropped_senders", "dropped_positions"];
         let after = ["tokens_per_second", "step_seconds", "peak_memory_bytes", "skipped"];
         let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
@@ -42,9 +50,8 @@ impl Csv {
     fn row(&self, m: &StepMetrics) -> Vec<String> {
         let cell = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
         let mut row = vec![m.step.to_string(), m.phase.clone().unwrap_or_default()];
-        row.extend(
-            [m.loss, m.trajectory_loss, Some(m.learning_rate), m.grad_norm, Some(m.clip_factor)].map(cell),
-        );
+        row.extend([m.loss, m.trajectory_loss, m.distillation_loss].map(cell));
+        row.extend([Some(m.learning_rate), m.grad_norm, Some(m.clip_factor)].map(cell));
         let count = |n: Option<usize>| n.map(|n| n as f64);
         row.extend([m.competence, count(m.dropped_senders), count(m.dropped_positions)].map(cell));
         row.extend(self.roles.iter().map(|role| cell(m.trace_grad_norm.get(role).copied())));

@@ -148,8 +148,7 @@ pub enum Ending {
 pub fn request(session: &Session, command: &TrainCommand) -> Result<TrainRequest> {
     let TrainCommand { training: config, lora, files, .. } = command;
     let (dir, data) = (required(&files.output, "output")?, required(&files.data, "data")?);
-    let samples = session.data(data, Answers::Required, 0)?;
-    config.check_data(&samples).map_err(|e| Error::file(data, e))?;
+    let samples = session.training_data(data, config)?;
     let held_out = files.eval_data.as_ref().map(|p| session.data(p, Answers::Required, 0)).transpose()?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let lock = match command.state() {

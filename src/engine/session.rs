@@ -13,7 +13,8 @@ use super::compatibility::{compare_base, compare_name, team};
 use super::run_folder::learned;
 use super::{EngineConfig, TeamChoice};
 use crate::agents::{
-    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, TeamConfig, TeamModel, check_context, check_lines,
+    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, TeacherPrompts, TeamConfig, TeamModel,
+    check_context, check_lines, check_teacher_context,
 };
 use crate::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use crate::checkpoint::hub::published_name;
@@ -23,6 +24,7 @@ use crate::evaluation::Checking;
 use crate::files::from_root;
 use crate::inference::{DecodeOptions, Writing};
 use crate::text::{Answers, ChatMessage, ChatTemplate, Sample, Thinking, TokenizedSample, read_jsonl};
+use crate::training::{Teacher, TrainConfig};
 
 /// Finds models and adapters by name, and fetches what is lacking; the default methods do so without a word.
 pub trait Resolve {
@@ -63,6 +65,7 @@ pub struct Session {
     /// Settings of the team that are not those which the adapter learned with, a sentence each.
     changed: Vec<String>,
     prompts: Arc<PromptBuilder>,
+    teacher_prompts: TeacherPrompts,
 }
 
 impl Session {
@@ -112,9 +115,21 @@ impl Session {
         if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {
             tracing::warn!("the model's chat template has no `enable_thinking`; --think changes nothing");
         }
-        let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?.with_thinking(thinking);
+        let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?
+            .with_thinking(thinking)
+            .with_contents_for(&team);
         team.check_model(&model.config)?;
-        Ok(Self { config, team, model, adapter, origin, changed, prompts: Arc::new(prompts) })
+        let teacher_prompts = TeacherPrompts::new(&team)?;
+        Ok(Self {
+            config,
+            team,
+            model,
+            adapter,
+            origin,
+            changed,
+            prompts: Arc::new(prompts),
+            teacher_prompts,
+        })
     }
 
     /// What the results of this session were measured with.
@@ -156,12 +171,51 @@ impl Session {
 
     /// Reads and tokenises a data file; at least `answer` tokens are left room for.
     pub fn data(&self, path: &Path, answers: Answers, answer: usize) -> Result<Vec<TokenizedSample>> {
+        self.read_data(path, answers, |sample| self.tokenize(path, sample, answer))
+    }
+
+    /// Reads and tokenises data to train on as `config` says: with a teacher, each sample holds the prompt of that, and may lack the answer.
+    ///
+    /// # Errors
+    /// As [`Session::data`]; if a teacher's prompt cannot be made, or does not fit the model's context with the answer; or if the team cannot
+    /// have a teacher.
+    pub fn training_data(&self, path: &Path, config: &TrainConfig) -> Result<Vec<TokenizedSample>> {
+        config.check_team(&self.team)?;
+        let samples = match config.teacher {
+            Teacher::None => self.data(path, Answers::Required, 0)?,
+            Teacher::AllEvidence => self
+                .read_data(path, Answers::Optional, |s| self.with_teacher(path, s, config.teacher_tokens))?,
+        };
+        config.check_data(&samples).map_err(|e| Error::file(path, e))?;
+        Ok(samples)
+    }
+
+    /// The samples of a data file, each made by `tokenize` of its line.
+    fn read_data(
+        &self,
+        path: &Path,
+        answers: Answers,
+        tokenize: impl Fn(&Sample) -> Result<TokenizedSample> + Send + Sync,
+    ) -> Result<Vec<TokenizedSample>> {
         let samples = read_jsonl(path, answers)?;
         // All of them before any error, so that it is that of the first line that has one.
-        let all: Vec<_> = samples.par_iter().map(|s| self.tokenize(path, s, answer)).collect();
+        let all: Vec<_> = samples.par_iter().map(tokenize).collect();
         let all = all.into_iter().collect::<Result<Vec<_>>>()?;
         check_lines(&self.team, path, &all)?;
         Ok(all)
+    }
+
+    /// Tokenises one sample with the prompt of its teacher, whose answer has at most `answer` tokens where the line has none.
+    fn with_teacher(&self, path: &Path, sample: &Sample, answer: usize) -> Result<TokenizedSample> {
+        let c = &self.model.config;
+        let answer = if sample.has_answer() { 0 } else { answer };
+        let mut tokenized = self.tokenize(path, sample, answer)?;
+        tokenized.teacher =
+            Some(self.teacher_prompts.build(&self.prompts, path, &tokenized, c.vocab_size)?);
+        let answer = tokenized.target.as_ref().map_or(answer, Vec::len);
+        check_teacher_context(&tokenized, answer, c.max_position_embeddings)
+            .map_err(|e| Error::file(path, e))?;
+        Ok(tokenized)
     }
 
     /// Tokenises one sample; `path` is named in errors.

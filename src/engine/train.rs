@@ -17,7 +17,7 @@ use crate::files::{remove_leftovers, write_atomic};
 use crate::settings::{Layer, Merged};
 use crate::text::{TokenizedSample, lines};
 use crate::training::{
-    ADAPTER, EvalMetrics, Event, LoraConfig, Sampler, StepMetrics, StopReason, TrainConfig, Trainer,
+    ADAPTER, EvalMetrics, Event, LoraConfig, Sampler, StepMetrics, StopReason, Teacher, TrainConfig, Trainer,
 };
 
 /// A run of training.
@@ -25,7 +25,7 @@ use crate::training::{
 pub struct TrainRequest {
     /// Settings of the loop.
     pub config: TrainConfig,
-    /// Training data, which all have a target.
+    /// Training data: all have a target or, where there is a teacher, a prompt of it ([`Session::training_data`]).
     pub samples: Vec<TokenizedSample>,
     /// Data that is scored before and after training.
     pub held_out: Option<Vec<TokenizedSample>>,
@@ -60,10 +60,21 @@ impl TrainRequest {
     pub(super) fn check(&self) -> Result<()> {
         self.config.validate()?;
         self.config.check_data(&self.samples)?;
-        match self.samples.iter().find(|s| s.target.as_ref().is_none_or(Vec::is_empty)) {
-            Some(s) => Err(Error::invalid(format!("line {}: there is no answer to learn", s.line))),
-            None if self.samples.is_empty() => Err(Error::invalid("there is no training sample")),
-            None => Ok(()),
+        let taught = self.config.teacher != Teacher::None;
+        for s in &self.samples {
+            let wrong = |what: &str| Err(Error::invalid(format!("line {}: {what}", s.line)));
+            if taught && s.teacher.as_ref().is_none_or(Vec::is_empty) {
+                return wrong(
+                    "there is no prompt for the teacher; read the data with Session::training_data",
+                );
+            }
+            if s.target.as_ref().map_or(!taught, Vec::is_empty) {
+                return wrong("there is no answer to learn");
+            }
+        }
+        match self.samples.is_empty() {
+            true => Err(Error::invalid("there is no training sample")),
+            false => Ok(()),
         }
     }
 }
@@ -188,7 +199,8 @@ impl TrainRequest {
             parameters = model.init(self.config.seed);
         }
         let base = session.base(model.layout.adapters.scope)?;
-        let trainer = Trainer::new(self.config.clone(), model, parameters)?.with_base(base);
+        let trainer = Trainer::new(self.config.clone(), model, parameters)?;
+        let trainer = trainer.with_base(base).with_stop_tokens(session.stop_tokens());
         Ok(trainer.with_writing(session.greedy_writing()))
     }
 

@@ -33,6 +33,11 @@ impl Sample {
         let fields = Map::from_iter([("question".to_string(), Value::String(text.into()))]);
         Self { line: 1, question: 1, fields, ..Self::default() }
     }
+
+    /// Whether the line says what the final agent should give.
+    pub fn has_answer(&self) -> bool {
+        self.answer.is_some() || self.ids.as_ref().is_some_and(|ids| !ids.target_ids.is_empty())
+    }
 }
 
 /// The token ids of a pre-tokenised line.

@@ -41,7 +41,8 @@ pub struct CheckpointState {
 pub struct DataMark {
     /// How many samples there are.
     pub samples: usize,
-    /// SHA-256 of all prompts, targets and trajectories, and of which of them are questions of one line.
+    /// SHA-256 of all prompts, targets, trajectories and, where there are any, prompts of the teacher, and of which of them are questions of
+    /// one line.
     pub sha256: String,
 }
 
@@ -55,7 +56,8 @@ impl DataMark {
                 hash.update((u64::MAX - 1).to_le_bytes());
             }
             let lists = sample.prompts.iter().map(Some).chain([sample.target.as_ref()]);
-            for ids in lists.chain(sample.trajectories.iter().map(Option::as_ref)) {
+            let trajectories = sample.trajectories.iter().map(Option::as_ref);
+            for ids in lists.chain(trajectories).chain(sample.teacher.as_ref().map(Some)) {
                 // With its length before it, and a mark for one that is not there, no list can become another's unseen.
                 hash.update(ids.map_or(u64::MAX, |ids| ids.len() as u64).to_le_bytes());
                 hash.update(ids.into_iter().flatten().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());

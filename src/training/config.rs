@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::phase_config::{PhaseConfig, PhasePreset, check_phases};
-use super::{Curriculum, Decay, LrSchedulerType};
+use super::{Curriculum, Decay, LrSchedulerType, Teacher};
+use crate::agents::TeamConfig;
 use crate::error::{Error, Result};
 
 /// How far back the gradient goes.
@@ -114,6 +115,12 @@ pub struct TrainConfig {
     pub initial_competence: f64,
     /// Updates until all samples are drawn; half of the run where absent.
     pub curriculum_steps: Option<usize>,
+    /// Whom the final agent learns from beside the answers of the data.
+    pub teacher: Teacher,
+    /// The weight `w` of the teacher where a sample has an answer: `loss = w·KL + (1 − w)·NLL`.
+    pub distill_weight: f64,
+    /// Most tokens of the teacher's answer, end of turn included, which stands in for one that a sample lacks.
+    pub teacher_tokens: usize,
     /// A ready-made list of phases, where `phases` is empty.
     pub phase_preset: PhasePreset,
     /// What learns when.
@@ -144,6 +151,9 @@ impl Default for TrainConfig {
             curriculum: Curriculum::None,
             initial_competence: 0.1,
             curriculum_steps: None,
+            teacher: Teacher::None,
+            distill_weight: 0.5,
+            teacher_tokens: 128,
             phase_preset: PhasePreset::Joint,
             phases: Vec::new(),
         }
@@ -187,12 +197,14 @@ impl TrainConfig {
             ("sender_dropout", self.sender_dropout),
             ("position_dropout", self.position_dropout),
             ("initial_competence", self.initial_competence),
+            ("distill_weight", self.distill_weight),
         ] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Error::invalid(format!("{name} must be a number from 0 to 1, not {value}")));
             }
         }
         positive("curriculum_steps", self.curriculum_steps.unwrap_or(1))?;
+        positive("teacher_tokens", self.teacher_tokens)?;
         check_phases(&self.phases)?;
         if !self.num_train_epochs.is_finite() || self.num_train_epochs <= 0.0 {
             return Err(Error::invalid(format!(
@@ -201,6 +213,23 @@ impl TrainConfig {
             )));
         }
         Ok(())
+    }
+
+    /// Checks the settings against the team.
+    ///
+    /// # Errors
+    /// If a teacher is asked for whose team passes text.
+    pub fn check_team(&self, team: &TeamConfig) -> Result<()> {
+        if self.teacher == Teacher::None || !team.channel.kind.text {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "teacher = \"{}\" does not go with the channel `{}`, which no gradient crosses; set teacher to \"{}\", or choose another \
+             channel",
+            self.teacher,
+            team.channel,
+            Teacher::None
+        )))
     }
 }
 

@@ -73,6 +73,12 @@ impl Curriculum {
         match self {
             Self::None => Ok(None),
             Self::Length => {
+                if let Some(s) = samples.iter().find(|s| s.target.is_none()) {
+                    return Err(Error::invalid(format!(
+                        "line {}: curriculum = \"{self}\": there is no answer whose length could be ranked",
+                        s.line
+                    )));
+                }
                 let length = |s: &TokenizedSample| s.target.as_ref().map_or(0, Vec::len);
                 let longest = |i: &usize| samples[lines[*i].clone()].iter().map(length).max();
                 let mut order: Vec<usize> = (0..lines.len()).collect();

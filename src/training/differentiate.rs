@@ -18,6 +18,8 @@ pub struct UpdateGradient<B: ModelBackend> {
     pub loss: f64,
     /// The trajectories' share of it.
     pub trajectory_loss: f64,
+    /// Their part of the mean divergence from a teacher, where there is one.
+    pub distillation_loss: Option<f64>,
     /// Gradients by parameter.
     pub gradients: Parameters<B>,
     /// By upstream agent, the squared norm of ∂loss/∂message, where a gradient reaches it.
@@ -96,6 +98,7 @@ impl<B: ModelBackend> Differentiation<'_, B> {
         let mut all = UpdateGradient {
             loss: 0.0,
             trajectory_loss: 0.0,
+            distillation_loss: None,
             gradients: Parameters::default(),
             message_squares: vec![None; config.agents.len() - 1],
             dropped: [0; 2],
@@ -123,6 +126,9 @@ impl<B: ModelBackend> Differentiation<'_, B> {
         let trajectory_loss: f64 = upstream.iter().sum();
         all.loss += last + trajectory_loss;
         all.trajectory_loss += trajectory_loss;
+        if let Some(divergence) = outcome.distillation {
+            *all.distillation_loss.get_or_insert(0.0) += divergence;
+        }
         all.gradients.add(outcome.gradients);
         for (stage, cotangents) in outcome.cotangents.into_iter().enumerate() {
             for (j, tensors) in cotangents.map(|c| inner.split(stage, c)).into_iter().flatten() {

@@ -15,6 +15,8 @@ use crate::backbone::Parameters;
 pub struct Outcome<B: Backend> {
     /// Each stage's term of the loss, 0 where it has none.
     pub losses: Vec<f64>,
+    /// The mean divergence from a teacher, where a stage has one.
+    pub distillation: Option<f64>,
     /// Gradients by parameter; those that the loss does not depend on are missing.
     pub gradients: Parameters<B>,
     /// Per stage, ∂loss/∂message, where there is one.
@@ -49,7 +51,7 @@ pub fn recompute<B: ModelBackend>(
         messages[stage] = inner.run(stage, parameters, inputs).message;
     }
 
-    let mut losses = vec![0.0; n];
+    let (mut losses, mut distillation) = (vec![0.0; n], None);
     let mut gradients = Parameters::default();
     let mut cotangents: Vec<Option<Vec<Tensor<B, 4>>>> = vec![None; n];
     for stage in (0..n).rev() {
@@ -63,12 +65,13 @@ pub fn recompute<B: ModelBackend>(
         let inputs = autodiff::leaves(reads.iter().flat_map(|&r| messages[r].iter().cloned()).collect());
         let mut placed = autodiff::in_one_graph(&inputs).into_iter();
         let placed = sizes.iter().map(|&size| placed.by_ref().take(size).collect()).collect();
-        let StageOutput { message, loss: own } = outer.run(stage, leaves, placed);
+        let StageOutput { message, loss: own, distillation: divergence } = outer.run(stage, leaves, placed);
         // Messages that only this stage and earlier ones held are not needed any more.
         messages[stage] = Vec::new();
         if let Some(own) = &own {
-            losses[stage] = own.clone().inner().into_data().iter::<f64>().sum::<f64>();
+            losses[stage] = number(own);
         }
+        distillation = divergence.as_ref().map(number).or(distillation);
         let seeded = message.into_iter().zip(cotangents[stage].iter().flatten());
         let terms = seeded.map(|(m, c)| (m * Tensor::from_inner(c.clone())).sum());
         let Some(objective) = terms.chain(own).reduce(|a, b| a + b) else { continue };
@@ -88,7 +91,7 @@ pub fn recompute<B: ModelBackend>(
             accumulate(&mut cotangents[r], got, &messages[r]);
         }
     }
-    Outcome { losses, gradients, cotangents }
+    Outcome { losses, distillation, gradients, cotangents }
 }
 
 /// Differentiates with plain autodiff over the whole DAG: every intermediate result of every stage is kept. The oracle that
@@ -109,13 +112,18 @@ pub fn end_to_end<B: ModelBackend>(
         messages.push(if through { out.message } else { out.message.into_iter().map(cut).collect() });
     }
     let total = losses.into_iter().reduce(|a, b| a + b).expect("some stage has a loss");
-    let loss = total.clone().inner().into_data().iter::<f64>().sum();
+    let loss = number(&total);
     let mut grads = total.backward();
     let gradients = leaves
         .iter()
         .filter_map(|(name, leaf)| Some((name.clone(), leaf.grad_remove(&mut grads)?)))
         .collect();
     (loss, gradients)
+}
+
+/// The number that a tensor of shape `[1]` holds.
+fn number<B: ModelBackend>(tensor: &Tensor<Autodiff<B>, 1>) -> f64 {
+    tensor.clone().inner().into_data().iter::<f64>().sum()
 }
 
 /// Adds the gradients of one reading to a message's cotangent; no gradient counts as zero.

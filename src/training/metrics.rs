@@ -17,6 +17,9 @@ pub struct StepMetrics {
     /// The trajectories' share of the loss, where they have a weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trajectory_loss: Option<f64>,
+    /// The mean over target tokens of the divergence from the teacher, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation_loss: Option<f64>,
     /// The rate of this update.
     pub learning_rate: f64,
     /// Global norm of the gradient before clipping; null when it is not finite.

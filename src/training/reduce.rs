@@ -61,8 +61,17 @@ pub(super) fn all_gradients<B: ModelBackend>(
     own: UpdateGradient<B>,
     parameters: &Parameters<B>,
 ) -> Result<UpdateGradient<B>> {
-    let UpdateGradient { loss, trajectory_loss, mut gradients, message_squares, dropped, positions } = own;
+    let UpdateGradient {
+        loss,
+        trajectory_loss,
+        distillation_loss,
+        mut gradients,
+        message_squares,
+        dropped,
+        positions,
+    } = own;
     let mut sums = vec![loss, trajectory_loss, dropped[0] as f64, dropped[1] as f64, positions as f64];
+    sums.extend([f64::from(distillation_loss.is_some()), distillation_loss.unwrap_or(0.0)]);
     let messages = sums.len();
     for squares in &message_squares {
         sums.extend([f64::from(squares.is_some()), squares.unwrap_or(0.0)]);
@@ -82,6 +91,7 @@ pub(super) fn all_gradients<B: ModelBackend>(
     Ok(UpdateGradient {
         loss: sums[0],
         trajectory_loss: sums[1],
+        distillation_loss: (sums[5] > 0.0).then_some(sums[6]),
         gradients: names.into_iter().zip(reduce.tensors(tensors)?).collect(),
         message_squares: squares.map(|pair| (pair[0] > 0.0).then_some(pair[1])).collect(),
         dropped: [sums[2] as usize, sums[3] as usize],

@@ -59,11 +59,19 @@ impl RunSettings {
 
     /// What is other in `now`, a sentence each: what a run that goes on may not change, and what it may.
     pub fn changes(&self, now: &Self) -> [Vec<String>; 2] {
-        let (mut changes, mut before) = ([Vec::new(), Vec::new()], self.0.clone());
-        // Runs that were begun before these could be set had them.
-        before.add_missing("dtype", &WeightDtype::default());
-        before.add_missing("precision", &ComputeDtype::default());
-        for d in before.differences(&now.0) {
+        let mut changes = [Vec::new(), Vec::new()];
+        let untaught = TrainConfig::default();
+        let [before, now] = [self, now].map(|Self(settings)| {
+            let mut all = settings.clone();
+            // Runs that were begun before these could be set had them.
+            all.add_missing("dtype", &WeightDtype::default());
+            all.add_missing("precision", &ComputeDtype::default());
+            all.add_missing("teacher", &untaught.teacher);
+            all.add_missing("distill_weight", &untaught.distill_weight);
+            all.add_missing("teacher_tokens", &untaught.teacher_tokens);
+            all
+        });
+        for d in before.differences(&now) {
             let free = usize::from(FREE.contains(&d.name.as_str()));
             changes[free].push(format!("`{}` was {} and is now {}", d.name, d.before, d.now));
         }

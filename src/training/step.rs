@@ -51,6 +51,7 @@ impl<B: ModelBackend> Trainer<B> {
             loss: update.loss.is_finite().then_some(update.loss),
             trajectory_loss: Some(update.trajectory_loss)
                 .filter(|x| self.phase.trajectory_weight > 0.0 && x.is_finite()),
+            distillation_loss: update.distillation_loss.filter(|x| x.is_finite()),
             learning_rate: lr,
             grad_norm: norm.is_finite().then_some(norm),
             clip_factor,

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use diffmas_backends::{Autodiff, ModelBackend};
 
+use super::teacher::TeacherAnswers;
 use super::{
-    CheckpointState, CrossEntropy, DataMark, OneProcess, Optimizer, Phase, Reduce, RunSettings, TrainConfig,
-    phases, read_checkpoint,
+    CheckpointState, CrossEntropy, DataMark, Distillation, FrozenTeacher, OneProcess, Optimizer, Phase,
+    Reduce, RunSettings, Teacher, TrainConfig, phases, read_checkpoint,
 };
 use crate::agents::{AdapterScope, Base, Objective, Team, TeamModel};
 use crate::backbone::{ParameterGroup, ParameterSpecs, Parameters};
@@ -30,6 +31,8 @@ pub struct Trainer<B: ModelBackend> {
     pub(super) parameters: Parameters<B>,
     pub(super) leaves: Parameters<Autodiff<B>>,
     pub(super) objective: Box<dyn Objective<Autodiff<B>>>,
+    /// The targets of samples that have none, where there is a teacher.
+    pub(super) answers: Option<TeacherAnswers<B>>,
     pub(super) reduce: Box<dyn Reduce<B>>,
     pub(super) optimizer: Optimizer<B>,
     pub(super) step: usize,
@@ -45,6 +48,7 @@ impl<B: ModelBackend> Trainer<B> {
     /// If a setting makes no sense, or nothing would learn.
     pub fn new(config: TrainConfig, model: TeamModel<B>, parameters: Parameters<B>) -> Result<Self> {
         config.validate()?;
+        config.check_team(&model.layout.config)?;
         if model.layout.adapters.adapters.values().any(|a| a.config.lora_dropout > 0.0) {
             return Err(Error::invalid(
                 "lora_dropout is not supported: set it to 0 in adapter_config.json to train this adapter",
@@ -59,19 +63,28 @@ impl<B: ModelBackend> Trainer<B> {
         let phases = config.phases(1);
         let specs = model.parameter_specs();
         phases::check(&phases, &specs, &parameters)?;
+        phases::check_slots(&phases, &specs, &model.layout.config, config.trace_gradient)?;
         let silent = phases.iter().any(|p| !p.channel).then(|| {
             let silent = model.without_channel();
             let outer = silent.to_autodiff();
             (silent, outer)
         });
         let phase = phases.into_iter().next().expect("a run has a phase");
+        let mut objective: Box<dyn Objective<Autodiff<B>>> = Box::new(CrossEntropy);
+        let mut answers = None;
+        if config.teacher == Teacher::AllEvidence {
+            let teacher = FrozenTeacher::new(model.backbone.clone());
+            answers = Some(TeacherAnswers::new(teacher.clone(), config.teacher_tokens));
+            objective = Box::new(Distillation::new(teacher, config.distill_weight));
+        }
         Ok(Self {
             outer: model.to_autodiff(),
             leaves: phase.leaves(&parameters, &specs),
             phase,
             writing: None,
             silent,
-            objective: Box::new(CrossEntropy),
+            objective,
+            answers,
             reduce: Box::new(OneProcess),
             optimizer: Optimizer::new(config.weight_decay, config.decay, &specs),
             config,
@@ -116,7 +129,13 @@ impl<B: ModelBackend> Trainer<B> {
         Self { writing: writing.map(Writing::teacher_forced), ..self }
     }
 
-    /// The same run with another objective than cross-entropy.
+    /// The same run with a teacher, where it has one, whose answers end with one of `stop_tokens`; else they end where the model's
+    /// configuration says.
+    pub fn with_stop_tokens(self, stop_tokens: Vec<u32>) -> Self {
+        Self { answers: self.answers.map(|answers| answers.with_stop_tokens(stop_tokens)), ..self }
+    }
+
+    /// The same run with another objective than its settings name.
     pub fn with_objective(self, objective: impl Objective<Autodiff<B>> + 'static) -> Self {
         Self { objective: Box::new(objective), ..self }
     }

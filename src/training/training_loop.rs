@@ -1,5 +1,6 @@
 //! The loop: draws samples, enters phases, updates, writes checkpoints; can be stopped after every update.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use diffmas_backends::{ModelBackend, check_device};
@@ -53,7 +54,7 @@ impl<B: ModelBackend> Trainer<B> {
             return Err(Error::invalid("there is no training sample"));
         }
         let c = &self.config;
-        let lines: Vec<&[TokenizedSample]> = lines(samples).into_iter().map(|line| &samples[line]).collect();
+        let lines = lines(samples);
         let sampler = Sampler::new(lines.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
         let phases = c.phases(sampler.updates_per_epoch());
         let total: usize = phases.iter().map(|p| p.steps).sum();
@@ -73,8 +74,8 @@ impl<B: ModelBackend> Trainer<B> {
                 Some((difficulties, able)) => sampler.update_within(self.step, difficulties, *able),
                 None => sampler.update(self.step),
             };
-            let batches = self.batches(&lines, &drawn)?;
-            let (kind, warmup) = (c.lr_scheduler_type, c.warmup_steps);
+            let batches = self.batches(samples, &lines, &drawn)?;
+            let (kind, warmup) = (self.config.lr_scheduler_type, self.config.warmup_steps);
             let lr = learning_rate(kind, phase.learning_rate, in_phase, warmup, phase.steps);
             let mut metrics = self.update(&batches, lr)?;
             check_device()?;
@@ -108,16 +109,29 @@ impl<B: ModelBackend> Trainer<B> {
         }
     }
 
-    /// The micro-batches of the lines `drawn`, their questions numbered through; on the channel `text`, with messages of the present
-    /// parameters.
-    fn batches(&self, lines: &[&[TokenizedSample]], drawn: &[Vec<usize>]) -> Result<Vec<TeamBatch>> {
+    /// The micro-batches of the `lines` of `samples` that are `drawn`, their questions numbered through; on the channel `text`, with messages of
+    /// the present parameters; with a teacher, its answers for targets that are missing.
+    fn batches(
+        &mut self,
+        samples: &[TokenizedSample],
+        lines: &[Range<usize>],
+        drawn: &[Vec<usize>],
+    ) -> Result<Vec<TeamBatch>> {
         let writing = self.writing.as_ref().filter(|_| self.phase.channel).map(|w| (w, self.team()));
         let mut number = 0..;
         drawn
             .iter()
             .map(|drawn| {
-                let rows: Vec<&TokenizedSample> = drawn.iter().flat_map(|&line| lines[line]).collect();
-                let numbers = number.by_ref().take(rows.len()).collect();
+                let places: Vec<usize> = drawn.iter().flat_map(|&line| lines[line].clone()).collect();
+                let numbers = number.by_ref().take(places.len()).collect();
+                if let Some(answers) = &mut self.answers {
+                    let own = answers.complete(samples, &places)?;
+                    let labelled = places.iter().map(|&i| samples[i].target.is_some()).collect();
+                    return Ok(TeamBatch::new(&own.iter().collect::<Vec<_>>())
+                        .numbered(numbers)
+                        .labelled(labelled));
+                }
+                let rows: Vec<&TokenizedSample> = places.iter().map(|&i| &samples[i]).collect();
                 let Some((writing, team)) = &writing else {
                     return Ok(TeamBatch::new(&rows).numbered(numbers));
                 };

@@ -15,5 +15,6 @@ mod resume;
 mod settings;
 #[cfg(unix)]
 mod sizes;
+mod teacher;
 mod team;
 mod weights;

@@ -7,7 +7,7 @@ use diffmas::engine::{
 };
 use diffmas::evaluation::Control;
 use diffmas::text::Answers;
-use diffmas::training::{StopReason, TrainConfig};
+use diffmas::training::{StopReason, Teacher, TrainConfig};
 use serde_json::{Value, json};
 
 use super::shared::{Place, diffmas, golden};
@@ -94,12 +94,11 @@ fn a_team_that_the_engine_trained_is_the_one_that_the_program_trains_and_it_answ
     assert_eq!(trained.scores[1].eval_loss, Some(scored[0].evaluation.loss));
 }
 
-#[test]
-fn a_run_that_is_cancelled_goes_on_to_the_same_end() {
-    let place = Place::new();
+/// A run of `config` on the data of `place` that is cancelled and gone on with, beside one that is not.
+fn cancel_and_go_on(place: &Place, config: &TrainConfig) -> Trained {
     let request = |engine: &Engine, output: Option<OutputLock>| {
-        let samples = engine.session().data(&place.path("data.jsonl"), Answers::Required, 0).unwrap();
-        TrainRequest { config: training(), output, tensorboard: false, ..TrainRequest::new(samples) }
+        let samples = engine.session().training_data(&place.path("data.jsonl"), config).unwrap();
+        TrainRequest { config: config.clone(), output, tensorboard: false, ..TrainRequest::new(samples) }
     };
     let (whole, dir) = (untrained(), place.path("run"));
     let (_, undisturbed) = train(&whole, request(&whole, None));
@@ -124,6 +123,31 @@ fn a_run_that_is_cancelled_goes_on_to_the_same_end() {
     let losses = |run: &Trained| run.steps.iter().map(|m| m.loss).collect::<Vec<_>>();
     assert_eq!(losses(&resumed), losses(&undisturbed));
     assert_eq!(engine.learned_sha256().unwrap(), whole.learned_sha256().unwrap());
+    undisturbed
+}
+
+#[test]
+fn a_run_that_is_cancelled_goes_on_to_the_same_end() {
+    let untaught = cancel_and_go_on(&Place::new(), &training());
+    assert!(untaught.steps.iter().all(|m| m.distillation_loss.is_none()));
+}
+
+#[test]
+fn so_does_one_whose_teacher_answers_in_place_of_the_data() {
+    let place = Place::new();
+    let lines = fs::read_to_string(place.path("data.jsonl")).unwrap();
+    let mut lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &mut lines[1..] {
+        line.as_object_mut().unwrap().remove("target_ids");
+    }
+    place.write("data.jsonl", lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    let config = TrainConfig { teacher: Teacher::AllEvidence, teacher_tokens: 4, ..training() };
+    let taught = cancel_and_go_on(&place, &config);
+    assert!(taught.steps.iter().all(|m| m.distillation_loss.unwrap() > 0.0));
+    let engine = untrained();
+    let samples = engine.session().data(&place.path("data.jsonl"), Answers::Optional, 0).unwrap();
+    let refused = engine.train(TrainRequest { config, ..TrainRequest::new(samples) }).err().unwrap();
+    assert!(refused.to_string().contains("line 1: there is no prompt for the teacher"), "{refused}");
 }
 
 #[test]

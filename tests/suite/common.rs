@@ -218,11 +218,20 @@ impl<B: ModelBackend> Case<'_, B> {
 
     /// The same by plain autodiff over the whole team.
     pub fn end_to_end(&self, p: &Parameters<B>) -> (f64, Parameters<B>) {
+        self.end_to_end_by(&CrossEntropy, p)
+    }
+
+    /// The same by another objective.
+    pub fn end_to_end_by(
+        &self,
+        objective: &dyn Objective<Autodiff<B>>,
+        p: &Parameters<B>,
+    ) -> (f64, Parameters<B>) {
         let outer = self.model.to_autodiff();
         let plan = &self.plan();
         let weights = &self.weights();
         let (batch, through) = (self.batch, self.through);
-        let objective: Option<&dyn Objective<_>> = Some(&CrossEntropy);
+        let objective = Some(objective);
         let outer = TeamStages { model: &outer, batch, plan, objective, weights, through };
         let all = vec![true; plan.stages.len()];
         end_to_end(&outer, &p.leaves(|_| true), &all)

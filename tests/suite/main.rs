@@ -4,6 +4,7 @@ mod batches;
 mod bits;
 mod channels;
 mod common;
+mod distillation;
 mod generation;
 #[path = "../shared/gguf.rs"]
 #[allow(dead_code)]
@@ -18,6 +19,7 @@ mod precision;
 mod properties;
 mod questions;
 mod references;
+mod slots;
 mod smollm2;
 mod training;
 mod updates;

@@ -7,21 +7,38 @@ use crate::channels::Setting;
 use crate::common::*;
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas::agents::{ChannelKind, FeedKind, LossTerm, Objective, TeamBatch, Text, Topology};
+use diffmas::agents::{ChannelKind, FeedKind, Loss, LossTerm, Objective, TeamBatch, Text, Topology};
 use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::training::{CrossEntropy, Distillation, TrainConfig};
+use diffmas::training::{CrossEntropy, Distillation, Teach, TrainConfig};
 
 /// Numbers `[tokens, V]` of each sample's target, by the sample's number.
 type PerToken = BTreeMap<u64, Vec<Vec<f64>>>;
 
-fn given(numbers: &PerToken) -> impl Fn(u64) -> TensorData + use<> {
+/// What is known of each sample's target tokens, by the sample's number.
+#[derive(Clone, Debug)]
+struct Given(BTreeMap<u64, TensorData>);
+
+impl Given {
+    fn rows<B: Backend>(&self, batch: &TeamBatch) -> Tensor<B, 2> {
+        let device = B::Device::default();
+        let rows = batch.numbers.iter().map(|number| Tensor::from_data(self.0[number].clone(), &device));
+        Tensor::cat(rows.collect(), 0)
+    }
+}
+
+impl<B: ModelBackend> Teach<B> for Given {
+    fn log_probs(&self, batch: &TeamBatch) -> Tensor<B, 2> {
+        self.rows(batch)
+    }
+}
+
+fn given(numbers: &PerToken) -> Given {
     let data = |rows: &Vec<Vec<f64>>| {
         let values: Vec<f32> = rows.iter().flatten().map(|x| *x as f32).collect();
         TensorData::new(values, [rows.len(), rows[0].len()])
     };
-    let data: BTreeMap<u64, TensorData> = numbers.iter().map(|(n, rows)| (*n, data(rows))).collect();
-    move |number| data[&number].clone()
+    Given(numbers.iter().map(|(n, rows)| (*n, data(rows))).collect())
 }
 
 fn log_softmax(logits: &[f64]) -> Vec<f64> {
@@ -66,20 +83,14 @@ fn stranger(like: &PerToken) -> PerToken {
 
 /// A loss that is linear in the logits of the target: its gradient with respect to them is given. Trajectories as ever.
 #[derive(Debug)]
-struct Linear(BTreeMap<u64, TensorData>);
+struct Linear(Given);
 
 impl<B: ModelBackend> Objective<B> for Linear {
-    fn loss(&self, term: LossTerm<'_, B>) -> Tensor<B, 1> {
+    fn loss(&self, term: LossTerm<'_, B>) -> Loss<B> {
         if term.text != Text::Target {
             return CrossEntropy.loss(term);
         }
-        let logits = term.predictions.logits;
-        let slopes: Vec<Tensor<B, 2>> = term
-            .numbers
-            .iter()
-            .map(|number| Tensor::from_data(self.0[number].clone(), &logits.device()))
-            .collect();
-        B::sum(logits * Tensor::cat(slopes, 0)).mul_scalar(term.weight)
+        B::sum(term.predictions.logits * self.0.rows(term.batch)).mul_scalar(term.weight).into()
     }
 }
 
@@ -122,9 +133,7 @@ impl Job for Direct {
                 };
                 log_softmax(row).into_iter().enumerate().map(slope).collect()
             });
-            let slopes = given(&slopes);
-            let linear = Linear(batch.numbers.iter().map(|&n| (n, slopes(n))).collect());
-            let want = case.recomputed_by(&linear, &p);
+            let want = case.recomputed_by(&Linear(given(&slopes)), &p);
             same_gradients(&got.gradients, &want.gradients, 1e-4, &what);
             same_gradients(&want.gradients, &got.gradients, 1e-4, &what);
         }

@@ -6,17 +6,19 @@ use std::sync::{Arc, Mutex};
 
 use crate::batches::open_team;
 use crate::bits::is_exact;
-use crate::channels::{LATENT, Setting};
+use crate::channels::{LATENT, Setting, with_open_gates};
 use crate::common::*;
-use burn::prelude::*;
-use diffmas::agents::{ChannelKind, FeedKind, LossTerm, Objective, PromptBuilder, Text, Topology};
+use diffmas::agents::{
+    ChannelKind, FeedKind, Loss, LossTerm, Objective, PromptBuilder, SlotPlacement, TeamConfig, Text,
+    Topology,
+};
 use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::{Channel, ChannelPair, Message, ReceivedMessages, Rollout};
 use diffmas::evaluation::{Control, evaluate};
 use diffmas::inference::{DecodeOptions, Sampling, Writing};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{CrossEntropy, TrainConfig, Trainer};
+use diffmas::training::{CrossEntropy, Event, StepMetrics, Teacher, TrainConfig, Trainer};
 
 /// Three lines of three, one and two questions, of other lengths: upstream prompts and trajectories of a line's own sample, the final agent's
 /// prompts and targets of all.
@@ -33,7 +35,9 @@ fn questions(samples: &[TokenizedSample]) -> Vec<TokenizedSample> {
             prompts,
             target: asked.target.clone(),
             trajectories: own.trajectories.clone(),
-            source: None,
+            // What is content differs between lines; slots are spread over it.
+            contents: own.prompts.iter().map(|ids| line..ids.len() - 1).collect(),
+            ..TokenizedSample::default()
         }
     };
     let lines = [(0, 3), (1, 1), (2, 2)];
@@ -61,9 +65,15 @@ impl Job for SumOfQuestions {
 
     fn run<B: ModelBackend>(self, device: B::Device) {
         for setting in Setting::all() {
-            for feed in [FeedKind::Identity, FeedKind::Learned] {
+            for feed in [FeedKind::Learned, FeedKind::Slots] {
                 let what = format!("{} {feed}", setting.name());
-                let g = open_team::<B>(&setting, feed, &device);
+                if setting.channel == ChannelKind::TEXT && feed == FeedKind::Slots {
+                    continue;
+                }
+                let change = |c: &mut TeamConfig| {
+                    (c.feed, c.slot_placement) = (feed, SlotPlacement::Spread);
+                };
+                let g = with_open_gates(setting.load_with::<B>(change, &device));
                 let trainer = g.trainer(TrainConfig { trajectory_weight: 0.5, ..TrainConfig::default() });
                 let samples = questions(&g.samples);
                 let together = batch(&samples);
@@ -111,6 +121,54 @@ fn recomputation_with_several_questions_equals_plain_autodiff_and_is_the_slope()
     on_backend(Oracle);
 }
 
+struct Taught;
+
+impl Job for Taught {
+    type Output = ();
+
+    /// Each question has a teacher's prompt of its own, and may lack the answer.
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let setting = Setting::new(ChannelKind::TRACE, Topology::Sequential);
+        let g = open_team::<B>(&setting, FeedKind::Identity, &device);
+        let mut samples = questions(&g.samples);
+        for (sample, open) in samples.iter_mut().zip([false, true, false, true, true, false]) {
+            sample.teacher = Some(sample.prompts.concat());
+            sample.target = sample.target.take().filter(|_| !open);
+        }
+        let config = TrainConfig {
+            teacher: Teacher::AllEvidence,
+            teacher_tokens: 4,
+            batch_size: 8,
+            max_steps: Some(1),
+            ..TrainConfig::default()
+        };
+        let update = |samples: &[TokenizedSample]| {
+            let mut steps = Vec::new();
+            let record = |event: Event<'_>| {
+                if let Event::Step { metrics, .. } = event {
+                    steps.push(metrics.clone());
+                }
+                Ok(())
+            };
+            g.trainer(config.clone()).train(samples, None, || false, record).unwrap();
+            steps.remove(0)
+        };
+        let (got, want) = (update(&samples), update(&apart(&samples)));
+        let both = |of: fn(&StepMetrics) -> Option<f64>, what: &str| {
+            let (got, want) = (of(&got).unwrap(), of(&want).unwrap());
+            close(got, want, want, 1e-5, what);
+        };
+        both(|step| step.loss, "loss");
+        both(|step| step.distillation_loss, "distillation loss");
+        both(|step| step.grad_norm, "gradient");
+    }
+}
+
+#[test]
+fn a_teacher_answers_each_question_of_a_line() {
+    on_backend(Taught);
+}
+
 /// The trace, which notes the rows of every rollout.
 #[derive(Debug, Clone)]
 struct Counting(Arc<Mutex<Vec<usize>>>);
@@ -127,10 +185,11 @@ impl<B: ModelBackend> Channel<B> for Counting {
 struct Answered(Arc<Mutex<Vec<Vec<u64>>>>);
 
 impl<B: ModelBackend> Objective<B> for Answered {
-    fn loss(&self, term: LossTerm<'_, B>) -> Tensor<B, 1> {
+    fn loss(&self, term: LossTerm<'_, B>) -> Loss<B> {
         assert_eq!(term.text, Text::Target);
-        assert_eq!(term.predictions.rows.iter().collect::<BTreeSet<_>>().len(), term.numbers.len());
-        self.0.lock().unwrap().push(term.numbers.to_vec());
+        let numbers = &term.batch.numbers;
+        assert_eq!(term.predictions.rows.iter().collect::<BTreeSet<_>>().len(), numbers.len());
+        self.0.lock().unwrap().push(numbers.clone());
         CrossEntropy.loss(term)
     }
 }

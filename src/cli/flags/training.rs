@@ -1,7 +1,7 @@
 //! How to train.
 
 use clap::Args;
-use diffmas::training::{Curriculum, Decay, LrSchedulerType, PhasePreset, TraceGradient};
+use diffmas::training::{Curriculum, Decay, LrSchedulerType, PhasePreset, Teacher, TraceGradient};
 use serde::Serialize;
 
 use super::{number, one_of};
@@ -71,6 +71,15 @@ pub struct TrainingFlags {
     /// Updates until all samples are drawn [half of the run]
     #[arg(long, value_name = "N")]
     pub curriculum_steps: Option<usize>,
+    /// Whom the final agent learns from, with or without answers in the data [none]
+    #[arg(long, value_parser = one_of::<Teacher>())]
+    pub teacher: Option<Teacher>,
+    /// Weight of the teacher on lines with an answer, from 0 to 1; it is 1 on the others [0.5]
+    #[arg(long, value_name = "W", value_parser = number, allow_negative_numbers = true)]
+    pub distill_weight: Option<f64>,
+    /// Most tokens of the teacher's answer to a line without one [128]
+    #[arg(long, value_name = "N")]
+    pub teacher_tokens: Option<usize>,
     /// Training in phases; --config may have [[phases]] of its own [joint, individual-then-joint]
     #[arg(long)]
     pub phase_preset: Option<PhasePreset>,

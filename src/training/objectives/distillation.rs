@@ -7,19 +7,28 @@ use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
 use super::CrossEntropy;
-use crate::agents::{LossTerm, Objective, Text};
+use crate::agents::{Loss, LossTerm, Objective, TeamBatch, Text};
+
+/// What a team is distilled from.
+pub trait Teach<B: ModelBackend>: Send + Sync {
+    /// `log p_t` over the whole vocabulary at each token of the targets of `batch`, rows one after another; −∞ stands for a probability of 0.
+    ///
+    /// # Shapes
+    /// `[number of target tokens, V]`
+    fn log_probs(&self, batch: &TeamBatch) -> Tensor<B, 2>;
+}
 
 /// `w · KL(p_t ‖ p) + (1 − w) · NLL` over the tokens of the target, at temperature 1 (Hinton et al., arXiv 1503.02531): the teacher's
-/// distribution over the whole vocabulary counts at each of them. Trajectories have no teacher: they are learned by cross-entropy.
+/// distribution over the whole vocabulary counts at each of them. `w = 1` where the target is the teacher's own answer. Trajectories have
+/// no teacher: they are learned by cross-entropy.
 #[derive(Clone)]
 pub struct Distillation<T> {
     teacher: T,
     weight: f64,
 }
 
-impl<T: Fn(u64) -> TensorData> Distillation<T> {
-    /// Learns with weight `w` from `teacher`, which gives `log p_t` at each token of a sample's target, `[tokens, V]`, by the sample's number
-    /// in the update; −∞ stands for a probability of 0.
+impl<T> Distillation<T> {
+    /// Learns with weight `w` from `teacher` where the target stands in the data.
     ///
     /// # Panics
     /// If the weight is not in `[0, 1]`.
@@ -35,23 +44,27 @@ impl<T> fmt::Debug for Distillation<T> {
     }
 }
 
-impl<B: ModelBackend, T: Fn(u64) -> TensorData + Send + Sync> Objective<B> for Distillation<T> {
+impl<B: ModelBackend, T: Teach<B>> Objective<B> for Distillation<T> {
     /// # Panics
     /// If the teacher gives another number of tokens or another vocabulary than the team has.
-    fn loss(&self, term: LossTerm<'_, B>) -> Tensor<B, 1> {
+    fn loss(&self, term: LossTerm<'_, B>) -> Loss<B> {
         if term.text != Text::Target {
             return CrossEntropy.loss(term);
         }
-        let (predictions, weight) = (term.predictions, term.weight);
-        let [_, vocabulary] = predictions.logits.dims();
-        let rows = predictions.rows.chunk_by(|a, b| a == b).map(|row| {
-            let log_p = (self.teacher)(term.numbers[row[0]]);
-            assert_eq!(log_p.shape[..], [row.len(), vocabulary], "the teacher's tokens and vocabulary");
-            Tensor::from_data(log_p, &predictions.logits.device())
-        });
-        let log_p: Tensor<B, 2> = Tensor::cat(rows.collect(), 0);
-        let kl = B::sum(B::token_kl(log_p, predictions.logits.clone()));
-        kl.mul_scalar(weight * self.weight)
-            + B::sum(predictions.nll()).mul_scalar(weight * (1.0 - self.weight))
+        let predictions = term.predictions;
+        let log_p = self.teacher.log_probs(term.batch);
+        assert_eq!(log_p.dims(), predictions.logits.dims(), "the teacher's tokens and vocabulary");
+        let kl = B::token_kl(log_p, predictions.logits.clone());
+        let weight = |&row: &usize| if term.batch.labelled[row] { self.weight } else { 1.0 };
+        let weights: Vec<f64> = predictions.rows.iter().map(weight).collect();
+        let nll = predictions.nll();
+        let each = |weights: Vec<f64>| {
+            let data = TensorData::new(weights, [nll.dims()[0]]).convert_dtype(nll.dtype());
+            Tensor::<B, 1>::from_data(data, (&nll.device(), nll.dtype()))
+        };
+        let rest = weights.iter().map(|w| 1.0 - w).collect();
+        let value = B::sum(kl.clone() * each(weights)) + B::sum(nll.clone() * each(rest));
+        let distillation = B::sum(kl.detach()).mul_scalar(term.weight);
+        Loss { value: value.mul_scalar(term.weight), distillation: Some(distillation) }
     }
 }

@@ -4,4 +4,4 @@ mod cross_entropy;
 mod distillation;
 
 pub use cross_entropy::CrossEntropy;
-pub use distillation::Distillation;
+pub use distillation::{Distillation, Teach};
