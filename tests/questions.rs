@@ -171,6 +171,28 @@ fn texts_of_a_line_are_written_once_and_stand_in_every_question() {
 }
 
 #[test]
+fn a_teacher_answers_questions_that_have_no_answer() {
+    let place = Place::new();
+    let model = letters(&place, "tiny-llama");
+    let unlabelled = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        let questions = line["questions"].as_array_mut().unwrap();
+        questions.iter_mut().skip(1).for_each(|q| drop(q.as_object_mut().unwrap().remove("answer")));
+        line.to_string()
+    };
+    let labelled = fs::read_to_string(data(&place)).unwrap();
+    let open = place.write("open.jsonl", labelled.lines().map(unlabelled).collect::<Vec<_>>().join("\n"));
+    let run = place.path("run");
+    let mut command = diffmas(&[&"train", &"--model", &model, &"--system", &place.write("team.toml", TEAM)]);
+    command.arg("--data").arg(&open).arg("--output").arg(&run);
+    command.args("--batch-size 2 --max-steps 4 --teacher all_evidence --teacher-tokens 3".split(' '));
+    command.assert().success();
+    let steps = lines(&run.join("metrics.jsonl"));
+    assert_eq!(steps.len(), 4);
+    assert!(steps.iter().all(|step| step["distillation_loss"].as_f64().unwrap() > 0.0));
+}
+
+#[test]
 fn the_same_questions_in_other_lines_are_other_data_to_a_checkpoint() {
     let place = Place::new();
     let run = place.path("run");
