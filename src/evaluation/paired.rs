@@ -90,4 +90,38 @@ mod tests {
         let [low, high] = paired.share_interval.unwrap();
         assert!((low - 0.517_50).abs() < 1e-4 && (high - 0.997_19).abs() < 1e-4, "{low} {high}");
     }
+
+    #[test]
+    fn questions_of_a_line_are_no_independent_evidence() {
+        let score = |line: usize, question: usize, loss: f64, right: bool| SampleScore {
+            line,
+            question,
+            loss,
+            target_tokens: 2,
+            trace_positions: 0,
+            is_correct: Some(right),
+        };
+        // Nine lines of `n` questions that all say the same.
+        let of = |n: usize| {
+            let all = |score: &dyn Fn(usize, usize) -> SampleScore| -> Vec<SampleScore> {
+                (0..9)
+                    .flat_map(|line| (1..=n).map(move |question| (line, question)))
+                    .map(|(l, q)| score(l, q))
+                    .collect()
+            };
+            let real = all(&|line, question| score(line, question, line as f64, line < 8));
+            let difference = |line: usize| 0.1 + 0.01 * (line % 3) as f64;
+            let control =
+                all(&|line, question| score(line, question, line as f64 + difference(line), line == 8));
+            Paired::new(&real, &control)
+        };
+        let (one, three) = (of(1), of(3));
+        let near = |a: [f64; 2], b: [f64; 2]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-9);
+        assert!((one.loss_difference - three.loss_difference).abs() < 1e-12);
+        assert!(near(one.loss_interval.unwrap(), three.loss_interval.unwrap()), "three say what one says");
+        assert_eq!((one.only_right, three.only_right), (Some([8, 1]), Some([24, 3])));
+        // Three times as many exact pairs would give [0.708, 0.976]; as in `intervals.rs`, for 8 lines of three and one of three.
+        let [low, high] = three.share_interval.unwrap();
+        assert!((low - 0.428_723_1).abs() < 1e-6 && (high - 0.999_273_4).abs() < 1e-6, "{low} {high}");
+    }
 }
