@@ -75,7 +75,7 @@ impl From<TraceGradient> for String {
 pub struct TrainConfig {
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Samples per micro-batch.
+    /// Data lines per micro-batch, each with all its questions.
     pub batch_size: usize,
     /// Micro-batches per update.
     pub gradient_accumulation_steps: usize,
