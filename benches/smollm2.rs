@@ -193,8 +193,7 @@ fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Va
         let (batch, context) = (upstream.batch(), team.read(&upstream.received));
         let more = |_, _| ControlFlow::Continue(());
         let answers = decode(team.answering(), &batch.prompts[3], &context, &options, &[0], more).unwrap();
-        let latent = team.layout.config.total_steps();
-        positions = batch.tokens() + latent + upstream.written_tokens() + answers[0].token_ids.len();
+        positions = upstream.positions + batch.prompts[3].count() + answers[0].token_ids.len();
         clock.elapsed().as_secs_f64()
     });
     json!({"bench": "answer", "channel": args.channel.name(), "T": args.latent_steps, "message_tokens": args.message_tokens,

@@ -147,7 +147,7 @@ fn a_team_is_trained_scored_and_answers() {
     };
     let trained = score(true, "real", "e1");
     assert!(trained < score(false, "real", "e2"), "training lowers the loss on its own data");
-    for (i, control) in ["none", "zero", "shuffled", "random", "drop:critic"].iter().enumerate() {
+    for (i, control) in ["none", "zero", "shuffled", "random", "self", "drop:critic"].iter().enumerate() {
         assert_ne!(score(true, control, &format!("c{i}")), trained, "{control}");
     }
 

@@ -1,5 +1,7 @@
 //! Samples of a team as one batch.
 
+use std::ops::Range;
+
 use super::{AgentInput, PaddedIds};
 use crate::text::TokenizedSample;
 
@@ -12,6 +14,9 @@ pub struct TeamBatch {
     pub target: Option<PaddedIds>,
     /// Right-padded trajectories, for each upstream agent that has one in some row; empty where none has.
     pub trajectories: Vec<Option<PaddedIds>>,
+    /// For each agent and row, the range of the row's own prompt tokens that is content, where slots are spread over it; empty where whole
+    /// prompts are.
+    pub contents: Vec<Vec<Range<usize>>>,
     /// What a teacher reads before each row's target, left-padded, where every sample says so.
     pub teacher: Option<PaddedIds>,
     /// Whether each row's target stands in the data; else it is the teacher's own answer.
@@ -42,11 +47,13 @@ impl TeamBatch {
             rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
         };
         let trajectories = (0..agents.saturating_sub(1)).map(trajectory).collect();
+        let of_agent = |j: usize| samples.iter().filter_map(|s| s.contents.get(j).cloned()).collect();
         let teacher: Option<Vec<_>> = samples.iter().map(|s| s.teacher.as_deref()).collect();
         Self {
             prompts,
             target: targets.map(|t| PaddedIds::right(&t)),
             trajectories,
+            contents: (0..agents).map(of_agent).collect(),
             teacher: teacher.map(|t| PaddedIds::left(&t)),
             labelled: vec![true; samples.len()],
             numbers: (0..samples.len() as u64).collect(),

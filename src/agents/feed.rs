@@ -13,6 +13,11 @@ use crate::backbone::{Backbone, Parameters};
 /// Name of the trainable matrix `[D, D]` among the parameters.
 pub(super) const LEARNED: &str = "feed.learned";
 
+/// Name of the trainable input embeddings `[T, D]` of the agent `name`.
+pub(super) fn slots_of(name: &str) -> String {
+    format!("slots.{name}")
+}
+
 /// `z = h·W_a`, rescaled to the mean norm `ρ` of the input embeddings, in at least f32.
 #[derive(Clone, Debug)]
 pub struct FeedModule<B: Backend> {
@@ -42,7 +47,7 @@ impl<B: ModelBackend> FeedModule<B> {
     /// `h [B, D]` → `[B, D]`
     ///
     /// # Panics
-    /// If the module was made without `kind`.
+    /// If the module was made without `kind`, or slots are asked for, which are read without any hidden state.
     pub fn forward(
         &self,
         kind: FeedKind,
@@ -59,7 +64,18 @@ impl<B: ModelBackend> FeedModule<B> {
             FeedKind::Soft => {
                 B::frozen_transposed(B::softmax_last(backbone.logits(h)), &backbone.embed_tokens)
             }
+            FeedKind::Slots => unreachable!("slots are read in one pass, not step by step"),
         };
+        self.rescaled(z)
+    }
+
+    /// The input embeddings of the slots of agent `name`, `[T, D]`: what is among `parameters`, rescaled as every feed.
+    pub fn slots(&self, name: &str, parameters: &Parameters<B>) -> Tensor<B, 2> {
+        self.rescaled(parameters.get(&slots_of(name)).clone())
+    }
+
+    /// `z · ρ / max(‖z‖, 1e-6)`, row by row.
+    fn rescaled(&self, z: Tensor<B, 2>) -> Tensor<B, 2> {
         let norm = z.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-6);
         z * norm.recip().mul_scalar(self.rho)
     }

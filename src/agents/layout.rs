@@ -21,4 +21,10 @@ impl TeamLayout {
     pub(crate) fn learns_feed(&self) -> bool {
         (0..self.config.upstream().len()).any(|j| self.config.feed(j) == FeedKind::Learned)
     }
+
+    /// The agents that have slots, and how many.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (&str, usize)> {
+        let all = self.config.upstream().iter().enumerate();
+        all.map(|(j, agent)| (agent.name.as_str(), self.config.slots(j))).filter(|(_, count)| *count > 0)
+    }
 }

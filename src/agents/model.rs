@@ -7,8 +7,8 @@ use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
 use super::{
-    AdapterScope, AgentInput, Embedded, FeedKind, FeedModule, PaddedIds, Predictions, TeamBatch, TeamLayout,
-    TeamPlan,
+    AdapterScope, AgentInput, Embedded, FeedKind, FeedModule, PaddedIds, Predictions, SlotPlacement,
+    SlotPlaces, TeamBatch, TeamLayout, TeamPlan,
 };
 use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook};
 use crate::communication::{ChannelPair, Context, Message, ReceivedMessages, Rollout};
@@ -60,7 +60,8 @@ impl<B: ModelBackend> Team<B> {
         self.channel.inner.send(&self.parameters, rollout, received)
     }
 
-    /// Stage I for `agents`, which run as one batch: prefill, then latent steps. No token is sampled.
+    /// Stage I for `agents`: those with slots run as one batch and one pass, the others as one batch, prefill and then latent steps. No
+    /// token is sampled.
     ///
     /// # Panics
     /// If there is no agent, one of them is the final one, or readings and batch have other rows.
@@ -75,36 +76,98 @@ impl<B: ModelBackend> Team<B> {
             agents.iter().all(|&j| j + 1 < self.layout.config.agents.len()),
             "the final agent answers; it does not think"
         );
+        let has_slots = |i: &usize| plan.agents[agents[*i]].slots.is_some();
+        let (with_slots, serial): (Vec<usize>, Vec<usize>) = (0..agents.len()).partition(has_slots);
+        let part = |places: &[usize]| -> (Vec<usize>, Vec<Context<B>>) {
+            places.iter().map(|&i| (agents[i], contexts[i].clone())).unzip()
+        };
+        let mut rollouts = Vec::with_capacity(agents.len());
+        if !with_slots.is_empty() {
+            let (agents, contexts) = part(&with_slots);
+            rollouts.extend(self.roll_out_slots(&agents, batch, plan, &contexts));
+        }
+        if !serial.is_empty() {
+            let (agents, contexts) = part(&serial);
+            rollouts.extend(self.roll_out_steps(&agents, batch, plan, &contexts));
+        }
+        rollouts.sort_by_key(|rollout| agents.iter().position(|&j| j == rollout.sender));
+        rollouts
+    }
+
+    /// What agents run on as one batch, and its context.
+    fn as_one(&self, agents: &[usize], contexts: &[Context<B>]) -> (Backbone<B>, Context<B>) {
+        match (agents, contexts) {
+            ([j], [context]) => (self.roles[*j].clone(), context.clone()),
+            _ => (self.together(agents), Context::stack(contexts)),
+        }
+    }
+
+    /// Prompts with slots in their places, in one pass.
+    fn roll_out_slots(
+        &self,
+        agents: &[usize],
+        batch: &TeamBatch,
+        plan: &TeamPlan,
+        contexts: &[Context<B>],
+    ) -> Vec<Rollout<B>> {
+        let (backbone, context) = &self.as_one(agents, contexts);
+        let inputs: Vec<(&SlotPlaces, Embedded<B>)> = agents
+            .iter()
+            .map(|&j| {
+                let name = &self.layout.config.agents[j].name;
+                let places = plan.agents[j].slots.as_ref().expect("an agent with slots");
+                let slots = self.feed.slots(name, &self.parameters);
+                (places, places.insert(batch.prompts[j].embed(backbone), slots))
+            })
+            .collect();
+        let lengths: Vec<usize> = inputs.iter().map(|(_, input)| input.len()).collect();
+        let (places, inputs): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
+        let input = Embedded::stack(inputs);
+        let (all, len, d) = (input.batch, input.len(), input.x.dims()[1]);
+        let (hidden, written) = prefill(backbone, input, context, &mut context.start.clone());
+        let hidden = hidden.reshape([all, len, d]);
         let rows = batch.rows();
-        let stacked;
-        let (backbone, context) = match (agents, contexts) {
-            ([j], [context]) => (&self.roles[*j], context.clone()),
-            _ => {
-                stacked = self.together(agents);
-                (&stacked, Context::stack(contexts))
+        let own = |(i, ((&j, places), own)): (usize, ((&usize, &SlotPlaces), usize))| {
+            let (from, skip) = (i * rows, len - own);
+            let [prompt, latent] = places.split_kv(&written.rows(from, rows).slice(skip, len));
+            let [hidden, thought] =
+                places.split_hidden(&hidden.clone().narrow(0, from, rows).narrow(1, skip, own));
+            let state = |x: &Tensor<B, 3>, at: usize| x.clone().narrow(1, at, 1).squeeze_dim::<2>(1);
+            let first = state(&hidden, hidden.dims()[1] - 1);
+            let latents = (0..latent.len()).map(|t| state(&thought, t));
+            Rollout {
+                sender: j,
+                transmit: self.layout.config.transmit(j),
+                dropped: plan.agents[j].dropped.clone(),
+                prompt,
+                latents: std::iter::once(first).chain(latents).collect(),
+                latent: Some(latent),
+                hidden,
             }
         };
+        agents.iter().zip(places).zip(lengths).enumerate().map(own).collect()
+    }
+
+    /// Prefill, then latent steps one after another.
+    fn roll_out_steps(
+        &self,
+        agents: &[usize],
+        batch: &TeamBatch,
+        plan: &TeamPlan,
+        contexts: &[Context<B>],
+    ) -> Vec<Rollout<B>> {
+        let rows = batch.rows();
+        let (backbone, context) = &self.as_one(agents, contexts);
         let prompts = agents.iter().map(|&j| batch.prompts[j].embed(backbone));
         let prompt = Embedded::stack(prompts.collect());
         let (all, len) = (prompt.batch, prompt.len());
         let steps: Vec<usize> = agents.iter().map(|&j| plan.agents[j].steps).collect();
-        let mut next = context.start.clone();
-        let (hidden, written) = prefill(backbone, prompt, &context, &mut next);
-        let mut h = last_position(hidden.clone(), all);
-        let mut latents = vec![h.clone()];
-        let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&written]).collect();
-        let mut tail: Option<KeyValues<B>> = None;
-        for t in 0..steps.iter().copied().max().unwrap_or(0) {
-            // Agents that have finished stay in the batch, unseen, until all have.
-            let thinks: Vec<bool> = steps.iter().flat_map(|&n| vec![t < n; rows]).collect();
-            let z = Embedded { x: self.next_input(agents, h, backbone), batch: all, valid: thinks };
-            let hook = context.hook();
-            let (hidden, grown) = read_on(backbone, z, &past, tail.as_ref(), hook, &mut next);
-            h = hidden;
-            latents.push(h.clone());
-            tail = Some(grown);
-        }
-        let d = h.dims()[1];
+        // Agents that have finished stay in the batch, unseen, until all have.
+        let seen = |t: usize| steps.iter().flat_map(|&n| vec![t < n; rows]).collect();
+        let most = steps.iter().copied().max().unwrap_or(0);
+        let Stepped { prompt: written, hidden, latent: tail, latents, .. } =
+            self.run_steps(agents, backbone, prompt, context, (0..most).map(seen).collect());
+        let d = hidden.dims()[1];
         let hidden = hidden.reshape([all, len, d]);
         agents
             .iter()
@@ -127,6 +190,33 @@ impl<B: ModelBackend> Team<B> {
                 }
             })
             .collect()
+    }
+
+    /// Prefill of `prompt` on `backbone`, then a latent step for each of `seen` (`[B]` each: rows that later positions see it in), by the feeds of
+    /// `agents`, whose rows stand one under the other.
+    pub(super) fn run_steps(
+        &self,
+        agents: &[usize],
+        backbone: &Backbone<B>,
+        prompt: Embedded<B>,
+        context: &Context<B>,
+        seen: Vec<Vec<bool>>,
+    ) -> Stepped<B> {
+        let batch = prompt.batch;
+        let mut next = context.start.clone();
+        let (hidden, written) = prefill(backbone, prompt, context, &mut next);
+        let mut h = last_position(hidden.clone(), batch);
+        let mut latents = vec![h.clone()];
+        let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&written]).collect();
+        let mut latent: Option<KeyValues<B>> = None;
+        for valid in seen {
+            let z = Embedded { x: self.next_input(agents, h, backbone), batch, valid };
+            let (hidden, grown) = read_on(backbone, z, &past, latent.as_ref(), context.hook(), &mut next);
+            h = hidden;
+            latents.push(h.clone());
+            latent = Some(grown);
+        }
+        Stepped { prompt: written, hidden, latent, latents, next }
     }
 
     /// Stage I of all upstream agents that send something: what the final agent finds.
@@ -179,8 +269,8 @@ impl<B: ModelBackend> Team<B> {
         predict_target(self.answering(), prompt, target, context)
     }
 
-    /// What an upstream agent predicts of every token of its trajectory, which follows its latent positions in a branch of its own:
-    /// nothing of it is passed on. `next` is the id of the branch's first position per row.
+    /// What an upstream agent predicts of every token of its trajectory in a branch of its own, of which nothing is passed on. It follows the
+    /// latent positions; where the agent has slots, the prompt's last position, and sees those slots that stand before that. `next` is the id of the branch's first position per row.
     pub fn predict_trajectory(
         &self,
         rollout: &Rollout<B>,
@@ -189,7 +279,10 @@ impl<B: ModelBackend> Team<B> {
         next: &[u32],
     ) -> Predictions<B> {
         let backbone = &self.roles[rollout.sender];
-        let first = rollout.latents.last().expect("h_0 is always there").clone();
+        let config = &self.layout.config;
+        let slots = config.slots(rollout.sender) > 0;
+        let first = if slots { rollout.latents.first() } else { rollout.latents.last() };
+        let first = first.expect("h_0 is always there").clone();
         let [batch, d] = first.dims();
         let mut states = first.unsqueeze_dim::<3>(1);
         if trajectory.len > 1 {
@@ -197,7 +290,8 @@ impl<B: ModelBackend> Team<B> {
             let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&rollout.prompt]).collect();
             let len = input.len;
             let input = AgentInput::from(input).embed(backbone);
-            let (tail, hook) = (rollout.latent.as_ref(), context.hook());
+            let behind = slots && config.slot_placement == SlotPlacement::End;
+            let (tail, hook) = (rollout.latent.as_ref().filter(|_| !behind), context.hook());
             let (hidden, _) = read_on(backbone, input, &past, tail, hook, &mut next.to_vec());
             states = Tensor::cat(vec![states, hidden.reshape([batch, len, d])], 1);
         }
@@ -265,6 +359,20 @@ fn predict<B: ModelBackend>(
     let n = at.len();
     let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &backbone.device());
     Predictions { logits: backbone.logits(hidden.select(0, at)), tokens, rows }
+}
+
+/// What a prefill and latent steps leave.
+pub(super) struct Stepped<B: Backend> {
+    /// Keys and values of the prompt.
+    pub prompt: KeyValues<B>,
+    /// Hidden states of the prompt, `[B·n, D]`.
+    pub hidden: Tensor<B, 2>,
+    /// Keys and values of the latent steps, if there were any.
+    pub latent: Option<KeyValues<B>>,
+    /// `h_0 … h_T`, `[B, D]` each.
+    pub latents: Vec<Tensor<B, 2>>,
+    /// Per row, the id of the next position.
+    pub next: Vec<u32>,
 }
 
 /// The rows `from..from + count` of `h`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::Rng;
 
-use super::{TeamBatch, TeamConfig};
+use super::{SlotPlacement, SlotPlaces, TeamBatch, TeamConfig};
 use crate::backbone::Positions;
 use crate::communication::{MessageLayout, RolloutLayout, Transmit};
 use crate::random::generator;
@@ -25,11 +25,15 @@ pub struct AgentPlan {
     pub reads: Vec<Read>,
     /// Per row, the id of its first position: the largest id ever issued in what it reads, plus one.
     pub start: Vec<u32>,
-    /// Per row, the first id after its prompt and its latent steps.
+    /// Per row, the first id after its prompt and its latent positions.
     pub end: Vec<u32>,
+    /// Per row, the first id of its trajectory: behind the latent steps, but where slots stand behind the prompt, in place of them.
+    pub branch: Vec<u32>,
+    /// Where its slots stand, if it has any that something reads.
+    pub slots: Option<SlotPlaces>,
     /// The form of its message; empty for the final agent.
     pub message: MessageLayout,
-    /// Latent steps that are computed: none where they have no reader.
+    /// Latent positions that are computed: none where they have no reader.
     pub steps: usize,
     /// Rows whose message communication dropout hides from its readers.
     pub dropped: Vec<bool>,
@@ -79,15 +83,37 @@ impl TeamPlan {
             let heard: Vec<usize> =
                 config.reads(j).into_iter().filter(|&r| !agents[r].message.is_empty()).collect();
             let (reads, start) = place(&agents, &heard, batch.rows());
+            let (valid, steps) = (batch.prompts[j].valid(), config.steps(j));
+            let slots = (config.slots(j) > 0).then(|| {
+                let contents = batch.contents.get(j).map_or(&[][..], Vec::as_slice);
+                SlotPlaces::new(config.slot_placement, valid, batch.rows(), contents, steps)
+            });
             let mut end = start.clone();
-            let prompt = Positions::issue(batch.prompts[j].valid(), &mut end);
-            let steps = config.steps(j);
-            let latent = Positions::issue(&vec![true; batch.rows() * steps], &mut end);
+            let at_end = slots.is_some() && config.slot_placement == SlotPlacement::End;
+            let (prompt, latent, branch) = match &slots {
+                Some(slots) if !at_end => {
+                    let [prompt, latent] = slots.issue(valid, &mut end);
+                    (prompt, latent, end.clone())
+                }
+                _ => {
+                    let prompt = Positions::issue(valid, &mut end);
+                    let after = end.clone();
+                    let latent = Positions::issue(&vec![true; batch.rows() * steps], &mut end);
+                    (prompt, latent, if at_end { after } else { end.clone() })
+                }
+            };
             let rollout = RolloutLayout { sender: j, prompt, latent, transmit: config.transmit(j) };
             let message = if j < last { layout(&rollout) } else { MessageLayout::default() };
-            let unread = config.transmit(j) == Transmit::Prompt && !batch.has_trajectory(j);
+            let unread = config.transmit(j) == Transmit::Prompt
+                && match slots {
+                    // A prompt with slots in it is another one.
+                    Some(_) => at_end,
+                    None => !batch.has_trajectory(j),
+                };
+            let slots = slots.filter(|_| !unread);
             let steps = if unread { 0 } else { steps };
-            agents.push(AgentPlan { reads, start, end, message, steps, dropped: vec![false; batch.rows()] });
+            let dropped = vec![false; batch.rows()];
+            agents.push(AgentPlan { reads, start, end, branch, slots, message, steps, dropped });
         }
         let stages = stages(&agents, |j| batch.has_trajectory(j));
         Self { agents, stages }

@@ -2,12 +2,13 @@
 
 mod teacher;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::AgentConfig;
+use super::{AgentConfig, SlotPlacement, TeamConfig};
 use crate::error::{Error, Result};
 use crate::files::nearest;
 use crate::text::jinja::{Failure, Style, Templates};
@@ -20,6 +21,7 @@ struct Tokens {
     prompts: Vec<Vec<u32>>,
     target: Option<Vec<u32>>,
     trajectories: Vec<Option<Vec<u32>>>,
+    contents: Vec<Range<usize>>,
 }
 
 /// The compiled prompt templates of a team, and the tokenizer.
@@ -35,7 +37,12 @@ pub struct PromptBuilder {
     templates: Templates,
     tokenizer: Option<Arc<Tokenizer>>,
     thinking: Thinking,
+    /// Whether samples say which of a prompt's tokens are the last user turn's content.
+    finds_contents: bool,
 }
+
+/// A character of private use: no text holds it, and no template trims it away.
+const MARK: &str = "\u{e000}";
 
 const SYSTEM: usize = 0;
 const USER: usize = 1;
@@ -79,12 +86,19 @@ impl PromptBuilder {
             templates,
             tokenizer,
             thinking: Thinking::Auto,
+            finds_contents: false,
         })
     }
 
     /// The same prompts with `thinking` told to the chat template.
     pub fn with_thinking(self, thinking: Thinking) -> Self {
         Self { thinking, ..self }
+    }
+
+    /// The same prompts, and which of their tokens are content, where `team` spreads slots over that.
+    pub fn with_contents_for(self, team: &TeamConfig) -> Self {
+        let slots = (0..team.upstream().len()).any(|j| team.slots(j) > 0);
+        Self { finds_contents: slots && team.slot_placement == SlotPlacement::Spread, ..self }
     }
 
     /// The token ids of `sample`, which stands in the file at `path`; `vocab_size` is the number of
@@ -97,7 +111,7 @@ impl PromptBuilder {
     /// Names file, line, agent and field: a variable that the line does not have, a role without ids or ids
     /// without a role, an id outside the vocabulary, an empty prompt; text without a tokenizer.
     pub fn build(&self, path: &Path, sample: &Sample, vocab_size: usize) -> Result<TokenizedSample> {
-        let Tokens { prompts, target, trajectories } = match &sample.ids {
+        let Tokens { prompts, target, trajectories, contents } = match &sample.ids {
             Some(ids) => self.take_ids(ids).map_err(|m| Error::line(path, sample.line, m))?,
             None => self.tokenise(path, sample)?,
         };
@@ -120,7 +134,15 @@ impl PromptBuilder {
             check(if text { "the answer" } else { "`target_ids`" }.to_string(), ids)?;
         }
         let source = Some(Arc::new(sample.clone()));
-        Ok(TokenizedSample { line: sample.line, prompts, target, trajectories, teacher: None, source })
+        Ok(TokenizedSample {
+            line: sample.line,
+            prompts,
+            target,
+            trajectories,
+            contents,
+            teacher: None,
+            source,
+        })
     }
 
     /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
@@ -202,7 +224,7 @@ impl PromptBuilder {
         let target = Some(ids.target_ids.clone()).filter(|ids| !ids.is_empty());
         self.check_roles("trajectory_ids", ids.trajectory_ids.keys())?;
         let trajectories = self.names.iter().map(|name| ids.trajectory_ids.get(name).cloned()).collect();
-        Ok(Tokens { prompts, target, trajectories })
+        Ok(Tokens { prompts, target, trajectories, contents: Vec::new() })
     }
 
     /// Refuses trajectories of anyone but the upstream agents.
@@ -256,13 +278,42 @@ impl PromptBuilder {
         }
     }
 
-    /// The chat template over `messages`, with the generation prompt.
+    /// The chat template over `messages`, with the generation prompt; without one, their plain text.
+    fn prompt_text(&self, tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String> {
+        match tokenizer.chat_template() {
+            Some(template) => template.render(messages, true, self.thinking),
+            None => Ok(plain(messages)),
+        }
+    }
+
+    /// The token ids of the prompt that `messages` become.
     fn encode_prompt(&self, tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<Vec<u32>> {
+        let text = self.prompt_text(tokenizer, messages)?;
         match tokenizer.chat_template() {
             // It writes the special tokens itself.
-            Some(template) => tokenizer.encode(&template.render(messages, true, self.thinking)?),
-            None => tokenizer.encode_plain(&plain(messages)),
+            Some(_) => tokenizer.encode(&text),
+            None => tokenizer.encode_plain(&text),
         }
+    }
+
+    /// Which tokens of the prompt that `messages` become are the content of the last user turn.
+    fn content(&self, tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<Range<usize>> {
+        let text = self.prompt_text(tokenizer, messages)?;
+        // What stands around the content is what stands around another one.
+        let mut marked = messages.to_vec();
+        marked.last_mut().expect("a prompt has a user turn").content = MARK.into();
+        let marked = self.prompt_text(tokenizer, &marked)?;
+        let around = marked.split_once(MARK).filter(|(before, after)| {
+            text.starts_with(before) && text.ends_with(after) && text.len() >= before.len() + after.len()
+        });
+        let (before, after) = around.ok_or_else(|| {
+            Error::invalid(
+                "the chat template makes the prompt depend on what the user turn says, so that no slots can be spread over that; use \
+                 slot_placement = \"end\"",
+            )
+        })?;
+        let part = before.len()..text.len() - after.len();
+        tokenizer.tokens_of(&text, tokenizer.chat_template().is_none(), part)
     }
 
     fn tokenise(&self, path: &Path, sample: &Sample) -> Result<Tokens> {
@@ -276,10 +327,15 @@ impl PromptBuilder {
         };
         let context = self.context(sample, &[]);
         let mut prompts = Vec::with_capacity(self.names.len());
+        let mut contents = Vec::new();
         for (index, name) in self.names.iter().enumerate() {
             let messages = self.messages_after(&context, path, sample, index, &[])?;
             let ids = self.encode_prompt(tokenizer, &messages);
             prompts.push(ids.map_err(|e| at_line(format!("agent `{name}`: {e}")))?);
+            if self.finds_contents {
+                let content = self.content(tokenizer, &messages);
+                contents.push(content.map_err(|e| at_line(format!("agent `{name}`: {e}")))?);
+            }
         }
         let turn = |text: &String, what: String| {
             let mut ids = tokenizer.encode(text).map_err(|e| at_line(format!("{what}: {e}")))?;
@@ -293,7 +349,7 @@ impl PromptBuilder {
             text.map(|text| turn(text, format!("`trajectories.{name}`"))).transpose()
         };
         let trajectories = self.names.iter().map(trajectory).collect::<Result<_>>()?;
-        Ok(Tokens { prompts, target, trajectories })
+        Ok(Tokens { prompts, target, trajectories, contents })
     }
 }
 
@@ -354,6 +410,7 @@ fn plain(messages: &[ChatMessage]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::FeedKind;
     use super::*;
     use crate::text::tokenizer::tests::tiny;
 
@@ -404,6 +461,40 @@ mod tests {
                 .target,
             None
         );
+    }
+
+    #[test]
+    fn what_the_last_user_turn_says_is_found_among_its_tokens() {
+        let template =
+            "{% for m in messages %}{{ m.role }}:{{ m.content | trim }}{{ eos_token }}{% endfor %}assistant:";
+        let spread = |user: &str, template: Option<&str>| {
+            let (tokenizer, team) =
+                (Arc::new(tiny(template)), agents(&[("a", Some("S"), Some(user)), ("b", None, Some("x"))]));
+            let team = TeamConfig {
+                feed: FeedKind::Slots,
+                slot_placement: SlotPlacement::Spread,
+                agents: team,
+                ..TeamConfig::default()
+            };
+            let builder = PromptBuilder::new(&team.agents, Some(tokenizer.clone())).unwrap();
+            let built = builder.with_contents_for(&team).build(
+                PATH.as_ref(),
+                &text_sample(json!({"question": "q"}), None),
+                1000,
+            );
+            built.map(|built| {
+                let inside: Vec<u32> = built.prompts[0][built.contents[0].clone()].to_vec();
+                (tokenizer.decode(&inside).unwrap(), built.contents[0].clone(), built.prompts[0].len())
+            })
+        };
+        // Also where the same words stand behind it.
+        let (text, range, n) = spread(" assistant {{ question }}:", Some(template)).unwrap();
+        assert_eq!((text.as_str(), n - range.end), ("assistant q:", 1 + "assistant:".len()));
+        let (text, range, n) = spread("{{ question }} q", None).unwrap();
+        assert_eq!((text.as_str(), n - range.end), ("q q", 1));
+        let counts = "{% for m in messages %}{{ m.content | length }}{{ m.content }}{% endfor %}";
+        let error = spread("two words", Some(counts)).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("depend on what the user turn says"), "{error}");
     }
 
     #[test]
@@ -484,6 +575,7 @@ mod tests {
                 prompts: vec![vec![8], vec![1, 2]],
                 target: Some(vec![5]),
                 trajectories: vec![None, None],
+                contents: Vec::new(),
                 teacher: None,
                 source: Some(Arc::new(sample.clone())),
             }

@@ -9,7 +9,7 @@ use diffmas_backends::ModelBackend;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{AdapterScope, AdapterSet, Base, Origin, TeamConfig, TeamLayout, TeamModel};
+use super::{AdapterScope, AdapterSet, Base, Origin, SlotPlacement, TeamConfig, TeamLayout, TeamModel};
 use crate::backbone::{Backbone, ParameterSpec, Parameters};
 use crate::checkpoint::peft::{COMMUNICATION, COMMUNICATION_CONFIG};
 use crate::checkpoint::{read_safetensors, write_safetensors};
@@ -24,6 +24,11 @@ struct CommunicationConfig {
     hidden_size: usize,
     num_hidden_layers: usize,
     learned_feed: bool,
+    /// Slots by role, where there are any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    slots: BTreeMap<String, usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot_placement: Option<SlotPlacement>,
     #[serde(flatten)]
     channel_config: Map<String, Value>,
 }
@@ -31,11 +36,15 @@ struct CommunicationConfig {
 impl CommunicationConfig {
     fn of<B: ModelBackend>(model: &TeamModel<B>) -> Self {
         let TeamLayout { config, sizes, .. } = &*model.layout;
+        let slots: BTreeMap<_, _> =
+            model.layout.slots().map(|(name, count)| (name.to_string(), count)).collect();
         Self {
             channel: config.channel.clone(),
             hidden_size: sizes.hidden_size,
             num_hidden_layers: sizes.num_hidden_layers,
             learned_feed: model.layout.learns_feed(),
+            slot_placement: (!slots.is_empty()).then_some(config.slot_placement),
+            slots,
             channel_config: model.channel.inner.config(),
         }
     }
@@ -71,7 +80,7 @@ impl<B: ModelBackend> TeamModel<B> {
             parameters.extend(found.ok_or_else(|| {
                 Error::file(
                     dir,
-                    "this team needs communication.safetensors (its channel or learned feed) in this folder or the one above",
+                    "this team needs communication.safetensors (its channel, learned feed or slots) in this folder or the one above",
                 )
             })?);
         }

@@ -127,7 +127,7 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
         {
             if let (Some(objective), Some(trajectory)) = (self.objective, self.batch.trajectory(j)) {
                 let predictions =
-                    team.predict_trajectory(&rollout, trajectory, context, &self.plan.agents[j].end);
+                    team.predict_trajectory(&rollout, trajectory, context, &self.plan.agents[j].branch);
                 let own = objective
                     .loss(self.term(Text::Trajectory(j), predictions, self.weights.trajectories[j]))
                     .value;

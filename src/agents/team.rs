@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::SlotPlacement;
 use crate::backbone::BackboneConfig;
 use crate::communication::{
     ChannelConfig, ChannelSettings, OverwriteUpdate, TeamSizes, Transmit, VectorsSettings,
@@ -39,6 +40,8 @@ named_enum! {
         Soft = "soft",
         /// Through a trainable matrix.
         Learned = "learned",
+        /// No hidden state: all latent positions are trainable input embeddings of the role, read in one pass.
+        Slots = "slots",
     }
 }
 
@@ -71,6 +74,8 @@ pub struct TeamConfig {
     pub overwrite_update: OverwriteUpdate,
     /// Most tokens that an upstream agent writes on the channel `text`, where it does not set its own.
     pub message_tokens: usize,
+    /// Where the slots of `feed = "slots"` stand in a prompt.
+    pub slot_placement: SlotPlacement,
     /// What a teacher reads as the user's turn, a template over the fields of a data line, in place of the agents' own prompts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_user: Option<String>,
@@ -140,6 +145,7 @@ impl Default for TeamConfig {
             encoder_position_prior: vectors.encoder_position_prior,
             overwrite_update: OverwriteUpdate::default(),
             message_tokens: 128,
+            slot_placement: SlotPlacement::default(),
             teacher_user: None,
             agents: Vec::new(),
         }
@@ -260,6 +266,11 @@ impl TeamConfig {
             return 0;
         }
         self.upstream().get(j).map_or(0, |agent| agent.latent_steps.unwrap_or(self.latent_steps))
+    }
+
+    /// How many slots agent `j` has: its latent positions, where its feed is `slots`.
+    pub fn slots(&self, j: usize) -> usize {
+        if self.feed(j) == FeedKind::Slots { self.steps(j) } else { 0 }
     }
 
     /// Latent steps of all agents together.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use diffmas_backends::{Autodiff, ModelBackend};
 
-use super::feed::LEARNED;
-use super::{AdapterSet, FeedKind, FeedModule, Team, TeamConfig, TeamLayout};
+use super::feed::{LEARNED, slots_of};
+use super::{AdapterSet, FeedKind, FeedModule, SlotPlacement, Team, TeamConfig, TeamLayout};
 use crate::backbone::{Backbone, ParameterGroup, ParameterSpec, ParameterSpecs, Parameters, Pull};
 use crate::communication::{ChannelPair, Initializer, NoChannel, initialize};
 
@@ -89,11 +89,18 @@ impl<B: ModelBackend> TeamModel<B> {
             let spec = ParameterSpec::new(LEARNED, [sizes.hidden_size; 2], ParameterGroup::FEED);
             (spec.pulled(Pull::Identity), Initializer::Identity)
         });
-        of_channel.chain(feed).collect()
+        let slots = self.layout.slots().map(|(name, count)| {
+            let spec = ParameterSpec::new(slots_of(name), [count, sizes.hidden_size], ParameterGroup::SLOTS);
+            // Behind the prompt only messages hold them; spread in it, the agent's own text, too.
+            let needs_channel = config.slot_placement == SlotPlacement::End;
+            let deviation = self.feed.rho / (sizes.hidden_size as f64).sqrt();
+            (ParameterSpec { needs_channel, ..spec.spared() }, Initializer::Normal(deviation))
+        });
+        of_channel.chain(feed).chain(slots).collect()
     }
 
     /// Fresh values of everything that the team learns, drawn from `seed`: the adapters' factors, the channel's weights and, where an agent
-    /// uses it, the learned feed.
+    /// uses them, the learned feed and slots.
     pub fn init(&self, seed: u64) -> Parameters<B> {
         let TeamLayout { config, adapters, sizes } = &*self.layout;
         let mut all = adapters.init(config, sizes, seed, &self.backbone.device());

@@ -56,6 +56,19 @@ impl Positions {
         }
     }
 
+    /// The columns of each row with these indices, `[B, m]` row-major.
+    pub(crate) fn gathered(&self, columns: &[usize]) -> Self {
+        let len = columns.len() / self.batch;
+        let from: Vec<usize> =
+            columns.iter().enumerate().map(|(i, column)| i / len * self.len + column).collect();
+        Self {
+            batch: self.batch,
+            len,
+            ids: from.iter().map(|&i| self.ids[i]).collect(),
+            valid: from.iter().map(|&i| self.valid[i]).collect(),
+        }
+    }
+
     /// Several lists of positions of the same rows, one after another.
     ///
     /// # Panics

@@ -6,7 +6,9 @@ use diffmas::engine::{
     Conditions, Engine, EngineConfig, EvaluateEvent, EvaluateRequest, OutputLock, Part, RunState, Scored,
     Session, run_of,
 };
-use diffmas::evaluation::{Checking, Control, ControlledScore, Evaluation, Paired, SampleScore, ScoredBatch};
+use diffmas::evaluation::{
+    Checking, Control, ControlledScore, Evaluation, Gain, Paired, SampleScore, ScoredBatch,
+};
 use diffmas::files::{write_json, write_jsonl};
 use diffmas::settings::{Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
@@ -88,9 +90,9 @@ impl EvalCommand {
         let data = required(&data, "data")?;
         let room = if self.accuracy { self.max_new_tokens } else { 0 };
         let samples = session.data(data, Answers::Required, room)?;
-        let controls = self.controls(&session, samples.len());
+        let controls = self.controls(&session, &samples);
         for control in &controls {
-            control.validate(&session.team, samples.len())?;
+            self.check(control, &session, &samples)?;
         }
         let lock = self.output.as_deref().map(|dir| self.lock(dir)).transpose()?;
         if let Some(lock) = lock.as_ref().filter(|_| self.overwrite) {
@@ -196,14 +198,29 @@ impl EvalCommand {
     }
 
     /// The controls that are asked for: all that mean something for the team and so many samples, or one.
-    fn controls(&self, session: &Session, samples: usize) -> Vec<Control> {
+    fn controls(&self, session: &Session, samples: &[TokenizedSample]) -> Vec<Control> {
         if !self.all_controls {
             return vec![self.control.clone()];
         }
         let drops = session.team.upstream().iter().map(|agent| Control::Drop(agent.name.clone()));
-        let all = [Control::Real, Control::None, Control::Zero, Control::Shuffled, Control::Random];
-        let mean = |c: &Control| c.validate(&session.team, samples).is_ok();
+        let all = [
+            Control::Real,
+            Control::None,
+            Control::Zero,
+            Control::Shuffled,
+            Control::Random,
+            Control::SelfRollout,
+        ];
+        let mean = |c: &Control| self.check(c, session, samples).is_ok();
         all.into_iter().chain(drops).filter(mean).collect()
+    }
+
+    /// Refuses a control that cannot be applied to the team and its data.
+    fn check(&self, control: &Control, session: &Session, samples: &[TokenizedSample]) -> Result<()> {
+        control.validate(&session.team, samples.len())?;
+        let answer = if self.accuracy || self.all_controls { self.max_new_tokens } else { 0 };
+        let room = session.model.config.max_position_embeddings;
+        control.check_context(&session.team, samples, answer, room)
     }
 
     /// How answers are checked, where that is asked for.
@@ -288,8 +305,28 @@ fn table(all: &[Scored]) -> String {
         ));
     }
     let first = &all[0].evaluation;
+    lines.extend(all.iter().flat_map(|scored| scored.evaluation.gains.named()).map(gain));
     lines.push(format!("{} samples, {} target tokens", first.samples, first.target_tokens));
     lines.join("\n")
+}
+
+/// What the real message is better by than a control, with 95 % intervals.
+fn gain((name, control, gain): (&str, Control, Gain)) -> String {
+    let interval = |i: Option<[f64; 2]>, digits: usize| {
+        i.map_or(String::new(), |[low, high]| format!(" [{low:+.digits$}, {high:+.digits$}]"))
+    };
+    let percent = |i: Option<[f64; 2]>| i.map(|i| i.map(|x| 100.0 * x));
+    let accuracy = gain.accuracy.map(|accuracy| {
+        let interval = interval(percent(gain.accuracy_interval), 1);
+        format!(", {:+.1}{interval} points of accuracy", 100.0 * accuracy)
+    });
+    format!(
+        "{:<38} {:+.4}{} nats{}",
+        format!("{name} (real over {control}):"),
+        gain.loss,
+        interval(gain.loss_interval, 4),
+        accuracy.unwrap_or_default()
+    )
 }
 
 /// Scores with progress; `keep` is told every batch.

@@ -97,7 +97,7 @@ fn check_adapter(dir: &Path, origin: Option<&Origin>) -> Result<()> {
     let beside = [dir, dir.parent().unwrap_or(Path::new("."))];
     if beside.iter().any(|dir| dir.join(COMMUNICATION).exists()) {
         tracing::warn!(
-            "the communication modules beside the adapter are no part of a model and are not merged"
+            "the communication modules beside the adapter (its channel's, a learned feed, slots) are no part of a model: they are not merged and stay beside it"
         );
     }
     Ok(())

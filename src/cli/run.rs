@@ -216,10 +216,11 @@ impl RunCommand {
         if traced && channel.text {
             return Err(Error::invalid("on the channel `text` there is no trace to save or load"));
         }
-        if traced && self.control == Control::Shuffled {
-            return Err(Error::invalid(
-                "--control shuffled cannot be combined with --save-trace or --load-trace",
-            ));
+        if traced && [Control::Shuffled, Control::SelfRollout].contains(&self.control) {
+            return Err(Error::invalid(format!(
+                "--control {} cannot be combined with --save-trace or --load-trace",
+                self.control
+            )));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The states of one latent rollout, of which a channel makes a message.
 
 use burn::prelude::*;
+use burn::tensor::TensorData;
 
 use super::{Segment, SegmentLayout};
 use crate::backbone::{KeyValues, Positions};
@@ -82,7 +83,8 @@ impl<B: Backend> Rollout<B> {
         }
     }
 
-    /// Hidden states of the transmitted positions `[B, n, D]` and which of them are real, `[B, n]` row-major.
+    /// Hidden states of the transmitted positions `[B, n, D]`, in the order in which they stand, and which of them are real, `[B, n]`
+    /// row-major.
     pub fn hidden_states(&self) -> (Tensor<B, 3>, Vec<bool>) {
         let latent = || self.latents[1..].iter().map(|h| h.clone().unsqueeze_dim::<3>(1));
         let (prompt, rollout) = (&self.prompt.positions, self.latent.as_ref().map(|l| &l.positions));
@@ -90,9 +92,28 @@ impl<B: Backend> Rollout<B> {
             (Transmit::Latent, Some(rollout)) => (Tensor::cat(latent().collect(), 1), rollout.valid.clone()),
             (Transmit::All, Some(rollout)) => {
                 let states = std::iter::once(self.hidden.clone()).chain(latent()).collect();
-                (Tensor::cat(states, 1), Positions::cat(&[prompt, rollout], prompt.batch).valid)
+                in_order(Tensor::cat(states, 1), Positions::cat(&[prompt, rollout], prompt.batch))
             }
             _ => (self.hidden.clone(), prompt.valid.clone()),
         }
     }
+}
+
+/// States `[B, n, D]` and which of them are real, in the order of their position ids; padding stays in front of what it stands before.
+fn in_order<B: Backend>(states: Tensor<B, 3>, positions: Positions) -> (Tensor<B, 3>, Vec<bool>) {
+    let n = positions.len;
+    if positions.ids.chunks_exact(n).all(<[u32]>::is_sorted) {
+        return (states, positions.valid);
+    }
+    let rows = positions.ids.chunks_exact(n).flat_map(|ids| {
+        let mut columns: Vec<usize> = (0..n).collect();
+        columns.sort_by_key(|&column| ids[column]);
+        columns
+    });
+    let columns: Vec<usize> = rows.collect();
+    let [batch, _, d] = states.dims();
+    let from: Vec<i64> = columns.iter().enumerate().map(|(i, c)| (i / n * n + c) as i64).collect();
+    let from = Tensor::<B, 1, Int>::from_data(TensorData::new(from, [batch * n]), &states.device());
+    let states = states.reshape([batch * n, d]).select(0, from).reshape([batch, n, d]);
+    (states, positions.gathered(&columns).valid)
 }

@@ -8,7 +8,7 @@ use super::request::Request;
 use super::stream::{EventStream, Tell};
 use crate::error::Result;
 use crate::evaluation::{
-    Checking, Control, Evaluation, Paired, SampleScore, ScoredBatch, Scoring, evaluate_after,
+    Checking, Control, Evaluation, Gains, Paired, SampleScore, ScoredBatch, Scoring, evaluate_after,
 };
 use crate::text::TokenizedSample;
 
@@ -95,7 +95,7 @@ impl Request for EvaluateRequest {
     }
 }
 
-/// Compares all controls with the real messages, question by question.
+/// Compares all controls with the real messages, question by question, and says what real messages are better by.
 fn compare(all: &mut [Scored]) {
     let Some(real) = all.iter().find(|scored| scored.control == Control::Real).map(|s| s.scores.clone())
     else {
@@ -103,5 +103,9 @@ fn compare(all: &mut [Scored]) {
     };
     for scored in all.iter_mut().filter(|scored| scored.control != Control::Real) {
         scored.evaluation.against_real = Some(Paired::new(&real, &scored.scores));
+    }
+    let gains = Gains::new(all.iter().map(|scored| (&scored.control, &scored.evaluation)));
+    for scored in all.iter_mut().filter(|scored| scored.control == Control::Real) {
+        scored.evaluation.gains = gains;
     }
 }

@@ -115,7 +115,9 @@ impl Session {
         if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {
             tracing::warn!("the model's chat template has no `enable_thinking`; --think changes nothing");
         }
-        let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?.with_thinking(thinking);
+        let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?
+            .with_thinking(thinking)
+            .with_contents_for(&team);
         team.check_model(&model.config)?;
         let teacher_prompts = TeacherPrompts::new(&team)?;
         Ok(Self {

@@ -46,7 +46,7 @@ pub(super) fn through_file<B: ModelBackend>(
             let received = ReceivedMessages::read(path, owner, &team.answering().device())?;
             let room = session.model.config.max_position_embeddings;
             check(path, &received.start, samples, max_new_tokens, room)?;
-            Ok(Upstream { received, written: Vec::new(), samples: samples.to_vec() })
+            Ok(Upstream { received, written: Vec::new(), samples: samples.to_vec(), positions: 0 })
         }
         TraceFile::Save(path) => {
             let upstream = run()?;

@@ -11,11 +11,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-use crate::agents::TeamConfig;
+use crate::agents::{TeamConfig, check_self_context};
 use crate::backbone::KeyValues;
 use crate::communication::{Message, ReceivedMessages};
 use crate::error::{Error, Result};
 use crate::random::generator;
+use crate::text::TokenizedSample;
 
 /// What the final agent reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub enum Control {
     /// Gaussian keys and values with the moments of a real message, per layer, KV head and channel; vectors likewise. It is another
     /// sample's message where there are several samples, since the moments of its own message still carry information about it.
     Random,
+    /// The final agent's own rollout on its own prompt, with as many positions as the messages have: [`Team::roll_out_self`](crate::agents::Team::roll_out_self). What it
+    /// computes is what the messages took, and nothing of another agent is in it: what real messages are better by was communicated.
+    SelfRollout,
     /// The real trace with one role's message masked; positions stay.
     Drop(String),
 }
@@ -48,11 +52,12 @@ impl FromStr for Control {
             "zero" => Self::Zero,
             "shuffled" => Self::Shuffled,
             "random" => Self::Random,
+            "self" => Self::SelfRollout,
             _ => match text.strip_prefix("drop:") {
                 Some(role) if !role.is_empty() => Self::Drop(role.to_string()),
                 _ => {
                     return Err(Error::invalid(format!(
-                        "unknown control `{text}`; it is real, none, zero, shuffled, random or drop:ROLE"
+                        "unknown control `{text}`; it is real, none, zero, shuffled, random, self or drop:ROLE"
                     )));
                 }
             },
@@ -82,6 +87,7 @@ impl fmt::Display for Control {
             Self::Zero => f.write_str("zero"),
             Self::Shuffled => f.write_str("shuffled"),
             Self::Random => f.write_str("random"),
+            Self::SelfRollout => f.write_str("self"),
             Self::Drop(role) => write!(f, "drop:{role}"),
         }
     }
@@ -113,13 +119,33 @@ impl Control {
         }
     }
 
+    /// Checks that what the control puts in place of messages fits the model's context, with `answer` tokens or the target after it.
+    ///
+    /// # Errors
+    /// If it is longer than `max_positions`, naming the sample's line.
+    pub fn check_context(
+        &self,
+        team: &TeamConfig,
+        samples: &[TokenizedSample],
+        answer: usize,
+        max_positions: usize,
+    ) -> Result<()> {
+        if *self != Self::SelfRollout {
+            return Ok(());
+        }
+        samples.iter().try_for_each(|sample| {
+            let answer = sample.target.as_ref().map_or(0, Vec::len).max(answer);
+            check_self_context(team, sample, answer, max_positions)
+        })
+    }
+
     /// Which sample's upstream agents run for each of `samples` samples, where it is not its own.
     pub fn senders(&self, samples: usize, seed: u64) -> Option<Vec<usize>> {
         let others = matches!(self, Self::Shuffled | Self::Random) && samples > 1;
         others.then(|| derangement(samples, seed))
     }
 
-    /// The trace that the final agent reads. `sample_ids` numbers the samples, for draws that depend on nothing else than the seed and the
+    /// The trace that the final agent reads, of what upstream agents or, for [`Control::SelfRollout`], itself has left. `sample_ids` numbers the samples, for draws that depend on nothing else than the seed and the
     /// sample. (Whose upstream prompts are run is a matter of [`Control::senders`].)
     pub fn apply<B: Backend>(
         &self,
@@ -129,7 +155,7 @@ impl Control {
         sample_ids: &[u64],
     ) -> ReceivedMessages<B> {
         match self {
-            Self::Real | Self::Shuffled => {}
+            Self::Real | Self::Shuffled | Self::SelfRollout => {}
             Self::None => received = ReceivedMessages::empty(received.start.len()),
             Self::Zero => {
                 for message in &mut received.messages {
@@ -251,7 +277,7 @@ mod tests {
 
     #[test]
     fn names_of_controls_read_back() {
-        for name in ["real", "none", "zero", "shuffled", "random", "drop:critic"] {
+        for name in ["real", "none", "zero", "shuffled", "random", "self", "drop:critic"] {
             assert_eq!(name.parse::<Control>().unwrap().to_string(), name);
         }
         assert!("drop:".parse::<Control>().is_err() && "reel".parse::<Control>().is_err());

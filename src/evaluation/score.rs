@@ -6,10 +6,10 @@ use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
 use super::sample_score::{Accuracy, SampleScore, accuracy, loss_interval};
-use super::{Checking, Control, Paired};
-use crate::agents::{AgentInput, Team};
+use super::{Checking, Control, Gains, Paired};
+use crate::agents::Team;
 use crate::error::{Error, Result};
-use crate::inference::{Upstream, Writing, decode, roll_out_upstream};
+use crate::inference::{Upstream, Writing, decode, roll_out_self, roll_out_upstream};
 use crate::text::TokenizedSample;
 
 /// The score of a set of samples.
@@ -42,6 +42,9 @@ pub struct Evaluation {
     /// How it does on each question against the real message, where both were scored together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against_real: Option<Paired>,
+    /// With the real message: by how much it is better than controls that were scored together with it.
+    #[serde(flatten)]
+    pub gains: Gains,
 }
 
 /// What it costs to answer a question, as a mean over questions that ran in batches.
@@ -96,6 +99,13 @@ pub fn evaluate_after<B: ModelBackend>(
     if let Some(s) = samples.iter().find(|s| s.target.as_ref().is_none_or(Vec::is_empty)) {
         return Err(Error::invalid(format!("line {}: there is no answer to score", s.line)));
     }
+    let room = scoring.checking.map_or(0, |checking| checking.options.max_new_tokens);
+    scoring.control.check_context(
+        &team.layout.config,
+        samples,
+        room,
+        team.layout.sizes.max_position_embeddings,
+    )?;
     let others = scoring.control.senders(samples.len(), scoring.seed);
     let mut all: Vec<SampleScore> = Vec::with_capacity(samples.len());
     let mut total = Spent::default();
@@ -129,6 +139,7 @@ pub fn evaluate_after<B: ModelBackend>(
             forward_positions: total.positions as f64 / samples.len().max(1) as f64,
         }),
         against_real: None,
+        gains: Gains::default(),
     };
     Ok((evaluation, all))
 }
@@ -171,6 +182,7 @@ fn score_batch<B: ModelBackend>(
     let clock = Instant::now();
     let writing = scoring.writing.filter(|_| *scoring.control != Control::None);
     let mut upstream = match senders {
+        None if *scoring.control == Control::SelfRollout => roll_out_self(team, &own),
         None => roll_out_upstream(team, &own, writing, &sample_ids, |_, _| ())?,
         Some(senders) => {
             let theirs = roll_out_upstream(team, &senders, writing, &sample_ids, |_, _| ())?;
@@ -180,14 +192,13 @@ fn score_batch<B: ModelBackend>(
     upstream.received = scoring.control.apply(upstream.received, config, scoring.seed, &sample_ids);
     let bytes: Vec<usize> = (0..rows.len()).flat_map(|row| upstream.message_bytes(row)).collect();
     let batch = upstream.batch();
-    let prompts: usize = batch.prompts.iter().map(AgentInput::count).sum();
+    let prompt = batch.prompts.last().expect("a team has an agent");
     let mut spent = Spent {
         bytes: bytes.iter().sum(),
         messages: bytes.len(),
-        positions: prompts + rows.len() * config.total_steps() + upstream.written_tokens(),
+        positions: upstream.positions + prompt.count(),
         seconds: 0.0,
     };
-    let prompt = batch.prompts.last().expect("a team has an agent");
     let context = team.read(&upstream.received);
     let mut is_correct = vec![None; rows.len()];
     if let Some(checking) = scoring.checking {

@@ -13,4 +13,4 @@ pub use decode::{Answer, decode};
 pub use generation::{End, GeneratedToken, Generation, RowError};
 pub use options::{DecodeOptions, RowOptions};
 pub use sampling::Sampling;
-pub use upstream::{Upstream, Writing, WrittenMessage, roll_out_upstream};
+pub use upstream::{Upstream, Writing, WrittenMessage, roll_out_self, roll_out_upstream};

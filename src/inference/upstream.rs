@@ -8,7 +8,7 @@ use std::sync::Arc;
 use diffmas_backends::ModelBackend;
 
 use super::{DecodeOptions, decode};
-use crate::agents::{PaddedIds, PromptBuilder, Team, TeamBatch, TeamConfig};
+use crate::agents::{AgentInput, PaddedIds, PromptBuilder, Team, TeamBatch, TeamConfig};
 use crate::communication::{Context, ReceivedMessages, Rollout};
 use crate::error::Result;
 use crate::text::TokenizedSample;
@@ -104,6 +104,8 @@ pub struct Upstream<B: ModelBackend> {
     pub written: Vec<Vec<WrittenMessage>>,
     /// The samples, whose prompts hold what was written.
     pub samples: Vec<TokenizedSample>,
+    /// Positions that were computed for all of it: prompts, latent steps and what was written.
+    pub positions: usize,
 }
 
 impl<B: ModelBackend> Upstream<B> {
@@ -120,11 +122,6 @@ impl<B: ModelBackend> Upstream<B> {
         let written = self.written.get(row).into_iter().flatten();
         let written = written.map(|w| w.token_ids.len() * size_of::<u32>());
         written.chain(self.received.messages.iter().map(|m| m.bytes(row))).collect()
-    }
-
-    /// Tokens of all messages of text.
-    pub fn written_tokens(&self) -> usize {
-        self.written.iter().flatten().map(|w| w.token_ids.len()).sum()
     }
 }
 
@@ -148,5 +145,19 @@ pub fn roll_out_upstream<B: ModelBackend>(
         None => (samples.to_vec(), Vec::new()),
     };
     let batch = TeamBatch::new(&samples.iter().collect::<Vec<_>>());
-    Ok(Upstream { received: team.roll_out_watched(&batch, watch), written, samples })
+    let config = &team.layout.config;
+    let prompts: usize = batch.prompts[..config.upstream().len()].iter().map(AgentInput::count).sum();
+    let tokens: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
+    let positions = prompts + samples.len() * config.total_steps() + tokens;
+    Ok(Upstream { received: team.roll_out_watched(&batch, watch), written, samples, positions })
+}
+
+/// What the final agent of `team` leaves for itself, in place of all messages: [`Team::roll_out_self`].
+///
+/// # Panics
+/// If there is no sample.
+pub fn roll_out_self<B: ModelBackend>(team: &Team<B>, samples: &[TokenizedSample]) -> Upstream<B> {
+    let batch = TeamBatch::new(&samples.iter().collect::<Vec<_>>());
+    let (received, positions) = team.roll_out_self(&batch);
+    Upstream { received, written: Vec::new(), samples: samples.to_vec(), positions }
 }

@@ -272,7 +272,7 @@ fn count(n: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluation::{Accuracy, Cost};
+    use crate::evaluation::{Accuracy, Cost, Gains};
 
     fn accuracy(value: f64, half: f64) -> Accuracy {
         Accuracy { accuracy: value, interval: [value - half, value + half], checked: 600 }
@@ -303,6 +303,7 @@ mod tests {
             message_bytes: 1,
             cost: None,
             against_real: None,
+            gains: Gains::default(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The tokenizer of a model, with its chat template and the token that ends a turn.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::Content;
@@ -186,6 +187,22 @@ impl Tokenizer {
         }
         self.call("the text cannot be tokenised", || {
             Ok(self.inner.encode_fast(text, true)?.get_ids().to_vec())
+        })
+    }
+
+    /// Which of the tokens of `text`, those of [`Tokenizer::encode`] or [`Tokenizer::encode_plain`], the bytes of `part` stand in.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot represent the text.
+    pub(crate) fn tokens_of(&self, text: &str, plain: bool, part: Range<usize>) -> Result<Range<usize>> {
+        self.call("the text cannot be tokenised", || {
+            let encoding = self.inner.encode(text, plain)?;
+            let offsets = encoding.get_offsets();
+            let inside = |&(from, to): &(usize, usize)| from < part.end && to > part.start;
+            let behind = |&(from, to): &(usize, usize)| from < to && from >= part.start;
+            let first = offsets.iter().position(inside).or_else(|| offsets.iter().position(behind));
+            let first = first.unwrap_or(offsets.len());
+            Ok(first..offsets.iter().rposition(inside).map_or(first, |last| last + 1))
         })
     }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::phase_config::check_groups;
-use super::{PhaseConfig, PhasePreset, TrainConfig};
+use super::{PhaseConfig, PhasePreset, TraceGradient, TrainConfig};
+use crate::agents::TeamConfig;
 use crate::backbone::{ParameterGroup, ParameterSpec, ParameterSpecs, Parameters};
 use crate::error::{Error, Result};
 use crate::text::TokenizedSample;
@@ -142,6 +143,31 @@ pub(super) fn check<B: burn::prelude::Backend>(
         }
     }
     Ok(())
+}
+
+/// Refuses slots that are to learn, but that no gradient reaches.
+///
+/// # Errors
+/// Names the agent.
+pub(super) fn check_slots(
+    phases: &[Phase],
+    specs: &ParameterSpecs,
+    team: &TeamConfig,
+    gradient: TraceGradient,
+) -> Result<()> {
+    let learn =
+        specs.iter().any(|spec| spec.group == ParameterGroup::SLOTS && phases.iter().any(|p| p.trains(spec)));
+    let upstream = team.upstream();
+    let unreached = |j: &usize| team.slots(*j) > 0 && !gradient.reaches(*j, upstream.len());
+    match (0..upstream.len()).find(unreached).filter(|_| learn) {
+        Some(j) => Err(Error::invalid(format!(
+            "agent `{}`: its slots are to learn, but trace_gradient = \"{gradient}\" lets no gradient reach them; use \"full\", or \
+             phases that do not train \"{}\"",
+            upstream[j].name,
+            ParameterGroup::SLOTS
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Groups, as a sentence lists them.

@@ -174,6 +174,10 @@ fn controls_and_traces_of_internal_state_are_refused_where_agents_write() {
         &failure(place.eval(&[&"--channel", &"text", &"--control", &"zero"])),
         &["zero", "`text`", "real or none"],
     );
+    says(
+        &failure(place.eval(&[&"--channel", &"text", &"--control", &"self"])),
+        &["self", "`text`", "real or none"],
+    );
     let trace = place.path("t.safetensors");
     let run = |more: &[&str]| {
         let mut command = crate::shared::diffmas(&[

@@ -76,6 +76,8 @@ fn rows_with_options_of_their_own_are_answered_as_if_each_were_alone() {
         AnswerOptions { control: Control::Random, ..of(random(3, 1.0)) },
         AnswerOptions { control: Control::Random, ..of(random(4, 1.0)) },
         at_most(2),
+        AnswerOptions { control: Control::SelfRollout, ..greedy.clone() },
+        AnswerOptions { control: Control::SelfRollout, ..at_most(2) },
     ];
     let together = together(&engine, rows(&engine, all));
     let said = |row: usize| together[row].text.clone().unwrap();
@@ -87,7 +89,9 @@ fn rows_with_options_of_their_own_are_answered_as_if_each_were_alone() {
     let before: Vec<u32> = together[0].token_ids.iter().copied().take_while(|&id| id != third).collect();
     assert_eq!((&together[9].token_ids, together[9].stopped), (&before, true), "a stop token of one row");
     assert_eq!(together[12].token_ids, together[0].token_ids[..2]);
-    assert!(together.iter().all(|answer| answer.batch_size == 13));
+    assert_eq!(together[13].received.positions, together[0].received.positions);
+    assert_ne!(together[13].token_ids, together[0].token_ids, "its own rollout is no message");
+    assert!(together.iter().all(|answer| answer.batch_size == 15));
 }
 
 #[test]

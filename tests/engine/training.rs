@@ -5,7 +5,7 @@ use std::fs;
 use diffmas::engine::{
     AnswerRequest, Engine, EngineConfig, EvaluateRequest, OutputLock, TrainEvent, TrainRequest, Trained,
 };
-use diffmas::evaluation::Control;
+use diffmas::evaluation::{Control, Gains};
 use diffmas::text::Answers;
 use diffmas::training::{StopReason, Teacher, TrainConfig};
 use serde_json::{Value, json};
@@ -156,7 +156,7 @@ fn scores_go_on_after_batches_that_are_done() {
     let engine = untrained();
     let samples = engine.session().data(&place.path("data.jsonl"), Answers::Required, 0).unwrap();
     let request = || EvaluateRequest {
-        controls: vec![Control::Real, Control::Shuffled, Control::Drop("critic".into())],
+        controls: vec![Control::Real, Control::Shuffled, Control::SelfRollout],
         ..EvaluateRequest::new(samples.clone())
     };
     let mut done = Vec::new();
@@ -167,6 +167,11 @@ fn scores_go_on_after_batches_that_are_done() {
     let whole = whole.unwrap();
     assert_eq!((done.len(), whole.len()), (6, 3));
     assert!(whole[0].evaluation.against_real.is_none() && whole[1].evaluation.against_real.is_some());
+    let gains = whole[0].evaluation.gains;
+    let difference = |other: usize| whole[other].evaluation.loss - whole[0].evaluation.loss;
+    assert!((gains.pairing_gain.unwrap().loss - difference(1)).abs() < 1e-9);
+    assert!((gains.communication_gain.unwrap().loss - difference(2)).abs() < 1e-9);
+    assert!(gains.own_gain.is_none() && whole[1].evaluation.gains == Gains::default());
     done.truncate(3);
     let mut more = 0;
     let resumed = engine.evaluate(EvaluateRequest { done, ..request() }).for_each_event(|_| {

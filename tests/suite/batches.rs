@@ -22,7 +22,8 @@ pub fn open_team<B: ModelBackend>(setting: &Setting, feed: FeedKind, device: &B:
 /// beside, and soft feeds amplify it to 2e-4 on some backends; what is wrong is off by its own size.
 const TENSOR: f64 = 1e-3;
 
-pub const FEEDS: [FeedKind; 4] = [FeedKind::Identity, FeedKind::Realign, FeedKind::Soft, FeedKind::Learned];
+pub const FEEDS: [FeedKind; 5] =
+    [FeedKind::Identity, FeedKind::Realign, FeedKind::Soft, FeedKind::Learned, FeedKind::Slots];
 
 struct SumOfRows;
 

@@ -6,7 +6,7 @@ use crate::common::*;
 use diffmas::agents::{ChannelKind, FeedKind, Team, TeamBatch, Topology};
 use diffmas::backbone::KeyValues;
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::communication::Message;
+use diffmas::communication::{Message, ReceivedMessages};
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::TokenizedSample;
 use std::ops::ControlFlow;
@@ -55,8 +55,23 @@ fn message<B: ModelBackend>(m: &Message<B>, row: usize) -> (Vec<u32>, Vec<u32>) 
 /// What `team` makes of `samples` as one batch.
 fn rows<B: ModelBackend>(team: &Team<B>, samples: &[&TokenizedSample]) -> Vec<Row> {
     let batch = TeamBatch::new(samples);
-    let received = team.roll_out_all(&batch);
-    let context = team.read(&received);
+    rows_of(team, &batch, &team.roll_out_all(&batch), samples)
+}
+
+/// What `team` makes of `samples` as one batch where the final agent finds its own rollout.
+fn self_rows<B: ModelBackend>(team: &Team<B>, samples: &[&TokenizedSample]) -> Vec<Row> {
+    let batch = TeamBatch::new(samples);
+    rows_of(team, &batch, &team.roll_out_self(&batch).0, samples)
+}
+
+/// What `team` makes of `samples` where the final agent finds `received`.
+fn rows_of<B: ModelBackend>(
+    team: &Team<B>,
+    batch: &TeamBatch,
+    received: &ReceivedMessages<B>,
+    samples: &[&TokenizedSample],
+) -> Vec<Row> {
+    let context = team.read(received);
     let (prompt, target) = (batch.prompts.last().unwrap(), batch.target.as_ref().unwrap());
     let nll = bits(values(&team.target_nll(prompt, target, &context)));
     let options = DecodeOptions { max_new_tokens: 6, ..DecodeOptions::default() };
@@ -96,12 +111,16 @@ impl Job for Neighbours {
                 let g = open_team::<B>(&setting, feed, &device);
                 let team = g.model.bind(&g.parameters);
                 let alone: Vec<Row> = g.samples.iter().flat_map(|s| rows(&team, &[s])).collect();
+                let self_alone: Vec<Row> = g.samples.iter().flat_map(|s| self_rows(&team, &[s])).collect();
                 // Few rows of a matrix, and many.
                 for size in [3, 12] {
                     let samples: Vec<_> = g.samples.iter().cycle().take(size).collect();
                     let together = rows(&team, &samples);
                     for (i, row) in together.iter().enumerate() {
                         assert!(*row == alone[i % 3], "{what}: row {i} of {size}");
+                    }
+                    for (i, row) in self_rows(&team, &samples).iter().enumerate() {
+                        assert!(*row == self_alone[i % 3], "{what}: row {i} of {size}, its own rollout");
                     }
                 }
             }

@@ -26,7 +26,7 @@ pub const LATENT: [ChannelKind; 4] =
 pub struct Setting {
     pub channel: ChannelKind,
     topology: Topology,
-    scope: AdapterScope,
+    pub scope: AdapterScope,
     update: OverwriteUpdate,
     /// Latent steps of each upstream agent.
     pub steps: [usize; 3],

@@ -18,6 +18,8 @@ mod outside;
 mod precision;
 mod properties;
 mod references;
+mod self_rollout;
+mod slots;
 mod smollm2;
 mod training;
 mod updates;

@@ -49,6 +49,13 @@ struct Reference {
     /// The answer to each row.
     greedy: Option<Vec<Greedy>>,
     updates: Option<Run>,
+    /// Whether the reference knows the gradients of messages.
+    #[serde(default = "known")]
+    messages: bool,
+}
+
+fn known() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -112,6 +119,7 @@ enum Group {
     TrajectoriesAndPhases,
     Dropout,
     Updates,
+    Slots,
 }
 
 impl Group {
@@ -124,6 +132,7 @@ impl Group {
             "feed" => Self::Feeds,
             "dropout" => Self::Dropout,
             "updates" => Self::Updates,
+            "slots" => Self::Slots,
             _ => panic!("no test runs the case {case}"),
         }
     }
@@ -134,7 +143,9 @@ impl Job for Group {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        let all: Vec<Reference> = serde_json::from_value(json("channels", "expected.json")).unwrap();
+        // Each file names the script that made it in tests/fixtures/golden/README.md.
+        let file = if self == Self::Slots { "slots.json" } else { "expected.json" };
+        let all: Vec<Reference> = serde_json::from_value(json("channels", file)).unwrap();
         let (mut runs, mut wrong, mut lines) = (0, 0, Vec::new());
         for case in all.iter().filter(|case| Self::of(&case.name) == self) {
             for (run, deviations) in case.check::<B>(&device) {
@@ -200,12 +211,13 @@ impl Reference {
         ];
         let at = |norms: &BTreeMap<String, f64>, name: &str| norms.get(name).copied().unwrap_or(0.0);
         let messages = want.trace_grad_norm.clone().unwrap_or_default();
-        for (name, got) in g.model.layout.config.upstream().iter().map(|a| &a.name).zip(got.message_norms()) {
+        let upstream = g.model.layout.config.upstream().iter().map(|a| &a.name);
+        for (name, got) in upstream.zip(got.message_norms()).filter(|_| self.messages) {
             let (got, want) = (got.unwrap_or(0.0), at(&messages, name));
             off.push(relative(got, want, GRADIENT, &format!("gradient of {name}'s message")));
         }
         if let Some(parts) = &want.parts {
-            for part in ["adapter", "cross_attention", "encoder", "feed", "overwrite"] {
+            for part in ["adapter", "cross_attention", "encoder", "feed", "overwrite", "slots"] {
                 let own = got.gradients.iter().filter(|(name, _)| name.split('.').next() == Some(part));
                 let own: Vec<f64> = own.flat_map(|(_, t)| values(t)).collect();
                 off.push(relative(norm(&own), at(parts, part), GRADIENT, &format!("gradient of {part}")));
@@ -365,4 +377,9 @@ fn communication_dropout_has_the_numbers_of_pytorch() {
 #[test]
 fn several_updates_have_the_numbers_of_pytorch() {
     on_backend(Group::Updates);
+}
+
+#[test]
+fn slots_have_the_numbers_of_pytorch() {
+    on_backend(Group::Slots);
 }

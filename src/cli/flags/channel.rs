@@ -1,7 +1,7 @@
 //! What agents pass to each other.
 
 use clap::Args;
-use diffmas::agents::{ChannelKind, FeedKind, OverwriteUpdate, Topology, Transmit};
+use diffmas::agents::{ChannelKind, FeedKind, OverwriteUpdate, SlotPlacement, Topology, Transmit};
 use serde::Serialize;
 
 /// What agents pass to each other, in place of the team file's settings.
@@ -20,9 +20,12 @@ pub struct ChannelFlags {
     /// Which positions an upstream agent leaves in the trace [all, latent, prompt]
     #[arg(long)]
     pub transmit: Option<Transmit>,
-    /// How a hidden state becomes the next input [identity, realign, soft, learned]
+    /// How a hidden state becomes the next input; or trainable inputs, read in one pass [identity, realign, soft, learned; slots]
     #[arg(long)]
     pub feed: Option<FeedKind>,
+    /// Where slots stand in a prompt (feed slots) [end, spread]
+    #[arg(long)]
+    pub slot_placement: Option<SlotPlacement>,
     /// Vectors that an agent sends (vectors, hybrid, overwrite) [8]
     #[arg(long, value_name = "M")]
     pub num_vectors: Option<usize>,

@@ -34,10 +34,10 @@ pub struct EvalFlags {
 #[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Scoring")]
 pub struct ScoringFlags {
-    /// What the final agent reads: real, none, zero, shuffled, random, drop:ROLE
+    /// What the final agent reads: real, none, zero, shuffled, random, self, drop:ROLE
     #[arg(long, alias = "trace")]
     pub control: Option<Control>,
-    /// Score with every control, one line each: real, none, zero, shuffled, random, and without each upstream role
+    /// Score with every control, one line each: real, none, zero, shuffled, random, self, and without each upstream role
     #[arg(long)]
     pub all_controls: Option<bool>,
     /// Let the final agent answer, too, and count right answers: those that say the line's `gold`, what follows `####` in its answer, or

@@ -87,7 +87,14 @@ impl AnswerRequest {
         for AnswerRow { sample, upstream, options, .. } in &self.rows {
             options.control.validate(&session.team, if upstream.is_some() { 2 } else { rows })?;
             check_context(&session.team, sample, options.decode.max_new_tokens, room)?;
+            let own = std::slice::from_ref(sample);
+            options.control.check_context(&session.team, own, options.decode.max_new_tokens, room)?;
             options.validate(session)?;
+            if self.trace.is_some() && options.control == Control::SelfRollout {
+                return Err(Error::invalid(
+                    "the control `self` reads no message of another agent; it cannot be combined with a trace file",
+                ));
+            }
         }
         let together = self.rows.windows(2).all(|pair| pair[0].options == pair[1].options);
         if self.trace.is_some() && (rows == 0 || !together || session.team.channel.kind.text) {

@@ -14,7 +14,7 @@ use crate::agents::{AgentInput, PaddedIds, Team, TeamConfig};
 use crate::communication::{Context, ReceivedMessages};
 use crate::error::Result;
 use crate::evaluation::Control;
-use crate::inference::{DecodeOptions, Upstream, Writing, WrittenMessage, roll_out_upstream};
+use crate::inference::{DecodeOptions, Upstream, Writing, WrittenMessage, roll_out_self, roll_out_upstream};
 use crate::text::TokenizedSample;
 
 /// Rows whose upstream agents are done: what their final agent goes on from.
@@ -77,6 +77,9 @@ pub(super) fn roll_out<B: ModelBackend>(
             let own: Vec<TokenizedSample> = rows.iter().map(|row| row.sample.clone()).collect();
             let run = || roll_out_upstream(team, &own, writing.as_ref(), &ids, |_, _| ());
             through_file(file, session, team, &own, decode.max_new_tokens, run)?
+        }
+        None if *control == Control::SelfRollout => {
+            roll_out_self(team, &rows.iter().map(|row| row.sample.clone()).collect::<Vec<_>>())
         }
         None => of_senders(team, &rows, writing.as_ref(), &ids)?,
     };

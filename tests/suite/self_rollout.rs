@@ -1,0 +1,177 @@
+//! The control `self`: the final agent's own rollout in place of the messages that it reads.
+
+use crate::batches::open_team;
+use crate::channels::{Setting, with_open_gates};
+use crate::common::*;
+use diffmas::agents::{ChannelKind, FeedKind, TeamBatch, Topology, Transmit};
+use diffmas::backends::{Job, ModelBackend};
+use diffmas::communication::ReceivedMessages;
+use diffmas::evaluation::{Checking, Control, Scoring, evaluate};
+use diffmas::inference::DecodeOptions;
+
+fn tensors<B: ModelBackend>(received: &ReceivedMessages<B>) -> Vec<Vec<f64>> {
+    received.messages.iter().flat_map(|m| m.clone().into_tensors()).map(|t| values(&t)).collect()
+}
+
+struct Sizes;
+
+impl Job for Sizes {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        for setting in Setting::all().into_iter().filter(|s| s.channel != ChannelKind::TEXT) {
+            let what = setting.name();
+            let g = open_team::<B>(&setting, FeedKind::Soft, &device);
+            let team = g.model.bind(&g.parameters);
+            let real = team.roll_out_all(&batch(&g.samples));
+            let (own, positions) = team.roll_out_self(&batch(&g.samples));
+            let senders = |r: &ReceivedMessages<B>| r.messages.iter().map(|m| m.sender).collect::<Vec<_>>();
+            assert_eq!(senders(&own), senders(&real), "{what}");
+            for (row, sample) in g.samples.iter().enumerate() {
+                let sizes = |r: &ReceivedMessages<B>| -> Vec<[usize; 2]> {
+                    r.messages.iter().map(|m| [m.positions(row), m.bytes(row)]).collect()
+                };
+                assert_eq!(sizes(&own), sizes(&real), "{what}");
+                let mut ids = Vec::new();
+                for kv in own.segments() {
+                    let at = row * kv.len()..(row + 1) * kv.len();
+                    let cells = kv.positions.ids[at.clone()].iter().zip(&kv.positions.valid[at]);
+                    ids.extend(cells.filter(|(_, valid)| **valid).map(|(id, _)| *id));
+                }
+                // Its prompt stands before the first of them, and its prompt comes next.
+                let prompt = sample.prompts.last().unwrap().len() as u32;
+                if !ids.is_empty() {
+                    assert_eq!(ids, (prompt..own.start[row]).collect::<Vec<_>>(), "{what}");
+                }
+            }
+            let prompts: usize = g.samples.iter().map(|s| s.prompts.last().unwrap().len()).sum();
+            let last: usize = own.start.iter().map(|&id| id as usize).sum();
+            assert_eq!(positions, last, "{what}: all that stands before the second reading was computed");
+            assert!(positions > prompts, "{what}");
+            // Nothing of the other agents counts but how long their prompts are.
+            let mut others = g.samples.clone();
+            for sample in &mut others {
+                let upstream = sample.prompts.len() - 1;
+                sample.prompts[..upstream].iter_mut().flatten().for_each(|id| *id = (*id + 11) % 400);
+            }
+            let (changed, _) = team.roll_out_self(&batch(&others));
+            assert_eq!(tensors(&changed), tensors(&own), "{what}");
+            assert_ne!(tensors(&team.roll_out_all(&batch(&others))), tensors(&real), "{what}");
+            // Batched as alone; on some backends to the bit.
+            let control = Control::SelfRollout;
+            let together = losses(&team, &g.samples, 3, &control);
+            for (a, b) in together.iter().zip(losses(&team, &g.samples, 1, &control)) {
+                close(*a, b, b, 1e-5, &what);
+            }
+            assert_ne!(together, losses(&team, &g.samples, 3, &Control::Real), "{what}");
+        }
+    }
+}
+
+#[test]
+fn its_own_rollout_is_as_large_as_the_messages_and_knows_nothing_of_them() {
+    on_backend(Sizes);
+}
+
+struct Reference;
+
+impl Job for Reference {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        for (channel, transmit, feed) in [
+            (ChannelKind::TRACE, Transmit::All, FeedKind::Soft),
+            (ChannelKind::TRACE, Transmit::Prompt, FeedKind::Identity),
+            (ChannelKind::TRACE, Transmit::Latent, FeedKind::Realign),
+            (ChannelKind::HYBRID, Transmit::All, FeedKind::Soft),
+            (ChannelKind::VECTORS, Transmit::Latent, FeedKind::Identity),
+            (ChannelKind::VECTORS, Transmit::All, FeedKind::Soft),
+        ] {
+            let what = format!("{channel} {transmit} {feed}");
+            let load = |steps: usize, own: Option<Transmit>| {
+                let mut setting = Setting::new(channel, Topology::Sequential);
+                setting.steps = [steps, 2, 3];
+                let change = |c: &mut diffmas::agents::TeamConfig| {
+                    (c.transmit, c.agents[0].feed, c.agents[0].transmit) = (transmit, Some(feed), own);
+                };
+                with_open_gates(setting.load_with::<B>(change, &device))
+            };
+            let g = load(1, None);
+            let team = g.model.bind(&g.parameters);
+            for sample in &g.samples {
+                let (own, positions) = team.roll_out_self(&TeamBatch::new(&[sample]));
+                // The first agent with the prompt of the final one, and as many steps as that makes.
+                let prompt = sample.prompts.last().unwrap();
+                let steps = positions - prompt.len();
+                let like = load(steps, (channel != ChannelKind::VECTORS).then_some(Transmit::All));
+                let mut sample = sample.clone();
+                sample.prompts[0] = prompt.clone();
+                let like = like.model.bind(&like.parameters).roll_out_all(&TeamBatch::new(&[&sample]));
+                let first = &like.messages[0];
+                if let Some(segment) = &first.segment {
+                    let latent = segment.kv.slice(segment.prompt_len, segment.kv.len());
+                    let joined =
+                        diffmas::backbone::KeyValues::cat(&own.segments().collect::<Vec<_>>()).unwrap();
+                    assert_eq!(joined.positions, latent.positions, "{what}");
+                    for (a, b) in joined.into_tensors().iter().zip(latent.into_tensors()) {
+                        for (a, b) in values(a).iter().zip(values(&b)) {
+                            close(*a, b, b.abs().max(1.0), 1e-5, &what);
+                        }
+                    }
+                }
+                if let Some(vectors) = &first.vectors {
+                    let own = own.messages[0].vectors.as_ref().unwrap();
+                    for (a, b) in values(&own.values).iter().zip(values(&vectors.values)) {
+                        close(*a, b, b.abs().max(1.0), 1e-5, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn it_is_what_the_first_agent_would_make_of_the_final_one_s_prompt() {
+    on_backend(Reference);
+}
+
+struct Costs;
+
+impl Job for Costs {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let setting = Setting::new(ChannelKind::TRACE, Topology::Sequential);
+        let g = setting.load_with::<B>(|c| c.transmit = Transmit::Latent, &device);
+        let team = g.model.bind(&g.parameters);
+        let options = DecodeOptions { max_new_tokens: 2, ..DecodeOptions::default() };
+        let checking = Checking { options, tokenizer: None };
+        let cost = |control: &Control| {
+            let scoring = Scoring { checking: Some(&checking), ..scoring(2, control, 1) };
+            evaluate(&team, &g.samples, &scoring, |_| Ok(())).unwrap().cost.unwrap().forward_positions
+        };
+        let prompts =
+            |sample: &diffmas::text::TokenizedSample| sample.prompts.iter().map(Vec::len).sum::<usize>();
+        let (all, last) = g
+            .samples
+            .iter()
+            .fold((0, 0), |(all, last), s| (all + prompts(s), last + s.prompts.last().unwrap().len()));
+        // Three senders of two latent steps each, and an answer of two tokens.
+        let want = |prompts: usize| prompts as f64 / 3.0 + 6.0 + 2.0;
+        close(cost(&Control::Real), want(all), want(all), 1e-12, "real");
+        close(cost(&Control::Shuffled), want(all), want(all), 1e-12, "shuffled");
+        close(cost(&Control::SelfRollout), want(2 * last), want(2 * last), 1e-12, "self");
+        // It does not fit where the messages would.
+        let longest = g.samples.iter().map(|s| s.prompts.last().unwrap().len()).max().unwrap();
+        let (fits, answer) = (2 * longest + 6 + 20, 20);
+        let check = |room| Control::SelfRollout.check_context(&team.layout.config, &g.samples, answer, room);
+        check(fits).unwrap();
+        let error = check(fits - 1).unwrap_err().to_string();
+        assert!(error.contains(&format!("{fits} positions")) && error.contains("`solver`"), "{error}");
+    }
+}
+
+#[test]
+fn what_it_computes_is_counted_and_must_fit() {
+    on_backend(Costs);
+}
