@@ -1,4 +1,4 @@
-//! Learning what a teacher would have said.
+//! Learning the distributions of a teacher.
 
 use std::fmt;
 
