@@ -72,8 +72,9 @@ impl Job for Learn<'_> {
                 Ok(())
             },
         )?;
-        let received = trainer.team().roll_out_all(&TeamBatch::new(&[&samples[0]]));
-        Ok(Learned { losses, bytes: received.bytes(0) })
+        let team = trainer.team();
+        let received = team.roll_out_all(&TeamBatch::new(&[&samples[0]]));
+        Ok(Learned { losses, bytes: received.bytes(0, team.layout.config.message_dtype) })
     }
 }
 

@@ -394,6 +394,29 @@ fn a_saved_trace_gives_the_same_tokens_elsewhere() {
         assert_eq!(saved.iter().map(|a| a[0].clone()).collect::<Vec<_>>(), plain);
         assert_eq!(saved, tokens("--load-trace"));
     }
+    // Rounded messages stand there as what they were rounded to.
+    let mut sizes = Vec::new();
+    for dtype in ["f32", "bf16", "int8", "int4"] {
+        let settings = ["--data", "data.jsonl", "--message-dtype", dtype, "--json"];
+        let file = format!("{dtype}.safetensors");
+        let answers = |flag: &[&str]| -> Vec<Value> {
+            let answers = place.answers(&[&settings[..], flag].concat());
+            answers.iter().map(|a| json!([a["token_ids"], a["trace_bytes"], a["message_dtype"]])).collect()
+        };
+        let plain = answers(&[]);
+        assert_eq!(plain[0][2], dtype);
+        assert_eq!(answers(&["--save-trace", &file]), plain);
+        assert_eq!(answers(&["--load-trace", &file]), plain);
+        sizes.push(plain[0][1].as_u64().unwrap());
+        let other = place.run(&["--data", "data.jsonl", "--load-trace", &file, "--message-dtype", "int8"]);
+        if dtype != "int8" {
+            let e = failure(other, 1);
+            assert!(e.contains(&format!("the messages of the trace are {dtype}")), "{e}");
+            assert!(e.contains(&format!("give --message-dtype {dtype}")), "{e}");
+        }
+    }
+    // Heads of 16 numbers: 64, 32, 18 and 10 bytes.
+    assert_eq!(sizes.iter().map(|bytes| 64 * bytes / sizes[0]).collect::<Vec<_>>(), [64, 32, 18, 10]);
     // What is read is the file's trace, whatever is asked.
     let other =
         place.answers(&["--question", "something longer", "--load-trace", "one.safetensors", "--json"]);

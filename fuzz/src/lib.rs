@@ -13,7 +13,7 @@ use diffmas::backbone::BackboneConfig;
 use diffmas::backends::Flex;
 use diffmas::checkpoint::hub::answer::{self, ContentRange, Etag, FileHeaders, Listing};
 use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
-use diffmas::communication::{Fingerprint, ReceivedMessages, TraceOwner};
+use diffmas::communication::{Fingerprint, MessageDtype, ReceivedMessages, TraceOwner};
 use diffmas::text::{Answers, ChatMessage, ChatTemplate, Thinking, Tokenizer, read_jsonl};
 
 /// A fuzzed reader.
@@ -106,27 +106,30 @@ pub fn team(data: &[u8]) {
 /// A trace file.
 pub fn trace(data: &[u8]) {
     let path = file("trace.safetensors", data);
-    with_trace_owner(|owner| {
-        let Ok(trace) = ReceivedMessages::<Flex>::read(&path, owner, &Default::default()) else { return };
-        for message in &trace.messages {
-            assert!(message.sender + 1 < owner.agents.len());
-            if let Some(segment) = &message.segment {
-                assert!(segment.prompt_len <= segment.kv.len());
-                assert_eq!(segment.kv.positions.batch, trace.start.len());
+    let dtypes = MessageDtype::NAMES.iter().map(|name| name.parse().expect("one of the names"));
+    dtypes.for_each(|dtype| {
+        with_trace_owner(dtype, |owner| {
+            let Ok(trace) = ReceivedMessages::<Flex>::read(&path, owner, &Default::default()) else { return };
+            for message in &trace.messages {
+                assert!(message.sender + 1 < owner.agents.len());
+                if let Some(segment) = &message.segment {
+                    assert!(segment.prompt_len <= segment.kv.len());
+                    assert_eq!(segment.kv.positions.batch, trace.start.len());
+                }
+                if let Some(vectors) = &message.vectors {
+                    assert_eq!(vectors.values.dims(), [trace.start.len(), 2, 3]);
+                }
             }
-            if let Some(vectors) = &message.vectors {
-                assert_eq!(vectors.values.dims(), [trace.start.len(), 2, 3]);
-            }
-        }
-        let _ = diffmas::backbone::KeyValues::cat(&trace.segments().collect::<Vec<_>>());
-        let again = self::file("again.safetensors", &[]);
-        trace.write(&again, owner).expect("what was read can be written");
-        let again = ReceivedMessages::<Flex>::read(&again, owner, &Default::default())
-            .expect("what is written is read");
-        let bytes = |trace: &ReceivedMessages<_>| {
-            (0..trace.start.len()).map(|row| trace.bytes(row)).collect::<Vec<_>>()
-        };
-        assert_eq!((bytes(&again), again.start), (bytes(&trace), trace.start));
+            let _ = diffmas::backbone::KeyValues::cat(&trace.segments().collect::<Vec<_>>());
+            let again = self::file("again.safetensors", &[]);
+            trace.write(&again, owner).expect("what was read can be written");
+            let again = ReceivedMessages::<Flex>::read(&again, owner, &Default::default())
+                .expect("what is written is read");
+            let bytes = |trace: &ReceivedMessages<_>| {
+                (0..trace.start.len()).map(|row| trace.bytes(row, owner.dtype)).collect::<Vec<_>>()
+            };
+            assert_eq!((bytes(&again), again.start), (bytes(&trace), trace.start));
+        })
     });
 }
 
@@ -197,8 +200,8 @@ pub fn chat_template(data: &[u8]) {
     assert!(clock.elapsed() < Duration::from_secs(4), "it took {:?}", clock.elapsed());
 }
 
-/// Calls `f` with the owner of the traces that [`trace`] reads: a team of three on a model of one layer.
-pub fn with_trace_owner<T>(f: impl FnOnce(TraceOwner<'_>) -> T) -> T {
+/// Calls `f` with the owner of the traces that [`trace`] reads: a team of three on a model of one layer, whose messages are `dtype`.
+pub fn with_trace_owner<T>(dtype: MessageDtype, f: impl FnOnce(TraceOwner<'_>) -> T) -> T {
     const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8,
         "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2}"#;
     let model =
@@ -209,6 +212,7 @@ pub fn with_trace_owner<T>(f: impl FnOnce(TraceOwner<'_>) -> T) -> T {
         fingerprint: &fingerprint,
         agents: &["a", "b", "c"],
         vectors: Some([2, 3]),
+        dtype,
     })
 }
 

@@ -45,4 +45,4 @@ pub use stages::{StageGraph, StageOutput, TeamStages};
 pub use team::{AgentConfig, FeedKind, TeamConfig, Topology};
 pub use team_model::TeamModel;
 
-pub use crate::communication::{ChannelConfig, ChannelKind, OverwriteUpdate, Transmit};
+pub use crate::communication::{ChannelConfig, ChannelKind, MessageDtype, OverwriteUpdate, Transmit};

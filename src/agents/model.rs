@@ -55,9 +55,14 @@ impl<B: ModelBackend> Team<B> {
         self.channel.inner.read(&self.parameters, received)
     }
 
-    /// The message that the channel makes of the `rollout` of an agent that received `received`.
+    /// The message that the channel makes of the `rollout` of an agent that received `received`, as precise as the team says.
     pub fn send(&self, rollout: &Rollout<B>, received: &ReceivedMessages<B>) -> Message<B> {
-        self.channel.inner.send(&self.parameters, rollout, received)
+        self.rounded(self.channel.inner.send(&self.parameters, rollout, received))
+    }
+
+    /// A message as it leaves its sender: as precise as the team says.
+    pub(super) fn rounded(&self, message: Message<B>) -> Message<B> {
+        message.rounded(self.layout.config.message_dtype, &self.answering().rotary)
     }
 
     /// Stage I for `agents`: those with slots run as one batch and one pass, the others as one batch, prefill and then latent steps. No

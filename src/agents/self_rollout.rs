@@ -1,21 +1,24 @@
-//! The final agent's own rollout in place of the messages that it reads: the same number of positions, computed from its own prompt alone.
+//! The final agent's own rollout in place of the messages that it reads: the same number of latent positions, computed from its own prompt
+//! alone.
 
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
 use super::model::Stepped;
-use super::{Team, TeamBatch, TeamConfig, TeamPlan};
+use super::{FeedKind, SlotPlacement, SlotPlaces, Team, TeamBatch, TeamConfig, TeamPlan};
 use crate::backbone::KeyValues;
 use crate::communication::{Message, MessageLayout, ReceivedMessages, Rollout, Segment, Transmit};
 use crate::error::{Error, Result};
 use crate::text::TokenizedSample;
 
-/// Which latent steps of the one rollout stand for each sender.
+/// Which latent positions of the one rollout stand for each sender.
 struct Shares {
     /// The senders whose messages are made, in reading order.
     senders: Vec<usize>,
-    /// Of each sender and row, its first step and the one after its last.
+    /// Of each sender and row, its first step and the one after its last; none where the sender has slots.
     steps: Vec<Vec<[usize; 2]>>,
+    /// Of each sender with slots, its first among those of all and the one after its last.
+    slots: Vec<Option<[usize; 2]>>,
 }
 
 impl Shares {
@@ -27,12 +30,22 @@ impl Shares {
             // The state that is read has passed through all of them.
             senders = (0..last).collect();
         }
+        let mut free = 0;
+        let slots = senders.iter().map(|&j| {
+            (config.feed(j) == FeedKind::Slots).then(|| {
+                let from = free;
+                free += plan.agents[j].slots.as_ref().map_or(0, |_| config.slots(j));
+                [from, free]
+            })
+        });
+        let slots = slots.collect();
         let mut next = vec![0; rows];
         let steps = senders.iter().map(|&j| {
             let agent = &plan.agents[j];
             let share = |(row, next): (usize, &mut usize)| {
                 let from = *next;
                 *next += match &agent.message.segment {
+                    _ if config.feed(j) == FeedKind::Slots => 0,
                     Some(segment) => {
                         let n = segment.positions.len;
                         segment.positions.valid[row * n..(row + 1) * n].iter().filter(|&&v| v).count()
@@ -43,7 +56,12 @@ impl Shares {
             };
             next.iter_mut().enumerate().map(share).collect()
         });
-        Self { steps: steps.collect(), senders }
+        Self { steps: steps.collect(), slots, senders }
+    }
+
+    /// Slots of all senders.
+    fn count(&self) -> usize {
+        self.slots.iter().flatten().last().map_or(0, |last| last[1])
     }
 
     /// Steps of row `row`.
@@ -78,7 +96,8 @@ pub(crate) fn check_self_context(
         let segments = config.channel.kind.segments;
         MessageLayout { segment: segments.then(|| rollout.segment()), vectors: (!segments).then(Vec::new) }
     });
-    let (prompt, steps) = (sample.prompts.last().map_or(0, Vec::len), Shares::new(config, &plan, 1).total(0));
+    let shares = Shares::new(config, &plan, 1);
+    let (prompt, steps) = (sample.prompts.last().map_or(0, Vec::len), shares.count() + shares.total(0));
     let total = (2 * prompt + steps).saturating_add(answer);
     if total > max_positions {
         return Err(Error::invalid(format!(
@@ -92,55 +111,114 @@ pub(crate) fn check_self_context(
 }
 
 impl<B: ModelBackend> Team<B> {
-    /// What the final agent finds in place of all messages: its own rollout on its own prompt, with its own adapter, from position 0 on, by
-    /// the feed of the first sender; beside it, how many positions were computed for it.
+    /// What the final agent finds in place of all messages: its own rollout on its own prompt, with its own adapter, from position 0 on; beside
+    /// it, how many positions were computed for it.
     ///
-    /// The rollout makes as many latent steps as the messages have positions in total, row by row. The segment of each message is its share
-    /// of them, in reading order; vectors are what the channel makes of the whole rollout in the sender's place, with what that transmits.
-    /// Upstream agents do not run: nothing of their prompts counts but the lengths. The final agent's prompt follows at the next position id.
+    /// The slots of all senders stand behind its prompt, in reading order, in one pass. Then it makes as many latent steps as the messages of
+    /// senders without slots have positions in total, row by row, by the feed of the first of these. The segment of such a sender's message is
+    /// its share of the steps, and vectors are what the channel makes of the prompt and all steps in the sender's place, with what that transmits.
+    /// The message of a sender with slots is what the channel makes of the prompt and these slots: its size is the sender's where slots alone
+    /// are transmitted. Upstream agents do not run: nothing of their prompts counts but the lengths. The final agent's prompt follows at the next
+    /// position id.
     pub fn roll_out_self(&self, batch: &TeamBatch) -> (ReceivedMessages<B>, usize) {
         let batch = &batch.clone().without_trajectories();
         let (plan, rows) = (self.plan(batch), batch.rows());
         let config = &self.layout.config;
         let shares = Shares::new(config, &plan, rows);
-        let Some(&first) = shares.senders.first() else {
+        if shares.senders.is_empty() {
             return (ReceivedMessages::empty(rows), 0);
-        };
-        let totals: Vec<usize> = (0..rows).map(|row| shares.total(row)).collect();
-        let most = totals.iter().copied().max().unwrap_or(0);
-        // Rows that have finished stay in the batch, unseen, until all have.
-        let seen = (0..most).map(|t| totals.iter().map(|&n| t < n).collect()).collect();
-        let backbone = self.answering();
-        let input = batch.prompts.last().expect("a team has an agent");
-        let nothing = self.read(&ReceivedMessages::empty(rows));
-        let Stepped { prompt, hidden, latent, latents, next } =
-            self.run_steps(&[first], backbone, input.embed(backbone), &nothing, seen);
-        let d = hidden.dims()[1];
-        let own = Rollout {
-            sender: first,
-            transmit: Transmit::Latent,
-            dropped: vec![false; rows],
-            prompt,
-            latent,
-            hidden: hidden.reshape([rows, input.len(), d]),
-            latents,
-        };
+        }
+        let own = self.think(batch, &shares);
         let mut made: Vec<Option<Message<B>>> = vec![None; config.agents.len()];
         let mut order: Vec<usize> = (0..shares.senders.len()).collect();
         order.sort_by_key(|&i| shares.senders[i]);
         for i in order {
             let sender = shares.senders[i];
-            let rollout = Rollout { sender, transmit: config.transmit(sender), ..own.clone() };
+            let rollout = own.of(&shares, i, config.transmit(sender));
             let read = config.reads(sender).into_iter().filter_map(|r| made[r].clone()).collect();
             let received = ReceivedMessages { messages: read, start: vec![0; rows] };
-            let mut message = self.send(&rollout, &received);
-            if let (Some(segment), Some(latent)) = (&mut message.segment, &own.latent) {
+            let mut message = self.channel.inner.send(&self.parameters, &rollout, &received);
+            if let (None, Some(segment), Some(latent)) = (shares.slots[i], &mut message.segment, &own.latent)
+            {
                 *segment = shares.cut(i, latent);
             }
-            made[sender] = Some(message);
+            made[sender] = Some(self.rounded(message));
         }
         let read = plan.answering().reads.iter();
         let messages = read.map(|read| made[read.agent].clone().expect("one for each sender")).collect();
-        (ReceivedMessages { messages, start: next }, input.count() + totals.iter().sum::<usize>())
+        let steps: usize = (0..rows).map(|row| shares.count() + shares.total(row)).sum();
+        let prompts = batch.prompts.last().expect("a team has an agent").count();
+        (ReceivedMessages { messages, start: own.next }, prompts + steps)
+    }
+
+    /// The one rollout.
+    fn think(&self, batch: &TeamBatch, shares: &Shares) -> OwnRollout<B> {
+        let (config, rows) = (&self.layout.config, batch.rows());
+        let backbone = self.answering();
+        let prompt = batch.prompts.last().expect("a team has an agent");
+        let places = SlotPlaces::new(SlotPlacement::End, prompt.valid(), rows, &[], shares.count());
+        let mut input = prompt.embed(backbone);
+        if shares.count() > 0 {
+            let senders = shares.senders.iter().zip(&shares.slots);
+            let slots = senders.filter(|(_, slots)| slots.is_some_and(|[from, to]| to > from));
+            let slots = slots.map(|(&j, _)| self.feed.slots(&config.agents[j].name, &self.parameters));
+            input = places.insert(input, Tensor::cat(slots.collect(), 0));
+        }
+        let totals: Vec<usize> = (0..rows).map(|row| shares.total(row)).collect();
+        let most = totals.iter().copied().max().unwrap_or(0);
+        // Rows that have finished stay in the batch, unseen, until all have.
+        let seen = (0..most).map(|t| totals.iter().map(|&n| t < n).collect()).collect();
+        let serial = shares.senders.iter().zip(&shares.slots).find(|(_, slots)| slots.is_none());
+        let feed = serial.map_or(shares.senders[0], |(&first, _)| first);
+        let nothing = self.read(&ReceivedMessages::empty(rows));
+        let Stepped { prompt: written, hidden, latent, latents, next } =
+            self.run_steps(&[feed], backbone, input, &nothing, seen);
+        let (len, d) = (written.len(), hidden.dims()[1]);
+        let hidden = hidden.reshape([rows, len, d]);
+        let own = OwnRollout { prompt: written, hidden, slots: None, latent, latents, next };
+        if shares.count() == 0 {
+            return own;
+        }
+        let [prompt, slots] = places.split_kv(&own.prompt);
+        let [hidden, states] = places.split_hidden(&own.hidden);
+        OwnRollout { prompt, hidden, slots: Some((slots, states)), ..own }
+    }
+}
+
+/// The final agent's rollout on its own prompt: slots, then latent steps.
+struct OwnRollout<B: Backend> {
+    prompt: KeyValues<B>,
+    /// `[B, p, D]`
+    hidden: Tensor<B, 3>,
+    /// Keys and values of all slots, and their hidden states, `[B, T, D]`.
+    slots: Option<(KeyValues<B>, Tensor<B, 3>)>,
+    latent: Option<KeyValues<B>>,
+    latents: Vec<Tensor<B, 2>>,
+    /// Per row, the id of the next position.
+    next: Vec<u32>,
+}
+
+impl<B: Backend> OwnRollout<B> {
+    /// What stands for the rollout of the `i`-th sender.
+    fn of(&self, shares: &Shares, i: usize, transmit: Transmit) -> Rollout<B> {
+        let rollout = Rollout {
+            sender: shares.senders[i],
+            transmit,
+            dropped: vec![false; self.next.len()],
+            prompt: self.prompt.clone(),
+            latent: self.latent.clone(),
+            hidden: self.hidden.clone(),
+            latents: self.latents.clone(),
+        };
+        let Some([from, to]) = shares.slots[i] else { return rollout };
+        let state = |x: &Tensor<B, 3>, at: usize| x.clone().narrow(1, at, 1).squeeze_dim::<2>(1);
+        let first = state(&self.hidden, self.hidden.dims()[1] - 1);
+        let (latent, states) = match &self.slots {
+            Some((slots, states)) if to > from => {
+                (Some(slots.slice(from, to)), (from..to).map(|t| state(states, t)).collect())
+            }
+            _ => (None, Vec::new()),
+        };
+        Rollout { latent, latents: [vec![first], states].concat(), ..rollout }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::SlotPlacement;
 use crate::backbone::BackboneConfig;
 use crate::communication::{
-    ChannelConfig, ChannelSettings, OverwriteUpdate, TeamSizes, Transmit, VectorsSettings,
+    ChannelConfig, ChannelSettings, MessageDtype, OverwriteUpdate, TeamSizes, Transmit, VectorsSettings,
 };
 use crate::error::{Error, Result};
 use crate::files::read_toml;
@@ -59,6 +59,8 @@ pub struct TeamConfig {
     pub transmit: Transmit,
     /// The feed of every upstream agent that does not set its own.
     pub feed: FeedKind,
+    /// What the numbers of all messages are rounded to.
+    pub message_dtype: MessageDtype,
     /// Vectors that an agent sends, `M` (`vectors`, `hybrid`, `overwrite`).
     pub num_vectors: usize,
     /// Width of a vector, `c`.
@@ -138,6 +140,7 @@ impl Default for TeamConfig {
             latent_steps: 10,
             transmit: Transmit::default(),
             feed: FeedKind::default(),
+            message_dtype: MessageDtype::default(),
             num_vectors: vectors.num_vectors,
             vector_dim: vectors.vector_dim,
             vector_heads: vectors.vector_heads,

@@ -162,6 +162,31 @@ impl<B: ModelBackend> KeyValues<B> {
             self.layers.into_iter().map(|l| KeyValueBlock { key: turn(l.key), value: l.value }).collect();
         Self { layers, positions: self.positions.shifted(offsets) }
     }
+
+    /// The same with keys, so far without the rotary embedding, turned to their positions.
+    pub(crate) fn rotated(self, rotary: &RotaryEmbedding) -> Self {
+        self.turned(rotary, |sin| sin)
+    }
+
+    /// The same with keys as they are before the rotary embedding: turned back by their positions.
+    pub(crate) fn unrotated(self, rotary: &RotaryEmbedding) -> Self {
+        self.turned(rotary, Tensor::neg)
+    }
+
+    fn turned(self, rotary: &RotaryEmbedding, way: impl Fn(Tensor<B, 4>) -> Tensor<B, 4>) -> Self {
+        let Some(first) = self.layers.first().filter(|_| !self.is_empty()) else { return self };
+        let [b, g, n, d] = first.key.dims();
+        // Of each position, for all heads.
+        let [cos, sin] = rotary.cos_sin(&self.positions, &first.key.device());
+        let by_head = |x: Tensor<B, 2>| x.reshape([b, 1, n, d / 2]).expand([b, g, n, d / 2]);
+        let flat = |x: Tensor<B, 4>| x.reshape([b * g * n, d / 2]);
+        let (cos, sin) = (flat(by_head(cos)), flat(way(by_head(sin))));
+        let turn =
+            |key: Tensor<B, 4>| B::rotary(key.reshape([b * g * n, 1, d]), &cos, &sin).reshape([b, g, n, d]);
+        let layers =
+            self.layers.into_iter().map(|l| KeyValueBlock { key: turn(l.key), value: l.value }).collect();
+        Self { layers, positions: self.positions }
+    }
 }
 
 /// Keys and values after those of `tail`.

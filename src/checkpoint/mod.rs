@@ -17,10 +17,10 @@ pub(crate) use fingerprint::sha256_of_weights;
 pub use gguf::GgufWeights;
 pub use hub::{Transfer, fetch, resolve_adapter, resolve_model};
 pub(crate) use peft::AdapterFile;
-pub(crate) use safetensors::read_safetensors_metadata;
 pub use safetensors::{
     NamedTensors, SafetensorsWeights, StoredType, read_safetensors, write_safetensors, write_tensors,
 };
+pub(crate) use safetensors::{RawTensor, read_raw, read_safetensors_metadata, write_raw};
 pub use target_modules::TargetModules;
 pub use weights::Weights;
 pub(crate) use weights::{WeightTable, first_non_finite};

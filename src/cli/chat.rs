@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diffmas::agents::TeamConfig;
+use diffmas::agents::{MessageDtype, TeamConfig};
 use diffmas::engine::{
     AnswerEvent, AnswerOptions, AnswerRequest, AnswerRow, Engine, MessageSize, Received, Session,
 };
@@ -221,7 +221,11 @@ fn describe_team(team: &TeamConfig) -> String {
         let leaves: Vec<String> = segment.into_iter().chain(vectors).collect();
         let leaves =
             if leaves.is_empty() { format!("`{channel}`: {}", channel.about) } else { leaves.join(" and ") };
-        format!("{name}: {steps} latent steps, feed {feed}, leaves {leaves}")
+        let rounded = match team.message_dtype {
+            MessageDtype::F32 => String::new(),
+            dtype => format!(" as {dtype}"),
+        };
+        format!("{name}: {steps} latent steps, feed {feed}, leaves {leaves}{rounded}")
     };
     (0..=last).map(describe).collect::<Vec<_>>().join("\n")
 }

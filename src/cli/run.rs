@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use diffmas::agents::ChannelKind;
+use diffmas::agents::{ChannelKind, MessageDtype};
 use diffmas::engine::{
     AnswerEvent, AnswerOptions, AnswerRequest, Engine, EngineConfig, Part, RowAnswer, RunState, Session,
     TraceFile,
@@ -90,6 +90,9 @@ struct Details {
     stopped: bool,
     trace_positions: usize,
     trace_bytes: usize,
+    /// What the numbers of messages were rounded to.
+    #[serde(default)]
+    message_dtype: MessageDtype,
     /// How much the final agent attended to each sender of vectors, as a mean over layers and prompt positions.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     attention: Map<String, Value>,
@@ -359,6 +362,7 @@ impl AnswerAll<'_> {
             stopped: answer.stopped,
             trace_positions: answer.received.positions,
             trace_bytes: answer.received.bytes,
+            message_dtype: self.engine.session().team.message_dtype,
             attention: answer.sender_attention.drain(..).map(|(name, w)| (name, Value::from(w))).collect(),
             batch_size: answer.batch_size,
             think_seconds: answer.rollout_seconds,

@@ -1,8 +1,9 @@
 //! What is passed between agents.
 
 use burn::prelude::*;
+use diffmas_backends::KeyValueBlock;
 
-use super::{Segment, SegmentLayout};
+use super::{MessageDtype, Segment, SegmentLayout};
 use crate::backbone::KeyValues;
 
 /// A fixed number of vectors of an agent.
@@ -100,11 +101,15 @@ impl<B: Backend> Message<B> {
         self.seen(b).iter().sum()
     }
 
-    /// Bytes of the numbers of row `b` that a reader sees; padding is not sent.
-    pub fn bytes(&self, b: usize) -> usize {
+    /// Bytes of the numbers of row `b` that a reader sees, with their scales, where messages are passed on as `dtype`; padding is not sent.
+    pub fn bytes(&self, b: usize, dtype: MessageDtype) -> usize {
         let [positions, vectors] = self.seen(b);
-        let of_vectors = |v: &Vectors<B>| vectors * v.values.dims()[2] * v.values.dtype().size();
-        self.segment.as_ref().map_or(0, |s| positions * s.kv.position_bytes())
-            + self.vectors.as_ref().map_or(0, of_vectors)
+        let of_vectors = |v: &Vectors<B>| dtype.bytes(v.values.dims()[2], v.values.dtype().size());
+        let of_position = |block: &KeyValueBlock<B>| {
+            let [_, heads, _, width] = block.key.dims();
+            2 * heads * dtype.bytes(width, block.key.dtype().size())
+        };
+        let segment = self.segment.iter().flat_map(|s| &s.kv.layers).map(of_position).sum::<usize>();
+        positions * segment + vectors * self.vectors.as_ref().map_or(0, of_vectors)
     }
 }

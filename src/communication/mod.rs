@@ -44,6 +44,8 @@ mod cross_attention;
 mod encoder;
 mod initializer;
 mod message;
+mod message_dtype;
+mod packed;
 mod received_messages;
 mod registry;
 mod rollout;
@@ -63,6 +65,7 @@ pub use channels::{
 pub use initializer::Initializer;
 pub(crate) use initializer::initialize;
 pub use message::{Message, MessageLayout, Vectors};
+pub use message_dtype::MessageDtype;
 pub use received_messages::ReceivedMessages;
 pub use rollout::{Rollout, RolloutLayout, Transmit};
 pub use segment::{Segment, SegmentLayout};

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::{Message, Segment, Vectors};
+use super::{Message, MessageDtype, Segment, Vectors};
 use crate::backbone::KeyValues;
 
 /// `τ = m_1 ⊕ m_2 ⊕ …`, a value that is passed in and returned. It only grows; nothing is overwritten. Segments stand where the reader
@@ -51,9 +51,9 @@ impl<B: Backend> ReceivedMessages<B> {
         self.messages.iter().map(|m| m.positions(b)).sum()
     }
 
-    /// Bytes of all messages to the reader of row `b`, padding not counted.
-    pub fn bytes(&self, b: usize) -> usize {
-        self.messages.iter().map(|m| m.bytes(b)).sum()
+    /// Bytes of all messages to the reader of row `b`, passed on as `dtype`, padding not counted.
+    pub fn bytes(&self, b: usize, dtype: MessageDtype) -> usize {
+        self.messages.iter().map(|m| m.bytes(b, dtype)).sum()
     }
 
     /// Keys and values of all segments, where they lie.

@@ -3,23 +3,32 @@
 //! One safetensors file with a key and a value `[B, G, n, d]` for each segment and layer, and the vectors `[B, 1, M, c]` of each message
 //! that has some. Its metadata names the model's sizes, hashes of the weights of model and adapter, the team, and where every position
 //! stands.
+//!
+//! Messages that were rounded ([`MessageDtype`]) stand there as what they were rounded to, keys before the rotary embedding: `bf16` as such;
+//! `int8` as whole numbers of 8 bits and `int4` as bytes of two numbers each, the first in the lower half, with the scales of `name` as
+//! `name.scale`, in f16, without the last dimension. The metadata then names the `message_dtype`, and the format is another.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use diffmas_backends::ModelBackend;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Message, MessageLayout, ReceivedMessages, SegmentLayout};
-use crate::backbone::{BackboneConfig, Positions};
-use crate::checkpoint::first_non_finite;
-use crate::checkpoint::{NamedTensors, read_safetensors, read_safetensors_metadata, write_safetensors};
+use super::{Message, MessageDtype, MessageLayout, ReceivedMessages, SegmentLayout};
+use crate::backbone::{BackboneConfig, Positions, RotaryEmbedding};
+use crate::checkpoint::{read_raw, read_safetensors_metadata, write_raw};
 use crate::error::{Error, Result};
 
+/// Of messages that are passed on as they were computed.
 const FORMAT: &str = "diffmas_trace_v1";
+/// Of messages that were rounded.
+const ROUNDED: &str = "diffmas_trace_v2";
+/// The metadata that says what they were rounded to.
+const DTYPE: &str = "message_dtype";
 
 /// SHA-256 of weights: teams with the same two read each other's traces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +50,18 @@ pub struct TraceOwner<'a> {
     pub agents: &'a [&'a str],
     /// Vectors that an agent sends, and their width, where the channel has some.
     pub vectors: Option<[usize; 2]>,
+    /// What the numbers of messages are rounded to.
+    pub dtype: MessageDtype,
+}
+
+impl TraceOwner<'_> {
+    fn format(&self) -> &'static str {
+        if self.dtype == MessageDtype::F32 { FORMAT } else { ROUNDED }
+    }
+
+    fn rotary(&self) -> RotaryEmbedding {
+        RotaryEmbedding::new(&self.model.rope, self.model.head_dim)
+    }
 }
 
 /// A message without its tensors, as the file's metadata holds it; lists are row-major.
@@ -63,7 +84,7 @@ struct Standing {
     valid: Vec<bool>,
 }
 
-impl<B: Backend> ReceivedMessages<B> {
+impl<B: ModelBackend> ReceivedMessages<B> {
     /// Writes the trace to a safetensors file, which appears only when it is complete.
     ///
     /// # Errors
@@ -72,7 +93,7 @@ impl<B: Backend> ReceivedMessages<B> {
     /// # Panics
     /// If a message's sender is not one of the owner's agents.
     pub fn write(&self, path: &Path, owner: TraceOwner<'_>) -> Result<()> {
-        let mut tensors = NamedTensors::new();
+        let mut tensors = BTreeMap::new();
         let mut layouts = Vec::new();
         for (m, message) in self.messages.iter().enumerate() {
             let segment = message.segment.as_ref().map(|segment| {
@@ -87,21 +108,30 @@ impl<B: Backend> ReceivedMessages<B> {
             let vectors = message.vectors.as_ref().map(|v| (v.values.dims()[2], v.valid.clone()));
             let names =
                 names(m, segment.is_some().then_some(owner.model.num_hidden_layers), vectors.is_some());
-            for (name, tensor) in names.into_iter().zip(message.clone().into_tensors()) {
-                tensors.insert(name, (tensor.dims().to_vec(), tensor.to_data().iter::<f32>().collect()));
+            let plain = match owner.dtype {
+                MessageDtype::F32 => message.clone(),
+                _ => message.clone().unrotated(&owner.rotary()),
+            };
+            for (name, tensor) in names.into_iter().zip(plain.into_tensors()) {
+                let values: Vec<f32> = tensor.to_data().iter().collect();
+                let (numbers, scales) = owner.dtype.pack(&tensor.dims(), &values);
+                tensors.extend(scales.map(|scales| (scale_of(&name), scales)));
+                tensors.insert(name, numbers);
             }
             layouts.push(Layout { agent: owner.agents[message.sender].to_string(), segment, vectors });
         }
         let metadata = [
-            ("format", FORMAT.to_string()),
+            ("format", owner.format().to_string()),
             ("model", Value::Object(sizes(owner.model)).to_string()),
             ("fingerprint", json!(owner.fingerprint).to_string()),
             ("agents", json!(owner.agents).to_string()),
             ("messages", serde_json::to_string(&layouts).map_err(|e| Error::file(path, e))?),
             ("start", json!(self.start).to_string()),
         ];
-        let metadata: HashMap<_, _> = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
-        write_safetensors(path, &tensors, Some(metadata))
+        let rounded = (owner.dtype != MessageDtype::F32).then(|| (DTYPE, json!(owner.dtype).to_string()));
+        let metadata: HashMap<_, _> =
+            metadata.into_iter().chain(rounded).map(|(k, v)| (k.to_string(), v)).collect();
+        write_raw(path, &tensors, Some(metadata))
     }
 
     /// Reads what [`ReceivedMessages::write`] wrote, onto `device`.
@@ -114,7 +144,7 @@ impl<B: Backend> ReceivedMessages<B> {
         about.check(owner)?;
         let start: Vec<u32> = about.get("start")?;
         let layouts: Vec<Layout> = about.get("messages")?;
-        let mut tensors = read_safetensors(path)?;
+        let mut tensors = read_raw(path)?;
         let mut messages = Vec::new();
         for (m, layout) in layouts.into_iter().enumerate() {
             let sender = about.sender(owner, &layout, &start)?;
@@ -130,13 +160,9 @@ impl<B: Backend> ReceivedMessages<B> {
                     _ => unreachable!("a message has tensors of what it holds"),
                 };
                 let error = |why: String| Error::file(path, format!("the tensor `{name}` {why}"));
-                let (found, values) = tensors.remove(&name).ok_or_else(|| error("is missing".into()))?;
-                if found != shape {
-                    return Err(error(format!("has the shape {found:?} instead of {shape:?}")));
-                }
-                if let Some(at) = first_non_finite(&values) {
-                    return Err(error(format!("is not finite: its value {at} is {}", values[at])));
-                }
+                let numbers = tensors.remove(&name).ok_or_else(|| error("is missing".into()))?;
+                let scales = owner.dtype.levels().and_then(|_| tensors.remove(&scale_of(&name)));
+                let values = owner.dtype.unpack(&shape, &numbers, scales.as_ref()).map_err(error)?;
                 read.push(Tensor::from_data(TensorData::new(values, shape), device));
             }
             let layout = MessageLayout {
@@ -146,7 +172,11 @@ impl<B: Backend> ReceivedMessages<B> {
                 }),
                 vectors: layout.vectors.map(|(_, valid)| valid),
             };
-            messages.push(Message::from_tensors(sender, read, &layout));
+            let message = Message::from_tensors(sender, read, &layout);
+            messages.push(match owner.dtype {
+                MessageDtype::F32 => message,
+                _ => message.rotated(&owner.rotary()),
+            });
         }
         match tensors.into_keys().next() {
             Some(name) => {
@@ -162,6 +192,11 @@ fn names(message: usize, layers: Option<usize>, vectors: bool) -> Vec<String> {
     let block = |l: usize| ["key", "value"].map(|part| format!("messages.{message}.layers.{l}.{part}"));
     let vectors = vectors.then(|| format!("messages.{message}.vectors"));
     (0..layers.unwrap_or(0)).flat_map(block).chain(vectors).collect()
+}
+
+/// The name of the scales of the tensor `name`.
+fn scale_of(name: &str) -> String {
+    format!("{name}.scale")
 }
 
 /// What two models must have in common to read each other's keys and values.
@@ -197,8 +232,16 @@ impl Metadata<'_> {
     /// Refuses what is no trace, or one of another model or team.
     fn check(&self, owner: TraceOwner<'_>) -> Result<()> {
         let wrong = |message: String| Err(Error::file(self.path, message));
-        if self.map.get("format").map(String::as_str) != Some(FORMAT) {
+        let format = self.map.get("format").map(String::as_str);
+        if ![FORMAT, ROUNDED].map(Some).contains(&format) {
             return wrong(format!("this is no trace: its metadata does not say `format` = `{FORMAT}`"));
+        }
+        let theirs = if format == Some(FORMAT) { MessageDtype::F32 } else { self.get(DTYPE)? };
+        if theirs != owner.dtype {
+            return wrong(format!(
+                "the messages of the trace are {theirs}, but those of this team are {}; give --message-dtype {theirs}",
+                owner.dtype
+            ));
         }
         let model: Map<String, Value> = self.get("model")?;
         for (field, ours) in sizes(owner.model) {

@@ -6,7 +6,9 @@ use diffmas_backends::BackendKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::agents::{AdapterScope, ChannelConfig, FeedKind, OverwriteUpdate, TeamConfig, Topology, Transmit};
+use crate::agents::{
+    AdapterScope, ChannelConfig, FeedKind, MessageDtype, OverwriteUpdate, TeamConfig, Topology, Transmit,
+};
 use crate::backbone::{ComputeDtype, Precision, WeightDtype};
 use crate::error::Result;
 use crate::files::from_root;
@@ -55,6 +57,8 @@ pub struct EngineConfig {
     pub transmit: Option<Transmit>,
     /// How a hidden state becomes the next input, in place of the team's and its agents' own.
     pub feed: Option<FeedKind>,
+    /// What the numbers of messages are rounded to, in place of the team's own.
+    pub message_dtype: Option<MessageDtype>,
     /// Which roles the adapter is active in; without it, those that it was trained in.
     pub adapter_scope: Option<AdapterScope>,
     /// What the chat template is told of thinking before the answer.

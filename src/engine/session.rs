@@ -13,8 +13,8 @@ use super::compatibility::{compare_base, compare_name, team};
 use super::run_folder::learned;
 use super::{EngineConfig, TeamChoice};
 use crate::agents::{
-    AdapterScope, AdapterSet, Base, Origin, PromptBuilder, TeacherPrompts, TeamConfig, TeamModel,
-    check_context, check_lines, check_teacher_context,
+    AdapterScope, AdapterSet, Base, MessageDtype, Origin, PromptBuilder, TeacherPrompts, TeamConfig,
+    TeamModel, check_context, check_lines, check_teacher_context,
 };
 use crate::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use crate::checkpoint::hub::published_name;
@@ -144,6 +144,7 @@ impl Session {
             adapter_base_sha256: self.origin.as_ref().map(|origin| origin.base.base_model_sha256.clone()),
             dtype: self.config.load_precision().weights,
             precision: self.config.load_precision().compute,
+            message_dtype: self.team.message_dtype,
             changed: self.changed.clone(),
         })
     }
@@ -352,6 +353,8 @@ pub struct Conditions {
     dtype: WeightDtype,
     /// What was computed in.
     precision: ComputeDtype,
+    /// What the numbers of messages were rounded to.
+    message_dtype: MessageDtype,
     /// Settings that are not those which the adapter learned with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     changed: Vec<String>,

@@ -41,6 +41,7 @@ pub(super) fn through_file<B: ModelBackend>(
         fingerprint: &fingerprint,
         agents: &agents,
         vectors: config.vectors(),
+        dtype: config.message_dtype,
     };
     match file {
         TraceFile::Load(path) => {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Checking;
 use crate::agents::{AgentInput, Team, TeamBatch};
 use crate::backbone::Backbone;
-use crate::communication::{Message, ReceivedMessages, Rollout};
+use crate::communication::{Message, MessageDtype, ReceivedMessages, Rollout};
 use crate::error::Result;
 use crate::inference::{Writing, decode, roll_out_upstream};
 use crate::text::{TokenizedSample, Tokenizer};
@@ -21,6 +21,9 @@ const LENS: usize = 3;
 pub struct Inspection {
     /// Names of the agents in order; the last one answers.
     pub agents: Vec<String>,
+    /// What the numbers of messages are rounded to.
+    #[serde(default)]
+    pub message_dtype: MessageDtype,
     /// Samples that the means below run over.
     pub samples: usize,
     /// How much each reader attended to what it found, one entry for each agent that receives a message.
@@ -131,13 +134,14 @@ pub fn inspect<B: ModelBackend>(
         line: first.line,
         prompts: first.prompts.iter().map(|ids| tokenizer.decode(ids)).collect::<Result<_>>()?,
         written: written.map(|w| tokenizer.decode(&w.token_ids)).collect::<Result<_>>()?,
-        message_bytes: upstream.message_bytes(0),
+        message_bytes: upstream.message_bytes(0, team.layout.config.message_dtype),
         expected: (!target.is_empty()).then(|| tokenizer.decode(target)).transpose()?,
         answered: tokenizer.decode(&answers[0].token_ids)?,
         is_correct: checking.is_correct(first, &answers[0].token_ids)?,
     };
     let agents = team.layout.config.agents.iter().map(|agent| agent.name.clone()).collect();
-    Ok(Inspection { agents, samples: samples.len(), attention, latents, example })
+    let message_dtype = team.layout.config.message_dtype;
+    Ok(Inspection { agents, message_dtype, samples: samples.len(), attention, latents, example })
 }
 
 /// How agent `j` attends to the segments that it found, if it found any.

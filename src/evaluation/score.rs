@@ -204,7 +204,8 @@ fn score_batch<B: ModelBackend>(
     let batch = upstream.batch().numbered(sample_ids.to_vec());
     let message_ids = batch.message_numbers();
     upstream.received = scoring.control.apply(upstream.received, config, scoring.seed, &message_ids);
-    let bytes: Vec<usize> = (0..message_ids.len()).flat_map(|row| upstream.message_bytes(row)).collect();
+    let bytes: Vec<usize> =
+        (0..message_ids.len()).flat_map(|row| upstream.message_bytes(row, config.message_dtype)).collect();
     let prompt = batch.prompts.last().expect("a team has an agent");
     let mut spent = Spent {
         bytes: bytes.iter().sum(),

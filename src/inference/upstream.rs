@@ -9,7 +9,7 @@ use diffmas_backends::ModelBackend;
 
 use super::{DecodeOptions, decode};
 use crate::agents::{AgentInput, PaddedIds, PromptBuilder, Team, TeamBatch, TeamConfig};
-use crate::communication::{Context, ReceivedMessages, Rollout};
+use crate::communication::{Context, MessageDtype, ReceivedMessages, Rollout};
 use crate::error::Result;
 use crate::text::{TokenizedSample, lines};
 
@@ -131,11 +131,11 @@ impl<B: ModelBackend> Upstream<B> {
         if self.by_question { TeamBatch::by_question(&samples) } else { TeamBatch::new(&samples) }
     }
 
-    /// Bytes of each message of row `row`, padding not counted.
-    pub fn message_bytes(&self, row: usize) -> Vec<usize> {
+    /// Bytes of each message of row `row`, passed on as `dtype`, padding not counted.
+    pub fn message_bytes(&self, row: usize, dtype: MessageDtype) -> Vec<usize> {
         let written = self.written.get(row).into_iter().flatten();
         let written = written.map(|w| w.token_ids.len() * size_of::<u32>());
-        written.chain(self.received.messages.iter().map(|m| m.bytes(row))).collect()
+        written.chain(self.received.messages.iter().map(|m| m.bytes(row, dtype))).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use diffmas::agents::TeamConfig;
 use diffmas::backbone::{KeyValues, Positions};
 use diffmas::backends::{Flex, KeyValueBlock};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
-use diffmas::communication::{Message, ReceivedMessages, Segment, Vectors};
+use diffmas::communication::{Message, MessageDtype, ReceivedMessages, Segment, Vectors};
 use diffmas_fuzz::with_trace_owner;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         }
         "model_config" => models(),
         "jsonl" => vec![data()],
-        "trace" => vec![two_messages()],
+        "trace" => MessageDtype::NAMES.iter().map(|name| two_messages(name.parse().unwrap())).collect(),
         "hub_answer" => vec![files_of_a_hub(), headers_of_a_hub()],
         "team" => vec![toml::to_string(&TeamConfig::preset()).unwrap().into(), small_team()],
         "tokenizer" => tokenizers(),
@@ -157,8 +157,8 @@ fn small_team() -> Vec<u8> {
         .into()
 }
 
-/// The trace of two agents and two rows, one of them padded; the second agent sends vectors, too.
-fn two_messages() -> Vec<u8> {
+/// The trace of two agents and two rows, one of them padded; the second agent sends vectors, too. Numbers are passed on as `dtype`.
+fn two_messages(dtype: MessageDtype) -> Vec<u8> {
     let message = |sender: usize, ids: [u32; 6]| {
         let part = |x: f32| Tensor::<Flex, 4>::full([2, 2, 3, 2], x, &Default::default());
         let valid = vec![true, true, true, false, true, true];
@@ -173,6 +173,6 @@ fn two_messages() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.safetensors");
     let received = ReceivedMessages { messages, start: vec![6, 4] };
-    with_trace_owner(|owner| received.write(&path, owner)).unwrap();
+    with_trace_owner(dtype, |owner| received.write(&path, owner)).unwrap();
     fs::read(path).unwrap()
 }

@@ -66,6 +66,11 @@ impl Setting {
         all
     }
 
+    /// Whether each agent reads all earlier ones, so that no block moves.
+    pub fn reads_in_order(&self) -> bool {
+        self.topology == Topology::Sequential
+    }
+
     pub fn name(&self) -> String {
         format!(
             "{} {} {:?} {} experts={}",

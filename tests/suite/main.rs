@@ -13,6 +13,7 @@ mod golden;
 mod gradients;
 mod inputs;
 mod merge;
+mod message_dtype;
 mod objectives;
 mod outside;
 mod precision;

@@ -1,9 +1,8 @@
 //! The control `self`: the final agent's own rollout in place of the messages that it reads.
 
-use crate::batches::open_team;
 use crate::channels::{Setting, with_open_gates};
 use crate::common::*;
-use diffmas::agents::{ChannelKind, FeedKind, TeamBatch, Topology, Transmit};
+use diffmas::agents::{ChannelKind, FeedKind, SlotPlacement, TeamBatch, TeamConfig, Topology, Transmit};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::ReceivedMessages;
 use diffmas::evaluation::{Checking, Control, Scoring, evaluate};
@@ -19,17 +18,25 @@ impl Job for Sizes {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        for setting in Setting::all().into_iter().filter(|s| s.channel != ChannelKind::TEXT) {
-            let what = setting.name();
-            let g = open_team::<B>(&setting, FeedKind::Soft, &device);
+        let settings = Setting::all().into_iter().filter(|s| s.channel != ChannelKind::TEXT);
+        let settings = settings.flat_map(|s| [(s.clone(), FeedKind::Soft), (s, FeedKind::Slots)]);
+        for (setting, feed) in settings {
+            let what = format!("{} {feed}", setting.name());
+            // Of a sender with slots, those alone are as many as its message has positions.
+            let transmit = if feed == FeedKind::Slots { Transmit::Latent } else { Transmit::All };
+            let change = |c: &mut TeamConfig| {
+                (c.feed, c.transmit, c.slot_placement) = (feed, transmit, SlotPlacement::Spread);
+            };
+            let g = with_open_gates(setting.load_with::<B>(change, &device));
             let team = g.model.bind(&g.parameters);
             let real = team.roll_out_all(&batch(&g.samples));
             let (own, positions) = team.roll_out_self(&batch(&g.samples));
             let senders = |r: &ReceivedMessages<B>| r.messages.iter().map(|m| m.sender).collect::<Vec<_>>();
             assert_eq!(senders(&own), senders(&real), "{what}");
+            let dtype = team.layout.config.message_dtype;
             for (row, sample) in g.samples.iter().enumerate() {
                 let sizes = |r: &ReceivedMessages<B>| -> Vec<[usize; 2]> {
-                    r.messages.iter().map(|m| [m.positions(row), m.bytes(row)]).collect()
+                    r.messages.iter().map(|m| [m.positions(row), m.bytes(row, dtype)]).collect()
                 };
                 assert_eq!(sizes(&own), sizes(&real), "{what}");
                 let mut ids = Vec::new();
@@ -91,7 +98,7 @@ impl Job for Reference {
             let load = |steps: usize, own: Option<Transmit>| {
                 let mut setting = Setting::new(channel, Topology::Sequential);
                 setting.steps = [steps, 2, 3];
-                let change = |c: &mut diffmas::agents::TeamConfig| {
+                let change = |c: &mut TeamConfig| {
                     (c.transmit, c.agents[0].feed, c.agents[0].transmit) = (transmit, Some(feed), own);
                 };
                 with_open_gates(setting.load_with::<B>(change, &device))
@@ -133,6 +140,60 @@ impl Job for Reference {
 #[test]
 fn it_is_what_the_first_agent_would_make_of_the_final_one_s_prompt() {
     on_backend(Reference);
+}
+
+struct Slots;
+
+impl Job for Slots {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        for (channel, transmit, serial) in [
+            (ChannelKind::TRACE, Transmit::Latent, false),
+            (ChannelKind::TRACE, Transmit::All, true),
+            (ChannelKind::HYBRID, Transmit::All, false),
+            (ChannelKind::VECTORS, Transmit::All, true),
+            (ChannelKind::TRACE, Transmit::Prompt, false),
+        ] {
+            let what = format!("{channel} {transmit} {serial}");
+            let change = |c: &mut TeamConfig| {
+                (c.feed, c.transmit) = (FeedKind::Slots, transmit);
+                // One of them makes steps.
+                c.agents[1].feed = serial.then_some(FeedKind::Soft);
+            };
+            let setting = Setting::new(channel, Topology::Sequential);
+            let g = with_open_gates(setting.load_with::<B>(change, &device));
+            let team = g.model.bind(&g.parameters);
+            for sample in &g.samples {
+                let (own, _) = team.roll_out_self(&TeamBatch::new(&[sample]));
+                // The first agent with the prompt of the final one: the same slots behind the same prompt.
+                let mut like = sample.clone();
+                like.prompts[0] = sample.prompts.last().unwrap().clone();
+                let like = team.roll_out_all(&TeamBatch::new(&[&like]));
+                let first = |r: &ReceivedMessages<B>| r.messages[0].clone().into_tensors();
+                for (a, b) in first(&own).iter().zip(first(&like)) {
+                    assert_eq!(a.dims(), b.dims(), "{what}");
+                    for (a, b) in values(a).iter().zip(values(&b)) {
+                        close(*a, b, b.abs().max(1.0), 1e-5, &what);
+                    }
+                }
+                let ids: Vec<u32> = own.segments().flat_map(|kv| kv.positions.ids.clone()).collect();
+                assert!(ids.iter().all(|&id| id < own.start[0]), "{what}");
+            }
+            let (together, alone) = (
+                losses(&team, &g.samples, 3, &Control::SelfRollout),
+                losses(&team, &g.samples, 1, &Control::SelfRollout),
+            );
+            for (a, b) in together.iter().zip(alone) {
+                close(*a, b, b, 1e-5, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_slots_of_each_sender_stand_behind_the_final_one_s_prompt() {
+    on_backend(Slots);
 }
 
 struct Costs;

@@ -1,6 +1,7 @@
 //! Reading: headers first, then any part of a tensor from its place in the file.
 
 use super::index::{INDEX, SINGLE, weight_map};
+use super::raw::RawTensor;
 use super::write::{NamedTensors, StoredType};
 use crate::checkpoint::weights::{Weights, in_chunks, missing};
 use crate::error::{Error, Result};
@@ -132,6 +133,20 @@ pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
         Ok((name.clone(), (tensor.shape.clone(), values)))
     };
     shard.tensors.iter().map(read).collect()
+}
+
+/// Reads every tensor of one safetensors file as it is stored.
+///
+/// # Errors
+/// When the file cannot be read or its header is wrong.
+pub(crate) fn read_raw(path: &Path) -> Result<BTreeMap<String, RawTensor>> {
+    let Shard { file, tensors } = Shard::open(path)?;
+    let read = |(name, Stored { dtype, shape, offset }): (String, Stored)| {
+        let mut bytes = vec![0; shape.iter().product::<usize>() * dtype.bitsize() / 8];
+        file.read_at(&mut bytes, offset)?;
+        Ok((name, RawTensor { dtype, shape, bytes }))
+    };
+    tensors.into_iter().map(read).collect()
 }
 
 /// The metadata in the header of one safetensors file; empty where it has none.

@@ -108,11 +108,14 @@ pub fn write_tensors<'a>(
     metadata: Option<HashMap<String, String>>,
     mut values: impl FnMut(&'a str, &[usize], &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>,
 ) -> Result<()> {
-    let header = header(stored, tensors, metadata);
+    let (dtype, size) = stored.header();
+    let parts = tensors
+        .iter()
+        .map(|(name, shape)| (*name, dtype.to_string(), &shape[..], shape.iter().product::<usize>() * size));
+    let header = header(parts, metadata);
     let mut failure = None;
     let written = write_with(path, |file| {
         let mut file = BufWriter::new(file);
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for (name, shape) in tensors {
             let (mut count, mut broken) = (0, None);
@@ -138,27 +141,25 @@ pub fn write_tensors<'a>(
     written.map_err(|error| failure.unwrap_or(error))
 }
 
-/// The JSON header, filled up so that the values after it are aligned.
-fn header(
-    stored: StoredType,
-    tensors: &[(&str, Vec<usize>)],
+/// The length of the JSON header and the header, filled up so that the values after it are aligned: of each tensor its name, type, shape and
+/// bytes.
+pub(super) fn header<'a>(
+    tensors: impl Iterator<Item = (&'a str, String, &'a [usize], usize)>,
     metadata: Option<HashMap<String, String>>,
 ) -> Vec<u8> {
     let mut header = Map::new();
     if let Some(metadata) = metadata {
         header.insert("__metadata__".into(), json!(metadata.into_iter().collect::<BTreeMap<_, _>>()));
     }
-    let (dtype, size) = stored.header();
     let mut offset = 0;
-    for (name, shape) in tensors {
-        let end = offset + shape.iter().product::<usize>() * size;
-        let info = json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]});
-        header.insert((*name).into(), info);
+    for (name, dtype, shape, bytes) in tensors {
+        let end = offset + bytes;
+        header.insert(name.into(), json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}));
         offset = end;
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-    header
+    [&(header.len() as u64).to_le_bytes()[..], &header].concat()
 }
 
 /// Refuses a number of values that is not what `shape` says.

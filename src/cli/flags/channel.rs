@@ -1,7 +1,9 @@
 //! What agents pass to each other.
 
 use clap::Args;
-use diffmas::agents::{ChannelKind, FeedKind, OverwriteUpdate, SlotPlacement, Topology, Transmit};
+use diffmas::agents::{
+    ChannelKind, FeedKind, MessageDtype, OverwriteUpdate, SlotPlacement, Topology, Transmit,
+};
 use serde::Serialize;
 
 /// What agents pass to each other, in place of the team file's settings.
@@ -26,6 +28,9 @@ pub struct ChannelFlags {
     /// Where slots stand in a prompt (feed slots) [end, spread]
     #[arg(long)]
     pub slot_placement: Option<SlotPlacement>,
+    /// What the numbers of messages are rounded to where they leave their sender [f32, bf16, int8, int4]
+    #[arg(long)]
+    pub message_dtype: Option<MessageDtype>,
     /// Vectors that an agent sends (vectors, hybrid, overwrite) [8]
     #[arg(long, value_name = "M")]
     pub num_vectors: Option<usize>,

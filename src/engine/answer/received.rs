@@ -50,10 +50,10 @@ impl Received {
                 let [_, count, width] = v.values.dims();
                 [count, width]
             }),
-            bytes: message.bytes(row),
+            bytes: message.bytes(row, team.message_dtype),
         });
         let messages = sizes.collect();
-        let (positions, bytes) = (received.positions(row), received.bytes(row));
+        let (positions, bytes) = (received.positions(row), received.bytes(row, team.message_dtype));
         Self { messages, positions, bytes, written: Vec::new() }
     }
 }
