@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Control, Evaluation};
+use super::{Accuracy, Control, Paired};
 
 /// How much better the real message is than one control, question by question.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,9 +24,9 @@ pub struct Gain {
 
 impl Gain {
     /// The gain over a control that was compared with the real message; `None` where it was not.
-    fn over(control: &Evaluation) -> Option<Self> {
-        let paired = control.against_real?;
-        let checked = control.accuracy.map(|accuracy| accuracy.checked as f64);
+    fn over(paired: Option<Paired>, accuracy: Option<Accuracy>) -> Option<Self> {
+        let paired = paired?;
+        let checked = accuracy.map(|accuracy| accuracy.checked as f64);
         let share = |count: f64| checked.map(|n| count / n);
         let accuracy = paired.only_right.and_then(|[real, control]| share(real as f64 - control as f64));
         let interval =
@@ -58,17 +58,17 @@ pub struct Gains {
 }
 
 impl Gains {
-    /// The gains over the controls among `scored`.
-    pub fn new<'a>(scored: impl Iterator<Item = (&'a Control, &'a Evaluation)>) -> Self {
+    /// The gains over the controls among `scored`: each with how it compares with the real message, and its accuracy.
+    pub fn new<'a>(scored: impl Iterator<Item = (&'a Control, Option<Paired>, Option<Accuracy>)>) -> Self {
         let mut gains = Self::default();
-        for (control, evaluation) in scored {
+        for (control, paired, accuracy) in scored {
             let gain = match control {
                 Control::Shuffled => &mut gains.pairing_gain,
                 Control::SelfRollout => &mut gains.communication_gain,
                 Control::None => &mut gains.own_gain,
                 _ => continue,
             };
-            *gain = Gain::over(evaluation);
+            *gain = Gain::over(paired, accuracy);
         }
         gains
     }
@@ -86,29 +86,14 @@ impl Gains {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Accuracy, Paired, SampleScore};
+    use super::super::SampleScore;
     use super::*;
-
-    fn evaluation(accuracy: f64, against_real: Option<Paired>) -> Evaluation {
-        Evaluation {
-            control: String::new(),
-            loss: 1.0,
-            loss_interval: None,
-            perplexity: 1.0,
-            accuracy: Some(Accuracy { accuracy, interval: [0.0, 1.0], checked: 20 }),
-            samples: 20,
-            target_tokens: 40,
-            message_bytes: 0,
-            cost: None,
-            against_real,
-            gains: Gains::default(),
-        }
-    }
 
     #[test]
     fn gains_are_differences_of_what_was_scored_on_the_same_questions() {
         let score = |line: usize, loss: f64, right: bool| SampleScore {
             line,
+            question: 1,
             loss,
             target_tokens: 2,
             trace_positions: 0,
@@ -119,9 +104,10 @@ mod tests {
         let control: Vec<_> =
             (0..20).map(|i| score(i, 1.5 + 0.1 * (i % 2) as f64, i < 5 || i == 19)).collect();
         let paired = Paired::new(&real, &control);
-        let (own, bare) = (evaluation(0.3, Some(paired)), evaluation(0.3, None));
-        let scored = [(Control::SelfRollout, &own), (Control::None, &bare), (Control::Zero, &own)];
-        let gains = Gains::new(scored.iter().map(|(control, evaluation)| (control, *evaluation)));
+        let accuracy = Some(Accuracy { accuracy: 0.3, interval: [0.0, 1.0], checked: 20 });
+        let scored =
+            [(Control::SelfRollout, Some(paired)), (Control::None, None), (Control::Zero, Some(paired))];
+        let gains = Gains::new(scored.iter().map(|(control, paired)| (control, *paired, accuracy)));
         let gain = gains.communication_gain.unwrap();
         assert!((gain.loss - 0.55).abs() < 1e-12 && gain.loss_interval == paired.loss_interval);
         assert!((gain.accuracy.unwrap() - (0.7 - 0.3)).abs() < 1e-12);
@@ -129,8 +115,8 @@ mod tests {
         let [low, high] = gain.accuracy_interval.unwrap();
         assert!((low - 0.054_984).abs() < 1e-5 && (high - 0.497_471).abs() < 1e-5, "{low} {high}");
         assert_eq!((gains.pairing_gain, gains.own_gain), (None, None));
-        let written = serde_json::to_value(Evaluation { gains, ..bare.clone() }).unwrap();
+        let written = serde_json::to_value(gains).unwrap();
         assert!(written.get("pairing_gain").is_none() && written["communication_gain"]["accuracy"].is_f64());
-        assert_eq!(serde_json::from_value::<Evaluation>(written).unwrap().gains, gains);
+        assert_eq!(serde_json::from_value::<Gains>(written).unwrap(), gains);
     }
 }

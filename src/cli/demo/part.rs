@@ -16,7 +16,7 @@ pub const HOLDERS: usize = 2;
 /// Lines of an update, and of a batch of questions.
 pub const BATCH: usize = 32;
 /// Questions of a line of training data.
-const QUESTIONS_PER_LINE: usize = 1;
+const QUESTIONS_PER_LINE: usize = 4;
 /// Most lines of training data; longer trainings read them again.
 const MOST_LINES: usize = 1 << 16;
 /// Scores of the team between its first and its last update.
