@@ -65,7 +65,7 @@ impl Job for Learn<'_> {
             &samples,
             None,
             || false,
-            |event| {
+            |_, event| {
                 if let Event::Step { metrics, .. } = event {
                     losses.extend(metrics.loss);
                 }

@@ -47,6 +47,8 @@ def expected(run):
     for m in read_lines(run / "eval_metrics.jsonl"):
         if m["eval_loss"] is not None:
             curves.setdefault("eval/loss", []).append((m["step"], m["eval_loss"]))
+        if m.get("eval_accuracy") is not None:
+            curves.setdefault("eval/accuracy", []).append((m["step"], m["eval_accuracy"]))
     return curves
 
 

@@ -1,7 +1,7 @@
 //! What the tiny model reads while it is trained: words that are said again, and facts with questions about them.
 
 use diffmas::benchmarks::synthetic::{
-    Fact, Facts, Family, ITEMS, NAMES, PLACES, Problem, Relation, Split, TaskConfig,
+    Fact, Facts, Family, ITEMS, NAMES, PLACES, Problem, Question, Split, TaskConfig,
 };
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -61,30 +61,18 @@ impl Document {
             1 => document.push(&report, UNPREDICTABLE),
             _ => document.push(&sentences, UNPREDICTABLE),
         }
-        let mut questions = questions(&facts);
+        let mut questions: Vec<Question> =
+            facts.iter().filter_map(|fact| Some(Question::about(fact, &facts)?.0)).collect();
         questions.shuffle(rng);
-        for (i, (question, answer)) in questions.iter().take(QUESTIONS).enumerate() {
+        for (i, Question { text, answer }) in questions.iter().take(QUESTIONS).enumerate() {
             if i > 0 {
                 document.push("<user>", 0.0);
             }
-            document.push(question, 0.0);
+            document.push(text, 0.0);
             document.push(&format!("{answer} <end>"), 1.0);
         }
         document
     }
-}
-
-/// Everything that `facts` answer.
-fn questions(facts: &[Fact]) -> Vec<(String, String)> {
-    let item = |who: &str| facts.iter().find(|f| f.subject == who && f.relation == Relation::Has);
-    let question = |f: &Fact| match f.relation {
-        Relation::Has => Some((format!("what has {}", f.subject), f.object.to_string())),
-        Relation::In => {
-            Some((format!("what near {}", f.subject), format!("{} {}", f.object, item(f.object)?.object)))
-        }
-        Relation::Sees | Relation::Likes => None,
-    };
-    facts.iter().filter_map(question).collect()
 }
 
 /// An endless supply of documents that get longer.
@@ -99,7 +87,8 @@ impl Documents {
     /// The documents of a stage, with at most `longest` facts on people or places.
     pub fn new(rng: ChaCha8Rng, seed: u64, longest: usize, repetitions: f64) -> Self {
         let family = |family, holders, max| -> Box<dyn Iterator<Item = Problem>> {
-            let config = TaskConfig { family, holders, facts: Facts { min: 1, max } };
+            let config =
+                TaskConfig { family, holders, facts: Facts { min: 1, max }, ..TaskConfig::default() };
             Box::new(config.problems(Split::Train, seed, usize::MAX))
         };
         let families = vec![

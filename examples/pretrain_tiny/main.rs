@@ -215,7 +215,7 @@ fn scores<B: ModelBackend>(
     };
     families
         .map(|(family, facts)| {
-            let config = TaskConfig { family, holders: 2, facts: Facts::exactly(facts) };
+            let config = TaskConfig { family, facts: Facts::exactly(facts), ..TaskConfig::default() };
             let team = config.all_evidence();
             let prompts = PromptBuilder::new(&team.agents, files.tokenizer.clone())?;
             let samples: Vec<_> = config

@@ -218,11 +218,19 @@ impl TeamConfig {
         self.channel.kind.check(&self.channel_settings(), None)
     }
 
-    /// Refuses settings of the channel that make no sense on a model of the sizes `config`.
+    /// Refuses settings of the channel, and numbers of slots, that make no sense on a model of the sizes `config`.
     ///
     /// # Errors
     /// One sentence that names the setting.
     pub(crate) fn check_model(&self, config: &BackboneConfig) -> Result<()> {
+        let most = config.max_position_embeddings;
+        if let Some(j) = (0..self.agents.len().saturating_sub(1)).find(|&j| self.slots(j) > most) {
+            return Err(Error::invalid(format!(
+                "agent `{}` has {} slots, but the model has {most} positions (max_position_embeddings); lower latent_steps",
+                self.agents[j].name,
+                self.slots(j)
+            )));
+        }
         self.channel.kind.check(&self.channel_settings(), Some(&self.sizes(config)))
     }
 

@@ -43,43 +43,49 @@ pub fn methods(task: &TaskConfig, team: &TeamConfig) -> Vec<TeamMethods> {
         let method = MethodConfig { name: name.into(), part, control: Control::Real };
         TeamMethods { team, training, methods: vec![method] }
     };
-    let channel = &team.channel;
+    let message = match team.channel.kind == ChannelKind::TRACE && team.feed == FeedKind::Slots {
+        true => "slots".to_string(),
+        false => team.channel.to_string(),
+    };
     let text = text_team(task, team);
     let latent = TeamConfig { latent_steps: team.latent_steps, feed: FeedKind::Realign, ..task.team() };
-    let mut trained = one(&format!("{channel}, trained"), Part::Trained, team.clone(), Training::Channel);
-    trained.methods.extend(
-        [Control::None, Control::Zero, Control::Shuffled, Control::Random].map(|control| MethodConfig {
-            name: format!("control {control}"),
-            part: Part::Control,
-            control,
-        }),
-    );
+    let mut trained = one(&format!("{message}, trained"), Part::Trained, team.clone(), Training::Channel);
+    let controls = [Control::None, Control::Zero, Control::Shuffled, Control::Random, Control::SelfRollout];
+    trained.methods.extend(controls.map(|control| MethodConfig {
+        name: format!("control {control}"),
+        part: Part::Control,
+        control,
+    }));
     vec![
         one("all evidence in one context", Part::Bound, task.all_evidence(), Training::None),
         one("solver alone", Part::Bound, task.alone(), Training::None),
+        one("true words in one context", Part::Bound, task.true_words(), Training::None),
         one("text, prompted", Part::Baseline, text.clone(), Training::None),
         one("text, trained", Part::Baseline, text, Training::Text),
         one("latent, untrained", Part::Baseline, latent, Training::None),
-        one(&format!("{channel}, untrained"), Part::Baseline, team.clone(), Training::None),
+        one(&format!("{message}, untrained"), Part::Baseline, team.clone(), Training::None),
         trained,
     ]
 }
 
 /// The team of `task` with messages of text, of as many tokens as those of `team` have positions.
 pub fn text_team(task: &TaskConfig, team: &TeamConfig) -> TeamConfig {
-    let only_vectors = team.channel.kind == ChannelKind::VECTORS;
-    let message_tokens = if only_vectors { team.num_vectors } else { team.latent_steps };
+    let message_tokens = message_positions(team);
     TeamConfig { channel: ChannelKind::TEXT.into(), message_tokens, ..task.team() }
+}
+
+/// Positions of a message of `team`: vectors where it sends nothing else, else latent positions.
+pub fn message_positions(team: &TeamConfig) -> usize {
+    if team.channel.kind == ChannelKind::VECTORS { team.num_vectors } else { team.latent_steps }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::synthetic::{Facts, Family};
     use super::*;
 
     #[test]
     fn every_team_is_valid_and_every_row_has_a_name_of_its_own() {
-        let task = TaskConfig { family: Family::Relay, holders: 2, facts: Facts::exactly(4) };
+        let task = TaskConfig::default();
         let team = TeamConfig {
             channel: ChannelKind::VECTORS.into(),
             latent_steps: 3,
@@ -90,14 +96,13 @@ mod tests {
         all.iter().for_each(|group| group.team.validate().unwrap());
         let rows: Vec<&MethodConfig> = all.iter().flat_map(|group| &group.methods).collect();
         let names: std::collections::BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-        assert_eq!((rows.len(), names.len()), (11, 11));
-        assert_eq!(rows.iter().filter(|row| row.part == Part::Control).count(), 4);
+        assert_eq!((rows.len(), names.len()), (13, 13));
+        assert_eq!(rows.iter().filter(|row| row.part == Part::Control).count(), 5);
         let last = all.last().unwrap();
-        assert_eq!((&last.team, last.training, last.methods.len()), (&team, Training::Channel, 5));
+        assert_eq!((&last.team, last.training, last.methods.len()), (&team, Training::Channel, 6));
         assert_eq!(text_team(&task, &team).message_tokens, 5);
-        assert_eq!(
-            text_team(&task, &TeamConfig { channel: ChannelKind::TRACE.into(), ..team }).message_tokens,
-            3
-        );
+        let trace = TeamConfig { channel: ChannelKind::TRACE.into(), ..team };
+        assert_eq!(text_team(&task, &trace).message_tokens, 3);
+        assert_eq!(methods(&task, &trace).last().unwrap().methods[0].name, "slots, trained");
     }
 }

@@ -3,4 +3,4 @@
 mod methods;
 pub mod synthetic;
 
-pub use methods::{MethodConfig, TeamMethods, Training, methods, text_team};
+pub use methods::{MethodConfig, TeamMethods, Training, message_positions, methods, text_team};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use diffmas::Result;
-use diffmas::benchmarks::synthetic::{Facts, Family, Split, TaskConfig};
+use diffmas::benchmarks::synthetic::{Facts, Family, HeldOut, Problem, Split, TaskConfig};
 use diffmas::engine::OutputLock;
 use diffmas::files::{write_atomic, write_jsonl};
 
@@ -23,10 +23,23 @@ pub struct GenerateTaskCommand {
     /// Facts of each holder: a number, or a range like 2-8
     #[arg(long, value_name = "N", default_value = "4")]
     facts: Facts,
+    /// As many facts as there can be in every test line, and in every other training line by chance
+    #[arg(long)]
+    full_size: bool,
+    /// What training lines never pair, and every test question is about: half of all pairs of a subject and an object, of which test
+    /// lines consist; or an eighth, among facts of all pairs in test lines [half, eighth]
+    #[arg(long, default_value_t)]
+    split: HeldOut,
+    /// Questions of a line of train.jsonl, on the same evidence; lines of test.jsonl have one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    questions_per_line: usize,
+    /// Leave answers and reports out of train.jsonl, to learn without labels
+    #[arg(long)]
+    no_answers: bool,
     /// Lines of train.jsonl
     #[arg(long, value_name = "N", default_value_t = 4096)]
     train: usize,
-    /// Lines of test.jsonl, whose facts are in no line of train.jsonl
+    /// Lines of test.jsonl; the facts that they ask about are in no line of train.jsonl
     #[arg(long, value_name = "N", default_value_t = 640)]
     test: usize,
     /// Seed of all draws
@@ -43,7 +56,14 @@ pub struct GenerateTaskCommand {
 impl GenerateTaskCommand {
     /// Writes data and team file.
     pub fn execute(self) -> Result<()> {
-        let config = TaskConfig { family: self.family, holders: self.holders, facts: self.facts };
+        let config = TaskConfig {
+            family: self.family,
+            holders: self.holders,
+            facts: self.facts,
+            full_size: self.full_size,
+            held_out: self.split,
+            questions: self.questions_per_line,
+        };
         config.validate()?;
         TaskConfig::check_count("train", self.train)?;
         TaskConfig::check_count("test", self.test)?;
@@ -51,7 +71,11 @@ impl GenerateTaskCommand {
             OutputLock::new_run(&self.output, self.overwrite, "give another --output, or --overwrite")?;
         lock.clear()?;
         let train = config.problems(Split::Train, self.seed, self.train);
-        let train: Vec<_> = train.map(|p| p.fields_with_trajectories(usize::MAX)).collect();
+        let fields = |problem: Problem| match self.no_answers {
+            true => problem.fields_without_answers(),
+            false => problem.fields_with_trajectories(usize::MAX),
+        };
+        let train: Vec<_> = train.map(fields).collect();
         let test: Vec<_> = config.problems(Split::Test, self.seed, self.test).map(|p| p.fields()).collect();
         write_jsonl(&self.output.join("train.jsonl"), &train)?;
         write_jsonl(&self.output.join("test.jsonl"), &test)?;
@@ -63,8 +87,9 @@ impl GenerateTaskCommand {
             let team = toml::to_string(&team)?;
             write_atomic(&self.output.join(name), team.as_bytes())?;
         }
+        let what = if self.questions_per_line == 1 { "questions" } else { "lines" };
         output::print(&format!(
-            "{} training and {} test questions, and teams for them, in {}",
+            "{} training and {} test {what}, and teams for them, in {}",
             self.train,
             self.test,
             self.output.display()

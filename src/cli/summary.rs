@@ -56,8 +56,18 @@ impl Summary<'_> {
         let (first, last) = (self.trained.steps.first()?, self.trained.steps.last()?);
         let after_update =
             |step| self.trained.scores.iter().find(|s| s.step == step).map(|s| number(s.eval_loss));
+        let right = |step| {
+            let score = self.trained.scores.iter().find(|s| s.step == step)?;
+            Some(format!("{:.1} %", 100.0 * score.eval_accuracy?))
+        };
+        let right = match (right(0), right(last.step)) {
+            (Some(before), Some(after)) => format!("; right answers {before} before, {after} after"),
+            _ => String::new(),
+        };
         Some(match (after_update(0), after_update(last.step)) {
-            (Some(before), Some(after)) => format!("held-out loss {before} before, {after} after training"),
+            (Some(before), Some(after)) => {
+                format!("held-out loss {before} before, {after} after training{right}")
+            }
             (None, Some(after)) => format!("held-out loss {after} after training"),
             (_, None) => {
                 let [first, last] = [first.loss, last.loss].map(number);

@@ -8,7 +8,7 @@ use diffmas::engine::{
 use diffmas::files::{from_root, write_json};
 use diffmas::settings::{Layer, Rivals, Section};
 use diffmas::text::{Answers, TokenizedSample};
-use diffmas::training::{LoraConfig, StepMetrics, StopReason, TrainConfig};
+use diffmas::training::{EvalMetrics, LoraConfig, StepMetrics, StopReason, TrainConfig};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -226,6 +226,8 @@ struct Shown {
     total: usize,
     updates: Option<Progress>,
     scores: Option<Progress>,
+    /// The latest score of held-out data.
+    held_out: Option<EvalMetrics>,
     /// While updates go on, they are finished before the program ends.
     heard: Option<interrupt::Heard>,
     csv: Option<Csv>,
@@ -235,10 +237,21 @@ impl Shown {
     fn event(&mut self, event: TrainEvent) -> Result<()> {
         match event {
             TrainEvent::Started(start) => (self.done, self.total) = (start.done, start.total),
+            // A score between updates has no progress of its own.
+            TrainEvent::Scored { .. } if self.updates.is_some() => {}
             TrainEvent::Scored { done, total } => {
                 self.scores.get_or_insert_with(|| Progress::new("scored", 0, total)).set(done, "");
             }
-            TrainEvent::EvalLoss(_) => self.scores.take().iter().for_each(Progress::finish),
+            TrainEvent::HeldOut(metrics) => {
+                self.scores.take().iter().for_each(Progress::finish);
+                let said = format!("held out after update {}: {}", metrics.step, held_out(&metrics));
+                match &self.updates {
+                    Some(updates) => updates.line(&said),
+                    None if metrics.eval_accuracy.is_some() => verbosity::note(&said),
+                    None => {}
+                }
+                self.held_out = Some(metrics);
+            }
             TrainEvent::Updating => {
                 self.heard = Some(interrupt::Heard::start());
                 self.updates = Some(Progress::new("update", self.done, self.total));
@@ -248,7 +261,11 @@ impl Shown {
                 if metrics.skipped {
                     self.line(&format!("update {} skipped: loss or gradient is not finite", metrics.step));
                 }
-                self.updates.iter_mut().for_each(|progress| progress.set(metrics.step, &describe(&metrics)));
+                let mut said = describe(&metrics);
+                if let Some(accuracy) = self.held_out.as_ref().and_then(|m| m.eval_accuracy) {
+                    said += &format!("  held out {:.1} % right", 100.0 * accuracy);
+                }
+                self.updates.iter_mut().for_each(|progress| progress.set(metrics.step, &said));
             }
             TrainEvent::Checkpoint(dir) => self.line(&format!("checkpoint in {}", dir.display())),
             TrainEvent::Updated(reason) => {
@@ -282,6 +299,15 @@ fn look_inside(engine: &Engine, dir: &Path, samples: &[TokenizedSample]) -> Resu
 
 /// A step in a few words.
 fn describe(m: &StepMetrics) -> String {
-    let number = |x: Option<f64>| x.map_or("not finite".into(), |x| format!("{x:.4}"));
     format!("loss {}  grad norm {}", number(m.loss), number(m.grad_norm))
+}
+
+/// A score of held-out data in a few words.
+fn held_out(m: &EvalMetrics) -> String {
+    let right = m.eval_accuracy.map_or(String::new(), |x| format!("  {:.1} % right", 100.0 * x));
+    format!("loss {}{right}", number(m.eval_loss))
+}
+
+fn number(x: Option<f64>) -> String {
+    x.map_or("not finite".into(), |x| format!("{x:.4}"))
 }

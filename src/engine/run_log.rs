@@ -36,18 +36,16 @@ impl RunLog {
         self.steps.push(metrics.clone())
     }
 
-    /// Adds the held-out loss of the team as it is after update `step`.
-    pub fn eval_loss(&mut self, step: usize, loss: f64) -> Result<EvalMetrics> {
+    /// Adds a score of the held-out data.
+    pub fn score(&mut self, metrics: &EvalMetrics) -> Result<()> {
         if let Some(events) = &mut self.events {
-            events.eval_loss(step, loss)?;
+            events.score(metrics)?;
         }
-        let metrics = EvalMetrics { step, eval_loss: loss.is_finite().then_some(loss) };
-        self.scores.push(metrics.clone())?;
-        Ok(metrics)
+        self.scores.push(metrics.clone())
     }
 
     /// Whether the held-out data was scored after update `step`.
-    pub fn has_eval_loss(&self, step: usize) -> bool {
+    pub fn has_score(&self, step: usize) -> bool {
         self.scores.lines.iter().any(|s| s.step == step)
     }
 

@@ -27,7 +27,7 @@ pub struct TrainRequest {
     pub config: TrainConfig,
     /// Training data: all have a target or, where there is a teacher, a prompt of it ([`Session::training_data`]).
     pub samples: Vec<TokenizedSample>,
-    /// Data that is scored before and after training.
+    /// Data that is scored before, during and after training.
     pub held_out: Option<Vec<TokenizedSample>>,
     /// The shape of a fresh adapter; a team that has learned something goes on with that.
     pub lora: LoraConfig,
@@ -92,7 +92,7 @@ pub enum TrainEvent {
         total: usize,
     },
     /// Held-out data was scored.
-    EvalLoss(EvalMetrics),
+    HeldOut(EvalMetrics),
     /// Updates begin: from here on to [`TrainEvent::Updated`], a cancellation leaves a checkpoint.
     Updating,
     /// An update is done (or was skipped).
@@ -156,19 +156,26 @@ impl Request for TrainRequest {
             changed: trainer.changed().to_vec(),
             steps: log.steps().to_vec(),
         }));
-        if done == 0 {
-            self.score(&team.session, &trainer, &mut log, 0, tell)?;
+        if self.is_scored_after(done) {
+            self.score(&team.session, &trainer, &mut log, done, tell)?;
         }
         tell.event(TrainEvent::Updating);
         let reason = trainer.train(
             &self.samples,
             dir,
             || tell.is_cancelled(),
-            |event| {
+            |trainer, event| {
                 match event {
                     Event::Step { metrics, .. } => {
                         log.step(metrics)?;
                         tell.event(TrainEvent::Step(metrics.clone()));
+                        if metrics.step < total && self.is_scored_after(metrics.step) {
+                            match self.score(&team.session, trainer, &mut log, metrics.step, tell) {
+                                // Nothing is lost: the run ends with a checkpoint, from which it goes on with this score.
+                                Err(Error::Interrupted(_)) if tell.is_cancelled() => {}
+                                scored => scored?,
+                            }
+                        }
                     }
                     Event::Checkpoint(dir) => tell.event(TrainEvent::Checkpoint(dir.to_path_buf())),
                 }
@@ -235,6 +242,11 @@ impl TrainRequest {
         Merged::new(layers, &[])?.to_toml()
     }
 
+    /// Whether held-out data is scored after update `step`, which is not the last.
+    fn is_scored_after(&self, step: usize) -> bool {
+        step == 0 || self.config.eval_steps.is_some_and(|every| step.is_multiple_of(every))
+    }
+
     /// Scores the held-out data, where there is any and it has not been scored after this update in an earlier session.
     fn score<B: ModelBackend>(
         &self,
@@ -244,16 +256,18 @@ impl TrainRequest {
         step: usize,
         tell: &Tell<TrainEvent, Trained>,
     ) -> Result<()> {
-        let Some(samples) = self.held_out.as_ref().filter(|_| !log.has_eval_loss(step)) else {
+        let Some(samples) = self.held_out.as_ref().filter(|_| !log.has_score(step)) else {
             return Ok(());
         };
         let writing = session.greedy_writing();
+        let longest = samples.iter().filter_map(|s| s.target.as_ref()).map(Vec::len).max().unwrap_or(0);
+        let checking = self.config.eval_accuracy.then(|| session.checking(longest));
         let scoring = Scoring {
             batch_size: session.config.batch_size(),
             control: &Control::Real,
             seed: self.config.seed,
             writing: writing.as_ref(),
-            checking: None,
+            checking: checking.as_ref(),
         };
         let mut done = 0;
         let evaluation = evaluate(&trainer.team(), samples, &scoring, |batch| {
@@ -261,7 +275,13 @@ impl TrainRequest {
             tell.event(TrainEvent::Scored { done, total: samples.len() });
             tell.check()
         })?;
-        tell.event(TrainEvent::EvalLoss(log.eval_loss(step, evaluation.loss)?));
+        let metrics = EvalMetrics {
+            step,
+            eval_loss: Some(evaluation.loss).filter(|loss| loss.is_finite()),
+            eval_accuracy: evaluation.accuracy.map(|a| a.accuracy),
+        };
+        log.score(&metrics)?;
+        tell.event(TrainEvent::HeldOut(metrics));
         Ok(())
     }
 }

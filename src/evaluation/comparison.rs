@@ -36,8 +36,14 @@ pub struct Method {
     pub name: String,
     /// What it is in the comparison.
     pub part: Part,
+    /// What its agents pass on, by the name of the channel; nothing where there is one agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
     /// Right answers.
     pub accuracy: Accuracy,
+    /// Positions of a message: latent ones, vectors, or tokens of text; a mean as [`Method::message_bytes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_positions: Option<f64>,
     /// Bytes of a message, as a mean over samples and senders.
     pub message_bytes: f64,
     /// What a question costs.

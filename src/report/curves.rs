@@ -55,6 +55,8 @@ pub struct Curves {
     pub trace_grad_norm: BTreeMap<String, Points>,
     /// The held-out loss.
     pub held_out: Points,
+    /// Right answers to held-out questions, in percent.
+    pub held_out_right: Points,
     /// First update of each phase, and its name.
     pub phases: Vec<(f64, String)>,
 }
@@ -100,7 +102,10 @@ impl Curves {
             0 => self.held_out_ends[0] = line.eval_loss,
             _ => self.held_out_ends[1] = line.eval_loss,
         }
-        self.held_out.extend(line.eval_loss.map(|loss| (line.step as f64, loss)));
+        let step = line.step as f64;
+        self.held_out.extend(line.eval_loss.map(|loss| (step, loss)));
+        let right = line.eval_accuracy.filter(|x| x.is_finite());
+        self.held_out_right.extend(right.map(|right| (step, 100.0 * right)));
     }
 }
 
@@ -165,7 +170,10 @@ mod tests {
 
 {"step":3,"phase":"joint","loss":1.5,"trajectory_loss":0.25,"learning_rate":0.1,"trace_grad_norm":{"a":0.25,"b":1}}
 {"step":4,"loss":1.0,"learn"#;
-        let c = read(metrics, "{\"step\":0,\"eval_loss\":3.0}\n{\"step\":3,\"eval_loss\":null}\n").unwrap();
+        let scores =
+            "{\"step\":0,\"eval_loss\":3.0}\n{\"step\":3,\"eval_loss\":null,\"eval_accuracy\":0.5}\n";
+        let c = read(metrics, scores).unwrap();
+        assert_eq!(c.held_out_right, [(3.0, 50.0)]);
         assert_eq!((c.updates, c.skipped, c.seconds), (3, 1, 2.0));
         assert_eq!(c.loss, [(1.0, 2.5), (3.0, 1.5)]);
         assert_eq!(c.trajectory_loss, [(3.0, 0.25)]);

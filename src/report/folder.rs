@@ -83,6 +83,11 @@ impl Report {
         path.canonicalize().is_ok_and(|path| self.sources.iter().any(|name| self.dir.join(name) == path))
     }
 
+    /// The ways of answering the same questions that were compared.
+    pub fn comparison(&self) -> Option<&Comparison> {
+        self.comparison.as_ref()
+    }
+
     /// The first line of the page: whether the message matters, from a comparison or else from scores; where neither is there, what
     /// training did to the loss.
     pub fn verdict(&self) -> Verdict {

@@ -23,6 +23,8 @@ pub struct Lens {
     sender: String,
     /// How many tokens the longest position has.
     ranks: usize,
+    /// Probability of the nearest token as a mean over positions, in percent.
+    nearest: String,
     positions: Vec<Vec<Token>>,
 }
 
@@ -123,8 +125,14 @@ pub fn lens(inspection: &Inspection) -> Vec<Lens> {
         }
     };
     let of = inspection.latents.iter().filter(|l| !l.positions.is_empty());
+    let nearest = |positions: &[Vec<LensToken>]| {
+        let all = positions.iter().filter_map(|tokens| finite(tokens.first()?.probability));
+        let (sum, n) = all.fold((0.0, 0), |(sum, n), p| (sum + p, n + 1));
+        if n == 0 { NOTHING.into() } else { percent(sum / f64::from(n)) }
+    };
     of.map(|latents| Lens {
         sender: latents.sender.clone(),
+        nearest: nearest(&latents.positions),
         ranks: latents.positions.iter().map(Vec::len).max().unwrap_or(0),
         positions: latents.positions.iter().map(|tokens| tokens.iter().map(token).collect()).collect(),
     })

@@ -35,7 +35,19 @@ pub fn training(curves: &Curves) -> Result<Training> {
             curves.phases.iter().map(|(step, name)| format!("{name} from update {step}")).collect();
         parts.push(format!("phases, marked by dashed lines: {}", phases.join(", ")));
     }
+    let right = Curve {
+        name: "right answers to held-out questions".into(),
+        points: &curves.held_out_right,
+        ink: 0,
+        marked: true,
+    };
     let mut figures = Vec::new();
+    figures.extend(figure(
+        "Right answers to held-out questions in percent",
+        &[right],
+        curves,
+        Scale::Linear,
+    )?);
     let losses = [
         ("training", &curves.loss, 0, false),
         ("held out", &curves.held_out, 1, true),

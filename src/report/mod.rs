@@ -6,6 +6,7 @@
 
 mod charts;
 mod curves;
+mod equalities;
 mod figure;
 mod folder;
 mod inside;

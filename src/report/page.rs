@@ -6,6 +6,7 @@ use minijinja::Environment;
 use serde::Serialize;
 
 use super::charts;
+use super::equalities::{Equalities, equalities};
 use super::folder::Report;
 use super::inside::{AttentionMaps, Example, Lens, attention, example, lens};
 use super::learning::{Training, training};
@@ -23,6 +24,7 @@ struct Page<'a> {
     version: &'static str,
     inks: Vec<(String, String)>,
     results: Vec<Results>,
+    equalities: Option<Equalities>,
     training: Option<Training>,
     attention: Option<AttentionMaps>,
     lens: Vec<Lens>,
@@ -52,6 +54,7 @@ impl Report {
             version: env!("CARGO_PKG_VERSION"),
             inks: charts::inks(),
             results,
+            equalities: self.comparison.as_ref().and_then(equalities),
             training: Some(&self.curves).filter(|c| !c.is_empty()).map(training).transpose()?,
             attention: inspection.filter(|i| !i.attention.is_empty()).map(attention).transpose()?,
             lens: inspection.map_or(Vec::new(), lens),
@@ -150,7 +153,7 @@ mod tests {
 
     #[test]
     fn each_file_brings_its_sections_and_no_other() {
-        let all = ["results", "training", "attention", "lens", "example", "settings"];
+        let all = ["results", "equalities", "training", "attention", "lens", "example", "settings"];
         let results = json!({"control": "real", "loss": null, "perplexity": null, "samples": 2, "target_tokens": 4, "message_bytes": 0});
         for (file, text, sections) in [
             ("metrics.jsonl", metrics(3), &["training"][..]),
@@ -168,6 +171,19 @@ mod tests {
                 assert_eq!(has(&html, section), sections.contains(&section), "{file}: {section}");
             }
         }
+    }
+
+    #[test]
+    fn a_latent_message_stands_beside_one_of_text() {
+        let text =
+            comparison().replace("\"part\":\"baseline\"", "\"part\":\"baseline\",\"channel\":\"text\"");
+        let both = text.replace(
+            "\"part\":\"trained\"",
+            "\"part\":\"trained\",\"channel\":\"trace\",\"message_positions\":8.0",
+        );
+        let html = page(folder(&[("comparison.json", both)]).path());
+        assert!(has(&html, "equalities") && html.contains("<td class=\"better\">90.0\u{a0}%</td>"), "{html}");
+        assert!(!has(&page(folder(&[("comparison.json", text)]).path()), "equalities"));
     }
 
     #[test]

@@ -283,6 +283,8 @@ mod tests {
             name: name.into(),
             part,
             accuracy: accuracy(value, 0.04),
+            channel: None,
+            message_positions: None,
             message_bytes: 0.0,
             cost: Cost { seconds: 0.0, forward_positions: 0.0 },
             against_real: None,

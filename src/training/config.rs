@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::phase_config::{PhaseConfig, PhasePreset, check_phases};
-use super::{Curriculum, Decay, LrSchedulerType, Teacher};
+use super::{Curriculum, Decay, DecayType, LrSchedulerType, Schedule, Teacher};
 use crate::agents::TeamConfig;
 use crate::error::{Error, Result};
 
@@ -87,6 +87,10 @@ pub struct TrainConfig {
     pub warmup_steps: usize,
     /// Shape of the schedule.
     pub lr_scheduler_type: LrSchedulerType,
+    /// Updates over which the rate of `warmup_stable_decay` falls to 0; 60 % of each phase where absent.
+    pub num_decay_steps: Option<usize>,
+    /// How it falls; linearly where absent.
+    pub decay_type: Option<DecayType>,
     /// Largest global gradient norm; 0 switches clipping off.
     pub max_grad_norm: f64,
     /// Decoupled weight decay.
@@ -99,6 +103,11 @@ pub struct TrainConfig {
     pub save_steps: usize,
     /// Checkpoints kept; the oldest go first. All where absent.
     pub save_total_limit: Option<usize>,
+    /// Updates between scores of held-out data; where it is absent, it is scored before the first and after the last alone.
+    pub eval_steps: Option<usize>,
+    /// Whether right answers are counted on held-out data, too: greedy, with as many tokens as the longest answer that is expected.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub eval_accuracy: bool,
     /// How far back the gradient goes.
     pub trace_gradient: TraceGradient,
     /// Updates skipped in a row, for a loss or gradient that is not finite, after which training stops.
@@ -137,12 +146,16 @@ impl Default for TrainConfig {
             num_train_epochs: 3.0,
             warmup_steps: 0,
             lr_scheduler_type: LrSchedulerType::Linear,
+            num_decay_steps: None,
+            decay_type: None,
             max_grad_norm: 1.0,
             weight_decay: 0.0,
             decay: Decay::All,
             seed: 42,
             save_steps: 500,
             save_total_limit: None,
+            eval_steps: None,
+            eval_accuracy: false,
             trace_gradient: TraceGradient::Full,
             max_skipped_updates: 5,
             trajectory_weight: 0.0,
@@ -161,6 +174,16 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// How the learning rate of each phase rises and falls.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            kind: self.lr_scheduler_type,
+            warmup_steps: self.warmup_steps,
+            num_decay_steps: self.num_decay_steps,
+            decay_type: self.decay_type.unwrap_or_default(),
+        }
+    }
+
     /// Checks the settings before any device is touched.
     ///
     /// # Errors
@@ -175,6 +198,7 @@ impl TrainConfig {
         positive("save_steps", self.save_steps)?;
         positive("max_skipped_updates", self.max_skipped_updates)?;
         positive("max_steps", self.max_steps.unwrap_or(1))?;
+        positive("eval_steps", self.eval_steps.unwrap_or(1))?;
         positive("save_total_limit", self.save_total_limit.unwrap_or(1))?;
         if i64::try_from(self.seed).is_err() {
             return Err(Error::invalid(format!(
@@ -205,6 +229,7 @@ impl TrainConfig {
         }
         positive("curriculum_steps", self.curriculum_steps.unwrap_or(1))?;
         positive("teacher_tokens", self.teacher_tokens)?;
+        self.check_decay()?;
         check_phases(&self.phases)?;
         if !self.num_train_epochs.is_finite() || self.num_train_epochs <= 0.0 {
             return Err(Error::invalid(format!(
@@ -213,6 +238,22 @@ impl TrainConfig {
             )));
         }
         Ok(())
+    }
+
+    /// Refuses settings of a decay that the schedule does not have.
+    fn check_decay(&self) -> Result<()> {
+        if self.lr_scheduler_type == LrSchedulerType::WarmupStableDecay {
+            return Ok(());
+        }
+        let set =
+            [("num_decay_steps", self.num_decay_steps.is_some()), ("decay_type", self.decay_type.is_some())];
+        match set.iter().find(|(_, is_set)| *is_set) {
+            Some((name, _)) => Err(Error::invalid(format!(
+                "{name} is a setting of the schedule warmup_stable_decay, but lr_scheduler_type is {}",
+                self.lr_scheduler_type
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Checks the settings against the team.

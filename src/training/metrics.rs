@@ -58,6 +58,9 @@ pub struct EvalMetrics {
     pub step: usize,
     /// Mean NLL of its target tokens; null when it is not finite.
     pub eval_loss: Option<f64>,
+    /// Share of its questions that are answered rightly, where answers are checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_accuracy: Option<f64>,
 }
 
 /// The largest resident memory of this process so far, in bytes.

@@ -40,7 +40,7 @@ pub use phase_config::{PhaseConfig, PhasePreset};
 pub use phases::Phase;
 pub use reduce::{OneProcess, Reduce};
 pub use sampler::Sampler;
-pub use schedule::{LrSchedulerType, learning_rate};
+pub use schedule::{DecayType, LrSchedulerType, Schedule};
 pub(crate) use settings::RunSettings;
 pub use teacher::{FrozenTeacher, Teacher};
 pub(crate) use tensorboard::EventFile;

@@ -9,9 +9,16 @@ use crate::backbone::{ComputeDtype, Precision, WeightDtype};
 use crate::checkpoint::TargetModules;
 use crate::settings::Settings;
 
-/// Settings that say how long a run goes on and what it keeps, not what it learns.
-const FREE: [&str; 5] =
-    ["max_skipped_updates", "max_steps", "num_train_epochs", "save_steps", "save_total_limit"];
+/// Settings that say how long a run goes on, what it keeps and how often it is scored, not what it learns.
+const FREE: [&str; 7] = [
+    "eval_accuracy",
+    "eval_steps",
+    "max_skipped_updates",
+    "max_steps",
+    "num_train_epochs",
+    "save_steps",
+    "save_total_limit",
+];
 
 /// Every setting of a run under the name of its flag, as a checkpoint keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

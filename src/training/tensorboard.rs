@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::{Message, Oneof};
 
-use super::StepMetrics;
+use super::{EvalMetrics, StepMetrics};
 use crate::error::{Error, Result};
 
 /// What TensorBoard wants to find in the first event.
@@ -109,12 +109,14 @@ impl EventFile {
         self.scalars(metrics.step, scalars)
     }
 
-    /// Adds the held-out loss of the team as it is after update `step`.
+    /// Adds a score of held-out data.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn eval_loss(&mut self, step: usize, loss: f64) -> Result<()> {
-        self.scalars(step, vec![("eval/loss".into(), Some(loss))])
+    pub fn score(&mut self, metrics: &EvalMetrics) -> Result<()> {
+        let scalars =
+            vec![("eval/loss".into(), metrics.eval_loss), ("eval/accuracy".into(), metrics.eval_accuracy)];
+        self.scalars(metrics.step, scalars)
     }
 
     fn scalars(&mut self, step: usize, values: Vec<(String, Option<f64>)>) -> Result<()> {
@@ -241,7 +243,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut events = EventFile::create(dir.path(), 0).unwrap();
         events.step(&metrics(3)).unwrap();
-        events.eval_loss(3, f64::NAN).unwrap();
+        events.score(&EvalMetrics { step: 3, eval_loss: None, eval_accuracy: None }).unwrap();
         let read = read(dir.path());
         assert_eq!(read[0].what, Some(What::FileVersion("brain.Event:2".into())));
         assert_eq!((read[2].step, read.len()), (3, 3));

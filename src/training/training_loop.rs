@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 
 use diffmas_backends::{ModelBackend, check_device};
 
-use super::{
-    CheckpointState, DataMark, Phase, Sampler, StepMetrics, Trainer, competence, learning_rate,
-    write_checkpoint,
-};
+use super::{CheckpointState, DataMark, Phase, Sampler, StepMetrics, Trainer, competence, write_checkpoint};
 use crate::agents::TeamBatch;
 use crate::error::{Error, Result};
 use crate::text::{TokenizedSample, lines};
@@ -39,7 +36,7 @@ pub enum StopReason {
 impl<B: ModelBackend> Trainer<B> {
     /// Trains on `samples` from where the run stands to its end, or until `stop` says so: then the update in progress is finished first.
     ///
-    /// Checkpoints go below `output` every `save_steps` updates, at the end and on a stop.
+    /// Checkpoints go below `output` every `save_steps` updates, at the end and on a stop. `on_event` sees the run as it stands.
     ///
     /// # Errors
     /// If a checkpoint cannot be written, the device has failed, another process of the run cannot be reached, or too many updates in a row were not finite.
@@ -48,7 +45,7 @@ impl<B: ModelBackend> Trainer<B> {
         samples: &[TokenizedSample],
         output: Option<&Path>,
         stop: impl Fn() -> bool,
-        mut on_event: impl FnMut(Event<'_>) -> Result<()>,
+        mut on_event: impl FnMut(&Self, Event<'_>) -> Result<()>,
     ) -> Result<StopReason> {
         if samples.is_empty() {
             return Err(Error::invalid("there is no training sample"));
@@ -75,13 +72,12 @@ impl<B: ModelBackend> Trainer<B> {
                 None => sampler.update(self.step),
             };
             let batches = self.batches(samples, &lines, &drawn)?;
-            let (kind, warmup) = (self.config.lr_scheduler_type, self.config.warmup_steps);
-            let lr = learning_rate(kind, phase.learning_rate, in_phase, warmup, phase.steps);
+            let lr = self.config.schedule().rate(phase.learning_rate, in_phase, phase.steps);
             let mut metrics = self.update(&batches, lr)?;
             check_device()?;
             metrics.phase = (phases.len() > 1).then(|| phase.name.clone());
             metrics.competence = able.map(|(_, able)| able);
-            on_event(Event::Step { metrics: &metrics, total })?;
+            on_event(self, Event::Step { metrics: &metrics, total })?;
             let hopeless = self.skipped_in_a_row >= self.config.max_skipped_updates;
             if hopeless || self.step.is_multiple_of(self.config.save_steps) {
                 saved = self.step;
@@ -147,7 +143,7 @@ impl<B: ModelBackend> Trainer<B> {
         &self,
         output: Option<&Path>,
         data: &DataMark,
-        on_event: &mut impl FnMut(Event<'_>) -> Result<()>,
+        on_event: &mut impl FnMut(&Self, Event<'_>) -> Result<()>,
     ) -> Result<()> {
         let Some(output) = output else { return Ok(()) };
         let state = CheckpointState {
@@ -159,7 +155,7 @@ impl<B: ModelBackend> Trainer<B> {
         check_device()?;
         let keep = self.config.save_total_limit;
         let dir: PathBuf = write_checkpoint(output, |dir| self.write(dir), &self.optimizer, &state, keep)?;
-        on_event(Event::Checkpoint(&dir))
+        on_event(self, Event::Checkpoint(&dir))
     }
 }
 

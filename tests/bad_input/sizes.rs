@@ -84,7 +84,7 @@ fn any_size_in_a_flag_of_a_team_is_answered() {
 fn any_size_of_a_task_is_answered() {
     let place = Place::new();
     for size in EXTREMES.map(|size| size.to_string()) {
-        for flag in ["--holders", "--facts", "--train", "--test"] {
+        for flag in ["--holders", "--facts", "--questions-per-line", "--train", "--test"] {
             let output = place.path("task");
             let mut command = diffmas(&[&"generate-task", &"--overwrite", &"--output", &output]);
             command.args(["--train", "2", "--test", "2", flag, &size]);
@@ -93,7 +93,9 @@ fn any_size_of_a_task_is_answered() {
         let huge = size.parse::<u64>().unwrap() > 1;
         if huge {
             let output = place.path("demo");
-            answers(diffmas(&[&"demo", &"--questions", &size, &"--output", &output]), "--questions");
+            for flag in ["--questions", "--seeds", "--facts", "--latent-steps"] {
+                answers(diffmas(&[&"demo", &flag, &size, &"--output", &output]), flag);
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ fn a_team_that_the_engine_trained_is_the_one_that_the_program_trains_and_it_answ
                 "started"
             }
             TrainEvent::Scored { .. } => "scored",
-            TrainEvent::EvalLoss(_) => "loss",
+            TrainEvent::HeldOut(_) => "loss",
             TrainEvent::Updating => "updating",
             TrainEvent::Step(_) => "step",
             TrainEvent::Checkpoint(_) => "checkpoint",
@@ -98,7 +98,9 @@ fn a_team_that_the_engine_trained_is_the_one_that_the_program_trains_and_it_answ
 fn cancel_and_go_on(place: &Place, config: &TrainConfig) -> Trained {
     let request = |engine: &Engine, output: Option<OutputLock>| {
         let samples = engine.session().training_data(&place.path("data.jsonl"), config).unwrap();
-        TrainRequest { config: config.clone(), output, tensorboard: false, ..TrainRequest::new(samples) }
+        let held_out = config.eval_steps.map(|_| samples.clone());
+        let config = config.clone();
+        TrainRequest { config, held_out, output, tensorboard: false, ..TrainRequest::new(samples) }
     };
     let (whole, dir) = (untrained(), place.path("run"));
     let (_, undisturbed) = train(&whole, request(&whole, None));
@@ -122,6 +124,7 @@ fn cancel_and_go_on(place: &Place, config: &TrainConfig) -> Trained {
     );
     let losses = |run: &Trained| run.steps.iter().map(|m| m.loss).collect::<Vec<_>>();
     assert_eq!(losses(&resumed), losses(&undisturbed));
+    assert_eq!(resumed.scores, undisturbed.scores);
     assert_eq!(engine.learned_sha256().unwrap(), whole.learned_sha256().unwrap());
     undisturbed
 }
@@ -130,6 +133,16 @@ fn cancel_and_go_on(place: &Place, config: &TrainConfig) -> Trained {
 fn a_run_that_is_cancelled_goes_on_to_the_same_end() {
     let untaught = cancel_and_go_on(&Place::new(), &training());
     assert!(untaught.steps.iter().all(|m| m.distillation_loss.is_none()));
+}
+
+#[test]
+fn so_does_one_that_is_scored_between_updates_and_scores_change_nothing() {
+    let config = TrainConfig { eval_steps: Some(1), eval_accuracy: true, ..training() };
+    let scored = cancel_and_go_on(&Place::new(), &config);
+    assert_eq!(scored.scores.iter().map(|score| score.step).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert!(scored.scores.iter().all(|s| s.eval_accuracy.is_some_and(|x| (0.0..=1.0).contains(&x))));
+    let losses = |run: &Trained| run.steps.iter().map(|m| m.loss).collect::<Vec<_>>();
+    assert_eq!(losses(&scored), losses(&cancel_and_go_on(&Place::new(), &training())));
 }
 
 #[test]

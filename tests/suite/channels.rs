@@ -533,7 +533,7 @@ impl Job for Phases {
                 &g.samples,
                 Some(dir.path()),
                 || false,
-                |event| {
+                |_, event| {
                     if let diffmas::training::Event::Step { metrics, .. } = event {
                         phases.push(metrics.phase.clone().unwrap());
                     }
@@ -576,7 +576,7 @@ impl Job for Phases {
             let g = load();
             let mut resumed = g.trainer(config.clone());
             assert_eq!(resumed.resume(cut.path(), &g.samples).unwrap(), Some(step));
-            resumed.train(&g.samples, None, || false, |_| Ok(())).unwrap();
+            resumed.train(&g.samples, None, || false, |_, _| Ok(())).unwrap();
             for (name, value) in trainer.parameters().iter() {
                 assert_eq!(values(value), values(resumed.parameters().get(name)), "{name} after step {step}");
             }
@@ -638,7 +638,7 @@ impl Job for Refusals {
         assert!(error.starts_with(part), "{error}");
         let config = TrainConfig { trajectory_weight: 0.5, max_steps: Some(1), ..TrainConfig::default() };
         let mut trainer = g.trainer(config);
-        let error = trainer.train(&g.samples, None, || false, |_| Ok(())).unwrap_err().to_string();
+        let error = trainer.train(&g.samples, None, || false, |_, _| Ok(())).unwrap_err().to_string();
         assert!(error.contains("no line has `trajectories`"), "{error}");
     }
 }

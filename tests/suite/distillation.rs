@@ -53,7 +53,7 @@ fn unlabelled(samples: &[TokenizedSample]) -> Vec<TokenizedSample> {
 
 fn updates<B: ModelBackend>(trainer: &mut Trainer<B>, samples: &[TokenizedSample]) -> Vec<StepMetrics> {
     let mut steps = Vec::new();
-    let record = |event: Event<'_>| {
+    let record = |_: &diffmas::training::Trainer<B>, event: Event<'_>| {
         if let Event::Step { metrics, .. } = event {
             steps.push(metrics.clone());
         }
@@ -214,7 +214,7 @@ impl Job for Resume<'_> {
             &samples,
             Some(self.0),
             || stop.load(Ordering::SeqCst),
-            |event| {
+            |_, event| {
                 if let Event::Step { metrics, .. } = event {
                     steps.push(numbers(metrics));
                     stop.store(metrics.step == 3, Ordering::SeqCst);

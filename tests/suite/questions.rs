@@ -144,7 +144,7 @@ impl Job for Taught {
         };
         let update = |samples: &[TokenizedSample]| {
             let mut steps = Vec::new();
-            let record = |event: Event<'_>| {
+            let record = |_: &_, event: Event<'_>| {
                 if let Event::Step { metrics, .. } = event {
                     steps.push(metrics.clone());
                 }
@@ -219,7 +219,7 @@ impl Job for Rows {
         let samples: Vec<TokenizedSample> = (0..128)
             .map(|i| TokenizedSample { line: i / 4 + 1, question: i % 4 + 1, ..g.samples[i / 4 % 3].clone() })
             .collect();
-        trainer.train(&samples, None, || false, |_| Ok(())).unwrap();
+        trainer.train(&samples, None, || false, |_, _| Ok(())).unwrap();
         // Of 32 lines of four questions, in micro-batches of 16: each of three agents forward and again for its gradient.
         assert_eq!(*sent.lock().unwrap(), [16; 2 * 2 * 3]);
         let answered = answered.lock().unwrap();

@@ -244,7 +244,7 @@ impl Run {
     fn check<B: ModelBackend>(&self, g: &Golden<B>) -> Vec<String> {
         let mut trainer = g.trainer(train_config(&self.flags, None));
         let mut steps = Vec::new();
-        let record = |event: Event<'_>| {
+        let record = |_: &diffmas::training::Trainer<B>, event: Event<'_>| {
             if let Event::Step { metrics, .. } = event {
                 steps.push(metrics.clone());
             }

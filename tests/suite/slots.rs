@@ -230,7 +230,7 @@ impl Job for Kept {
                 let done = std::cell::Cell::new(0);
                 let stop = || done.get() == updates;
                 trainer
-                    .train(&g.samples, Some(dir), stop, |event| {
+                    .train(&g.samples, Some(dir), stop, |_, event| {
                         if let diffmas::training::Event::Step { .. } = event {
                             done.set(done.get() + 1);
                         }

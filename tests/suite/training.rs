@@ -48,7 +48,7 @@ impl Job for Resume<'_> {
         let never = || false;
         let mut whole = g.trainer(config());
         let mut losses = Vec::new();
-        let reason = whole.train(&g.samples, None, never, |e| {
+        let reason = whole.train(&g.samples, None, never, |_, e| {
             if let Event::Step { metrics, .. } = e {
                 losses.push(metrics.loss.unwrap());
             }
@@ -64,7 +64,7 @@ impl Job for Resume<'_> {
             &g.samples,
             Some(self.0),
             || stop.load(Ordering::SeqCst),
-            |e| {
+            |_, e| {
                 if let Event::Step { metrics, .. } = e {
                     stop.store(metrics.step == 3, Ordering::SeqCst);
                 }
@@ -76,7 +76,7 @@ impl Job for Resume<'_> {
         assert_eq!(second.resume(self.0, &g.samples).unwrap(), Some(3));
         let mut resumed = Vec::new();
         second
-            .train(&g.samples, Some(self.0), never, |e| {
+            .train(&g.samples, Some(self.0), never, |_, e| {
                 if let Event::Step { metrics, .. } = e {
                     resumed.push(metrics.loss.unwrap());
                 }
@@ -92,7 +92,7 @@ impl Job for Resume<'_> {
         std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
         let mut third = g.trainer(config());
         assert_eq!(third.resume(self.0, &g.samples).unwrap(), Some(4));
-        third.train(&g.samples, None, never, |_| Ok(())).unwrap();
+        third.train(&g.samples, None, never, |_, _| Ok(())).unwrap();
         assert_eq!(bits(&third), bits(&whole), "parameters after resuming from the earlier checkpoint");
 
         // One bit that flips anywhere in a checkpoint, or a file more or less, is noticed.
@@ -170,7 +170,7 @@ impl Job for Skip {
                 &g.samples,
                 None,
                 || false,
-                |e| {
+                |_, e| {
                     if let Event::Step { metrics, .. } = e {
                         assert!(metrics.skipped && metrics.loss.is_none());
                         skipped += 1;

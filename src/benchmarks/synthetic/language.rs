@@ -79,25 +79,6 @@ impl Fact {
     }
 }
 
-/// Which pairs of subject and object facts may be made of. No pair is in both splits, so that a fact of the test data was never seen in
-/// training, neither that of the team nor that of the backbone. Each word goes with half of the others in either, so that a subject says
-/// as little as can be of its object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
-    /// One half of all pairs.
-    Train,
-    /// The other half.
-    Test,
-}
-
-impl Split {
-    /// Whether facts of the split may pair the `subject`-th word of its list with the `object`-th of its own.
-    pub(crate) fn allows(self, subject: usize, object: usize) -> bool {
-        let held_out = (subject * 7 + object * 3) % 32 < 16;
-        held_out == (self == Self::Test)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -108,14 +89,5 @@ mod tests {
     fn all_words_differ() {
         let all: Vec<&str> = [&NAMES[..], &PLACES, &ITEMS, &WORDS].concat();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
-    }
-
-    #[test]
-    fn splits_are_disjoint_and_balanced() {
-        for i in 0..32 {
-            assert_eq!((0..32).filter(|&j| Split::Test.allows(i, j)).count(), 16);
-            assert_eq!((0..32).filter(|&j| Split::Test.allows(j, i)).count(), 16);
-            assert!((0..32).all(|j| Split::Test.allows(i, j) != Split::Train.allows(i, j)));
-        }
     }
 }

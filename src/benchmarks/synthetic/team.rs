@@ -6,8 +6,8 @@ use crate::communication::Transmit;
 
 impl TaskConfig {
     /// Holders that see their own facts and never the question, and a solver that sees the question and nothing of the facts. Holders run
-    /// side by side, and pass on their latent positions alone. A latent step's input is a mixture of input embeddings (`soft`): hidden states
-    /// as they are lie far from the embeddings of a tiny model, and gradients through several of them explode.
+    /// side by side, and pass on their latent positions alone: learned inputs that are read in one pass (`slots`). A teacher, where there
+    /// is one, reads all facts and the question.
     pub fn team(&self) -> TeamConfig {
         let holder = |i: usize| {
             let name = Problem::holder(i);
@@ -23,7 +23,8 @@ impl TaskConfig {
             topology: Topology::Hierarchical,
             latent_steps: 8,
             transmit: Transmit::Latent,
-            feed: FeedKind::Soft,
+            feed: FeedKind::Slots,
+            teacher_user: Some(self.of_all_holders("evidence")),
             agents,
             ..TeamConfig::default()
         }
@@ -31,15 +32,24 @@ impl TaskConfig {
 
     /// One agent that sees everything: the upper bound.
     pub fn all_evidence(&self) -> TeamConfig {
-        let facts: String =
-            (0..self.holders).map(|i| format!("{{{{ evidence.{} }}}} ", Problem::holder(i))).collect();
-        let agents = vec![solver(format!("{facts}{{{{ question }}}}"))];
-        TeamConfig { agents, ..TeamConfig::default() }
+        TeamConfig { agents: vec![solver(self.of_all_holders("evidence"))], ..TeamConfig::default() }
+    }
+
+    /// One agent that sees what the holders would write who knew which facts matter: the bound of as many words.
+    pub fn true_words(&self) -> TeamConfig {
+        TeamConfig { agents: vec![solver(self.of_all_holders("reports"))], ..TeamConfig::default() }
     }
 
     /// The solver alone, without any message.
     pub fn alone(&self) -> TeamConfig {
         TeamConfig { agents: vec![solver("{{ question }}".into())], ..TeamConfig::default() }
+    }
+
+    /// A prompt with what all holders have in a field, and the question.
+    fn of_all_holders(&self, field: &str) -> String {
+        let all: String =
+            (0..self.holders).map(|i| format!("{{{{ {field}.{} }}}} ", Problem::holder(i))).collect();
+        format!("{all}{{{{ question }}}}")
     }
 }
 

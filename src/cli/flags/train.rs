@@ -32,7 +32,7 @@ pub struct TrainDataFlags {
     /// Training data, JSONL
     #[arg(long, value_name = "FILE.jsonl")]
     pub data: Option<PathBuf>,
-    /// Held-out data, scored before and after training
+    /// Held-out data, scored before and after training, and with --eval-steps between updates
     #[arg(long, value_name = "FILE.jsonl")]
     pub eval_data: Option<PathBuf>,
     /// Folder of the run

@@ -1,7 +1,7 @@
 //! How to train.
 
 use clap::Args;
-use diffmas::training::{Curriculum, Decay, LrSchedulerType, PhasePreset, Teacher, TraceGradient};
+use diffmas::training::{Curriculum, Decay, DecayType, LrSchedulerType, PhasePreset, Teacher, TraceGradient};
 use serde::Serialize;
 
 use super::{number, one_of};
@@ -28,6 +28,12 @@ pub struct TrainingFlags {
     /// Shape of the schedule [linear]
     #[arg(long, value_parser = one_of::<LrSchedulerType>())]
     pub lr_scheduler_type: Option<LrSchedulerType>,
+    /// Updates over which the rate of warmup_stable_decay falls to 0 [60 % of each phase]
+    #[arg(long, value_name = "N")]
+    pub num_decay_steps: Option<usize>,
+    /// How it falls [linear, cosine, 1-sqrt]
+    #[arg(long)]
+    pub decay_type: Option<DecayType>,
     /// Largest global gradient norm; 0 switches clipping off [1]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
     pub max_grad_norm: Option<f64>,
@@ -47,6 +53,12 @@ pub struct TrainingFlags {
     /// Checkpoints kept [all]
     #[arg(long, value_name = "N")]
     pub save_total_limit: Option<usize>,
+    /// Updates between scores of --eval-data [only before the first and after the last]
+    #[arg(long, value_name = "N")]
+    pub eval_steps: Option<usize>,
+    /// Count right answers in --eval-data, too
+    #[arg(long)]
+    pub eval_accuracy: Option<bool>,
     /// How far back the gradient goes [full, detach, last:N]
     #[arg(long)]
     pub trace_gradient: Option<TraceGradient>,

@@ -1,0 +1,205 @@
+//! `diffmas demo`: a team learns to communicate, and is measured beside other methods.
+
+mod folder;
+mod part;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use diffmas::agents::{ChannelKind, SlotPlacement};
+use diffmas::benchmarks::synthetic::{Family, HeldOut, write_tiny_model};
+use diffmas::engine::OutputLock;
+use diffmas::files::{read_toml, write_atomic, write_json};
+use diffmas::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use self::folder::Folder;
+use self::part::{Demo, Parts};
+use self::table::Measured;
+use super::{interrupt, one_line, output};
+
+/// Most trainings of a part.
+const MAX_SEEDS: u64 = 1000;
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct DemoCommand {
+    /// What is shown: eight facts a holder in eight positions (A) or in four (B), sixteen in eight (C), eight of which two matter (D), as
+    /// A without answers to learn from (E)
+    #[arg(
+        long,
+        value_enum,
+        ignore_case = true,
+        hide_possible_values = true,
+        value_name = "A|B|C|D|E|all",
+        default_value = "A"
+    )]
+    part: Parts,
+    /// Trainings of each part, with as many seeds from --seed on
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seeds: u64,
+    /// What makes a question need a message, in place of the part's own [relay, two-hop, distractor]
+    #[arg(long)]
+    task: Option<Family>,
+    /// Facts of each holder, in place of the part's own
+    #[arg(long, value_name = "N")]
+    facts: Option<usize>,
+    /// What training data never pairs, and every question is about: an eighth of all pairs of a subject and an object, or half of
+    /// them, of which the questions' facts consist [eighth, half]
+    #[arg(long, default_value = "eighth")]
+    split: HeldOut,
+    /// What agents pass on [trace, vectors, hybrid]
+    #[arg(long, default_value_t)]
+    channel: ChannelKind,
+    /// Latent positions of each holder, and most tokens of a message where holders write text, in place of the part's own
+    #[arg(long, value_name = "T")]
+    latent_steps: Option<usize>,
+    /// Where the slots of a holder stand, in place of the part's own [end, spread]
+    #[arg(long)]
+    slot_placement: Option<SlotPlacement>,
+    /// Vectors that a holder sends (vectors, hybrid)
+    #[arg(long, value_name = "M", default_value_t = 8)]
+    num_vectors: usize,
+    /// Updates of the team, in place of the part's own; the team that writes text has no more
+    #[arg(long, value_name = "N")]
+    max_steps: Option<usize>,
+    /// Questions that everything is measured on; what they ask about is in no line of the training data
+    #[arg(long, value_name = "N", default_value_t = 640)]
+    questions: usize,
+    /// Seed of data and training
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Backend; `diffmas devices` lists those in this binary
+    #[arg(long)]
+    backend: Option<String>,
+    /// Folder for the report and all that it rests on
+    #[arg(long, value_name = "DIR", default_value = "demo-report")]
+    output: PathBuf,
+    /// Go on with an interrupted demo in --output, with its settings
+    #[arg(long)]
+    resume: bool,
+    /// Replace the demo in --output
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
+}
+
+/// `demo.toml`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plan {
+    demos: Vec<Demo>,
+}
+
+impl Plan {
+    fn validate(&self) -> Result<()> {
+        if self.demos.is_empty() {
+            return Err(Error::invalid("there is no demo"));
+        }
+        self.demos.iter().try_for_each(Demo::validate)
+    }
+}
+
+impl DemoCommand {
+    /// Trains, measures, prints tables and writes reports.
+    pub fn execute(self) -> Result<()> {
+        let settings = self.output.join("demo.toml");
+        let (lock, plan): (_, Plan) = if self.resume {
+            if !settings.exists() {
+                let why = "there is no demo to go on with: the folder has no demo.toml";
+                return Err(Error::file(&self.output, why));
+            }
+            (OutputLock::resumed(&self.output)?, read_toml(&settings)?)
+        } else {
+            let plan = Plan { demos: self.demos()? };
+            plan.validate()?;
+            let hint = "go on with --resume, or give --overwrite or another --output";
+            let lock = OutputLock::new_run(&self.output, self.overwrite, hint)?;
+            lock.clear()?;
+            write_atomic(&settings, toml::to_string(&plan)?.as_bytes())?;
+            (lock, plan)
+        };
+        plan.validate().map_err(|e| Error::file(&settings, e))?;
+        let stopped = format!(
+            "stopped; what was trained is kept. Go on with: diffmas demo --resume --output {}",
+            self.output.display()
+        );
+        interrupt::set_words(&stopped);
+        let done = self.run(plan);
+        drop(lock);
+        done.map_err(|e| match e {
+            Error::Interrupted(_) => Error::Interrupted(stopped),
+            e => e,
+        })
+    }
+
+    /// What is asked for, one after another.
+    fn demos(&self) -> Result<Vec<Demo>> {
+        if !(1..=MAX_SEEDS).contains(&self.seeds) {
+            return Err(Error::invalid(format!("seeds must be from 1 to {MAX_SEEDS}, not {}", self.seeds)));
+        }
+        // The largest integer of a TOML file.
+        let last = self.seed.checked_add(self.seeds - 1).filter(|&last| i64::try_from(last).is_ok());
+        let last = last.ok_or_else(|| {
+            Error::invalid(format!(
+                "seed must be at most {}, not {}",
+                i64::MAX as u64 - (self.seeds - 1),
+                self.seed
+            ))
+        })?;
+        let all =
+            self.part.list().into_iter().flat_map(|part| (self.seed..=last).map(move |seed| (part, seed)));
+        Ok(all.map(|(part, seed)| self.demo(Demo::of(part, seed))).collect())
+    }
+
+    /// A part's demo with what the flags say.
+    fn demo(&self, own: Demo) -> Demo {
+        let max_steps = self.max_steps.unwrap_or(own.max_steps);
+        Demo {
+            task: self.task.unwrap_or(own.task),
+            facts: self.facts.unwrap_or(own.facts),
+            split: self.split,
+            channel: self.channel,
+            latent_steps: self.latent_steps.unwrap_or(own.latent_steps),
+            slot_placement: self.slot_placement.unwrap_or(own.slot_placement),
+            num_vectors: self.num_vectors,
+            max_steps,
+            text_steps: own.text_steps.min(max_steps),
+            questions: self.questions,
+            held_out: own.held_out.min(self.questions),
+            backend: self.backend.clone(),
+            ..own
+        }
+    }
+
+    /// Runs every demo that is not complete, and prints what all of them say.
+    fn run(&self, plan: Plan) -> Result<()> {
+        let model = self.output.join("model");
+        if !model.exists() {
+            write_tiny_model(&model)?;
+        }
+        let one = plan.demos.len() == 1;
+        let mut all: Vec<Measured> = Vec::new();
+        for demo in plan.demos {
+            // One alone has the folder for itself.
+            let dir = match one {
+                true => self.output.clone(),
+                false => self.output.join(format!("{}-{}", demo.part, demo.seed)),
+            };
+            let folder = Folder { dir, model: model.clone(), demo: &demo };
+            let (comparison, verdict) = folder.run()?;
+            output::print(&format!(
+                "{}\n\n{}\n\nreport in {}",
+                table::text(&comparison),
+                one_line(&verdict.sentence),
+                folder.page().display()
+            ))?;
+            all.push(Measured { part: demo.part, seed: demo.seed, comparison });
+        }
+        write_json(&self.output.join("demo.json"), &all)?;
+        let markdown = table::markdown(&all);
+        write_atomic(&self.output.join("demo.md"), markdown.as_bytes())?;
+        if one { Ok(()) } else { output::print(&format!("\n{markdown}")) }
+    }
+}
