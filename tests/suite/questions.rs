@@ -289,6 +289,7 @@ impl Job for Scores {
                 (Control::None, apart(&samples)),
                 (Control::Zero, apart(&samples)),
                 (Control::Drop("refiner".into()), apart(&samples)),
+                (Control::SelfRollout, apart(&samples)),
                 (Control::Shuffled, swapped),
             ] {
                 let alike = if control == Control::Shuffled { &Control::Real } else { &control };
