@@ -104,7 +104,10 @@ fn compare(all: &mut [Scored]) {
     for scored in all.iter_mut().filter(|scored| scored.control != Control::Real) {
         scored.evaluation.against_real = Some(Paired::new(&real, &scored.scores));
     }
-    let gains = Gains::new(all.iter().map(|scored| (&scored.control, &scored.evaluation)));
+    let compared = all.iter().filter_map(|Scored { control, evaluation, .. }| {
+        Some((control, evaluation.against_real?, evaluation.accuracy))
+    });
+    let gains = Gains::new(compared);
     for scored in all.iter_mut().filter(|scored| scored.control == Control::Real) {
         scored.evaluation.gains = gains;
     }

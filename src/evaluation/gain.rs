@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Control, Evaluation};
+use super::{Accuracy, Control, Paired};
 
 /// How much better the real message is than one control, question by question.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -10,23 +10,22 @@ pub struct Gain {
     /// Nats a target token: loss with the control minus loss with the real message.
     #[serde(deserialize_with = "crate::files::null::number")]
     pub loss: f64,
-    /// Its 95 % interval ([`Paired::loss_interval`](super::Paired::loss_interval)).
+    /// Its 95 % interval ([`Paired::loss_interval`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_interval: Option<[f64; 2]>,
     /// Accuracy with the real message minus accuracy with the control, where answers were checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// Its 95 % interval: of the `m` of `n` questions that one of the two alone has right, the real message has a share between `a` and `b`
-    /// ([`Paired::share_interval`](super::Paired::share_interval)), and the gain is between `m/n·(2a − 1)` and `m/n·(2b − 1)`.
+    /// ([`Paired::share_interval`]), and the gain is between `m/n·(2a − 1)` and `m/n·(2b − 1)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy_interval: Option<[f64; 2]>,
 }
 
 impl Gain {
-    /// The gain over a control that was compared with the real message; `None` where it was not.
-    fn over(control: &Evaluation) -> Option<Self> {
-        let paired = control.against_real?;
-        let checked = control.accuracy.map(|accuracy| accuracy.checked as f64);
+    /// The gain over a control, compared with the real message question by question; `accuracy` is the control's.
+    fn new(paired: Paired, accuracy: Option<Accuracy>) -> Self {
+        let checked = accuracy.map(|accuracy| accuracy.checked as f64);
         let share = |count: f64| checked.map(|n| count / n);
         let accuracy = paired.only_right.and_then(|[real, control]| share(real as f64 - control as f64));
         let interval =
@@ -34,12 +33,12 @@ impl Gain {
                 let alone = share((real + control) as f64)?;
                 Some(interval.map(|bound| alone * (2.0 * bound - 1.0)))
             });
-        Some(Self {
+        Self {
             loss: paired.loss_difference,
             loss_interval: paired.loss_interval,
             accuracy,
             accuracy_interval: interval,
-        })
+        }
     }
 }
 
@@ -58,17 +57,17 @@ pub struct Gains {
 }
 
 impl Gains {
-    /// The gains over the controls among `scored`.
-    pub fn new<'a>(scored: impl Iterator<Item = (&'a Control, &'a Evaluation)>) -> Self {
+    /// The gains over the controls that were `compared` with the real message, each with its accuracy.
+    pub fn new<'a>(compared: impl Iterator<Item = (&'a Control, Paired, Option<Accuracy>)>) -> Self {
         let mut gains = Self::default();
-        for (control, evaluation) in scored {
+        for (control, paired, accuracy) in compared {
             let gain = match control {
                 Control::Shuffled => &mut gains.pairing_gain,
                 Control::SelfRollout => &mut gains.communication_gain,
                 Control::None => &mut gains.own_gain,
                 _ => continue,
             };
-            *gain = Gain::over(evaluation);
+            *gain = Some(Gain::new(paired, accuracy));
         }
         gains
     }
@@ -86,24 +85,8 @@ impl Gains {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Accuracy, Paired, SampleScore};
+    use super::super::SampleScore;
     use super::*;
-
-    fn evaluation(accuracy: f64, against_real: Option<Paired>) -> Evaluation {
-        Evaluation {
-            control: String::new(),
-            loss: 1.0,
-            loss_interval: None,
-            perplexity: 1.0,
-            accuracy: Some(Accuracy { accuracy, interval: [0.0, 1.0], checked: 20 }),
-            samples: 20,
-            target_tokens: 40,
-            message_bytes: 0,
-            cost: None,
-            against_real,
-            gains: Gains::default(),
-        }
-    }
 
     #[test]
     fn gains_are_differences_of_what_was_scored_on_the_same_questions() {
@@ -119,18 +102,19 @@ mod tests {
         let control: Vec<_> =
             (0..20).map(|i| score(i, 1.5 + 0.1 * (i % 2) as f64, i < 5 || i == 19)).collect();
         let paired = Paired::new(&real, &control);
-        let (own, bare) = (evaluation(0.3, Some(paired)), evaluation(0.3, None));
-        let scored = [(Control::SelfRollout, &own), (Control::None, &bare), (Control::Zero, &own)];
-        let gains = Gains::new(scored.iter().map(|(control, evaluation)| (control, *evaluation)));
+        let accuracy = Some(Accuracy { accuracy: 0.3, interval: [0.0, 1.0], checked: 20 });
+        let compared = [(Control::SelfRollout, accuracy), (Control::None, None), (Control::Zero, accuracy)];
+        let gains = Gains::new(compared.iter().map(|(control, accuracy)| (control, paired, *accuracy)));
         let gain = gains.communication_gain.unwrap();
         assert!((gain.loss - 0.55).abs() < 1e-12 && gain.loss_interval == paired.loss_interval);
         assert!((gain.accuracy.unwrap() - (0.7 - 0.3)).abs() < 1e-12);
         // scipy.stats.binomtest(9, 10).proportion_ci() = (0.554984, 0.997471)
         let [low, high] = gain.accuracy_interval.unwrap();
         assert!((low - 0.054_984).abs() < 1e-5 && (high - 0.497_471).abs() < 1e-5, "{low} {high}");
-        assert_eq!((gains.pairing_gain, gains.own_gain), (None, None));
-        let written = serde_json::to_value(Evaluation { gains, ..bare.clone() }).unwrap();
+        let own = gains.own_gain.unwrap();
+        assert_eq!((own.loss, own.accuracy, own.accuracy_interval), (gain.loss, None, None));
+        let written = serde_json::to_value(gains).unwrap();
         assert!(written.get("pairing_gain").is_none() && written["communication_gain"]["accuracy"].is_f64());
-        assert_eq!(serde_json::from_value::<Evaluation>(written).unwrap().gains, gains);
+        assert_eq!(serde_json::from_value::<Gains>(written).unwrap(), gains);
     }
 }
