@@ -169,15 +169,9 @@ fn jacobians<B: ModelBackend>(model: &TeamModel<B>, parameters: &Parameters<B>) 
     let agents = team.layout.config.agents.len();
     let size = VECTORS * WIDTH;
     let one = batch(agents, 1 << 21, 1);
-    let many = TeamBatch {
-        prompts: one
-            .prompts
-            .iter()
-            .flat_map(AgentInput::ids)
-            .map(|p| PaddedIds::left(&vec![&p.ids[..]; size]).into())
-            .collect(),
-        ..TeamBatch::default()
-    };
+    let inputs = one.prompts.iter().flat_map(AgentInput::ids);
+    let many =
+        TeamBatch::of_inputs(inputs.map(|p| PaddedIds::left(&vec![&p.ids[..]; size]).into()).collect());
     let plan = team.plan(&many);
     let device = model.backbone.device();
     let mut state: Option<Tensor<B, 3>> = None;

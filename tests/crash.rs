@@ -92,9 +92,20 @@ fn whole(mut command: Command) -> Duration {
     clock.elapsed()
 }
 
-/// Questions for the tiny model.
+/// Questions for the tiny model; every fourth line has three.
 fn questions(place: &Place, count: usize) -> PathBuf {
-    let line = |i: usize| shared::line(&json!([5 + i % 20, 6, 7]), &json!([20, 21])).to_string();
+    let line = |i: usize| {
+        let mut line = shared::line(&json!([5 + i % 20, 6, 7]), &json!([20, 21]));
+        if i % 4 == 3 {
+            let fields = line.as_object_mut().unwrap();
+            fields.remove("target_ids");
+            fields["prompt_ids"].as_object_mut().unwrap().remove("solver");
+            let question =
+                |j: usize| json!({"prompt_ids": {"solver": [5 + i % 20, j]}, "target_ids": [20, j]});
+            fields.insert("questions".into(), (8..11).map(question).collect());
+        }
+        line.to_string()
+    };
     place.write("questions.jsonl", (0..count).map(line).collect::<Vec<_>>().join("\n"))
 }
 

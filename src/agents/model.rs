@@ -131,7 +131,7 @@ impl<B: ModelBackend> Team<B> {
         let (all, len, d) = (input.batch, input.len(), input.x.dims()[1]);
         let (hidden, written) = prefill(backbone, input, context, &mut context.start.clone());
         let hidden = hidden.reshape([all, len, d]);
-        let rows = batch.rows();
+        let rows = batch.message_rows();
         let own = |(i, ((&j, places), own)): (usize, ((&usize, &SlotPlaces), usize))| {
             let (from, skip) = (i * rows, len - own);
             let [prompt, latent] = places.split_kv(&written.rows(from, rows).slice(skip, len));
@@ -161,7 +161,7 @@ impl<B: ModelBackend> Team<B> {
         plan: &TeamPlan,
         contexts: &[Context<B>],
     ) -> Vec<Rollout<B>> {
-        let rows = batch.rows();
+        let rows = batch.message_rows();
         let (backbone, context) = &self.as_one(agents, contexts);
         let prompts = agents.iter().map(|&j| batch.prompts[j].embed(backbone));
         let prompt = Embedded::stack(prompts.collect());

@@ -23,9 +23,9 @@ pub struct Read {
 pub struct AgentPlan {
     /// What it reads, in reading order.
     pub reads: Vec<Read>,
-    /// Per row, the id of its first position: the largest id ever issued in what it reads, plus one.
+    /// Per row of the messages, the id of its first position: the largest id ever issued in what it reads, plus one.
     pub start: Vec<u32>,
-    /// Per row, the first id after its prompt and its latent positions.
+    /// Per row of the messages, for the final agent per question, the first id after its prompt and its latent positions.
     pub end: Vec<u32>,
     /// Per row, the first id of its trajectory: behind the latent steps, but where slots stand behind the prompt, in place of them.
     pub branch: Vec<u32>,
@@ -78,17 +78,21 @@ impl TeamPlan {
         layout: impl Fn(&RolloutLayout) -> MessageLayout,
     ) -> Self {
         let last = config.agents.len() - 1;
+        let rows = batch.message_rows();
         let mut agents: Vec<AgentPlan> = Vec::with_capacity(last + 1);
         for j in 0..=last {
             let heard: Vec<usize> =
                 config.reads(j).into_iter().filter(|&r| !agents[r].message.is_empty()).collect();
-            let (reads, start) = place(&agents, &heard, batch.rows());
+            let (reads, start) = place(&agents, &heard, rows);
             let (valid, steps) = (batch.prompts[j].valid(), config.steps(j));
             let slots = (config.slots(j) > 0).then(|| {
                 let contents = batch.contents.get(j).map_or(&[][..], Vec::as_slice);
-                SlotPlaces::new(config.slot_placement, valid, batch.rows(), contents, steps)
+                SlotPlaces::new(config.slot_placement, valid, rows, contents, steps)
             });
-            let mut end = start.clone();
+            let mut end = match j {
+                _ if j < last => start.clone(),
+                _ => batch.messages.iter().map(|&row| start[row]).collect(),
+            };
             let at_end = slots.is_some() && config.slot_placement == SlotPlacement::End;
             let (prompt, latent, branch) = match &slots {
                 Some(slots) if !at_end => {
@@ -98,7 +102,7 @@ impl TeamPlan {
                 _ => {
                     let prompt = Positions::issue(valid, &mut end);
                     let after = end.clone();
-                    let latent = Positions::issue(&vec![true; batch.rows() * steps], &mut end);
+                    let latent = Positions::issue(&vec![true; end.len() * steps], &mut end);
                     (prompt, latent, if at_end { after } else { end.clone() })
                 }
             };
@@ -112,14 +116,14 @@ impl TeamPlan {
                 };
             let slots = slots.filter(|_| !unread);
             let steps = if unread { 0 } else { steps };
-            let dropped = vec![false; batch.rows()];
+            let dropped = vec![false; rows];
             agents.push(AgentPlan { reads, start, end, branch, slots, message, steps, dropped });
         }
         let stages = stages(&agents, |j| batch.has_trajectory(j));
         Self { agents, stages }
     }
 
-    /// Hides messages and positions from their readers as `dropout` says; `sample_ids` numbers the draws of each row. `hide` is what
+    /// Hides messages and positions from their readers as `dropout` says; `sample_ids` numbers the draws of each message. `hide` is what
     /// [`Channel::hide`](crate::communication::Channel::hide) says of whole messages.
     pub fn drop_messages(
         &mut self,
@@ -263,7 +267,8 @@ mod tests {
         };
         config.validate().unwrap();
         let prompt = PaddedIds::left(&[&[1, 2, 3], &[1, 2]]);
-        let batch = TeamBatch { prompts: vec![prompt.into(); agents.len()], ..TeamBatch::default() };
+        let prompts = vec![prompt.into(); agents.len()];
+        let batch = TeamBatch::of_inputs(prompts);
         TeamPlan::new(&config, &batch, |t| MessageLayout { segment: Some(t.segment()), vectors: None })
     }
 

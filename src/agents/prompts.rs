@@ -136,6 +136,7 @@ impl PromptBuilder {
         let source = Some(Arc::new(sample.clone()));
         Ok(TokenizedSample {
             line: sample.line,
+            question: sample.question,
             prompts,
             target,
             trajectories,
@@ -566,12 +567,13 @@ mod tests {
     #[test]
     fn token_ids_are_used_unchanged_and_need_neither_tokenizer_nor_prompts() {
         let builder = PromptBuilder::new(&agents(&[("b", None, None), ("a", None, None)]), None).unwrap();
-        let sample = ids_sample(&[("a", &[1, 2]), ("b", &[8])], &[5]);
+        let sample = Sample { question: 2, ..ids_sample(&[("a", &[1, 2]), ("b", &[8])], &[5]) };
         let built = builder.build(PATH.as_ref(), &sample, 9).unwrap();
         assert_eq!(
             built,
             TokenizedSample {
                 line: 7,
+                question: 2,
                 prompts: vec![vec![8], vec![1, 2]],
                 target: Some(vec![5]),
                 trajectories: vec![None, None],

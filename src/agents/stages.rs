@@ -112,7 +112,8 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
             let loss = self.objective.map(|objective| {
                 let target = self.batch.target.as_ref().expect("training samples have targets");
                 let prompt = &self.batch.prompts[agents[0]];
-                let predictions = team.predict_target(prompt, target, &contexts[0]);
+                let context = contexts[0].select(&self.batch.messages);
+                let predictions = team.predict_target(prompt, target, &context);
                 objective.loss(self.term(Text::Target, predictions, self.weights.target))
             });
             let (loss, distillation) =

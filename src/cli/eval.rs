@@ -11,7 +11,7 @@ use diffmas::evaluation::{
 };
 use diffmas::files::{write_json, write_jsonl};
 use diffmas::settings::{Rivals, Section};
-use diffmas::text::{Answers, TokenizedSample};
+use diffmas::text::{Answers, TokenizedSample, lines};
 use diffmas::{Error, Result};
 use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
@@ -183,7 +183,7 @@ impl EvalCommand {
         let run = engine.describe(samples, self.settings(controls, checking))?;
         // The folder is locked for it: what lies there may be replaced.
         let state = RunState::of(self.resume, true);
-        let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), state, &run, [1, usize::MAX])?;
+        let (part, done) = Part::open::<PartLine>(&dir.join(SAMPLES), state, &run, |found| found)?;
         if self.resume {
             let scored: usize = done.iter().map(|line| line.batch.scores.len()).sum();
             let total = samples.len() * controls.len();
@@ -197,7 +197,7 @@ impl EvalCommand {
         Ok((Some(part), done.collect::<Result<_>>()?))
     }
 
-    /// The controls that are asked for: all that mean something for the team and so many samples, or one.
+    /// The controls that are asked for: all that mean something for the team and the data, or one.
     fn controls(&self, session: &Session, samples: &[TokenizedSample]) -> Vec<Control> {
         if !self.all_controls {
             return vec![self.control.clone()];
@@ -217,7 +217,7 @@ impl EvalCommand {
 
     /// Refuses a control that cannot be applied to the team and its data.
     fn check(&self, control: &Control, session: &Session, samples: &[TokenizedSample]) -> Result<()> {
-        control.validate(&session.team, samples.len())?;
+        control.validate(&session.team, lines(samples).len())?;
         let answer = if self.accuracy || self.all_controls { self.max_new_tokens } else { 0 };
         let room = session.model.config.max_position_embeddings;
         control.check_context(&session.team, samples, answer, room)
@@ -275,15 +275,21 @@ fn describe(e: &Evaluation) -> String {
         .accuracy
         .map_or(String::new(), |a| format!(", accuracy {} of {}", a.in_percent(1, " %"), a.checked));
     format!(
-        "control {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({} samples, {} target tokens, {} per message)",
+        "control {}: loss {:.4}{}, perplexity {:.3}{accuracy} ({}, {} target tokens, {} per message)",
         e.control,
         e.loss,
         e.loss_interval.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]")),
         e.perplexity,
-        e.samples,
+        samples(e),
         e.target_tokens,
         HumanBytes(e.message_bytes as u64)
     )
+}
+
+/// How many samples were scored, and in how many lines where these have several questions.
+fn samples(e: &Evaluation) -> String {
+    e.clusters
+        .map_or(format!("{} samples", e.samples), |lines| format!("{} samples in {lines} lines", e.samples))
 }
 
 /// All controls, one below the other, with 95 % intervals.
@@ -306,7 +312,7 @@ fn table(all: &[Scored]) -> String {
     }
     let first = &all[0].evaluation;
     lines.extend(all.iter().flat_map(|scored| scored.evaluation.gains.named()).map(gain));
-    lines.push(format!("{} samples, {} target tokens", first.samples, first.target_tokens));
+    lines.push(format!("{}, {} target tokens", samples(first), first.target_tokens));
     lines.join("\n")
 }
 

@@ -13,7 +13,7 @@ use diffmas::evaluation::{Checking, Control};
 use diffmas::files::{check_output_file, follow, is_stream, jsonl, open_stream, write_jsonl};
 use diffmas::inference::GenerationConfig;
 use diffmas::settings::{Rivals, Section};
-use diffmas::text::{Answers, Sample, TokenizedSample};
+use diffmas::text::{Answers, Sample, TokenizedSample, lines};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -72,6 +72,9 @@ Example: diffmas run runs/first --question \"2 + 3?\" --greedy";
 #[derive(Debug, Serialize, Deserialize)]
 struct Answered {
     line: usize,
+    /// The question of its line, from 1, where the line has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    question: Option<usize>,
     text: Option<String>,
     token_ids: Vec<u32>,
     /// What the upstream agents wrote, by role.
@@ -138,8 +141,8 @@ impl RunCommand {
             self.control.validate(&session.team, 1)?;
             return chat::Chat::open(session, options)?.run();
         };
-        self.control.validate(&session.team, samples.len())?;
-        self.check_traces(samples.len(), session.config.batch_size(), session.team.channel.kind)?;
+        self.control.validate(&session.team, lines(&samples).len())?;
+        self.check_traces(&samples, session.config.batch_size(), session.team.channel.kind)?;
         let checking = self.checking(&session, &options, &samples)?;
         let engine = Engine::start(session)?;
         let work = AnswerAll { command: self, engine: &engine, options, samples: &samples };
@@ -209,11 +212,17 @@ impl RunCommand {
     }
 
     /// Refuses traces that are not those of one batch.
-    fn check_traces(&self, samples: usize, batch_size: usize, channel: ChannelKind) -> Result<()> {
-        let traced = self.traced();
-        if traced && samples > batch_size {
+    fn check_traces(
+        &self,
+        samples: &[TokenizedSample],
+        batch_size: usize,
+        channel: ChannelKind,
+    ) -> Result<()> {
+        let (traced, count) = (self.traced(), lines(samples).len());
+        if traced && count > batch_size {
+            let what = if count < samples.len() { "lines" } else { "questions" };
             return Err(Error::invalid(format!(
-                "a trace file holds one batch, but there are {samples} questions; give --batch-size {samples}"
+                "a trace file holds one batch, but there are {count} {what}; give --batch-size {count}"
             )));
         }
         if traced && channel.text {
@@ -362,11 +371,19 @@ impl AnswerAll<'_> {
         let answered = |mut answer: RowAnswer| Answered {
             details: self.command.json.then(|| details(&mut answer)),
             line: self.samples[first + answer.row].line,
+            question: self.question(first + answer.row),
             text: answer.text,
             token_ids: answer.token_ids,
             messages: answer.received.written.into_iter().map(|w| (w.sender, Value::from(w.text))).collect(),
         };
         batch.into_iter().map(answered).collect()
+    }
+
+    /// The question of sample `index`, where its line has several.
+    fn question(&self, index: usize) -> Option<usize> {
+        let with_next = &self.samples[index..self.samples.len().min(index + 2)];
+        let question = with_next[0].question;
+        (question > 1 || lines(with_next) == [0..2]).then_some(question)
     }
 
     /// Opens what the answers go to; beside it, those of a stopped run.
@@ -377,7 +394,10 @@ impl AnswerAll<'_> {
         }
         let (batch_size, n) = (self.engine.session().config.batch_size(), self.samples.len());
         let run = self.engine.describe(self.samples, self.settings())?;
-        let (part, done) = Part::open::<Answered>(path, self.command.state(), &run, [batch_size, n])?;
+        let lines = lines(self.samples);
+        let ends: Vec<usize> = lines.chunks(batch_size).flat_map(<[_]>::last).map(|line| line.end).collect();
+        let whole = |found| ends.iter().copied().take_while(|&end| end <= found).last().unwrap_or(0);
+        let (part, done) = Part::open::<Answered>(path, self.command.state(), &run, whole)?;
         if self.command.resume {
             verbosity::note(format_args!("going on after {} of {n} answers", done.len()));
         }

@@ -122,8 +122,11 @@ impl<B: ModelBackend> Context<B> {
         self.hook.as_deref().map(|hook| hook as &dyn ResidualHook<B>)
     }
 
-    /// The rows with these indices, in this order.
+    /// The rows with these indices, in this order; the context itself where they are all of its own.
     pub fn select(&self, rows: &[usize]) -> Self {
+        if rows.iter().copied().eq(0..self.batch()) {
+            return self.clone();
+        }
         Self {
             kv: self.kv.iter().map(|kv| kv.select(rows)).collect(),
             hook: self.hook.as_ref().map(|hook| hook.select(rows)),

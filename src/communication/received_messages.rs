@@ -1,8 +1,9 @@
 //! What a reader finds: the messages of those it reads, in its order.
 
 use burn::prelude::*;
+use burn::tensor::TensorData;
 
-use super::{Message, MessageDtype};
+use super::{Message, MessageDtype, Segment, Vectors};
 use crate::backbone::KeyValues;
 
 /// `τ = m_1 ⊕ m_2 ⊕ …`, a value that is passed in and returned. It only grows; nothing is overwritten. Segments stand where the reader
@@ -19,6 +20,30 @@ impl<B: Backend> ReceivedMessages<B> {
     /// A trace for `batch` readers that find nothing.
     pub fn empty(batch: usize) -> Self {
         Self { messages: Vec::new(), start: vec![0; batch] }
+    }
+
+    /// What the readers of the rows with these indices find, in this order.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        if rows.iter().copied().eq(0..self.start.len()) {
+            return self.clone();
+        }
+        let segment = |s: &Segment<B>| Segment { prompt_len: s.prompt_len, kv: s.kv.select(rows) };
+        let vectors = |v: &Vectors<B>| {
+            let [_, count, _] = v.values.dims();
+            let index: Vec<i64> = rows.iter().map(|&b| b as i64).collect();
+            let index = Tensor::from_data(TensorData::new(index, [rows.len()]), &v.values.device());
+            let valid = rows.iter().flat_map(|b| &v.valid[b * count..(b + 1) * count]).copied();
+            Vectors { values: v.values.clone().select(0, index), valid: valid.collect() }
+        };
+        let message = |m: &Message<B>| Message {
+            sender: m.sender,
+            segment: m.segment.as_ref().map(segment),
+            vectors: m.vectors.as_ref().map(vectors),
+        };
+        Self {
+            messages: self.messages.iter().map(message).collect(),
+            start: rows.iter().map(|&b| self.start[b]).collect(),
+        }
     }
 
     /// Positions and vectors that the reader of row `b` sees, padding not counted.

@@ -17,6 +17,7 @@ use super::loaded::LoadedTeam;
 use super::request::Request;
 use super::stream::Tell;
 use crate::error::Result;
+use crate::text::{TokenizedSample, lines};
 
 pub use event::{AnswerEvent, AnswerStream, RolledOut, RowAnswer};
 pub use received::{MessageSize, Received, Written};
@@ -29,11 +30,13 @@ impl Request for AnswerRequest {
     fn serve<B: ModelBackend>(self, team: &mut LoadedTeam<B>, tell: &Tell<AnswerEvent, ()>) -> Result<()> {
         let session = team.session.clone();
         let size = self.batch_size.unwrap_or(session.config.batch_size()).max(1);
-        let size = if self.trace.is_some() { self.rows.len() } else { size };
-        let rows: Vec<usize> = (0..self.rows.len()).collect();
-        for batch in rows.chunks(size) {
+        let samples: Vec<&TokenizedSample> = self.rows.iter().map(|row| &row.sample).collect();
+        let lines = lines(&samples);
+        let size = if self.trace.is_some() { lines.len() } else { size };
+        for batch in lines.chunks(size) {
+            let batch: Vec<usize> = batch.iter().cloned().flatten().collect();
             let mut rolled_out = Vec::new();
-            for group in groups(&session, &self.rows, batch) {
+            for group in groups(&session, &self.rows, &batch) {
                 tell.check()?;
                 rolled_out.push(roll_out(&session, team.team(), &self, group, tell)?);
             }

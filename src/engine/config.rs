@@ -63,7 +63,7 @@ pub struct EngineConfig {
     pub adapter_scope: Option<AdapterScope>,
     /// What the chat template is told of thinking before the answer.
     pub think: Option<Thinking>,
-    /// Samples that run together; 8 where it is absent.
+    /// Data lines that run together, each with all its questions; 8 where it is absent.
     pub batch_size: Option<usize>,
     /// How the model's weights are stored.
     pub dtype: Option<WeightDtype>,

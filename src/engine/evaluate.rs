@@ -25,7 +25,7 @@ pub struct EvaluateRequest {
     pub checking: Option<Checking>,
     /// Batches that are scored already, the first of each control.
     pub done: Vec<(Control, ScoredBatch)>,
-    /// Samples that run together; the engine's own number where it is absent.
+    /// Lines that run together, each with all its questions; the engine's own number where it is absent.
     pub batch_size: Option<usize>,
     /// Ends the work after the batch in progress.
     pub cancel: Cancel,
@@ -104,10 +104,10 @@ fn compare(all: &mut [Scored]) {
     for scored in all.iter_mut().filter(|scored| scored.control != Control::Real) {
         scored.evaluation.against_real = Some(Paired::new(&real, &scored.scores));
     }
-    let compared = all.iter().filter_map(|Scored { control, evaluation, .. }| {
-        Some((control, evaluation.against_real?, evaluation.accuracy))
-    });
-    let gains = Gains::new(compared);
+    let gains = Gains::new(all.iter().map(|scored| {
+        let score = &scored.evaluation;
+        (&scored.control, score.against_real, score.accuracy)
+    }));
     for scored in all.iter_mut().filter(|scored| scored.control == Control::Real) {
         scored.evaluation.gains = gains;
     }

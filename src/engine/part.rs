@@ -47,8 +47,8 @@ impl Part {
         }
     }
 
-    /// Opens the part of `output` for the run that `run` describes, and returns the lines of an earlier, stopped one to go on with:
-    /// as many as make whole groups of `group`, or all `total`.
+    /// Opens the part of `output` for the run that `run` describes, and returns the lines of an earlier, stopped one to go on with: of so many
+    /// as there are, those of whole batches, which `whole` counts.
     ///
     /// # Errors
     /// If the part is of another run, naming a setting that differs, or another process is writing it.
@@ -56,7 +56,7 @@ impl Part {
         output: &Path,
         state: RunState,
         run: &Map<String, Value>,
-        [group, total]: [usize; 2],
+        whole: impl Fn(usize) -> usize,
     ) -> Result<(Self, Vec<T>)> {
         let path = Self::path(output);
         let failed = |e: io::Error| Error::file(&path, format!("the file cannot be written: {e}"));
@@ -76,7 +76,7 @@ impl Part {
         let (mut lines, mut end) = (Vec::new(), 0);
         if let RunState::Resume = state {
             let (found, ends) = read(&path, &file, run)?;
-            let whole = if found.len() >= total { total } else { found.len() / group * group };
+            let whole = whole(found.len());
             (lines, end) = (found, ends.get(whole).copied().unwrap_or(0));
             lines.truncate(whole);
         }

@@ -14,7 +14,7 @@ use super::run_folder::learned;
 use super::{EngineConfig, TeamChoice};
 use crate::agents::{
     AdapterScope, AdapterSet, Base, MessageDtype, Origin, PromptBuilder, TeacherPrompts, TeamConfig,
-    TeamModel, check_context, check_teacher_context,
+    TeamModel, check_context, check_lines, check_teacher_context,
 };
 use crate::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use crate::checkpoint::hub::published_name;
@@ -201,7 +201,9 @@ impl Session {
         let samples = read_jsonl(path, answers)?;
         // All of them before any error, so that it is that of the first line that has one.
         let all: Vec<_> = samples.par_iter().map(tokenize).collect();
-        all.into_iter().collect()
+        let all = all.into_iter().collect::<Result<Vec<_>>>()?;
+        check_lines(&self.team, path, &all)?;
+        Ok(all)
     }
 
     /// Tokenises one sample with the prompt of its teacher, whose answer has at most `answer` tokens where the line has none.

@@ -1,5 +1,6 @@
 //! Messages of internal state out of a file, or into one.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use diffmas_backends::ModelBackend;
@@ -9,7 +10,7 @@ use crate::agents::Team;
 use crate::communication::{Fingerprint, ReceivedMessages, TraceOwner};
 use crate::error::{Error, Result};
 use crate::inference::Upstream;
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 
 /// A trace file in place of messages that stay in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +48,13 @@ pub(super) fn through_file<B: ModelBackend>(
             let received = ReceivedMessages::read(path, owner, &team.answering().device())?;
             let room = session.model.config.max_position_embeddings;
             check(path, &received.start, samples, max_new_tokens, room)?;
-            Ok(Upstream { received, written: Vec::new(), samples: samples.to_vec(), positions: 0 })
+            Ok(Upstream {
+                received,
+                written: Vec::new(),
+                samples: samples.to_vec(),
+                by_question: false,
+                positions: 0,
+            })
         }
         TraceFile::Save(path) => {
             let upstream = run()?;
@@ -65,14 +72,15 @@ fn check(
     max_new_tokens: usize,
     room: usize,
 ) -> Result<()> {
-    if start.len() != samples.len() {
-        let (theirs, ours) = (start.len(), samples.len());
-        return Err(Error::file(
-            path,
-            format!("the trace is of {theirs} questions, but there are {ours} here"),
-        ));
+    let lines = lines(samples);
+    if start.len() != lines.len() {
+        let (theirs, ours) = (start.len(), lines.len());
+        let what = if ours < samples.len() { "lines" } else { "questions" };
+        return Err(Error::file(path, format!("the trace is of {theirs} {what}, but there are {ours} here")));
     }
-    for (sample, &start) in samples.iter().zip(start) {
+    let of_line =
+        |(line, &start): (Range<usize>, &u32)| samples[line].iter().map(move |sample| (sample, start));
+    for (sample, start) in lines.into_iter().zip(start).flat_map(of_line) {
         let prompt = sample.prompts.last().map_or(0, Vec::len);
         let total = (start as usize + prompt).saturating_add(max_new_tokens);
         if total > room {

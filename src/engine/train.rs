@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::{Control, Scoring, evaluate};
 use crate::files::{remove_leftovers, write_atomic};
 use crate::settings::{Layer, Merged};
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 use crate::training::{
     ADAPTER, EvalMetrics, Event, LoraConfig, Sampler, StepMetrics, StopReason, Teacher, TrainConfig, Trainer,
 };
@@ -146,7 +146,8 @@ impl Request for TrainRequest {
         let dir = self.output.as_ref().map(OutputLock::dir);
         let mut log = RunLog::open(dir, done, self.tensorboard)?;
         let c = &self.config;
-        let sampler = Sampler::new(self.samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
+        let lines = lines(&self.samples).len();
+        let sampler = Sampler::new(lines, c.batch_size, c.gradient_accumulation_steps, c.seed);
         let total = c.total_steps(sampler.updates_per_epoch());
         tell.event(TrainEvent::Started(TrainStart {
             done,

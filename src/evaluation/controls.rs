@@ -139,7 +139,7 @@ impl Control {
         })
     }
 
-    /// Which sample's upstream agents run for each of `samples` samples, where it is not its own.
+    /// Which line's upstream agents run for each of `samples` lines, where it is not its own.
     pub fn senders(&self, samples: usize, seed: u64) -> Option<Vec<usize>> {
         let others = matches!(self, Self::Shuffled | Self::Random) && samples > 1;
         others.then(|| derangement(samples, seed))

@@ -6,7 +6,7 @@ use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
 use super::Checking;
-use crate::agents::{AgentInput, PaddedIds, Team};
+use crate::agents::{AgentInput, Team, TeamBatch};
 use crate::backbone::Backbone;
 use crate::communication::{Message, MessageDtype, ReceivedMessages, Rollout};
 use crate::error::Result;
@@ -110,15 +110,13 @@ pub fn inspect<B: ModelBackend>(
     let mut attention = Vec::new();
     let mut rollouts = Vec::new();
     // Where there are latent rollouts, nothing is written: prompts are those of `samples`.
-    let prompt_of = |samples: &[TokenizedSample], j: usize| -> AgentInput {
-        PaddedIds::left(&samples.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>()).into()
-    };
+    let unwritten = TeamBatch::new(&samples.iter().collect::<Vec<_>>());
     let upstream = roll_out_upstream(team, samples, writing, &sample_ids, |rollout, found| {
-        attention.extend(attends(team, rollout.sender, &prompt_of(samples, rollout.sender), found));
+        attention.extend(attends(team, rollout.sender, &unwritten.prompts[rollout.sender], found));
         rollouts.push(rollout.clone());
     })?;
-    let received = &upstream.received;
-    let prompt = &prompt_of(&upstream.samples, last);
+    let batch = upstream.batch();
+    let (received, prompt) = (&upstream.received.select(&batch.messages), &batch.prompts[last]);
     attention.extend(attends(team, last, prompt, received));
     attention.extend(attends_to_vectors(team, prompt, received));
     let lens = rollouts.iter().filter(|rollout| rollout.latents.len() > 1);

@@ -6,6 +6,7 @@ mod controls;
 mod former_names;
 mod gain;
 mod inspection;
+mod intervals;
 mod judge;
 mod paired;
 mod sample_score;

@@ -1,16 +1,18 @@
 //! Loss, perplexity and accuracy on held-out samples.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use diffmas_backends::ModelBackend;
 use serde::{Deserialize, Serialize};
 
-use super::sample_score::{Accuracy, SampleScore, accuracy, loss_interval};
+use super::intervals::{accuracy, loss_interval};
+use super::sample_score::{Accuracy, SampleScore};
 use super::{Checking, Control, Gains, Paired};
 use crate::agents::Team;
 use crate::error::{Error, Result};
 use crate::inference::{Upstream, Writing, decode, roll_out_self, roll_out_upstream};
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 
 /// The score of a set of samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,7 +23,7 @@ pub struct Evaluation {
     /// Mean NLL over all target tokens, in nats.
     #[serde(deserialize_with = "crate::files::null::number")]
     pub loss: f64,
-    /// Its 95 % interval over samples; none for fewer than two.
+    /// Its 95 % interval over lines; none for fewer than two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_interval: Option<[f64; 2]>,
     /// `exp(loss)`.
@@ -32,9 +34,12 @@ pub struct Evaluation {
     pub accuracy: Option<Accuracy>,
     /// Samples.
     pub samples: usize,
+    /// Lines, where some have several questions: what intervals take as independent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<usize>,
     /// Target tokens of all samples.
     pub target_tokens: usize,
-    /// Bytes of a message, as a mean over samples and senders; 0 where nothing was sent.
+    /// Bytes of a message, as a mean over lines and senders; 0 where nothing was sent.
     pub message_bytes: usize,
     /// What answering cost, where answers were checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,7 +64,7 @@ pub struct Cost {
 /// How a team is scored.
 #[derive(Clone, Debug)]
 pub struct Scoring<'a> {
-    /// Samples that run together.
+    /// Lines that run together, each with all its questions.
     pub batch_size: usize,
     /// What the final agent reads.
     pub control: &'a Control,
@@ -95,7 +100,8 @@ pub fn evaluate_after<B: ModelBackend>(
     done: Vec<ScoredBatch>,
     mut on_batch: impl FnMut(&ScoredBatch) -> Result<()>,
 ) -> Result<(Evaluation, Vec<SampleScore>)> {
-    scoring.control.validate(&team.layout.config, samples.len())?;
+    let lines = lines(samples);
+    scoring.control.validate(&team.layout.config, lines.len())?;
     if let Some(s) = samples.iter().find(|s| s.target.as_ref().is_none_or(Vec::is_empty)) {
         return Err(Error::invalid(format!("line {}: there is no answer to score", s.line)));
     }
@@ -106,32 +112,37 @@ pub fn evaluate_after<B: ModelBackend>(
         room,
         team.layout.sizes.max_position_embeddings,
     )?;
-    let others = scoring.control.senders(samples.len(), scoring.seed);
+    let others = scoring.control.senders(lines.len(), scoring.seed);
     let mut all: Vec<SampleScore> = Vec::with_capacity(samples.len());
     let mut total = Spent::default();
     for ScoredBatch { scores, spent } in done {
         total.add(&spent);
         all.extend(scores);
     }
-    let indices: Vec<usize> = (all.len()..samples.len()).collect();
-    for rows in indices.chunks(scoring.batch_size.max(1)) {
-        let own: Vec<TokenizedSample> = rows.iter().map(|&i| samples[i].clone()).collect();
-        let senders = others.as_ref().map(|other| rows.iter().map(|&i| samples[other[i]].clone()).collect());
-        let batch = score_batch(team, own, senders, scoring, rows)?;
+    let open: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].start >= all.len()).collect();
+    for rows in open.chunks(scoring.batch_size.max(1)) {
+        let questions = lines[rows[0]].start..lines[rows[rows.len() - 1]].end;
+        let own = samples[questions.clone()].to_vec();
+        let sender = |i: &usize| others.as_ref().map(|others| samples[lines[others[*i]].start].clone());
+        let senders = rows.iter().map(sender).collect();
+        let sample_ids: Vec<u64> = questions.map(|i| i as u64).collect();
+        let batch = score_batch(team, own, senders, scoring, &sample_ids)?;
         on_batch(&batch)?;
         total.add(&batch.spent);
         all.extend(batch.scores);
     }
     let tokens: usize = all.iter().map(|s| s.target_tokens).sum();
     let loss = all.iter().map(|s| s.loss * s.target_tokens as f64).sum::<f64>() / tokens.max(1) as f64;
-    let checked: Vec<bool> = all.iter().filter_map(|s| s.is_correct).collect();
+    let checked = |line: &Range<usize>| all[line.clone()].iter().filter_map(|s| s.is_correct).collect();
+    let checked: Vec<Vec<bool>> = lines.iter().map(checked).collect();
     let evaluation = Evaluation {
         control: scoring.control.to_string(),
         loss,
-        loss_interval: loss_interval(&all, loss, tokens),
+        loss_interval: loss_interval(&all, &lines, loss, tokens),
         perplexity: loss.exp(),
         accuracy: accuracy(&checked),
         samples: samples.len(),
+        clusters: Some(lines.len()).filter(|&n| n < samples.len()),
         target_tokens: tokens,
         message_bytes: total.bytes / total.messages.max(1),
         cost: scoring.checking.map(|_| Cost {
@@ -170,29 +181,31 @@ impl Spent {
     }
 }
 
+/// Scores whole lines; their messages are those of `senders`, one for each, if there are any.
 fn score_batch<B: ModelBackend>(
     team: &Team<B>,
     own: Vec<TokenizedSample>,
     senders: Option<Vec<TokenizedSample>>,
     scoring: &Scoring<'_>,
-    rows: &[usize],
+    sample_ids: &[u64],
 ) -> Result<ScoredBatch> {
-    let sample_ids: Vec<u64> = rows.iter().map(|&i| i as u64).collect();
     let config = &team.layout.config;
     let clock = Instant::now();
     let writing = scoring.writing.filter(|_| *scoring.control != Control::None);
     let mut upstream = match senders {
         None if *scoring.control == Control::SelfRollout => roll_out_self(team, &own),
-        None => roll_out_upstream(team, &own, writing, &sample_ids, |_, _| ())?,
+        None => roll_out_upstream(team, &own, writing, sample_ids, |_, _| ())?,
         Some(senders) => {
-            let theirs = roll_out_upstream(team, &senders, writing, &sample_ids, |_, _| ())?;
+            let message_ids: Vec<u64> = lines(&own).into_iter().map(|line| sample_ids[line.start]).collect();
+            let theirs = roll_out_upstream(team, &senders, writing, &message_ids, |_, _| ())?;
             Upstream { samples: own, ..theirs }
         }
     };
-    upstream.received = scoring.control.apply(upstream.received, config, scoring.seed, &sample_ids);
+    let batch = upstream.batch().numbered(sample_ids.to_vec());
+    let message_ids = batch.message_numbers();
+    upstream.received = scoring.control.apply(upstream.received, config, scoring.seed, &message_ids);
     let bytes: Vec<usize> =
-        (0..rows.len()).flat_map(|row| upstream.message_bytes(row, config.message_dtype)).collect();
-    let batch = upstream.batch();
+        (0..message_ids.len()).flat_map(|row| upstream.message_bytes(row, config.message_dtype)).collect();
     let prompt = batch.prompts.last().expect("a team has an agent");
     let mut spent = Spent {
         bytes: bytes.iter().sum(),
@@ -200,10 +213,10 @@ fn score_batch<B: ModelBackend>(
         positions: upstream.positions + prompt.count(),
         seconds: 0.0,
     };
-    let context = team.read(&upstream.received);
-    let mut is_correct = vec![None; rows.len()];
+    let context = team.read(&upstream.received).select(&batch.messages);
+    let mut is_correct = vec![None; batch.rows()];
     if let Some(checking) = scoring.checking {
-        let answers = decode(team.answering(), prompt, &context, &checking.options, &sample_ids, |_, _| {
+        let answers = decode(team.answering(), prompt, &context, &checking.options, sample_ids, |_, _| {
             std::ops::ControlFlow::Continue(())
         })
         .map_err(|e| e.of_agent(config.final_name()))?;
@@ -218,11 +231,12 @@ fn score_batch<B: ModelBackend>(
     let mut nll = nll.into_data().iter::<f64>().collect::<Vec<_>>().into_iter();
     let Upstream { samples, received, .. } = &upstream;
     let mut scores = Vec::with_capacity(samples.len());
-    for (row, (sample, is_correct)) in samples.iter().zip(is_correct).enumerate() {
+    for ((sample, is_correct), &message) in samples.iter().zip(is_correct).zip(&batch.messages) {
         let n = sample.target.as_ref().map_or(0, Vec::len);
         let tokens: Vec<f64> = nll.by_ref().take(n).collect();
         if let Some(token) = tokens.iter().position(|nll| !nll.is_finite()) {
-            let position = received.start[row] as usize + sample.prompts.last().map_or(0, Vec::len) + token;
+            let position =
+                received.start[message] as usize + sample.prompts.last().map_or(0, Vec::len) + token;
             return Err(Error::invalid(format!(
                 "line {}: agent `{}`: the loss of the token at position {position} is not finite: a weight of the model or the \
                  adapter, or a message, is damaged or too large",
@@ -232,9 +246,10 @@ fn score_batch<B: ModelBackend>(
         }
         scores.push(SampleScore {
             line: sample.line,
+            question: sample.question,
             loss: tokens.iter().sum::<f64>() / n.max(1) as f64,
             target_tokens: n,
-            trace_positions: received.positions(row),
+            trace_positions: received.positions(message),
             is_correct,
         });
     }

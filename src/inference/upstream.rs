@@ -11,9 +11,9 @@ use super::{DecodeOptions, decode};
 use crate::agents::{AgentInput, PaddedIds, PromptBuilder, Team, TeamBatch, TeamConfig};
 use crate::communication::{Context, MessageDtype, ReceivedMessages, Rollout};
 use crate::error::Result;
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 
-/// The token ids that an upstream agent generated for one sample, on the channel `text`.
+/// The token ids that an upstream agent generated for one line, on the channel `text`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenMessage {
     /// Index of the agent.
@@ -42,7 +42,8 @@ impl Writing {
         Self { teacher_forced: true, ..self }
     }
 
-    /// The messages of all upstream agents, each agent's for all samples as one batch, and the samples with the prompts that result.
+    /// The messages of all upstream agents, each agent's for all lines as one batch, and the samples with the prompts that result. The questions
+    /// of a line read the same messages, whose draws are keyed by the first one's of `sample_ids`.
     ///
     /// # Errors
     /// If a prompt cannot be made of a message, or a score is not finite.
@@ -56,21 +57,31 @@ impl Writing {
         let config = &team.layout.config;
         let last = config.agents.len() - 1;
         let mut samples = samples.to_vec();
-        let mut written: Vec<Vec<WrittenMessage>> = vec![Vec::new(); samples.len()];
+        let lines = lines(&samples);
+        let mut written: Vec<Vec<WrittenMessage>> = vec![Vec::new(); lines.len()];
         for j in 0..=last {
             let reads = config.reads(j);
-            for (sample, written) in samples.iter_mut().zip(&written) {
+            for (line, written) in lines.iter().zip(&written) {
                 let found = reads.iter().filter_map(|r| written.iter().find(|w| w.sender == *r));
                 let inbox: Vec<_> = found.map(|w| (w.sender, w.token_ids.clone())).collect();
-                sample.prompts[j] = prompts.prompt_after(Path::new("data"), sample, j, &inbox)?;
+                let (first, others) = samples[line.clone()].split_first_mut().expect("a line has a question");
+                first.prompts[j] = prompts.prompt_after(Path::new("data"), first, j, &inbox)?;
+                for other in others {
+                    other.prompts[j] = match j {
+                        _ if j == last => prompts.prompt_after(Path::new("data"), other, j, &inbox)?,
+                        _ => first.prompts[j].clone(),
+                    };
+                }
             }
             if j == last {
                 break;
             }
-            let given = |s: &TokenizedSample| s.trajectories.get(j).cloned().flatten();
+            let firsts: Vec<usize> = lines.iter().map(|line| line.start).collect();
+            let given = |i: usize| samples[i].trajectories.get(j).cloned().flatten();
             let given: Vec<Option<Vec<u32>>> =
-                samples.iter().map(|s| teacher_forced.then(|| given(s)).flatten()).collect();
-            let rows: Vec<usize> = (0..samples.len()).filter(|&i| given[i].is_none()).collect();
+                firsts.iter().map(|&i| teacher_forced.then(|| given(i)).flatten()).collect();
+            let rows: Vec<usize> =
+                firsts.into_iter().zip(&given).filter(|(_, g)| g.is_none()).map(|(i, _)| i).collect();
             let mut sampled = Vec::new();
             if !rows.is_empty() {
                 let prompts: Vec<_> = rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect();
@@ -98,26 +109,29 @@ impl Writing {
 /// What the upstream agents of a team leave for its final agent, for a batch of samples.
 #[derive(Clone, Debug)]
 pub struct Upstream<B: ModelBackend> {
-    /// The messages of internal state; none on the channel `text`.
+    /// The messages of internal state, one row for all questions of a line; none on the channel `text`.
     pub received: ReceivedMessages<B>,
-    /// The messages of text by sample; none on other channels.
+    /// The messages of text by line; none on other channels.
     pub written: Vec<Vec<WrittenMessage>>,
     /// The samples, whose prompts hold what was written.
     pub samples: Vec<TokenizedSample>,
+    /// Whether each question has messages of its own, although it shares a line with others.
+    pub by_question: bool,
     /// Positions that were computed for all of it: prompts, latent steps and what was written.
     pub positions: usize,
 }
 
 impl<B: ModelBackend> Upstream<B> {
-    /// The samples as one batch.
+    /// The samples as one batch, whose `messages` say which row of `received` and `written` each reads.
     ///
     /// # Panics
     /// If there is none.
     pub fn batch(&self) -> TeamBatch {
-        TeamBatch::new(&self.samples.iter().collect::<Vec<_>>())
+        let samples: Vec<_> = self.samples.iter().collect();
+        if self.by_question { TeamBatch::by_question(&samples) } else { TeamBatch::new(&samples) }
     }
 
-    /// Bytes of each message of sample `row`, passed on as `dtype`, padding not counted.
+    /// Bytes of each message of row `row`, passed on as `dtype`, padding not counted.
     pub fn message_bytes(&self, row: usize, dtype: MessageDtype) -> Vec<usize> {
         let written = self.written.get(row).into_iter().flatten();
         let written = written.map(|w| w.token_ids.len() * size_of::<u32>());
@@ -148,16 +162,22 @@ pub fn roll_out_upstream<B: ModelBackend>(
     let config = &team.layout.config;
     let prompts: usize = batch.prompts[..config.upstream().len()].iter().map(AgentInput::count).sum();
     let tokens: usize = written.iter().flatten().map(|w| w.token_ids.len()).sum();
-    let positions = prompts + samples.len() * config.total_steps() + tokens;
-    Ok(Upstream { received: team.roll_out_watched(&batch, watch), written, samples, positions })
+    let positions = prompts + batch.message_rows() * config.total_steps() + tokens;
+    Ok(Upstream {
+        received: team.roll_out_watched(&batch, watch),
+        written,
+        samples,
+        by_question: false,
+        positions,
+    })
 }
 
-/// What the final agent of `team` leaves for itself, in place of all messages: [`Team::roll_out_self`].
+/// What the final agent of `team` leaves for itself on each question, in place of all messages: [`Team::roll_out_self`].
 ///
 /// # Panics
 /// If there is no sample.
 pub fn roll_out_self<B: ModelBackend>(team: &Team<B>, samples: &[TokenizedSample]) -> Upstream<B> {
-    let batch = TeamBatch::new(&samples.iter().collect::<Vec<_>>());
+    let batch = TeamBatch::by_question(&samples.iter().collect::<Vec<_>>());
     let (received, positions) = team.roll_out_self(&batch);
-    Upstream { received, written: Vec::new(), samples: samples.to_vec(), positions }
+    Upstream { received, written: Vec::new(), samples: samples.to_vec(), by_question: true, positions }
 }

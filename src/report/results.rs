@@ -45,8 +45,13 @@ fn accuracy(a: &Accuracy) -> String {
     a.in_percent(1, " %")
 }
 
-fn accuracy_caption(questions: usize) -> String {
-    format!("Right answers in percent, with 95 % intervals; {questions} questions")
+fn accuracy_caption(questions: usize, lines: Option<usize>) -> String {
+    format!("Right answers in percent, with 95 % intervals; {}", in_lines(questions, "questions", lines))
+}
+
+/// So many of `what`, and in how many lines where these have several questions.
+fn in_lines(count: usize, what: &str, lines: Option<usize>) -> String {
+    lines.map_or(format!("{count} {what}"), |lines| format!("{count} {what} in {lines} lines"))
 }
 
 fn accuracy_whisker(name: &str, a: &Accuracy, part: Part) -> Whisker {
@@ -97,7 +102,7 @@ pub fn compared(comparison: &Comparison) -> Result<Results> {
     let questions = comparison.rows.iter().map(|method| method.accuracy.checked).max().unwrap_or(0);
     let parts: Vec<Part> = comparison.rows.iter().map(|method| method.part).collect();
     let guessing = 100.0 * comparison.guessing;
-    let caption = accuracy_caption(questions);
+    let caption = accuracy_caption(questions, None);
     let mut key = key_of(&parts);
     key.push(entry(Ink::Guess, &format!("guessing: {} %", plain(guessing))));
     let rows = comparison.rows.iter().map(|method| Row {
@@ -128,7 +133,7 @@ pub fn scored(all: &[Evaluation]) -> Result<Results> {
     let (caption, whiskers, end) = match checked {
         Some(checked) => {
             let whiskers = checked.iter().map(|(e, a)| accuracy_whisker(&e.control, a, part(e))).collect();
-            (accuracy_caption(checked[0].1.checked), whiskers, 100.0)
+            (accuracy_caption(checked[0].1.checked, all[0].clusters), whiskers, 100.0)
         }
         None => {
             let whisker = |e: &Evaluation| Whisker {
@@ -141,8 +146,8 @@ pub fn scored(all: &[Evaluation]) -> Result<Results> {
             let whiskers: Vec<Whisker> = all.iter().map(whisker).collect();
             let ends = whiskers.iter().flat_map(|w| w.interval.map(|i| i[1]).into_iter().chain(w.value));
             let end = ends.fold(f64::MIN_POSITIVE, f64::max) * 1.05;
-            let samples = all[0].samples;
-            (format!("Loss in nats per token, with 95 % intervals; {samples} samples"), whiskers, end)
+            let samples = in_lines(all[0].samples, "samples", all[0].clusters);
+            (format!("Loss in nats per token, with 95 % intervals; {samples}"), whiskers, end)
         }
     };
     let parts: Vec<Part> = all.iter().map(part).collect();

@@ -298,6 +298,7 @@ mod tests {
             loss_interval,
             perplexity: loss.exp(),
             accuracy,
+            clusters: None,
             samples: 9,
             target_tokens: 9,
             message_bytes: 1,

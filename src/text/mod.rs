@@ -2,9 +2,11 @@
 
 mod chat;
 mod data;
+mod forms;
 mod gguf_tokenizer;
 pub(crate) mod jinja;
 mod python_json;
+mod questions;
 mod sample;
 mod stream;
 #[cfg(test)]
@@ -13,7 +15,9 @@ pub(crate) mod tokenizer;
 mod words;
 
 pub use chat::{ChatMessage, ChatTemplate, Thinking};
-pub use data::{Answers, Sample, SampleIds, read_jsonl};
-pub use sample::TokenizedSample;
+pub use data::read_jsonl;
+pub use forms::{Answers, Sample, SampleIds};
+pub(crate) use sample::lines_by;
+pub use sample::{TokenizedSample, lines};
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;

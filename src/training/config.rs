@@ -75,7 +75,7 @@ impl From<TraceGradient> for String {
 pub struct TrainConfig {
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Samples per micro-batch.
+    /// Data lines per micro-batch, each with all its questions.
     pub batch_size: usize,
     /// Micro-batches per update.
     pub gradient_accumulation_steps: usize,
@@ -115,7 +115,7 @@ pub struct TrainConfig {
     pub initial_competence: f64,
     /// Updates until all samples are drawn; half of the run where absent.
     pub curriculum_steps: Option<usize>,
-    /// Whom the final agent learns from beside the answers of the data.
+    /// The teacher of the final agent.
     pub teacher: Teacher,
     /// The weight `w` of the teacher where a sample has an answer: `loss = w·KL + (1 − w)·NLL`.
     pub distill_weight: f64,

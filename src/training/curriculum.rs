@@ -1,12 +1,13 @@
 //! Easy samples first: an update draws only those that the learner is competent for.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 
 /// What makes a sample difficult.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +18,7 @@ pub enum Curriculum {
     None,
     /// The rank of its target's length.
     Length,
-    /// A number in `[0, 1]` in a field of its line.
+    /// A number in `[0, 1]` in one of its fields.
     Field(String),
 }
 
@@ -63,11 +64,12 @@ impl From<Curriculum> for String {
 }
 
 impl Curriculum {
-    /// The difficulty of each sample, in `[0, 1]`; none without a curriculum.
+    /// The difficulty of each line, in `[0, 1]`, which is that of its hardest question; none without a curriculum.
     ///
     /// # Errors
     /// Names the line that lacks the field, or whose field is no number from 0 to 1.
     pub(crate) fn difficulties(&self, samples: &[TokenizedSample]) -> Result<Option<Vec<f64>>> {
+        let lines = lines(samples);
         match self {
             Self::None => Ok(None),
             Self::Length => {
@@ -77,12 +79,13 @@ impl Curriculum {
                         s.line
                     )));
                 }
-                let length = |i: &usize| samples[*i].target.as_ref().map_or(0, Vec::len);
-                let mut order: Vec<usize> = (0..samples.len()).collect();
-                order.sort_by_key(length);
-                let mut ranks = vec![0.0; samples.len()];
+                let length = |s: &TokenizedSample| s.target.as_ref().map_or(0, Vec::len);
+                let longest = |i: &usize| samples[lines[*i].clone()].iter().map(length).max();
+                let mut order: Vec<usize> = (0..lines.len()).collect();
+                order.sort_by_key(longest);
+                let mut ranks = vec![0.0; lines.len()];
                 for (rank, &i) in order.iter().enumerate() {
-                    ranks[i] = rank as f64 / (samples.len().max(2) - 1) as f64;
+                    ranks[i] = rank as f64 / (lines.len().max(2) - 1) as f64;
                 }
                 Ok(Some(ranks))
             }
@@ -100,7 +103,9 @@ impl Curriculum {
                         ))),
                     }
                 };
-                samples.iter().map(one).collect::<Result<_>>().map(Some)
+                let each: Vec<f64> = samples.iter().map(one).collect::<Result<_>>()?;
+                let hardest = |line: Range<usize>| each[line].iter().copied().fold(0.0, f64::max);
+                Ok(Some(lines.into_iter().map(hardest).collect()))
             }
         }
     }
@@ -115,7 +120,10 @@ pub fn competence(step: usize, total: usize, initial: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::text::Sample;
 
     #[test]
     fn competence_grows_from_its_start_to_one() {
@@ -131,5 +139,18 @@ mod tests {
         assert_eq!(Curriculum::Length.difficulties(&samples).unwrap().unwrap(), [1.0, 0.0, 0.5]);
         let error = Curriculum::Field("level".into()).difficulties(&samples).unwrap_err().to_string();
         assert_eq!(error, "line 0: curriculum = \"field:level\": the field `level` is missing");
+    }
+
+    #[test]
+    fn a_line_is_as_hard_as_its_hardest_question() {
+        let sample = |line, question, n: usize| {
+            let fields = serde_json::json!({"level": n as f64 / 4.0}).as_object().unwrap().clone();
+            let source = Some(Arc::new(Sample { fields, ..Sample::default() }));
+            TokenizedSample { line, question, target: Some(vec![1; n]), source, ..TokenizedSample::default() }
+        };
+        let samples = [sample(1, 1, 2), sample(2, 1, 1), sample(2, 2, 4), sample(2, 3, 1), sample(3, 1, 3)];
+        let of = |curriculum: Curriculum| curriculum.difficulties(&samples).unwrap().unwrap();
+        assert_eq!(of(Curriculum::Length), [0.0, 1.0, 0.5]);
+        assert_eq!(of(Curriculum::Field("level".into())), [0.5, 1.0, 0.75]);
     }
 }

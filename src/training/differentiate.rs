@@ -63,7 +63,8 @@ impl Draws {
         if self.dropout == Dropout::default() {
             return (plan, Vec::new());
         }
-        let sample_ids: Vec<u64> = batch.numbers.iter().map(|n| (self.step as u64) << 32 | n).collect();
+        let numbers = batch.message_numbers();
+        let sample_ids: Vec<u64> = numbers.iter().map(|n| (self.step as u64) << 32 | n).collect();
         let hide = |message: &mut _, before: Option<&_>, dropped: &_| {
             model.channel.inner.hide(message, before, dropped)
         };
@@ -88,11 +89,11 @@ impl<B: ModelBackend> Differentiation<'_, B> {
     /// The gradient of the terms of `batches`, weighed by `weights`.
     ///
     /// # Panics
-    /// If two rows have the same number: what is drawn for one would be drawn for the other.
+    /// If two questions have the same number: what is drawn for one would be drawn for the other.
     pub fn gradient(&self, batches: &[TeamBatch], weights: &LossWeights) -> UpdateGradient<B> {
         let rows = batches.iter().map(TeamBatch::rows).sum::<usize>();
         let numbers: BTreeSet<u64> = batches.iter().flat_map(|b| b.numbers.iter().copied()).collect();
-        assert_eq!(numbers.len(), rows, "every row of an update has a number of its own");
+        assert_eq!(numbers.len(), rows, "every question of an update has a number of its own");
         let config = &self.model.layout.config;
         let mut all = UpdateGradient {
             loss: 0.0,
@@ -101,7 +102,7 @@ impl<B: ModelBackend> Differentiation<'_, B> {
             gradients: Parameters::default(),
             message_squares: vec![None; config.agents.len() - 1],
             dropped: [0; 2],
-            positions: batches.iter().map(|b| b.tokens() + config.total_steps() * b.rows()).sum(),
+            positions: batches.iter().map(|b| b.tokens() + config.total_steps() * b.message_rows()).sum(),
         };
         for batch in batches {
             self.add(&mut all, batch, weights);

@@ -39,7 +39,7 @@ pub use optimizer::{Optimizer, clip};
 pub use phase_config::{PhaseConfig, PhasePreset};
 pub use phases::Phase;
 pub use reduce::{OneProcess, Reduce};
-pub use sampler::{Drawn, Sampler};
+pub use sampler::Sampler;
 pub use schedule::{LrSchedulerType, learning_rate};
 pub(crate) use settings::RunSettings;
 pub use teacher::{FrozenTeacher, Teacher};

@@ -89,7 +89,7 @@ impl TrainConfig {
         self.phases(updates_per_epoch).iter().map(|p| p.steps).sum()
     }
 
-    /// Refuses training data that lacks what the settings ask of it; returns the difficulty of each sample, where there is a curriculum.
+    /// Refuses training data that lacks what the settings ask of it; returns the difficulty of each line, where there is a curriculum.
     ///
     /// # Errors
     /// Names the phase that weighs trajectories where no sample has any, or the line whose difficulty is missing.

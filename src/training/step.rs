@@ -69,7 +69,7 @@ impl<B: ModelBackend> Trainer<B> {
     /// The gradient of the present phase's loss over all `batches`, as an update of these alone has it.
     ///
     /// # Panics
-    /// If two rows have the same number.
+    /// If two questions have the same number.
     pub fn gradients(&self, batches: &[TeamBatch]) -> UpdateGradient<B> {
         let batches = &self.learned(batches);
         self.differentiate(batches, &self.tokens(batches))

@@ -1,4 +1,4 @@
-//! The teacher of a team: the frozen model itself, which reads in one context what the agents hold apart.
+//! The teacher of a team: the frozen model itself on one context that holds the prompts of all agents.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use crate::inference::{DecodeOptions, Generation, RowOptions};
 use crate::text::TokenizedSample;
 
 named_enum! {
-    /// Whom a team learns from beside the answers of its data.
+    /// The teacher whose distributions the final agent learns, beside the answers of the data or in their place.
     Teacher, "teacher" {
-        /// Nobody.
+        /// None: the answers alone.
         #[default]
         None = "none",
-        /// The frozen model, which reads the prompts of all agents in one context.
+        /// The frozen model on the prompts of all agents in one context.
         AllEvidence = "all_evidence",
     }
 }

@@ -1,16 +1,17 @@
 //! The loop: draws samples, enters phases, updates, writes checkpoints; can be stopped after every update.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use diffmas_backends::{ModelBackend, check_device};
 
 use super::{
-    CheckpointState, DataMark, Drawn, Phase, Sampler, StepMetrics, Trainer, competence, learning_rate,
+    CheckpointState, DataMark, Phase, Sampler, StepMetrics, Trainer, competence, learning_rate,
     write_checkpoint,
 };
 use crate::agents::TeamBatch;
 use crate::error::{Error, Result};
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 
 /// What the loop reports while it runs.
 #[derive(Debug)]
@@ -53,7 +54,8 @@ impl<B: ModelBackend> Trainer<B> {
             return Err(Error::invalid("there is no training sample"));
         }
         let c = &self.config;
-        let sampler = Sampler::new(samples.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
+        let lines = lines(samples);
+        let sampler = Sampler::new(lines.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
         let phases = c.phases(sampler.updates_per_epoch());
         let total: usize = phases.iter().map(|p| p.steps).sum();
         let difficulties = c.check_data(samples)?;
@@ -72,7 +74,7 @@ impl<B: ModelBackend> Trainer<B> {
                 Some((difficulties, able)) => sampler.update_within(self.step, difficulties, *able),
                 None => sampler.update(self.step),
             };
-            let batches = self.batches(samples, &drawn)?;
+            let batches = self.batches(samples, &lines, &drawn)?;
             let (kind, warmup) = (self.config.lr_scheduler_type, self.config.warmup_steps);
             let lr = learning_rate(kind, phase.learning_rate, in_phase, warmup, phase.steps);
             let mut metrics = self.update(&batches, lr)?;
@@ -107,23 +109,29 @@ impl<B: ModelBackend> Trainer<B> {
         }
     }
 
-    /// The micro-batches of the samples `drawn`; on the channel `text`, with messages of the present parameters; with a teacher, its answers for
-    /// targets that are missing.
-    fn batches(&mut self, samples: &[TokenizedSample], drawn: &[Vec<Drawn>]) -> Result<Vec<TeamBatch>> {
+    /// The micro-batches of the `lines` of `samples` that are `drawn`, their questions numbered through; on the channel `text`, with messages of
+    /// the present parameters; with a teacher, its answers for targets that are missing.
+    fn batches(
+        &mut self,
+        samples: &[TokenizedSample],
+        lines: &[Range<usize>],
+        drawn: &[Vec<usize>],
+    ) -> Result<Vec<TeamBatch>> {
         let writing = self.writing.as_ref().filter(|_| self.phase.channel).map(|w| (w, self.team()));
+        let mut number = 0..;
         drawn
             .iter()
             .map(|drawn| {
-                let numbers = drawn.iter().map(|row| row.number).collect();
+                let places: Vec<usize> = drawn.iter().flat_map(|&line| lines[line].clone()).collect();
+                let numbers = number.by_ref().take(places.len()).collect();
                 if let Some(answers) = &mut self.answers {
-                    let places: Vec<usize> = drawn.iter().map(|row| row.sample).collect();
                     let own = answers.complete(samples, &places)?;
                     let labelled = places.iter().map(|&i| samples[i].target.is_some()).collect();
                     return Ok(TeamBatch::new(&own.iter().collect::<Vec<_>>())
                         .numbered(numbers)
                         .labelled(labelled));
                 }
-                let rows: Vec<&TokenizedSample> = drawn.iter().map(|row| &samples[row.sample]).collect();
+                let rows: Vec<&TokenizedSample> = places.iter().map(|&i| &samples[i]).collect();
                 let Some((writing, team)) = &writing else {
                     return Ok(TeamBatch::new(&rows).numbered(numbers));
                 };

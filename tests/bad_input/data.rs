@@ -79,6 +79,36 @@ fn roles_missing_in_the_data_or_unknown_to_the_team_are_named() {
 }
 
 #[test]
+fn wrong_questions_of_a_line_name_the_question() {
+    let question = |solver: u32| json!({"prompt_ids": {"solver": [solver]}, "target_ids": [3]});
+    let upstream = json!({"planner": [1], "critic": [1], "refiner": [1]});
+    let of = |questions: Value| json!({"prompt_ids": upstream, "questions": questions}).to_string();
+    says(&second_line(&of(json!([]))), &["field `questions` is empty"]);
+    says(
+        &second_line(&of(json!({"a": 1}))),
+        &["field `questions` must be a list of objects, found an object"],
+    );
+    says(&second_line(&of(json!([question(1), 2]))), &["`questions[1]`: expected an object, found a number"]);
+    says(&second_line(&of(json!(vec![question(1); 1025]))), &["holds 1025 questions; a line may have 1024"]);
+    let open = json!({"prompt_ids": {"solver": [1]}});
+    says(&second_line(&of(json!([question(1), open]))), &["`questions[1]`: field `target_ids` is missing"]);
+    let beside = changed(|line| line["questions"] = json!([question(1)]));
+    says(&second_line(&beside), &["fields `questions` and `target_ids` exclude each other"]);
+    let both = json!({"question": "q", "answer": "a", "questions": [{"question": "q", "answer": "a"}]});
+    says(&second_line(&both.to_string()), &["fields `questions` and `question` exclude each other"]);
+    says(&second_line(&of(json!([question(1), question(512)]))), &["`prompt_ids.solver`", "512"]);
+    let alone = |planner: u32| {
+        let prompts = json!({"planner": [planner], "critic": [1], "refiner": [1], "solver": [2]});
+        json!({"prompt_ids": prompts, "target_ids": [3]})
+    };
+    let differ = json!({"questions": [alone(1), alone(1), alone(9)]}).to_string();
+    says(
+        &second_line(&differ),
+        &["the prompt of agent `planner` for `questions[2]` is not that for `questions[0]`", "once a line"],
+    );
+}
+
+#[test]
 fn text_without_a_tokenizer_says_what_to_add() {
     says(&second_line(r#"{"question": "q", "answer": "a"}"#), &["no tokenizer", "tokenizer.json"]);
 }

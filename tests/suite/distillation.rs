@@ -122,6 +122,7 @@ impl Job for Slopes {
         for (channel, feed) in [
             (ChannelKind::TRACE, FeedKind::Learned),
             (ChannelKind::VECTORS, FeedKind::Soft),
+            (ChannelKind::HYBRID, FeedKind::Slots),
             (ChannelKind::OVERWRITE, FeedKind::Identity),
         ] {
             let mut setting = Setting::new(channel, Topology::Sequential);

@@ -18,6 +18,7 @@ mod objectives;
 mod outside;
 mod precision;
 mod properties;
+mod questions;
 mod references;
 mod self_rollout;
 mod slots;

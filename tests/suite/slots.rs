@@ -119,7 +119,7 @@ impl Job for AsEmbeddings {
                 layout.config.transmit = Transmit::All;
                 let plain = plain.bind(&g.parameters);
                 // Only the first agent reads nothing: what the others read is another trace where less is transmitted.
-                let batch = TeamBatch { prompts: inputs, numbers: vec![0], ..TeamBatch::default() };
+                let batch = TeamBatch::of_inputs(inputs);
                 let all = plain.roll_out_all(&batch);
                 let readers = if transmit == Transmit::All { 3 } else { 1 };
                 for (j, marks) in marks.iter().enumerate().take(readers) {

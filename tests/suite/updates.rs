@@ -57,9 +57,10 @@ impl Job for Cuts {
             let trainer = g.trainer(config);
             let cut = |size: usize| -> Vec<TeamBatch> {
                 let drawn = Sampler::new(8, size, 8 / size, 5).update(0);
-                let batch = |rows: Vec<diffmas::training::Drawn>| {
-                    let own: Vec<_> = rows.iter().map(|row| &samples[row.sample]).collect();
-                    TeamBatch::new(&own).numbered(rows.iter().map(|row| row.number).collect())
+                let mut number = 0..;
+                let batch = |rows: Vec<usize>| {
+                    let own: Vec<_> = rows.iter().map(|&row| &samples[row]).collect();
+                    TeamBatch::new(&own).numbered(number.by_ref().take(own.len()).collect())
                 };
                 drawn.into_iter().map(batch).collect()
             };

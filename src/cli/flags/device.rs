@@ -20,7 +20,7 @@ pub struct DeviceFlags {
     /// What is computed in [f32, the only one]
     #[arg(long, value_name = "TYPE")]
     pub precision: Option<ComputeDtype>,
-    /// Samples that run together [8]
+    /// Data lines that run together [8]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
 }

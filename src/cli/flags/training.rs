@@ -71,7 +71,7 @@ pub struct TrainingFlags {
     /// Updates until all samples are drawn [half of the run]
     #[arg(long, value_name = "N")]
     pub curriculum_steps: Option<usize>,
-    /// Whom the final agent learns from, with or without answers in the data [none]
+    /// Teacher of the final agent, with or without answers in the data [none]
     #[arg(long, value_parser = one_of::<Teacher>())]
     pub teacher: Option<Teacher>,
     /// Weight of the teacher on lines with an answer, from 0 to 1; it is 1 on the others [0.5]

@@ -6,7 +6,7 @@ use crate::agents::check_context;
 use crate::error::{Error, Result};
 use crate::evaluation::Control;
 use crate::inference::DecodeOptions;
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 
 /// How one row is answered.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,7 +42,8 @@ impl AnswerOptions {
 pub struct AnswerRow {
     /// The prompts.
     pub sample: TokenizedSample,
-    /// The sample whose upstream prompts run in place of its own, for controls that give a row another one's messages.
+    /// The sample whose upstream prompts run in place of its own, for controls that give a row another one's messages; the same for all
+    /// questions of a line.
     pub upstream: Option<TokenizedSample>,
     /// Keys the row's draws, with the seed: a row with the same id and seed is answered alike in any request.
     pub sample_id: u64,
@@ -55,7 +56,7 @@ pub struct AnswerRow {
 pub struct AnswerRequest {
     /// The questions, each with options of its own.
     pub rows: Vec<AnswerRow>,
-    /// Rows that run together; the engine's own number where it is absent.
+    /// Lines that run together, each with all its questions; the engine's own number where it is absent.
     pub batch_size: Option<usize>,
     /// Whether the answers say how much the final agent attended to each sender of vectors.
     pub sender_attention: bool,
@@ -68,9 +69,10 @@ pub struct AnswerRequest {
 impl AnswerRequest {
     /// All `samples` with the same options; draws are keyed by their place in the list.
     pub fn new(samples: Vec<TokenizedSample>, options: AnswerOptions) -> Self {
-        let others = options.control.senders(samples.len(), options.decode.seed);
-        let upstream = |i: usize| others.as_ref().map(|others| samples[others[i]].clone());
-        let upstream: Vec<_> = (0..samples.len()).map(upstream).collect();
+        let lines = lines(&samples);
+        let others = options.control.senders(lines.len(), options.decode.seed);
+        let upstream = |i: usize| others.as_ref().map(|others| samples[lines[others[i]].start].clone());
+        let upstream: Vec<_> = (0..lines.len()).flat_map(|i| vec![upstream(i); lines[i].len()]).collect();
         let row = |((sample, upstream), sample_id)| AnswerRow {
             sample,
             upstream,

@@ -10,12 +10,12 @@ use super::super::trace::through_file;
 use super::event::{AnswerEvent, RolledOut};
 use super::received::{Received, Written};
 use super::request::{AnswerRequest, AnswerRow};
-use crate::agents::{AgentInput, PaddedIds, Team, TeamConfig};
+use crate::agents::{AgentInput, Team, TeamConfig};
 use crate::communication::{Context, ReceivedMessages};
 use crate::error::Result;
 use crate::evaluation::Control;
 use crate::inference::{DecodeOptions, Upstream, Writing, WrittenMessage, roll_out_self, roll_out_upstream};
-use crate::text::TokenizedSample;
+use crate::text::{TokenizedSample, lines};
 
 /// Rows whose upstream agents are done: what their final agent goes on from.
 pub(super) struct Group<B: ModelBackend> {
@@ -85,40 +85,47 @@ pub(super) fn roll_out<B: ModelBackend>(
     };
     let written = upstream.written.iter().map(|row| written(session, config, row));
     let written: Vec<Vec<Written>> = written.collect::<Result<_>>()?;
-    let messages = control.apply(upstream.received, config, decode.seed, &ids);
+    let batch = upstream.batch().numbered(ids);
+    let messages = control.apply(upstream.received, config, decode.seed, &batch.message_numbers());
     let seconds = clock.elapsed().as_secs_f64();
-    let sizes = |i: usize| Received {
-        written: written.get(i).cloned().unwrap_or_default(),
-        ..Received::of(&messages, config, i)
+    let sizes = |&row: &usize| Received {
+        written: written.get(row).cloned().unwrap_or_default(),
+        ..Received::of(&messages, config, row)
     };
-    let received: Vec<Received> = (0..group.len()).map(sizes).collect();
+    let received: Vec<Received> = batch.messages.iter().map(sizes).collect();
     tell.event(AnswerEvent::RolledOut(RolledOut {
         rows: group.clone(),
         received: received.clone(),
         seconds,
     }));
 
-    let last = config.agents.len() - 1;
-    let prompts: Vec<&[u32]> = upstream.samples.iter().map(|s| s.prompts[last].as_slice()).collect();
-    let prompt = PaddedIds::left(&prompts).into();
-    let sender_attention =
-        if request.sender_attention { by_sender(team, &prompt, &messages, group.len()) } else { Vec::new() };
-    Ok(Group { rows: group, context: team.read(&messages), prompt, received, sender_attention, seconds })
+    let prompt = batch.prompts.last().expect("a team has an agent").clone();
+    let sender_attention = match request.sender_attention {
+        true => by_sender(team, &prompt, &messages.select(&batch.messages), group.len()),
+        false => Vec::new(),
+    };
+    let context = team.read(&messages).select(&batch.messages);
+    Ok(Group { rows: group, context, prompt, received, sender_attention, seconds })
 }
 
-/// The messages of the samples that send to `rows`, which are not always those that are asked.
+/// The messages of the samples that send to `rows`, which are not always those that are asked; those of a line's first question are those of
+/// all its questions.
 fn of_senders<B: ModelBackend>(
     team: &Team<B>,
     rows: &[&AnswerRow],
     writing: Option<&Writing>,
     ids: &[u64],
 ) -> Result<Upstream<B>> {
-    let senders = rows.iter().map(|row| row.upstream.as_ref().unwrap_or(&row.sample).clone());
-    let upstream = roll_out_upstream(team, &senders.collect::<Vec<_>>(), writing, ids, |_, _| ())?;
+    let samples: Vec<TokenizedSample> = rows.iter().map(|row| row.sample.clone()).collect();
     if rows.iter().all(|row| row.upstream.is_none()) {
-        return Ok(upstream);
+        return roll_out_upstream(team, &samples, writing, ids, |_, _| ());
     }
-    Ok(Upstream { samples: rows.iter().map(|row| row.sample.clone()).collect(), ..upstream })
+    let first: Vec<usize> = lines(&samples).into_iter().map(|line| line.start).collect();
+    let sender = |&i: &usize| rows[i].upstream.as_ref().unwrap_or(&rows[i].sample).clone();
+    let senders: Vec<TokenizedSample> = first.iter().map(sender).collect();
+    let ids: Vec<u64> = first.iter().map(|&i| ids[i]).collect();
+    let upstream = roll_out_upstream(team, &senders, writing, &ids, |_, _| ())?;
+    Ok(Upstream { samples, ..upstream })
 }
 
 /// How much the final agent attends to each sender of vectors, by row.

@@ -1,4 +1,4 @@
-//! Learning what a teacher would have said.
+//! Learning the distributions of a teacher.
 
 use std::fmt;
 
@@ -57,14 +57,19 @@ impl<B: ModelBackend, T: Teach<B>> Objective<B> for Distillation<T> {
         let kl = B::token_kl(log_p, predictions.logits.clone());
         let weight = |&row: &usize| if term.batch.labelled[row] { self.weight } else { 1.0 };
         let weights: Vec<f64> = predictions.rows.iter().map(weight).collect();
-        let nll = predictions.nll();
-        let each = |weights: Vec<f64>| {
-            let data = TensorData::new(weights, [nll.dims()[0]]).convert_dtype(nll.dtype());
-            Tensor::<B, 1>::from_data(data, (&nll.device(), nll.dtype()))
-        };
-        let rest = weights.iter().map(|w| 1.0 - w).collect();
-        let value = B::sum(kl.clone() * each(weights)) + B::sum(nll.clone() * each(rest));
+        let rest: Vec<f64> = weights.iter().map(|w| 1.0 - w).collect();
+        let mut value = weighted_sum(kl.clone(), weights);
+        if rest.iter().any(|&w| w > 0.0) {
+            value = value + weighted_sum(predictions.nll(), rest);
+        }
         let distillation = B::sum(kl.detach()).mul_scalar(term.weight);
         Loss { value: value.mul_scalar(term.weight), distillation: Some(distillation) }
     }
+}
+
+/// `Σ w_i · x_i`.
+fn weighted_sum<B: ModelBackend>(x: Tensor<B, 1>, weights: Vec<f64>) -> Tensor<B, 1> {
+    let data = TensorData::new(weights, x.shape()).convert_dtype(x.dtype());
+    let weights = Tensor::from_data(data, (&x.device(), x.dtype()));
+    B::sum(x * weights)
 }
