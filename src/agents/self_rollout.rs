@@ -120,7 +120,11 @@ impl<B: ModelBackend> Team<B> {
     /// The message of a sender with slots is what the channel makes of the prompt and these slots: its size is the sender's where slots alone
     /// are transmitted. Upstream agents do not run: nothing of their prompts counts but the lengths. The final agent's prompt follows at the next
     /// position id.
+    ///
+    /// # Panics
+    /// If questions share a message: see [`TeamBatch::by_question`].
     pub fn roll_out_self(&self, batch: &TeamBatch) -> (ReceivedMessages<B>, usize) {
+        assert_eq!(batch.rows(), batch.message_rows(), "a rollout for each question");
         let batch = &batch.clone().without_trajectories();
         let (plan, rows) = (self.plan(batch), batch.rows());
         let config = &self.layout.config;

@@ -383,7 +383,7 @@ impl AnswerAll<'_> {
     fn question(&self, index: usize) -> Option<usize> {
         let with_next = &self.samples[index..self.samples.len().min(index + 2)];
         let question = with_next[0].question;
-        (question > 1 || lines(with_next) == [0..2]).then_some(question)
+        (question > 1 || lines(with_next)[0].len() > 1).then_some(question)
     }
 
     /// Opens what the answers go to; beside it, those of a stopped run.

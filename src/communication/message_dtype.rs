@@ -2,10 +2,6 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use diffmas_backends::{KeyValueBlock, ModelBackend};
-
-use super::{Message, Segment};
-use crate::backbone::{KeyValues, RotaryEmbedding};
 
 named_enum! {
     /// What the numbers of a message are rounded to where it leaves its sender.
@@ -82,61 +78,15 @@ fn split<B: Backend, const D: usize>(x: Tensor<B, D>, bits: i32) -> Tensor<B, D>
 }
 
 /// `rounded`, whose gradient goes to `exact` as it is.
-fn straight_through<B: Backend, const D: usize>(exact: Tensor<B, D>, rounded: Tensor<B, D>) -> Tensor<B, D> {
+pub(super) fn straight_through<B: Backend, const D: usize>(
+    exact: Tensor<B, D>,
+    rounded: Tensor<B, D>,
+) -> Tensor<B, D> {
     if !B::ad_enabled(&exact.device()) {
         return rounded;
     }
     // The difference is 0: not a bit of what is rounded changes.
     rounded + (exact.clone() - exact.detach())
-}
-
-impl<B: ModelBackend> Message<B> {
-    /// The message with keys as they are before the rotary embedding; [`Message::rotated`] is the way back.
-    pub(super) fn unrotated(mut self, rotary: &RotaryEmbedding) -> Self {
-        self.segment = self.segment.map(|s| Segment { kv: s.kv.unrotated(rotary), ..s });
-        self
-    }
-
-    /// The message with keys turned to their positions.
-    pub(super) fn rotated(mut self, rotary: &RotaryEmbedding) -> Self {
-        self.segment = self.segment.map(|s| Segment { kv: s.kv.rotated(rotary), ..s });
-        self
-    }
-
-    /// The message with its numbers rounded; gradients pass through as if they were not.
-    pub fn rounded(mut self, dtype: MessageDtype, rotary: &RotaryEmbedding) -> Self {
-        if dtype == MessageDtype::F32 {
-            return self;
-        }
-        if let Some(segment) = &mut self.segment {
-            let KeyValues { layers, positions } = &segment.kv;
-            let alone = |l: &KeyValueBlock<B>| KeyValueBlock {
-                key: l.key.clone().detach(),
-                value: l.value.clone().detach(),
-            };
-            let kv = KeyValues { layers: layers.iter().map(alone).collect(), positions: positions.clone() };
-            let mut kv = kv.unrotated(rotary);
-            for block in &mut kv.layers {
-                *block = KeyValueBlock {
-                    key: dtype.round(block.key.clone()),
-                    value: dtype.round(block.value.clone()),
-                };
-            }
-            let mut kv = kv.rotated(rotary);
-            for (rounded, exact) in kv.layers.iter_mut().zip(layers) {
-                *rounded = KeyValueBlock {
-                    key: straight_through(exact.key.clone(), rounded.key.clone()),
-                    value: straight_through(exact.value.clone(), rounded.value.clone()),
-                };
-            }
-            segment.kv = kv;
-        }
-        if let Some(vectors) = &mut self.vectors {
-            let exact = vectors.values.clone();
-            vectors.values = straight_through(exact.clone(), dtype.round(exact.detach()));
-        }
-        self
-    }
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -49,6 +49,7 @@ mod packed;
 mod received_messages;
 mod registry;
 mod rollout;
+mod rounding;
 mod segment;
 mod team_sizes;
 mod trace_file;

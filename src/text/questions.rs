@@ -28,7 +28,7 @@ pub(super) fn samples(
         return Err(format!("field `questions` must be a list of objects, found {}", kind(&questions)));
     };
     let own = |name: &&&str| fields.contains_key(**name) && **name != "prompt_ids";
-    if let Some(name) = FORMS.concat().iter().find(|name| own(&name)) {
+    if let Some(name) = FORMS.concat().iter().find(own) {
         return Err(format!(
             "fields `questions` and `{name}` exclude each other; move `{name}` into the questions"
         ));

@@ -144,7 +144,7 @@ impl Job for Taught {
         };
         let update = |samples: &[TokenizedSample]| {
             let mut steps = Vec::new();
-            let record = |_: &diffmas::training::Trainer<B>, event: Event<'_>| {
+            let record = |_: &_, event: Event<'_>| {
                 if let Event::Step { metrics, .. } = event {
                     steps.push(metrics.clone());
                 }
@@ -289,6 +289,7 @@ impl Job for Scores {
                 (Control::None, apart(&samples)),
                 (Control::Zero, apart(&samples)),
                 (Control::Drop("refiner".into()), apart(&samples)),
+                (Control::SelfRollout, apart(&samples)),
                 (Control::Shuffled, swapped),
             ] {
                 let alike = if control == Control::Shuffled { &Control::Real } else { &control };
