@@ -48,7 +48,9 @@ fn a_demo_leaves_a_table_and_a_page_on_every_channel_and_task() {
     for (channel, task) in [("trace", "relay"), ("vectors", "two-hop"), ("hybrid", "distractor")] {
         let out = place.path(channel);
         let facts = if task == "distractor" { "8" } else { "4" };
-        let run = demo(&out, &["--channel", channel, "--task", task, "--facts", facts]).output().unwrap();
+        let run = demo(&out, &["--channel", channel, "--task", task, "--facts", facts, "--num-vectors", "8"])
+            .output()
+            .unwrap();
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
         let said = String::from_utf8(run.stdout).unwrap();
         let comparison = json(&out.join("comparison.json"));

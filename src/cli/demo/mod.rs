@@ -21,6 +21,8 @@ use super::{interrupt, one_line, output};
 
 /// Most trainings of a part.
 const MAX_SEEDS: u64 = 1000;
+/// Vectors of 128 numbers in as many bytes as the keys and values of a position: four layers, two heads, 32 numbers.
+const VECTORS_PER_POSITION: usize = 4;
 
 /// Flags of `demo`.
 #[derive(Debug, Args)]
@@ -59,9 +61,9 @@ pub struct DemoCommand {
     /// Where the slots of a holder stand, in place of the part's own [end, spread]
     #[arg(long)]
     slot_placement: Option<SlotPlacement>,
-    /// Vectors that a holder sends (vectors, hybrid)
-    #[arg(long, value_name = "M", default_value_t = 8)]
-    num_vectors: usize,
+    /// Vectors that a holder sends [vectors: as many bytes as its latent positions; hybrid: 8]
+    #[arg(long, value_name = "M")]
+    num_vectors: Option<usize>,
     /// Updates of the team, in place of the part's own; the team that writes text has no more
     #[arg(long, value_name = "N")]
     max_steps: Option<usize>,
@@ -156,14 +158,19 @@ impl DemoCommand {
     /// A part's demo with what the flags say.
     fn demo(&self, own: Demo) -> Demo {
         let max_steps = self.max_steps.unwrap_or(own.max_steps);
+        let latent_steps = self.latent_steps.unwrap_or(own.latent_steps);
+        let num_vectors = match self.channel == ChannelKind::VECTORS {
+            true => latent_steps.saturating_mul(VECTORS_PER_POSITION),
+            false => own.num_vectors,
+        };
         Demo {
             task: self.task.unwrap_or(own.task),
             facts: self.facts.unwrap_or(own.facts),
             split: self.split,
             channel: self.channel,
-            latent_steps: self.latent_steps.unwrap_or(own.latent_steps),
+            latent_steps,
             slot_placement: self.slot_placement.unwrap_or(own.slot_placement),
-            num_vectors: self.num_vectors,
+            num_vectors: self.num_vectors.unwrap_or(num_vectors),
             max_steps,
             text_steps: own.text_steps.min(max_steps),
             questions: self.questions,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use diffmas::agents::{ChannelKind, SlotPlacement, TeamConfig};
+use diffmas::agents::{ChannelKind, FeedKind, SlotPlacement, TeamConfig};
 use diffmas::benchmarks::synthetic::{Facts, Family, HeldOut, TaskConfig};
 use diffmas::benchmarks::text_team;
 use diffmas::communication::Transmit;
@@ -164,11 +164,13 @@ impl Demo {
         }
     }
 
-    /// The team that learns. An encoder reads the holders' prompts, too: what it makes of them is all that is sent.
+    /// The team that learns. An encoder reads the holders' prompts, too: what it makes of them is all that is sent. It begins with thoughts
+    /// that are mixtures of words, from which readers learn to look things up; from slots, which mean nothing yet, they do not.
     pub fn team(&self) -> TeamConfig {
         let only_vectors = self.channel == ChannelKind::VECTORS;
         TeamConfig {
             channel: self.channel.into(),
+            feed: if only_vectors { FeedKind::Soft } else { FeedKind::Slots },
             latent_steps: self.latent_steps,
             slot_placement: self.slot_placement,
             transmit: if only_vectors { Transmit::All } else { Transmit::Latent },
