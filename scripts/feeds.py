@@ -26,7 +26,7 @@ def main(program, output, *feeds):
     print("| feed | right answers, % [95 %] | seconds an update | gradient norm: first / median / largest |\n|---|---|---|---|")
     for feed in feeds or FEEDS:
         run, scores = output / feed, output / f"{feed}-scores"
-        given = ["--system", facts / "team.toml", "--data", facts / "train.jsonl", "--eval-data", facts / "test.jsonl"]
+        given = ["--data", facts / "train.jsonl", "--eval-data", facts / "test.jsonl"]
         if not (run / "adapter").exists():
             resume = ["--resume"] if (run / "config.toml").exists() else []
             call("train", "--config", "runs/facts-slots.toml", "--feed", feed, *given, "--output", run, *resume)

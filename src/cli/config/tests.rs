@@ -55,7 +55,7 @@ const NO_KEYS: [(&str, &str); 5] = [
 ];
 
 /// Values of which each flag takes one, other than its default.
-const VALUES: [&str; 15] = [
+const VALUES: [&str; 19] = [
     "false",
     "true",
     "3",
@@ -71,6 +71,10 @@ const VALUES: [&str; 15] = [
     "hf",
     "last:2",
     "length",
+    "spread",
+    "all_evidence",
+    "cosine",
+    "int8",
 ];
 
 #[test]
