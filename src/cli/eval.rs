@@ -319,7 +319,8 @@ fn table(all: &[Scored]) -> String {
 /// What the real message is better by than a control, with 95 % intervals.
 fn gain((name, control, gain): (&str, Control, Gain)) -> String {
     let interval = |i: Option<[f64; 2]>, digits: usize| {
-        i.map_or(String::new(), |[low, high]| format!(" [{low:+.digits$}, {high:+.digits$}]"))
+        // Adding zero takes the sign of a negative zero away.
+        i.map_or(String::new(), |[low, high]| format!(" [{:+.digits$}, {:+.digits$}]", low + 0.0, high + 0.0))
     };
     let percent = |i: Option<[f64; 2]>| i.map(|i| i.map(|x| 100.0 * x));
     let accuracy = gain.accuracy.map(|accuracy| {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use diffmas::Result;
+use diffmas::agents::ChannelKind;
 use diffmas::benchmarks::synthetic::{Facts, Family, HeldOut, Problem, Split, TaskConfig};
 use diffmas::engine::OutputLock;
 use diffmas::files::{write_atomic, write_jsonl};
@@ -36,6 +37,9 @@ pub struct GenerateTaskCommand {
     /// Leave answers and reports out of train.jsonl, to learn without labels
     #[arg(long)]
     no_answers: bool,
+    /// What the agents of team.toml pass on [trace, vectors, hybrid, overwrite, text]
+    #[arg(long, default_value_t)]
+    channel: ChannelKind,
     /// Lines of train.jsonl
     #[arg(long, value_name = "N", default_value_t = 4096)]
     train: usize,
@@ -65,6 +69,8 @@ impl GenerateTaskCommand {
             questions: self.questions_per_line,
         };
         config.validate()?;
+        let team = config.team_on(self.channel);
+        team.validate()?;
         TaskConfig::check_count("train", self.train)?;
         TaskConfig::check_count("test", self.test)?;
         let lock =
@@ -80,7 +86,7 @@ impl GenerateTaskCommand {
         write_jsonl(&self.output.join("train.jsonl"), &train)?;
         write_jsonl(&self.output.join("test.jsonl"), &test)?;
         for (name, team) in [
-            ("team.toml", config.team()),
+            ("team.toml", team),
             ("all_evidence.toml", config.all_evidence()),
             ("alone.toml", config.alone()),
         ] {

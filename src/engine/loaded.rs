@@ -36,6 +36,11 @@ impl<B: ModelBackend> LoadedTeam<B> {
         Ok(Self { session, model, parameters, team, learned, told_untrained })
     }
 
+    /// The same team, whose parameters are known to be fresh where it has no adapter: nothing is said of that.
+    pub fn known_fresh(self) -> Self {
+        Self { told_untrained: true, ..self }
+    }
+
     /// Takes over what was learned by training.
     pub fn learn(&mut self, model: TeamModel<B>, parameters: Parameters<B>) {
         self.team = model.bind(&parameters);

@@ -212,7 +212,9 @@ impl Job for Serve {
                 #[cfg(test)]
                 Command::Panic(call) => call.serve(&mut teams),
                 Command::Load(id, session, opened) => {
-                    let loaded = without_panic(|| LoadedTeam::open(session, backbone.clone()));
+                    // Another team beside the first has no adapter because none was asked for.
+                    let open = || LoadedTeam::open(session, backbone.clone()).map(LoadedTeam::known_fresh);
+                    let loaded = without_panic(open);
                     let _ = opened.send(loaded.map(|team| drop(teams.insert(id, team))));
                 }
                 Command::Close(id) => drop(teams.remove(&id)),

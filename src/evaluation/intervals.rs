@@ -156,10 +156,10 @@ mod tests {
         assert!(low == 0.0 && (high - 6.127_916_9).abs() < 1e-6, "{low} {high}");
         let [low, high] = of([7.0, 8.0, 10.0], 25.0 / 3.0).unwrap();
         assert!((low - 4.538_749_8).abs() < 1e-6 && (high - 12.127_916_9).abs() < 1e-6, "{low} {high}");
-        assert!(loss_interval(&[score(1.0)], &[0..1], 1.0, 3).is_none());
+        assert!(loss_interval(&[score(1.0)], std::slice::from_ref(&(0..1)), 1.0, 3).is_none());
         // Three lines of two questions with the same losses say as much as three lines of one.
         let doubled = [7.0, 7.0, 8.0, 8.0, 10.0, 10.0].map(score);
         near(loss_interval(&doubled, &[0..2, 2..4, 4..6], 25.0 / 3.0, 18).unwrap(), [low, high], "doubled");
-        assert!(loss_interval(&doubled, &[0..6], 25.0 / 3.0, 18).is_none(), "one line");
+        assert!(loss_interval(&doubled, std::slice::from_ref(&(0..6)), 25.0 / 3.0, 18).is_none(), "one line");
     }
 }

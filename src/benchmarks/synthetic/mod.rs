@@ -17,3 +17,4 @@ pub use language::{Fact, ITEMS, NAMES, PLACES, Relation, WORDS};
 pub use problem::Problem;
 pub use question::Question;
 pub use split::{HeldOut, Split};
+pub use team::vectors_of;

@@ -1,8 +1,17 @@
 //! The teams that solve the tasks.
 
 use super::{Problem, TaskConfig};
-use crate::agents::{AgentConfig, FeedKind, TeamConfig, Topology};
+use crate::agents::{AgentConfig, ChannelKind, FeedKind, TeamConfig, Topology};
+use crate::backbone::ParameterGroup;
 use crate::communication::Transmit;
+
+/// Numbers of a vector.
+const VECTOR_DIM: usize = 128;
+
+/// How many vectors take as many bytes as the keys and values of so many positions: four layers, two heads, 32 numbers each.
+pub fn vectors_of(positions: usize) -> usize {
+    positions.saturating_mul(4 * 2 * 2 * 32 / VECTOR_DIM)
+}
 
 impl TaskConfig {
     /// Holders that see their own facts and never the question, and a solver that sees the question and nothing of the facts. Holders run
@@ -28,6 +37,22 @@ impl TaskConfig {
             agents,
             ..TeamConfig::default()
         }
+    }
+
+    /// The same team on `channel`. Where only vectors pass, the encoder reads all that a holder does, its prompt, too, and what it begins with
+    /// are thoughts that are mixtures of words (`soft`): from them readers learn to look things up, from slots, which mean nothing yet, they
+    /// do not. There are as many vectors as take the bytes of the latent positions' keys and values in the tiny model.
+    pub fn team_on(&self, channel: ChannelKind) -> TeamConfig {
+        let team = TeamConfig { channel: channel.into(), ..self.team() };
+        if !team.channel.kind.groups.contains(&ParameterGroup::CROSS_ATTENTION) {
+            return team;
+        }
+        let team = TeamConfig { vector_dim: VECTOR_DIM, cross_attention_layers: Some(vec![1, 2, 3]), ..team };
+        if channel != ChannelKind::VECTORS {
+            return team;
+        }
+        let num_vectors = vectors_of(team.latent_steps);
+        TeamConfig { feed: FeedKind::Soft, transmit: Transmit::All, num_vectors, ..team }
     }
 
     /// One agent that sees everything: the upper bound.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use diffmas::agents::{ChannelKind, SlotPlacement};
-use diffmas::benchmarks::synthetic::{Family, HeldOut, write_tiny_model};
+use diffmas::benchmarks::synthetic::{Family, HeldOut, vectors_of, write_tiny_model};
 use diffmas::engine::OutputLock;
 use diffmas::files::{read_toml, write_atomic, write_json};
 use diffmas::{Error, Result};
@@ -21,8 +21,6 @@ use super::{interrupt, one_line, output};
 
 /// Most trainings of a part.
 const MAX_SEEDS: u64 = 1000;
-/// Vectors of 128 numbers in as many bytes as the keys and values of a position: four layers, two heads, 32 numbers.
-const VECTORS_PER_POSITION: usize = 4;
 
 /// Flags of `demo`.
 #[derive(Debug, Args)]
@@ -160,7 +158,7 @@ impl DemoCommand {
         let max_steps = self.max_steps.unwrap_or(own.max_steps);
         let latent_steps = self.latent_steps.unwrap_or(own.latent_steps);
         let num_vectors = match self.channel == ChannelKind::VECTORS {
-            true => latent_steps.saturating_mul(VECTORS_PER_POSITION),
+            true => vectors_of(latent_steps),
             false => own.num_vectors,
         };
         Demo {

@@ -3,10 +3,9 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use diffmas::agents::{ChannelKind, FeedKind, SlotPlacement, TeamConfig};
+use diffmas::agents::{ChannelKind, SlotPlacement, TeamConfig};
 use diffmas::benchmarks::synthetic::{Facts, Family, HeldOut, TaskConfig};
 use diffmas::benchmarks::text_team;
-use diffmas::communication::Transmit;
 use diffmas::training::{LrSchedulerType, Teacher, TrainConfig};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -164,20 +163,13 @@ impl Demo {
         }
     }
 
-    /// The team that learns. An encoder reads the holders' prompts, too: what it makes of them is all that is sent. It begins with thoughts
-    /// that are mixtures of words, from which readers learn to look things up; from slots, which mean nothing yet, they do not.
+    /// The team that learns.
     pub fn team(&self) -> TeamConfig {
-        let only_vectors = self.channel == ChannelKind::VECTORS;
         TeamConfig {
-            channel: self.channel.into(),
-            feed: if only_vectors { FeedKind::Soft } else { FeedKind::Slots },
             latent_steps: self.latent_steps,
             slot_placement: self.slot_placement,
-            transmit: if only_vectors { Transmit::All } else { Transmit::Latent },
             num_vectors: self.num_vectors,
-            vector_dim: 128,
-            cross_attention_layers: Some(vec![1, 2, 3]),
-            ..self.task_config().team()
+            ..self.task_config().team_on(self.channel)
         }
     }
 
