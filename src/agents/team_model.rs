@@ -93,8 +93,9 @@ impl<B: ModelBackend> TeamModel<B> {
             let spec = ParameterSpec::new(slots_of(name), [count, sizes.hidden_size], ParameterGroup::SLOTS);
             // Behind the prompt only messages hold them; spread in it, the agent's own text, too.
             let needs_channel = config.slot_placement == SlotPlacement::End;
+            // Roles that have as many begin with the same: what one of them learns to say, a reader can read of all.
             let deviation = self.feed.rho / (sizes.hidden_size as f64).sqrt();
-            (ParameterSpec { needs_channel, ..spec.spared() }, Initializer::Normal(deviation))
+            (ParameterSpec { needs_channel, ..spec.spared() }, Initializer::Alike(deviation))
         });
         of_channel.chain(feed).chain(slots).collect()
     }

@@ -16,6 +16,8 @@ use crate::random::{CHANNEL, generator};
 pub enum Initializer {
     /// Gaussian numbers of this standard deviation.
     Normal(f64),
+    /// The same; one draw for all that have this shape, so that they begin alike.
+    Alike(f64),
     /// Gaussian numbers such that a matrix `[in, out]` keeps the size of what it is applied to: deviation `1/√in`.
     Linear,
     /// `[D, c]`: `min(D, c)` orthonormal directions, drawn evenly; one draw for all of a channel that have this shape.
@@ -34,7 +36,12 @@ pub(crate) fn initialize<B: Backend>(
     seed: u64,
     device: &B::Device,
 ) -> Parameters<B> {
-    let mut generator = Generator { rng: generator(seed, CHANNEL), device, projections: BTreeMap::new() };
+    let mut generator = Generator {
+        rng: generator(seed, CHANNEL),
+        device,
+        projections: BTreeMap::new(),
+        alike: BTreeMap::new(),
+    };
     parameters
         .iter()
         .map(|(spec, initializer)| (spec.name.clone(), generator.draw(*initializer, spec.shape)))
@@ -46,12 +53,20 @@ struct Generator<'a, B: Backend> {
     device: &'a B::Device,
     /// By shape `[D, c]`, the projection and its transpose.
     projections: BTreeMap<[usize; 2], [Tensor<B, 2>; 2]>,
+    /// By shape, what all begin with that begin alike.
+    alike: BTreeMap<[usize; 2], Tensor<B, 2>>,
 }
 
 impl<B: Backend> Generator<'_, B> {
     fn draw(&mut self, initializer: Initializer, shape @ [rows, columns]: [usize; 2]) -> Tensor<B, 2> {
         match initializer {
             Initializer::Normal(deviation) => self.normal(deviation, shape),
+            Initializer::Alike(deviation) => {
+                let drawn = self.alike.get(&shape).cloned();
+                let drawn = drawn.unwrap_or_else(|| self.normal(deviation, shape));
+                self.alike.insert(shape, drawn.clone());
+                drawn
+            }
             Initializer::Linear => self.normal((rows as f64).powf(-0.5), shape),
             Initializer::Projection => self.projection(shape)[0].clone(),
             Initializer::Transposed => self.projection([columns, rows])[1].clone(),

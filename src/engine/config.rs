@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::agents::{
-    AdapterScope, ChannelConfig, FeedKind, MessageDtype, OverwriteUpdate, TeamConfig, Topology, Transmit,
+    AdapterScope, ChannelConfig, FeedKind, MessageDtype, OverwriteUpdate, SlotPlacement, TeamConfig,
+    Topology, Transmit,
 };
 use crate::backbone::{ComputeDtype, Precision, WeightDtype};
 use crate::error::Result;
@@ -57,6 +58,8 @@ pub struct EngineConfig {
     pub transmit: Option<Transmit>,
     /// How a hidden state becomes the next input, in place of the team's and its agents' own.
     pub feed: Option<FeedKind>,
+    /// Where slots stand in a prompt, in place of the team's own.
+    pub slot_placement: Option<SlotPlacement>,
     /// What the numbers of messages are rounded to, in place of the team's own.
     pub message_dtype: Option<MessageDtype>,
     /// Which roles the adapter is active in; without it, those that it was trained in.
