@@ -15,6 +15,7 @@ mod padded_ids;
 mod plan;
 mod preset;
 mod prompts;
+mod rollout;
 mod saved;
 mod self_rollout;
 mod sender_attention;

@@ -4,7 +4,7 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::model::Stepped;
+use super::rollout::Stepped;
 use super::{FeedKind, SlotPlacement, SlotPlaces, Team, TeamBatch, TeamConfig, TeamPlan};
 use crate::backbone::KeyValues;
 use crate::communication::{Message, MessageLayout, ReceivedMessages, Rollout, Segment, Transmit};
