@@ -19,7 +19,7 @@ pub struct TeamBatch {
     pub trajectories: Vec<Option<PaddedIds>>,
     /// The row of the messages that each question reads: from 0 on in order, each as often as its line has questions.
     pub messages: Vec<usize>,
-    /// For each agent and row, the range of the row's own prompt tokens that is content, where slots are spread over it; empty where whole
+    /// For each upstream agent and row, the range of the row's own prompt tokens that is content, where slots are spread over it; empty where whole
     /// prompts are.
     pub contents: Vec<Vec<Range<usize>>>,
     /// What a teacher reads before each question's target, left-padded, where every sample says so.
@@ -69,10 +69,7 @@ impl TeamBatch {
                 .collect();
             rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
         };
-        let contents = (0..=last).map(|j| {
-            let rows = if j < last { &senders } else { samples };
-            rows.iter().filter_map(|s| s.contents.get(j).cloned()).collect()
-        });
+        let contents = (0..last).map(|j| senders.iter().filter_map(|s| s.contents.get(j).cloned()).collect());
         let teacher: Option<Vec<_>> = samples.iter().map(|s| s.teacher.as_deref()).collect();
         Self {
             prompts: prompts.collect(),

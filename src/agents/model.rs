@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
 use super::{
     AgentInput, Embedded, FeedModule, PaddedIds, Predictions, SlotPlacement, TeamBatch, TeamLayout, TeamPlan,
 };
-use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook};
+use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook, select_rows};
 use crate::communication::{ChannelPair, Context, Message, ReceivedMessages, Rollout};
 
 /// A team ready to run.
@@ -143,10 +142,8 @@ fn predict<B: ModelBackend>(
 ) -> Predictions<B> {
     let real = (0..text.ids.len()).filter(|&i| text.valid[i]);
     let (rows, tokens) = real.clone().map(|i| (i / text.len, text.ids[i])).unzip();
-    let at: Vec<i64> = real.map(|i| (i / text.len * len + first + i % text.len) as i64).collect();
-    let n = at.len();
-    let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &backbone.device());
-    Predictions { logits: backbone.logits(hidden.select(0, at)), tokens, rows }
+    let at: Vec<usize> = real.map(|i| i / text.len * len + first + i % text.len).collect();
+    Predictions { logits: backbone.logits(select_rows(hidden, &at)), tokens, rows }
 }
 
 /// Runs `input` on top of `context`; returns the hidden states `[B·t, D]` and what was written.

@@ -1,5 +1,6 @@
 //! From a data line to the token ids of every agent.
 
+mod contents;
 mod teacher;
 
 use std::ops::Range;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{AgentConfig, SlotPlacement, TeamConfig};
+use super::AgentConfig;
 use crate::error::{Error, Result};
 use crate::files::nearest;
 use crate::text::jinja::{Failure, Style, Templates};
@@ -40,9 +41,6 @@ pub struct PromptBuilder {
     /// Whether samples say which of a prompt's tokens are the last user turn's content.
     finds_contents: bool,
 }
-
-/// A character of private use: no text holds it, and no template trims it away.
-const MARK: &str = "\u{e000}";
 
 const SYSTEM: usize = 0;
 const USER: usize = 1;
@@ -93,12 +91,6 @@ impl PromptBuilder {
     /// The same prompts with `thinking` told to the chat template.
     pub fn with_thinking(self, thinking: Thinking) -> Self {
         Self { thinking, ..self }
-    }
-
-    /// The same prompts, and which of their tokens are content, where `team` spreads slots over that.
-    pub fn with_contents_for(self, team: &TeamConfig) -> Self {
-        let slots = (0..team.upstream().len()).any(|j| team.slots(j) > 0);
-        Self { finds_contents: slots && team.slot_placement == SlotPlacement::Spread, ..self }
     }
 
     /// The token ids of `sample`, which stands in the file at `path`; `vocab_size` is the number of
@@ -289,32 +281,7 @@ impl PromptBuilder {
 
     /// The token ids of the prompt that `messages` become.
     fn encode_prompt(&self, tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<Vec<u32>> {
-        let text = self.prompt_text(tokenizer, messages)?;
-        match tokenizer.chat_template() {
-            // It writes the special tokens itself.
-            Some(_) => tokenizer.encode(&text),
-            None => tokenizer.encode_plain(&text),
-        }
-    }
-
-    /// Which tokens of the prompt that `messages` become are the content of the last user turn.
-    fn content(&self, tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<Range<usize>> {
-        let text = self.prompt_text(tokenizer, messages)?;
-        // What stands around the content is what stands around another one.
-        let mut marked = messages.to_vec();
-        marked.last_mut().expect("a prompt has a user turn").content = MARK.into();
-        let marked = self.prompt_text(tokenizer, &marked)?;
-        let around = marked.split_once(MARK).filter(|(before, after)| {
-            text.starts_with(before) && text.ends_with(after) && text.len() >= before.len() + after.len()
-        });
-        let (before, after) = around.ok_or_else(|| {
-            Error::invalid(
-                "the chat template makes the prompt depend on what the user turn says, so that no slots can be spread over that; use \
-                 slot_placement = \"end\"",
-            )
-        })?;
-        let part = before.len()..text.len() - after.len();
-        tokenizer.tokens_of(&text, tokenizer.chat_template().is_none(), part)
+        encode(tokenizer, &self.prompt_text(tokenizer, messages)?)
     }
 
     fn tokenise(&self, path: &Path, sample: &Sample) -> Result<Tokens> {
@@ -331,11 +298,12 @@ impl PromptBuilder {
         let mut contents = Vec::new();
         for (index, name) in self.names.iter().enumerate() {
             let messages = self.messages_after(&context, path, sample, index, &[])?;
-            let ids = self.encode_prompt(tokenizer, &messages);
-            prompts.push(ids.map_err(|e| at_line(format!("agent `{name}`: {e}")))?);
-            if self.finds_contents {
-                let content = self.content(tokenizer, &messages);
-                contents.push(content.map_err(|e| at_line(format!("agent `{name}`: {e}")))?);
+            let of_agent = |e| at_line(format!("agent `{name}`: {e}"));
+            let text = self.prompt_text(tokenizer, &messages).map_err(of_agent)?;
+            prompts.push(encode(tokenizer, &text).map_err(of_agent)?);
+            // The final agent has no slots.
+            if self.finds_contents && index + 1 < self.names.len() {
+                contents.push(self.content(tokenizer, &messages, &text).map_err(of_agent)?);
             }
         }
         let turn = |text: &String, what: String| {
@@ -351,6 +319,15 @@ impl PromptBuilder {
         };
         let trajectories = self.names.iter().map(trajectory).collect::<Result<_>>()?;
         Ok(Tokens { prompts, target, trajectories, contents })
+    }
+}
+
+/// The token ids of a prompt.
+fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    match tokenizer.chat_template() {
+        // It writes the special tokens itself.
+        Some(_) => tokenizer.encode(text),
+        None => tokenizer.encode_plain(text),
     }
 }
 
@@ -411,11 +388,10 @@ fn plain(messages: &[ChatMessage]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::FeedKind;
     use super::*;
     use crate::text::tokenizer::tests::tiny;
 
-    const PATH: &str = "d.jsonl";
+    pub const PATH: &str = "d.jsonl";
 
     pub(super) fn agents(parts: &[(&str, Option<&str>, Option<&str>)]) -> Vec<AgentConfig> {
         let agent = |&(name, system, user): &(&str, Option<&str>, Option<&str>)| AgentConfig {
@@ -462,40 +438,6 @@ mod tests {
                 .target,
             None
         );
-    }
-
-    #[test]
-    fn what_the_last_user_turn_says_is_found_among_its_tokens() {
-        let template =
-            "{% for m in messages %}{{ m.role }}:{{ m.content | trim }}{{ eos_token }}{% endfor %}assistant:";
-        let spread = |user: &str, template: Option<&str>| {
-            let (tokenizer, team) =
-                (Arc::new(tiny(template)), agents(&[("a", Some("S"), Some(user)), ("b", None, Some("x"))]));
-            let team = TeamConfig {
-                feed: FeedKind::Slots,
-                slot_placement: SlotPlacement::Spread,
-                agents: team,
-                ..TeamConfig::default()
-            };
-            let builder = PromptBuilder::new(&team.agents, Some(tokenizer.clone())).unwrap();
-            let built = builder.with_contents_for(&team).build(
-                PATH.as_ref(),
-                &text_sample(json!({"question": "q"}), None),
-                1000,
-            );
-            built.map(|built| {
-                let inside: Vec<u32> = built.prompts[0][built.contents[0].clone()].to_vec();
-                (tokenizer.decode(&inside).unwrap(), built.contents[0].clone(), built.prompts[0].len())
-            })
-        };
-        // Also where the same words stand behind it.
-        let (text, range, n) = spread(" assistant {{ question }}:", Some(template)).unwrap();
-        assert_eq!((text.as_str(), n - range.end), ("assistant q:", 1 + "assistant:".len()));
-        let (text, range, n) = spread("{{ question }} q", None).unwrap();
-        assert_eq!((text.as_str(), n - range.end), ("q q", 1));
-        let counts = "{% for m in messages %}{{ m.content | length }}{{ m.content }}{% endfor %}";
-        let error = spread("two words", Some(counts)).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("depend on what the user turn says"), "{error}");
     }
 
     #[test]

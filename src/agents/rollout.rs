@@ -81,15 +81,12 @@ impl<B: ModelBackend> Team<B> {
             let [prompt, latent] = places.split_kv(&written.rows(from, rows).slice(skip, len));
             let [hidden, thought] =
                 places.split_hidden(&hidden.clone().narrow(0, from, rows).narrow(1, skip, own));
-            let state = |x: &Tensor<B, 3>, at: usize| x.clone().narrow(1, at, 1).squeeze_dim::<2>(1);
-            let first = state(&hidden, hidden.dims()[1] - 1);
-            let latents = (0..latent.len()).map(|t| state(&thought, t));
             Rollout {
                 sender: j,
                 transmit: self.layout.config.transmit(j),
                 dropped: plan.agents[j].dropped.clone(),
                 prompt,
-                latents: std::iter::once(first).chain(latents).collect(),
+                latents: latents(&hidden, Some(&thought)),
                 latent: Some(latent),
                 hidden,
             }
@@ -239,6 +236,14 @@ pub(super) struct Stepped<B: Backend> {
     pub latents: Vec<Tensor<B, 2>>,
     /// Per row, the id of the next position.
     pub next: Vec<u32>,
+}
+
+/// `h_0`, the last of the hidden states `[B, p, D]` of a prompt, and those of its slots, `[B, T, D]`, if it has any.
+pub(super) fn latents<B: Backend>(prompt: &Tensor<B, 3>, slots: Option<&Tensor<B, 3>>) -> Vec<Tensor<B, 2>> {
+    let state = |x: &Tensor<B, 3>, at: usize| x.clone().narrow(1, at, 1).squeeze_dim(1);
+    let first = state(prompt, prompt.dims()[1] - 1);
+    let of_slots = slots.into_iter().flat_map(|x| (0..x.dims()[1]).map(move |t| state(x, t)));
+    std::iter::once(first).chain(of_slots).collect()
 }
 
 /// The rows `from..from + count` of `h`.

@@ -4,7 +4,7 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::rollout::Stepped;
+use super::rollout::{Stepped, latents};
 use super::{FeedKind, SlotPlacement, SlotPlaces, Team, TeamBatch, TeamConfig, TeamPlan};
 use crate::backbone::KeyValues;
 use crate::communication::{Message, MessageLayout, ReceivedMessages, Rollout, Segment, Transmit};
@@ -215,14 +215,10 @@ impl<B: Backend> OwnRollout<B> {
             latents: self.latents.clone(),
         };
         let Some([from, to]) = shares.slots[i] else { return rollout };
-        let state = |x: &Tensor<B, 3>, at: usize| x.clone().narrow(1, at, 1).squeeze_dim::<2>(1);
-        let first = state(&self.hidden, self.hidden.dims()[1] - 1);
-        let (latent, states) = match &self.slots {
-            Some((slots, states)) if to > from => {
-                (Some(slots.slice(from, to)), (from..to).map(|t| state(states, t)).collect())
-            }
-            _ => (None, Vec::new()),
-        };
-        Rollout { latent, latents: [vec![first], states].concat(), ..rollout }
+        let own = self.slots.as_ref().filter(|_| to > from);
+        let own =
+            own.map(|(slots, states)| (slots.slice(from, to), states.clone().narrow(1, from, to - from)));
+        let latents = latents(&self.hidden, own.as_ref().map(|(_, states)| states));
+        Rollout { latent: own.map(|(slots, _)| slots), latents, ..rollout }
     }
 }

@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use diffmas_backends::KeyValueBlock;
 
 use super::Embedded;
-use crate::backbone::{KeyValues, Positions};
+use crate::backbone::{KeyValues, Positions, select_rows};
 
 named_enum! {
     /// Where slots stand in a prompt.
@@ -98,7 +97,7 @@ impl SlotPlaces {
             }
         }
         // Padding stays in front: which positions are real does not change.
-        Embedded { x: all.x.clone().select(0, index(&from, &all.x.device())), ..all }
+        Embedded { x: select_rows(all.x, &from), ..all }
     }
 
     /// Hidden states `[B, n + T, D]` of prompt and slots, as those of the prompt and those of the slots.
@@ -132,16 +131,9 @@ impl SlotPlaces {
         [(0, n), (1, count)].map(|(part, own)| {
             let of_row = |row: usize| &self.columns[part][row * own..(row + 1) * own];
             let from = (0..batch * heads).flat_map(|i| of_row(i / heads).iter().map(move |c| i * width + c));
-            let from = index(&from.collect::<Vec<_>>(), &x.device());
-            flat.clone().select(0, from).reshape([batch, heads, own, d])
+            select_rows(flat.clone(), &from.collect::<Vec<_>>()).reshape([batch, heads, own, d])
         })
     }
-}
-
-fn index<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
-    let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-    let n = rows.len();
-    Tensor::from_data(TensorData::new(rows, [n]), device)
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -1,10 +1,9 @@
 //! Keys and values of some positions, as a value: passed in, returned, sliced, joined; never hidden state of a layer.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use diffmas_backends::{KeyValueBlock, ModelBackend};
 
-use super::{Positions, RotaryEmbedding};
+use super::{Positions, RotaryEmbedding, select_rows};
 
 /// Keys (already rotated) and values of all layers for some positions.
 #[derive(Clone, Debug)]
@@ -206,14 +205,9 @@ pub(super) fn extended<B: Backend>(
 /// The rows of a block with these indices: neighbours as a view, others copied.
 pub(super) fn selected<B: Backend>(block: &KeyValueBlock<B>, rows: &[usize]) -> KeyValueBlock<B> {
     let neighbours = rows.windows(2).all(|pair| pair[1] == pair[0] + 1);
-    let index = |device: &B::Device| {
-        let rows: Vec<i64> = rows.iter().map(|&b| b as i64).collect();
-        let n = rows.len();
-        Tensor::<B, 1, Int>::from_data(TensorData::new(rows, [n]), device)
-    };
     let pick = |x: &Tensor<B, 4>| match rows.first() {
         Some(&from) if neighbours => x.clone().narrow(0, from, rows.len()),
-        _ => x.clone().select(0, index(&x.device())),
+        _ => select_rows(x.clone(), rows),
     };
     KeyValueBlock { key: pick(&block.key), value: pick(&block.value) }
 }

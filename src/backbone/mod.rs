@@ -24,6 +24,7 @@ mod parameters;
 mod positions;
 mod precision;
 mod rope;
+mod rows;
 mod tensors;
 
 pub use adapter::{Adapter, AdapterLayout};
@@ -45,3 +46,4 @@ pub use parameters::{Parameters, frobenius};
 pub use positions::Positions;
 pub use precision::{ComputeDtype, Precision, WeightDtype};
 pub use rope::RotaryEmbedding;
+pub(crate) use rows::select_rows;

@@ -15,7 +15,7 @@ use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
 use super::{Context, ContextHook, Initializer, ReceivedMessages, SharedHook, Vectors, VectorsConfig};
-use crate::backbone::{ParameterGroup, ParameterSpec, Parameters, ResidualHook};
+use crate::backbone::{ParameterGroup, ParameterSpec, Parameters, ResidualHook, select_rows};
 
 /// Added to the mean square before its root.
 const EPS: f64 = 1e-6;
@@ -184,11 +184,7 @@ impl<B: ModelBackend> ResidualHook<B> for VectorsHook<B> {
 
 impl<B: ModelBackend> ContextHook<B> for VectorsHook<B> {
     fn select(&self, rows: &[usize]) -> SharedHook<B> {
-        let indices: Vec<i64> = rows.iter().map(|&b| b as i64).collect();
-        let pick = |x: &Tensor<B, 4>| {
-            let data = TensorData::new(indices.clone(), [rows.len()]);
-            x.clone().select(0, Tensor::<B, 1, Int>::from_data(data, &x.device()))
-        };
+        let pick = |x: &Tensor<B, 4>| select_rows(x.clone(), rows);
         let layer = |(&l, layer): (&usize, &SenderAttention<B>)| {
             let (q_proj, o_proj, gate) = (layer.q_proj.clone(), layer.o_proj.clone(), layer.gate.clone());
             (l, SenderAttention { q_proj, o_proj, gate, key: pick(&layer.key), value: pick(&layer.value) })

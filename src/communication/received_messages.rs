@@ -1,10 +1,9 @@
 //! What a reader finds: the messages of those it reads, in its order.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 
 use super::{Message, MessageDtype, Segment, Vectors};
-use crate::backbone::KeyValues;
+use crate::backbone::{KeyValues, select_rows};
 
 /// `τ = m_1 ⊕ m_2 ⊕ …`, a value that is passed in and returned. It only grows; nothing is overwritten. Segments stand where the reader
 /// finds them.
@@ -30,10 +29,8 @@ impl<B: Backend> ReceivedMessages<B> {
         let segment = |s: &Segment<B>| Segment { prompt_len: s.prompt_len, kv: s.kv.select(rows) };
         let vectors = |v: &Vectors<B>| {
             let [_, count, _] = v.values.dims();
-            let index: Vec<i64> = rows.iter().map(|&b| b as i64).collect();
-            let index = Tensor::from_data(TensorData::new(index, [rows.len()]), &v.values.device());
             let valid = rows.iter().flat_map(|b| &v.valid[b * count..(b + 1) * count]).copied();
-            Vectors { values: v.values.clone().select(0, index), valid: valid.collect() }
+            Vectors { values: select_rows(v.values.clone(), rows), valid: valid.collect() }
         };
         let message = |m: &Message<B>| Message {
             sender: m.sender,

@@ -1,10 +1,9 @@
 //! The states of one latent rollout, of which a channel makes a message.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 
 use super::{Segment, SegmentLayout};
-use crate::backbone::{KeyValues, Positions};
+use crate::backbone::{KeyValues, Positions, select_rows};
 
 named_enum! {
     /// Which of its positions an upstream agent passes on.
@@ -112,8 +111,7 @@ fn in_order<B: Backend>(states: Tensor<B, 3>, positions: Positions) -> (Tensor<B
     });
     let columns: Vec<usize> = rows.collect();
     let [batch, _, d] = states.dims();
-    let from: Vec<i64> = columns.iter().enumerate().map(|(i, c)| (i / n * n + c) as i64).collect();
-    let from = Tensor::<B, 1, Int>::from_data(TensorData::new(from, [batch * n]), &states.device());
-    let states = states.reshape([batch * n, d]).select(0, from).reshape([batch, n, d]);
+    let from: Vec<usize> = columns.iter().enumerate().map(|(i, c)| i / n * n + c).collect();
+    let states = select_rows(states.reshape([batch * n, d]), &from).reshape([batch, n, d]);
     (states, positions.gathered(&columns).valid)
 }

@@ -2,13 +2,13 @@
 //! draw the tokens that the draw may give, and a log-probability.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use diffmas_backends::{BestToken, ModelBackend, Penalty};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::Sampling;
 use super::sampling::{Draw, HEAD};
+use crate::backbone::select_rows;
 
 /// How one row's token is chosen.
 pub(super) struct Choice<'a> {
@@ -119,15 +119,14 @@ pub(super) fn picked<B: Backend>(x: Tensor<B, 2>, rows: &[usize]) -> Tensor<B, 2
     if rows.len() == x.dims()[0] {
         return x;
     }
-    let indices: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-    let indices = Tensor::<B, 1, Int>::from_data(TensorData::new(indices, [rows.len()]), &x.device());
-    x.select(0, indices)
+    select_rows(x, rows)
 }
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use std::collections::BTreeSet;
 
+    use burn::tensor::TensorData;
     use diffmas_backends::Flex;
 
     use super::*;

@@ -19,7 +19,7 @@ pub struct TokenizedSample {
     pub target: Option<Vec<u32>>,
     /// What each agent should write if it wrote text, end of turn included, where the line says so; empty where it says nothing.
     pub trajectories: Vec<Option<Vec<u32>>>,
-    /// For each agent, the range of its prompt's tokens that the content of the last user turn takes, where slots are spread over it; empty
+    /// For each upstream agent, the range of its prompt's tokens that the content of the last user turn takes, where slots are spread over it; empty
     /// where the whole prompt is content.
     pub contents: Vec<Range<usize>>,
     /// What a teacher reads before it gives the target: the evidence of all agents in one context; only where one is asked for.

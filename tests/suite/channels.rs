@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::prelude::*;
 use diffmas::agents::{
-    AdapterScope, ChannelKind, Dropout, FeedKind, OverwriteUpdate, PromptBuilder, TeamConfig, Topology,
+    AdapterScope, ChannelKind, Dropout, FeedKind, OverwriteUpdate, PromptBuilder, Team, TeamConfig, Topology,
     Transmit,
 };
 use diffmas::backbone::{ParameterGroup, Parameters, Pull};
@@ -13,6 +13,7 @@ use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::Message;
 use diffmas::evaluation::Control;
 use diffmas::inference::{DecodeOptions, Writing};
+use diffmas::text::TokenizedSample;
 use diffmas::training::{Curriculum, PhaseConfig, TrainConfig};
 
 const MODEL: &str = "tiny-qwen3";
@@ -364,25 +365,36 @@ impl Job for Together {
             Arc::make_mut(&mut g.model.layout).config.agents[1].transmit = Some(Transmit::Latent);
             Arc::make_mut(&mut g.model.layout).config.agents[2].feed = Some(FeedKind::Soft);
             let team = g.model.bind(&opened(&g));
-            let b = batch(&g.samples);
-            let plan = team.plan(&b);
-            assert_eq!(plan.stages[0].agents, [0, 1, 2]);
-            let contexts = [0, 1, 2].map(|j| team.read(&team.find(j, &[None, None, None, None], &plan)));
-            let together = team.roll_out(&[0, 1, 2], &b, &plan, &contexts);
-            for (j, rollout) in together.iter().enumerate() {
-                let alone = team.roll_out(&[j], &b, &plan, &contexts[j..=j]).remove(0);
-                let received = team.find(j, &[None, None, None, None], &plan);
-                let send = |t| team.send(t, &received);
-                let (a, b): (Message<B>, Message<B>) = (send(rollout), send(&alone));
-                let positions = |m: &Message<B>| m.segment.as_ref().unwrap().kv.positions.clone();
-                assert_eq!(positions(&a), positions(&b), "{scope:?} agent {j}");
-                for (a, b) in a.into_tensors().iter().zip(b.into_tensors()) {
-                    let (a, b) = (values(a), values(&b));
-                    let off: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
-                    close(norm(&off), 0.0, norm(&b), 1e-4, &format!("{scope:?} agent {j}"));
-                }
-                assert_eq!(rollout.latents.len(), alone.latents.len());
-            }
+            experts_together_and_alone(&team, &g.samples, setting.steps, &format!("{scope:?}"));
+        }
+    }
+}
+
+/// Asserts that the first three agents, which read nobody and make so many latent positions, send the same as one batch and each alone.
+pub fn experts_together_and_alone<B: ModelBackend>(
+    team: &Team<B>,
+    samples: &[TokenizedSample],
+    steps: [usize; 3],
+    what: &str,
+) {
+    let b = batch(samples);
+    let plan = team.plan(&b);
+    assert_eq!(plan.stages[0].agents, [0, 1, 2]);
+    let contexts = [0, 1, 2].map(|j| team.read(&team.find(j, &[None, None, None, None], &plan)));
+    let together = team.roll_out(&[0, 1, 2], &b, &plan, &contexts);
+    for (j, rollout) in together.iter().enumerate() {
+        let alone = team.roll_out(&[j], &b, &plan, &contexts[j..=j]).remove(0);
+        assert_eq!((rollout.sender, alone.sender), (j, j), "{what}");
+        assert_eq!([rollout.latents.len(), alone.latents.len()], [steps[j] + 1; 2], "{what} agent {j}");
+        let received = team.find(j, &[None, None, None, None], &plan);
+        let send = |t| team.send(t, &received);
+        let (a, b): (Message<B>, Message<B>) = (send(rollout), send(&alone));
+        let positions = |m: &Message<B>| m.segment.as_ref().unwrap().kv.positions.clone();
+        assert_eq!(positions(&a), positions(&b), "{what} agent {j}");
+        for (a, b) in a.into_tensors().iter().zip(b.into_tensors()) {
+            let (a, b) = (values(a), values(&b));
+            let off: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+            close(norm(&off), 0.0, norm(&b), 1e-4, &format!("{what} agent {j}"));
         }
     }
 }

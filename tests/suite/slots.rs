@@ -1,7 +1,7 @@
 //! Slots: trainable input embeddings, read in one pass, at the end of a prompt or spread in it.
 
 use crate::bits::is_exact;
-use crate::channels::{Setting, with_open_gates};
+use crate::channels::{Setting, experts_together_and_alone, with_open_gates};
 use crate::common::*;
 use burn::prelude::*;
 use diffmas::agents::{
@@ -179,23 +179,12 @@ impl Job for Mixed {
                 };
                 let g = setting.load_with::<B>(change, &device);
                 let team = g.model.bind(&g.parameters);
-                let b = batch(&g.samples);
-                let plan = team.plan(&b);
-                assert_eq!(plan.stages[0].agents, [0, 1, 2]);
-                let contexts = [0, 1, 2].map(|j| team.read(&team.find(j, &[None, None, None, None], &plan)));
-                let together = team.roll_out(&[0, 1, 2], &b, &plan, &contexts);
-                for (j, rollout) in together.iter().enumerate() {
-                    let alone = team.roll_out(&[j], &b, &plan, &contexts[j..=j]).remove(0);
-                    assert_eq!((rollout.sender, alone.sender), (j, j));
-                    assert_eq!(rollout.latents.len(), setting.steps[j] + 1);
-                    let (a, b) = (rollout.segment().kv, alone.segment().kv);
-                    assert_eq!(a.positions, b.positions, "{scope:?} agent {j}");
-                    for (a, b) in a.into_tensors().iter().zip(b.into_tensors()) {
-                        let (a, b) = (values(a), values(&b));
-                        let off: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
-                        close(norm(&off), 0.0, norm(&b), 1e-4, &format!("{scope:?} {placement} agent {j}"));
-                    }
-                }
+                experts_together_and_alone(
+                    &team,
+                    &g.samples,
+                    setting.steps,
+                    &format!("{scope:?} {placement}"),
+                );
             }
         }
     }
