@@ -268,6 +268,10 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         B::keeps(dtype, device)
     }
 
+    fn largest_tensor(device: &Self::Device) -> Option<u64> {
+        B::largest_tensor(device)
+    }
+
     fn frozen_weight(matrix: StoredMatrix, used: WeightUse, device: &Self::Device) -> Self::Weight {
         B::frozen_weight(matrix, used, device)
     }

@@ -30,6 +30,10 @@ where
                 .is_some_and(|dtype| Self::dtype_usage(device, dtype).contains(DTypeUsage::Storage))
     }
 
+    fn largest_tensor(device: &Self::Device) -> Option<u64> {
+        Some(R::client(device).properties().memory.max_page_size)
+    }
+
     fn frozen_weight(matrix: StoredMatrix, _used: WeightUse, device: &Self::Device) -> Self::Weight {
         let (dtype, shape) = (float(matrix.dtype()).expect("numbers that the device keeps"), matrix.shape());
         Tensor::from_data(TensorData::from_bytes(matrix.into_bytes(), shape, dtype), (device, dtype))

@@ -15,18 +15,25 @@ use burn::prelude::*;
 
 mod attention;
 pub mod autodiff;
+mod cache_folder;
 pub mod composed;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod device_failure;
+mod device_info;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod host;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod kernel_cache;
 mod mask;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod quiet;
 mod scores;
 mod stored;
 mod weight;
@@ -37,8 +44,10 @@ pub use attention::{AttentionCall, AttentionGrads, KeyValueBlock};
 pub use burn::backend::Autodiff;
 #[cfg(feature = "flex")]
 pub use burn::backend::Flex;
-pub use device::{Adapter, BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
+pub use cache_folder::cache_folder;
+pub use device::{BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use device_failure::check_device;
+pub use device_info::{DeviceInfo, software_wanted};
 pub use mask::{AttentionMask, HostMask};
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
@@ -100,6 +109,12 @@ pub trait ModelBackend: Backend {
 
     /// Whether a frozen matrix of these numbers can stay as it is on `device`. Every backend keeps f32.
     fn keeps(dtype: StoredDtype, device: &Self::Device) -> bool;
+
+    /// The bytes of the largest tensor that `device` can hold in one piece; none where only memory bounds it.
+    fn largest_tensor(device: &Self::Device) -> Option<u64> {
+        let _ = device;
+        None
+    }
 
     /// Takes over a matrix `[out, in]`.
     ///

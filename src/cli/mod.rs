@@ -83,9 +83,9 @@ enum Command {
     /// Write model and adapter as one ordinary Hugging Face folder.
     #[command(after_help = "Example: diffmas merge runs/first --output merged")]
     Merge(merge::MergeCommand),
-    /// List the backends in this binary and whether they work here.
+    /// List the backends in this binary, their devices, and whether they work here.
     #[command(after_help = "Example: diffmas devices")]
-    Devices,
+    Devices(devices::DevicesCommand),
     /// Print a script that completes commands and flags in a shell.
     #[command(
         after_help = "Example: diffmas completions bash > ~/.local/share/bash-completion/completions/diffmas"
@@ -166,7 +166,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Fetch(c) => c.execute(),
         Command::Models => models::execute(),
         Command::Merge(c) => c.execute(),
-        Command::Devices => devices::execute(),
+        Command::Devices(c) => c.execute(),
         Command::Completions(c) => c.execute(program()),
     }
 }

@@ -74,6 +74,9 @@ pub struct DemoCommand {
     /// Backend; `diffmas devices` lists those in this binary
     #[arg(long)]
     backend: Option<String>,
+    /// Which of the backend's devices, by its number in `diffmas devices` [0]
+    #[arg(long, value_name = "N", alias = "device-index")]
+    device: Option<usize>,
     /// Folder for the report and all that it rests on
     #[arg(long, value_name = "DIR", default_value = "demo-report")]
     output: PathBuf,
@@ -174,6 +177,7 @@ impl DemoCommand {
             questions: self.questions,
             held_out: own.held_out.min(self.questions),
             backend: self.backend.clone(),
+            device: self.device,
             ..own
         }
     }

@@ -100,6 +100,8 @@ pub struct Demo {
     pub held_out: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<usize>,
 }
 
 impl Demo {
@@ -121,6 +123,7 @@ impl Demo {
             questions: 640,
             held_out: 128,
             backend: None,
+            device: None,
         };
         let spread = SlotPlacement::Spread;
         match part {
