@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Mutex;
 
 use burn::prelude::*;
 
@@ -68,6 +69,12 @@ pub enum DeviceError {
         kind: BackendKind,
         /// What its driver said.
         reason: String,
+    },
+    /// No backend was named, and none is to be chosen.
+    #[error("there is nothing to compute on: {reasons}; --backend names one all the same")]
+    None {
+        /// Why not, for each of them.
+        reasons: String,
     },
     /// A device failed while it worked.
     #[error(
@@ -141,32 +148,41 @@ impl BackendKind {
     }
 
     /// The first of [`BackendKind::ALL`] that has a usable device, one of number `index` where that is given. A program on the CPU that stands for
-    /// a GPU is never chosen.
+    /// a GPU is never chosen. What was chosen once stays.
     ///
     /// # Errors
-    /// If there is none.
+    /// If none has.
     pub fn automatic(index: Option<usize>) -> Result<Self, DeviceError> {
-        let Some((last, others)) = Self::ALL.split_last() else { return Err(DeviceError::Empty) };
-        Ok(others.iter().copied().find(|kind| kind.is_usable(index)).unwrap_or(*last))
+        static CHOSEN: Mutex<Vec<(Option<usize>, BackendKind)>> = Mutex::new(Vec::new());
+        let mut chosen = CHOSEN.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, kind)) = chosen.iter().find(|(known, _)| *known == index) {
+            return Ok(*kind);
+        }
+        let mut refused = Vec::new();
+        for kind in Self::ALL.iter().copied() {
+            match kind.usable(index) {
+                Ok(()) => {
+                    chosen.push((index, kind));
+                    return Ok(kind);
+                }
+                Err(e) => refused.push(e.to_string()),
+            }
+        }
+        Err(if refused.is_empty() {
+            DeviceError::Empty
+        } else {
+            DeviceError::None { reasons: refused.join("; ") }
+        })
     }
 
-    /// Whether the backend is to be chosen without its name.
-    fn is_usable(self, index: Option<usize>) -> bool {
-        let fits = |device: &DeviceInfo| !device.software && index.is_none_or(|index| index == device.index);
-        if self.is_cpu() {
-            return index.unwrap_or(0) == 0;
+    /// Whether the backend is to be chosen without its name; else, why not.
+    fn usable(self, index: Option<usize>) -> Result<(), DeviceError> {
+        let device = self.device(index)?;
+        if device.software {
+            return Err(self.missing(format!("{} is a program on the CPU", device.name)));
         }
-        match self.devices() {
-            Ok(devices) if devices.iter().any(fits) => match self.prepare() {
-                Ok(()) => true,
-                // There is a GPU, and the user should know why it is idle.
-                Err(e) => {
-                    tracing::warn!("{e}");
-                    false
-                }
-            },
-            _ => false,
-        }
+        // There is a GPU, and the user should know why it is idle.
+        self.prepare().inspect_err(|e| tracing::warn!("{e}"))
     }
 
     /// The name used on the command line.
