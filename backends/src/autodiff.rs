@@ -95,6 +95,21 @@ impl<B: ModelBackend, const D: usize> Backward<B, 1> for Sum<D> {
     }
 }
 
+/// State: the shape of what was summed.
+#[derive(Debug)]
+struct SumLast<const D: usize>;
+
+impl<B: ModelBackend, const D: usize> Backward<B, 1> for SumLast<D> {
+    type State = [usize; D];
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float::<B, D>(grads.consume::<B>(&ops.node));
+        if let [Some(n)] = ops.parents {
+            grads.register::<B>(n.id, to_float(dy.expand(ops.state)));
+        }
+    }
+}
+
 /// State: the weights.
 #[derive(Debug)]
 struct Softmax<const D: usize>;
@@ -106,7 +121,7 @@ impl<B: ModelBackend, const D: usize> Backward<B, 1> for Softmax<D> {
         let dy = from_float::<B, D>(grads.consume::<B>(&ops.node));
         let y = ops.state;
         if let [Some(n)] = ops.parents {
-            let mean = (dy.clone() * y.clone()).sum_dim(D - 1);
+            let mean = B::sum_last(dy.clone() * y.clone());
             grads.register::<B>(n.id, to_float(y * (dy - mean)));
         }
     }
@@ -256,6 +271,15 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
         let (parent, shape) = (node(&x), x.dims());
         record(Sum::<D>, [parent], B::sum(x.inner()), || shape)
+    }
+
+    fn sum_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        let (parent, shape) = (node(&x), x.dims());
+        record(SumLast::<D>, [parent], B::sum_last(x.inner()), || shape)
+    }
+
+    fn argmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D, Int> {
+        Tensor::from_inner(B::argmax_last(x.inner()))
     }
 
     fn softmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {

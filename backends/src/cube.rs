@@ -1,5 +1,7 @@
 //! The backends whose kernels CubeCL compiles: CUDA, ROCm, and any graphics API through wgpu.
 
+mod reduce;
+
 use burn::prelude::*;
 use burn::tensor::backend::{DTypeUsage, DeviceOps};
 use burn::tensor::{DType, TensorData, TensorPrimitive};
@@ -9,6 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
+use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
 use cubek::std::InputBinding;
 
 use crate::{LinearGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse, composed};
@@ -71,7 +74,23 @@ where
     }
 
     fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
-        sum(x)
+        reduce::sum(x)
+    }
+
+    fn sum_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        reduce::last(x, Operation::Sum)
+    }
+
+    fn max_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        reduce::last(x, Operation::Max)
+    }
+
+    fn min_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        reduce::last(x, Operation::Min)
+    }
+
+    fn argmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D, Int> {
+        reduce::argmax_last(x, I::dtype())
     }
 }
 
@@ -83,13 +102,6 @@ fn float(dtype: StoredDtype) -> Option<DType> {
         StoredDtype::F16 => Some(DType::F16),
         StoredDtype::Blocks(_) => None,
     }
-}
-
-/// The sum of all elements: columns first, then their sums. Burn's own adds with atomics, in whichever order threads come.
-fn sum<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1> {
-    let columns = x.dims()[D - 1].max(1);
-    let rows = x.shape().num_elements() / columns;
-    x.reshape([rows, columns]).sum_dim(0).sum_dim(1).reshape([1])
 }
 
 /// `a·b`. Products of f32 are f32: the automatic strategy would give them to tensor cores, which round to TF32 without a word.

@@ -101,10 +101,30 @@ pub trait ModelBackend: Backend {
         x.sum()
     }
 
+    /// The sum over the last dimension, which stays with length 1; the same bits for the same row every time.
+    fn sum_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        x.sum_dim(D - 1)
+    }
+
+    /// The maximum over the last dimension, which stays with length 1.
+    fn max_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        x.max_dim(D - 1)
+    }
+
+    /// The minimum over the last dimension, which stays with length 1.
+    fn min_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        x.min_dim(D - 1)
+    }
+
+    /// The index of the first of the largest elements of the last dimension, which stays with length 1.
+    fn argmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D, Int> {
+        x.argmax(D - 1)
+    }
+
     /// Softmax over the last dimension. A score whose exponential is 0 changes no other weight, not even by rounding, where a backend
     /// promises rows that do not depend on padding.
     fn softmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
-        burn::tensor::activation::softmax(x, D - 1)
+        composed::softmax_last(x)
     }
 
     /// Whether a frozen matrix of these numbers can stay as it is on `device`. Every backend keeps f32.

@@ -19,6 +19,7 @@ mod outside;
 mod precision;
 mod properties;
 mod questions;
+mod reductions;
 mod references;
 mod self_rollout;
 mod slots;

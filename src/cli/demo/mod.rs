@@ -158,6 +158,10 @@ impl DemoCommand {
 
     /// A part's demo with what the flags say.
     fn demo(&self, own: Demo) -> Demo {
+        let own = match self.task {
+            Some(task) => own.on(task),
+            None => own,
+        };
         let max_steps = self.max_steps.unwrap_or(own.max_steps);
         let latent_steps = self.latent_steps.unwrap_or(own.latent_steps);
         let num_vectors = match self.channel == ChannelKind::VECTORS {
@@ -165,7 +169,6 @@ impl DemoCommand {
             false => own.num_vectors,
         };
         Demo {
-            task: self.task.unwrap_or(own.task),
             facts: self.facts.unwrap_or(own.facts),
             split: self.split,
             channel: self.channel,

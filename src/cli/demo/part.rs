@@ -135,6 +135,12 @@ impl Demo {
         }
     }
 
+    /// The same with problems of another kind. Facts of two hops take twice the updates.
+    pub fn on(self, task: Family) -> Self {
+        let times = if task == Family::TwoHop { 2 } else { 1 };
+        Self { task, max_steps: times * self.max_steps, ..self }
+    }
+
     /// Refuses what cannot be shown.
     pub fn validate(&self) -> Result<()> {
         if ![ChannelKind::TRACE, ChannelKind::VECTORS, ChannelKind::HYBRID].contains(&self.channel) {
