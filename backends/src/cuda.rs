@@ -14,6 +14,9 @@ use libloading::Library;
 
 use crate::{DeviceInfo, kernel_cache};
 
+/// Where a driver may lie that the loader does not look for: containers, WSL, NixOS.
+const DRIVERS: [&str; 3] = ["/usr/local/nvidia/lib64", "/usr/lib/wsl/lib", "/run/opengl-driver/lib"];
+
 /// A version of CUDA, such as `(12, 8)`.
 type Version = (c_int, c_int);
 
@@ -22,8 +25,7 @@ type Version = (c_int, c_int);
 /// # Errors
 /// A sentence, if there is no driver, or it finds none.
 pub(crate) fn devices() -> Result<Vec<DeviceInfo>, String> {
-    // SAFETY: it looks for the library, whose code that runs when it is loaded is the driver's.
-    if !unsafe { sys::is_culib_present() } {
+    if !has_driver() {
         return Err("there is no NVIDIA driver (libcuda.so is not found); install the one for the GPU".into());
     }
     let failed = |e: DriverError| format!("the NVIDIA driver does not start: {}", told(e));
@@ -36,6 +38,14 @@ pub(crate) fn devices() -> Result<Vec<DeviceInfo>, String> {
     }
     let driver = driver_version().map_err(failed)?;
     (0..count).map(|index| device(index, driver).map_err(failed)).collect()
+}
+
+/// Whether the loader finds the driver, by itself or once it has been loaded from its place.
+fn has_driver() -> bool {
+    // SAFETY: what these libraries do when they are loaded is the driver's.
+    let load = |dir: &str| unsafe { Library::new(Path::new(dir).join("libcuda.so.1")) };
+    let found = || unsafe { sys::is_culib_present() };
+    found() || DRIVERS.iter().any(|dir| load(dir).map(std::mem::forget).is_ok() && found())
 }
 
 fn device(index: c_int, (major, minor): Version) -> Result<DeviceInfo, DriverError> {
@@ -98,9 +108,8 @@ fn take(found: &toolkit::Found) -> Result<Version, String> {
             package("nvidia-cuda-runtime", driver)
         ));
     };
-    if !tensor_cores {
-        tracing::debug!("{}: no crt/mma.h, which kernels for tensor cores include", root.display());
-    }
+    let lack = if *tensor_cores { "" } else { ", without those for tensor cores" };
+    tracing::debug!("CUDA's headers are those of {}{lack}", root.display());
     // CubeCL knows no other way.
     if std::env::var_os("CUDA_PATH").as_deref() != Some(root.as_os_str()) {
         // SAFETY: this runs once, before CubeCL's threads, which read it; Rust's own readers wait for each other.
@@ -156,9 +165,11 @@ fn open(name: &OsStr) -> Option<Compiler> {
 
 /// Lets cudarc find a compiler, which it does by itself where the loader does.
 fn use_compiler((path, (library, version)): (Option<PathBuf>, Compiler)) -> Result<Version, String> {
-    if let Some(path) = path {
-        introduce(&path).map_err(|e| {
-            let folder = path.parent().unwrap_or(&path).display();
+    let place = path.as_deref().map_or("found by the loader".into(), Path::to_string_lossy);
+    tracing::debug!("NVRTC {}.{}: {place}", version.0, version.1);
+    if let Some(path) = &path {
+        introduce(path).map_err(|e| {
+            let folder = path.parent().unwrap_or(path).display();
             format!("{} cannot be loaded: {e}; set LD_LIBRARY_PATH to {folder}", path.display())
         })?;
     }

@@ -165,13 +165,16 @@ impl BackendKind {
                     chosen.push((index, kind));
                     return Ok(kind);
                 }
-                Err(e) => refused.push(e.to_string()),
+                Err(e) => refused.push(e),
             }
         }
-        Err(if refused.is_empty() {
-            DeviceError::Empty
-        } else {
-            DeviceError::None { reasons: refused.join("; ") }
+        Err(match refused.len() {
+            0 => DeviceError::Empty,
+            1 => refused.remove(0),
+            _ => {
+                let reasons: Vec<String> = refused.iter().map(ToString::to_string).collect();
+                DeviceError::None { reasons: reasons.join("; ") }
+            }
         })
     }
 
@@ -364,5 +367,22 @@ mod tests {
             let own = kind.run(None, Own).unwrap();
             assert_eq!(types.0.iter().filter(|&&visited| visited == own).count(), 1, "{kind}");
         }
+    }
+
+    #[test]
+    fn no_program_on_the_cpu_is_chosen_and_a_device_that_nobody_has_is_told() {
+        let kind = BackendKind::automatic(None).unwrap();
+        assert!(!kind.device(None).unwrap().software, "{kind}");
+        let e = BackendKind::automatic(Some(99)).unwrap_err().to_string();
+        assert!(BackendKind::ALL.iter().all(|kind| e.contains(kind.name())), "{e}");
+        let e = kind.run(Some(99), Nothing).unwrap_err().to_string();
+        assert!(e.contains("no device 99; it has 0 ("), "{e}");
+    }
+
+    struct Nothing;
+
+    impl Job for Nothing {
+        type Output = ();
+        fn run<B: ModelBackend>(self, _device: B::Device) {}
     }
 }

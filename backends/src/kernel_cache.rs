@@ -14,8 +14,9 @@ use std::sync::{Arc, OnceLock};
 use burn_cubecl::cubecl::config::cache::CacheConfig;
 use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
-/// What kernels consist of: the versions of the crates that they are in, which are exact there, and those of this crate.
-const KERNELS: [&str; 2] = [include_str!("../Cargo.toml"), include_str!("cube.rs")];
+/// What kernels consist of: the exact versions of the crates that they are in, and those of this crate.
+const KERNELS: [&str; 3] =
+    [include_str!("../Cargo.toml"), include_str!("cube.rs"), include_str!("cube/reduce.rs")];
 
 /// The file that says what the others were.
 const KNOWN: &str = "known";
@@ -147,6 +148,16 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(check(&file.join("device")).is_err());
+    }
+
+    #[test]
+    fn every_file_with_kernels_counts() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cube");
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(KERNELS.contains(&text.as_str()), "{} is not in KERNELS", path.display());
+        }
     }
 
     #[test]

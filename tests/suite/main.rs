@@ -12,6 +12,7 @@ mod gguf;
 mod golden;
 mod gradients;
 mod inputs;
+mod limits;
 mod merge;
 mod message_dtype;
 mod objectives;
