@@ -72,6 +72,7 @@ impl BenchRecord {
             check(&column).map_err(|(field, why)| fields.error(&format!("{name}.{field}"), why))?;
             Ok(column)
         };
+        let columns = columns.into_iter().enumerate().map(column).collect::<Result<_>>()?;
         Ok(Self {
             format,
             version: fields.require("version")?,
@@ -79,7 +80,7 @@ impl BenchRecord {
             machine: fields.require("machine")?,
             model: fields.require("model")?,
             settings: fields.require("settings")?,
-            columns: columns.into_iter().enumerate().map(column).collect::<Result<_>>()?,
+            columns,
         })
     }
 

@@ -40,6 +40,16 @@ impl<B: ModelBackend> TrainingStep<B> {
         Ok(Self { trainer, batch: [TeamBatch::new(&samples.iter().collect::<Vec<_>>())] })
     }
 
+    /// The run that it is a step of.
+    pub fn trainer(&self) -> &Trainer<B> {
+        &self.trainer
+    }
+
+    /// The micro-batch.
+    pub fn batch(&self) -> &TeamBatch {
+        &self.batch[0]
+    }
+
     /// One gradient.
     ///
     /// # Errors
