@@ -4,6 +4,8 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use burn::prelude::*;
+
 use crate::common::*;
 use diffmas::agents::{AdapterSet, PaddedIds, TeamBatch, TeamModel};
 use diffmas::backbone::{Backbone, ModelFiles, Positions, Precision, WeightDtype};
@@ -182,6 +184,27 @@ fn every_cpu_backend_of_the_binary_does_all_works() {
         assert_eq!(column.peak_device_memory_bytes, None, "tensors lie in the process's own memory");
         assert!(column.peak_memory_bytes.is_none_or(|bytes| bytes > 1 << 20));
     }
+}
+
+#[test]
+fn memory_is_told_of_devices_that_have_their_own() {
+    struct Own;
+    impl Job for Own {
+        type Output = bool;
+        fn run<B: ModelBackend>(self, device: B::Device) -> bool {
+            let Some(before) = B::device_memory(&device) else { return false };
+            let numbers = 3 << 20;
+            let held = Tensor::<B, 1>::ones([numbers], &device);
+            let after = B::device_memory(&device).unwrap();
+            assert!(after.in_use >= before.in_use + 4 * numbers as u64, "{before:?} {after:?}");
+            assert!(after.reserved >= after.in_use);
+            drop(held);
+            true
+        }
+    }
+    let name = std::env::var("DIFFMAS_TEST_BACKEND").map(|name| name.parse().unwrap());
+    let kind: BackendKind = name.unwrap_or_else(|_| BackendKind::default_kind().unwrap());
+    assert_eq!(on_backend(Own), !kind.is_cpu());
 }
 
 #[test]
