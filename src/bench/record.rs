@@ -1,5 +1,6 @@
 //! Columns side by side, as a file.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,10 @@ use crate::files::Fields;
 const FORMAT: u32 = 1;
 /// Most columns, and most works of one, that a file is believed to have.
 const MOST: usize = 10_000;
+/// Most tokens or steps of a run.
+const MOST_DONE: usize = 1 << 32;
+/// Seconds and figures that anybody can have measured.
+const POSSIBLE: RangeInclusive<f64> = 1e-12..=1e12;
 
 /// What was measured, on what, and how: `bench.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,12 +124,14 @@ fn check(column: &Column) -> std::result::Result<(), (String, String)> {
     for (i, m) in column.measurements.iter().enumerate() {
         let Measurement { count, median, min, max, figure, .. } = m;
         let wrong = |field: &str, why: String| Err((format!("measurements[{i}].{field}"), why));
-        if *count == 0 {
-            return wrong("count", "is 0; a run does something".into());
+        if !(1..=MOST_DONE).contains(count) {
+            return wrong("count", format!("is {count}, which is not from 1 to {MOST_DONE}"));
         }
         for (field, value) in [("median", median), ("min", min), ("max", max), ("figure", figure)] {
-            if !(value.is_finite() && *value > 0.0) {
-                return wrong(field, format!("is {value}, not a positive number"));
+            if !POSSIBLE.contains(value) {
+                let why =
+                    format!("is {value}, which is not from {:e} to {:e}", POSSIBLE.start(), POSSIBLE.end());
+                return wrong(field, why);
             }
         }
     }
