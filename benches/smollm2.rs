@@ -147,8 +147,8 @@ fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Va
 fn infer<B: ModelBackend>(args: &Args, backbone: &Backbone<B>) -> serde_json::Value {
     let prefilled = timed(Work::Prefill, args.runs, || prefill(backbone, 512).unwrap().0);
     let model = TeamModel::new(team(STEPS), AdapterSet::none(), backbone.clone());
-    let (thinking, past) = (model.bind(&model.init(0)), written(backbone, 499, 1));
-    let latent = timed(Work::LatentStep, args.runs, || latent_steps(&thinking, &past).unwrap().0);
+    let (unrolled, past) = (model.bind(&model.init(0)), written(backbone, 499, 1));
+    let latent = timed(Work::LatentStep, args.runs, || latent_steps(&unrolled, &past).unwrap().0);
     // Tokens a second of the `stay` first of `batch` rows at 500 positions.
     let decoded = |batch: usize, stay: usize| {
         let past = written(backbone, 499, batch);

@@ -11,6 +11,7 @@ mod column;
 mod config;
 mod drawing;
 mod generation;
+mod loaded;
 mod machine;
 mod measure;
 mod measurement;
