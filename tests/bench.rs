@@ -12,7 +12,8 @@ use serde_json::Value;
 use shared::{Place, diffmas, failure, golden, says, tree};
 
 /// Quick works of the tiny Llama.
-const QUICK: [&str; 6] = ["--works", "prefill,decode", "--decode-batch", "2", "--runs", "2"];
+const QUICK: [&str; 8] =
+    ["--works", "prefill,decode", "--decode-batch", "2", "--runs", "2", "--dtype", "f32"];
 
 fn bench(more: &[&str]) -> assert_cmd::Command {
     let mut command = diffmas(&[&"bench", &"--model", &golden("tiny-llama").join("model")]);

@@ -30,7 +30,7 @@ impl BenchRecord {
             text.push('\n');
         }
         for line in self.notes() {
-            let _ = writeln!(text, "{}", line.trim_end());
+            let _ = writeln!(text, "{line}");
         }
         text
     }
@@ -99,8 +99,7 @@ impl BenchRecord {
             let left_out = column.left_out.iter();
             notes.extend(left_out.map(|reason| format!("Left out: {}: {reason}.", column.name())));
         }
-        // Each is a paragraph of its own line.
-        notes.into_iter().map(|note| format!("{}\n", one_line(&note))).collect()
+        notes.iter().map(|note| one_line(note)).collect()
     }
 }
 

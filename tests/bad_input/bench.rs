@@ -56,7 +56,8 @@ fn weights_that_are_damaged_stand_in_the_column_and_are_a_failure() {
     let mut tensors = diffmas::checkpoint::read_safetensors(&path).unwrap();
     tensors.remove("model.norm.weight");
     diffmas::checkpoint::write_safetensors(&path, &tensors, None).unwrap();
-    let out = diffmas(&[&"bench", &"--backend", &"flex", &"--model", &model]).output().unwrap();
+    let out =
+        diffmas(&[&"bench", &"--backend", &"flex", &"--dtype", &"f32", &"--model", &model]).output().unwrap();
     let [stdout, stderr] = [out.stdout, out.stderr].map(|text| String::from_utf8(text).unwrap());
     assert_eq!(out.status.code(), Some(1), "{stderr}");
     says(&stdout, &["| loading | failed: ", "model.norm.weight"]);

@@ -22,7 +22,7 @@ use super::{fetch, interrupt, output, verbosity};
 pub const AFTER_HELP: &str = "\
 A backend and a type of weights are a column of the table, measured in a process of its own. Lists are separated by commas.
 
-Example: diffmas bench --shape smollm2-135m --dtype f32,bf16 --output bench";
+Example: diffmas bench --shape smollm2-135m --backend flex --output bench";
 
 /// Flags of `bench`.
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ pub struct BenchCommand {
     /// Which of several GPUs
     #[arg(long, value_name = "N", alias = "device-index")]
     device: Option<usize>,
-    /// How weights are stored; those that a backend does not have are left out [f32; bf16, f16, auto]
+    /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, auto]
     #[arg(
         long,
         value_name = "LIST",
@@ -105,18 +105,17 @@ impl BenchCommand {
         drop(files);
         let lock = self.output.as_deref().map(|dir| self.lock(dir)).transpose()?;
         let mut bench = Bench { record, against, lock };
-        let requests =
-            backends.iter().flat_map(|backend| self.dtype.iter().map(move |&dtype| (backend, dtype)));
-        let requests: Vec<ColumnRequest> = requests
-            .map(|(backend, dtype)| ColumnRequest {
+        let mut requests = Vec::new();
+        for backend in backends {
+            requests.extend(once(&self.dtype).map(|dtype| ColumnRequest {
                 model: model.clone(),
-                backend: backend.clone(),
+                backend: backend.name().into(),
                 device_index: self.device,
                 dtype,
                 config: bench.record.settings.clone(),
                 named: !self.backend.is_empty(),
-            })
-            .collect();
+            }));
+        }
         bench.run(&requests)
     }
 
@@ -137,18 +136,11 @@ impl BenchCommand {
     }
 
     /// The backends asked for, else all that are compiled in; each once.
-    fn backends(&self) -> Result<Vec<String>> {
+    fn backends(&self) -> Result<Vec<BackendKind>> {
         BackendKind::default_kind()?;
-        let all = BackendKind::ALL.iter().map(|kind| kind.name().to_string());
-        let asked = if self.backend.is_empty() { all.collect() } else { self.backend.clone() };
-        let mut once: Vec<String> = Vec::new();
-        for name in asked {
-            let kind: BackendKind = name.parse()?;
-            if !once.iter().any(|known| known == kind.name()) {
-                once.push(kind.name().into());
-            }
-        }
-        Ok(once)
+        let named =
+            self.backend.iter().map(|name| name.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
+        Ok(if named.is_empty() { BackendKind::ALL.to_vec() } else { once(&named).collect() })
     }
 
     /// The model, fetched where necessary, and its name.
@@ -172,6 +164,11 @@ impl BenchCommand {
         lock.clear()?;
         Ok(lock)
     }
+}
+
+/// `values` without those that came before.
+fn once<T: Copy + PartialEq>(values: &[T]) -> impl Iterator<Item = T> {
+    values.iter().enumerate().filter(|(i, value)| !values[..*i].contains(value)).map(|(_, value)| *value)
 }
 
 /// A bench in progress.
