@@ -36,14 +36,14 @@ impl fmt::Display for Summary<'_> {
             duration(seconds),
             tokens / seconds.max(f64::MIN_POSITIVE)
         )?;
-        match steps.iter().map(|m| m.peak_memory_bytes).chain([peak_memory_bytes()]).max().flatten() {
-            Some(bytes) => write!(f, ", peak memory {:.2} GiB", gib(bytes))?,
-            None => {}
+        let process = steps.iter().map(|m| m.peak_memory_bytes).chain([peak_memory_bytes()]).max().flatten();
+        if let Some(bytes) = process {
+            write!(f, ", peak memory {:.2} GiB", gib(bytes))?;
         }
-        match steps.iter().filter_map(|m| m.peak_device_memory_bytes).max() {
-            Some(bytes) => writeln!(f, ", of the device {:.2} GiB", gib(bytes))?,
-            None => writeln!(f)?,
+        if let Some(bytes) = steps.iter().filter_map(|m| m.peak_device_memory_bytes).max() {
+            write!(f, ", of the device {:.2} GiB", gib(bytes))?;
         }
+        writeln!(f)?;
         writeln!(f, "adapter in {dir}/adapter")?;
         if self.curves {
             writeln!(f, "curves: tensorboard --logdir {dir}")?;
