@@ -14,8 +14,8 @@ use burn::tensor::backend::AutodiffBackend;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use crate::{
-    AttentionCall, AttentionMask, HostMask, LinearGrads, LoraRef, ModelBackend, StoredDtype, StoredMatrix,
-    WeightUse,
+    AttentionCall, AttentionMask, DeviceMemory, HostMask, LinearGrads, LoraRef, ModelBackend, StoredDtype,
+    StoredMatrix, WeightUse,
 };
 
 type Ad<B, C> = Autodiff<B, C>;
@@ -254,6 +254,10 @@ impl<B: ModelBackend> Backward<B, 1> for TokenKl {
 
 impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     type Weight = B::Weight;
+
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        B::device_memory(device)
+    }
 
     fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
         B::attention_mask(mask, device).map(Tensor::from_inner)

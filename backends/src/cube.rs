@@ -14,7 +14,9 @@ use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
 use cubek::std::InputBinding;
 
-use crate::{LinearGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse, composed};
+use crate::{
+    DeviceMemory, LinearGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse, check_device, composed,
+};
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
 where
@@ -26,6 +28,13 @@ where
     BT: BoolElement,
 {
     type Weight = Tensor<Self, 2>;
+
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        // The thread of a device that has failed answers nobody.
+        check_device().ok()?;
+        let usage = R::client(device).memory_usage().ok()?;
+        Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+    }
 
     fn keeps(dtype: StoredDtype, device: &Self::Device) -> bool {
         dtype == StoredDtype::F32

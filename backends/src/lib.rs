@@ -31,6 +31,7 @@ mod host;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod kernel_cache;
 mod mask;
+mod memory;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod quiet;
@@ -49,6 +50,7 @@ pub use device::{BackendKind, BackendVisitor, DeviceError, Job, for_each_backend
 pub use device_failure::check_device;
 pub use device_info::{DeviceInfo, software_wanted};
 pub use mask::{AttentionMask, HostMask};
+pub use memory::DeviceMemory;
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
 pub use weight::{FrozenMatrix, WeightUse};
@@ -82,6 +84,12 @@ pub type LinearGrads<B> = (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B,
 pub trait ModelBackend: Backend {
     /// How a frozen matrix is kept; the same with and without autodiff.
     type Weight: FrozenMatrix;
+
+    /// What its allocator holds on `device` for the calling thread; none where tensors lie in the process's own memory, or once the device
+    /// has failed.
+    fn device_memory(_device: &Self::Device) -> Option<DeviceMemory> {
+        None
+    }
 
     /// Makes the form of `mask` that this backend's attention reads.
     fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {

@@ -64,6 +64,11 @@ impl ModelFiles {
         Ok(Self { path, config, tokenizer, weights, sha256: OnceLock::new() })
     }
 
+    /// A model of these sizes without a tokenizer, whose weights come from elsewhere; `path` stands for it in messages.
+    pub(super) fn of_weights(path: PathBuf, config: BackboneConfig, weights: Box<dyn Weights>) -> Self {
+        Self { path, config, tokenizer: None, weights, sha256: OnceLock::new() }
+    }
+
     /// SHA-256 of the tensors that the model consists of, independent of file format and of the device that they are loaded onto.
     ///
     /// # Errors

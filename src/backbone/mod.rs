@@ -24,6 +24,7 @@ mod parameter_spec;
 mod parameters;
 mod positions;
 mod precision;
+mod random_weights;
 mod rope;
 mod rows;
 mod tensors;

@@ -33,6 +33,14 @@ pub(super) fn expected(c: &BackboneConfig) -> Vec<(String, Vec<usize>)> {
     all
 }
 
+impl BackboneConfig {
+    /// The numbers of a model of these sizes: matrices, norms and biases; one matrix where the head is the embedding.
+    pub fn num_parameters(&self) -> u64 {
+        let count = |(_, shape): (String, Vec<usize>)| shape.into_iter().map(|n| n as u64).product::<u64>();
+        expected(self).into_iter().map(count).sum()
+    }
+}
+
 /// The layers that LoRA can convert, in the order of the model: module path, `out` and `in`.
 pub(super) fn projections(c: &BackboneConfig) -> Vec<(String, [usize; 2])> {
     let projection = |(name, shape): (String, Vec<usize>)| {

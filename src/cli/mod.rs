@@ -1,5 +1,6 @@
 //! Commands. Exit codes: 0 done, 1 failure, 2 wrong usage, 130 interrupted.
 
+mod bench;
 mod chat;
 mod completions;
 mod config;
@@ -74,6 +75,9 @@ enum Command {
     /// One HTML page about an output folder: does the message matter, how the team learned, who attended to whom.
     #[command(after_help = "Example: diffmas report runs/first")]
     Report(report::ReportCommand),
+    /// Time the same work on every backend in this binary: prefill, latent steps, decoding, training.
+    #[command(after_help = bench::AFTER_HELP)]
+    Bench(Box<bench::BenchCommand>),
     /// Fetch a model from the Hugging Face hub and print where it is.
     #[command(after_help = "Example: diffmas fetch Qwen/Qwen3-0.6B")]
     Fetch(fetch::FetchCommand),
@@ -163,6 +167,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Eval(flags) => eval::EvalCommand::execute(&flags),
         Command::GenerateTask(c) => c.execute(),
         Command::Report(c) => c.execute(),
+        Command::Bench(c) => c.execute(),
         Command::Fetch(c) => c.execute(),
         Command::Models => models::execute(),
         Command::Merge(c) => c.execute(),

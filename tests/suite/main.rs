@@ -1,6 +1,7 @@
 //! Tests that run on any backend (`DIFFMAS_TEST_BACKEND`). One program, so that each backend's code is compiled once.
 
 mod batches;
+mod bench;
 mod bits;
 mod channels;
 mod common;
