@@ -27,6 +27,7 @@ mod host;
 mod mask;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod read;
 mod scores;
 mod stored;
 mod weight;
@@ -40,6 +41,7 @@ pub use burn::backend::Flex;
 pub use device::{Adapter, BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use device_failure::check_device;
 pub use mask::{AttentionMask, HostMask};
+pub use read::{host_data, host_data_of_all, settle};
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
 pub use weight::{FrozenMatrix, WeightUse};
