@@ -68,6 +68,7 @@ Result cuDeviceGetAttribute(int *value, int attribute, int device) {
 
 /* Contexts, streams, events, modules: handles that stand for nothing. */
 static char handle;
+static _Atomic uint64_t launches_before_wait;
 Result cuDevicePrimaryCtxRetain(void **context, int device) { *context = &handle; return OK; }
 Result cuDevicePrimaryCtxRelease_v2(int device) { return OK; }
 Result cuCtxSetCurrent(void *context) { return state(); }
@@ -79,7 +80,10 @@ Result cuStreamSynchronize(void *stream) { return state(); }
 Result cuStreamWaitEvent(void *stream, void *event, unsigned flags) { return state(); }
 Result cuEventCreate(void **event, unsigned flags) { *event = &handle; return OK; }
 Result cuEventRecord(void *event, void *stream) { return state(); }
-Result cuEventSynchronize(void *event) { return state(); }
+Result cuEventSynchronize(void *event) {
+    launches_before_wait = cuda_stub_launches;
+    return state();
+}
 Result cuEventDestroy_v2(void *event) { return OK; }
 Result cuModuleLoadData(void **module, const void *image) { *module = &handle; return OK; }
 Result cuModuleGetFunction(void **function, void *module, const char *name) { *function = &handle; return OK; }
@@ -126,7 +130,6 @@ Result cuMemHostAlloc(void **host, size_t bytes, unsigned flags) { return cuMemA
 Result cuMemFreeHost(void *host) { free(host); return OK; }
 
 /* Launches. */
-static _Atomic uint64_t launches_before_read;
 Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                       void *stream, void **parameters, void **extra) {
     cuda_stub_launches++;
@@ -135,7 +138,7 @@ Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, uns
 
 /* Copies. */
 static void made_up(char *to, size_t bytes, size_t rows, size_t pitch) {
-    uint64_t since = cuda_stub_launches - atomic_exchange(&launches_before_read, cuda_stub_launches);
+    uint64_t since = cuda_stub_launches - atomic_exchange(&launches_before_wait, cuda_stub_launches);
     float two = 2.0f;
     uint32_t word = 1;
     const char *from = since >= 1 && since <= 3 ? (const char *)&two : (const char *)&word;
