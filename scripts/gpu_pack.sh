@@ -7,7 +7,7 @@ mkdir -p .gpu
 
 programs=$(mktemp -d)
 trap 'rm -r "$programs"' EXIT
-cargo build --release --no-default-features --features cli,cuda,flex --bin diffmas --test suite --bench smollm2 \
+cargo build --release --no-default-features --features "${FEATURES:-cli,cuda,flex}" "$@" --bin diffmas --test suite --bench smollm2 \
     --message-format json-render-diagnostics |
     python3 -c '
 import json, sys
@@ -18,7 +18,7 @@ for message in map(json.loads, sys.stdin):
         strip -o "$programs/$name" "$path"
     done
 # Most of the three is the same code: a window of 64 MiB finds it.
-tar -C "$programs" -c diffmas suite smollm2 | xz -9 >.gpu/programs.tar.xz
+tar -C "$programs" -c diffmas suite smollm2 | xz ${XZ_OPT:--9} >.gpu/programs.tar.xz
 
 # Tests know their fixtures by the path at which they were built.
 pwd >.gpu/built_at

@@ -8,7 +8,7 @@ use burn::prelude::*;
 
 use crate::device_failure::{check_device, watch};
 use crate::quiet::quietly;
-use crate::{DeviceInfo, ModelBackend};
+use crate::{DeviceInfo, ModelBackend, settle};
 
 /// A backend that can be asked for with `--backend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,11 +77,9 @@ pub enum DeviceError {
         reasons: String,
     },
     /// A device failed while it worked.
-    #[error(
-        "the device failed at its work: {reason}; nothing that it computed is used. Smaller batches need less memory"
-    )]
+    #[error("the device failed at its work: {reason} (nothing that it computed since is used)")]
     Failed {
-        /// What its driver said.
+        /// What its driver said and, where that is known, what to do.
         reason: String,
     },
 }
@@ -313,9 +311,18 @@ impl BackendKind {
             device
         })
         .map_err(|reason| self.missing(reason))?;
+        if self.is_cpu() {
+            return Ok(job.run::<B>(device));
+        }
         watch();
-        let output = job.run::<B>(device);
-        check_device().map(|()| output)
+        // Whatever panics once the device has failed does so because of that.
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+            let output = job.run::<B>(device.clone());
+            settle::<B>(&device);
+            output
+        }));
+        check_device()?;
+        outcome.or_else(|panic| panic::resume_unwind(panic))
     }
 }
 

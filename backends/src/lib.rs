@@ -35,6 +35,7 @@ mod memory;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod quiet;
+mod read;
 mod scores;
 mod stored;
 mod weight;
@@ -51,6 +52,7 @@ pub use device_failure::check_device;
 pub use device_info::{DeviceInfo, software_wanted};
 pub use mask::{AttentionMask, HostMask};
 pub use memory::DeviceMemory;
+pub use read::{host_data, host_data_of_all, settle};
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
 pub use weight::{FrozenMatrix, WeightUse};

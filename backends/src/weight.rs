@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use burn::prelude::*;
 
+use crate::host_data;
+
 /// A frozen matrix `[out, in]` as a backend keeps it. Clones share its storage.
 pub trait FrozenMatrix: Clone + Debug + Send + Sync + 'static {
     /// `[out, in]`
@@ -30,7 +32,7 @@ impl<B: Backend> FrozenMatrix for Tensor<B, 2> {
     }
 
     fn rows(&self, rows: Range<usize>) -> Vec<f32> {
-        self.clone().slice_dim(0, rows).into_data().iter::<f32>().collect()
+        host_data(self.clone().slice_dim(0, rows)).iter::<f32>().collect()
     }
 }
 

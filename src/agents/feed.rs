@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{Autodiff, FrozenMatrix, ModelBackend};
+use diffmas_backends::{Autodiff, FrozenMatrix, ModelBackend, host_data};
 use nalgebra::DMatrix;
 
 use super::FeedKind;
@@ -95,7 +95,7 @@ fn mean_norm<B: ModelBackend>(backbone: &Backbone<B>) -> f64 {
     let mut sum = 0.0;
     for block in blocks(rows) {
         let ids: Vec<u32> = block.map(|id| id as u32).collect();
-        let norms = B::sum_last(backbone.embed(&ids).powi_scalar(2)).sqrt().into_data();
+        let norms = host_data(B::sum_last(backbone.embed(&ids).powi_scalar(2)).sqrt());
         sum = norms.iter::<f64>().fold(sum, |sum, x| sum + x);
     }
     sum / rows as f64

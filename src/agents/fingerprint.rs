@@ -1,7 +1,7 @@
 //! What a team has learned, as a hash.
 
 use burn::prelude::*;
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{ModelBackend, host_data};
 use sha2::{Digest, Sha256};
 
 use super::{Team, TeamLayout};
@@ -29,6 +29,6 @@ impl<B: ModelBackend> Team<B> {
 }
 
 fn add<B: Backend, const D: usize>(hash: &mut Sha256, tensor: Tensor<B, D>) {
-    let bytes: Vec<u8> = tensor.into_data().iter::<f32>().flat_map(f32::to_le_bytes).collect();
+    let bytes: Vec<u8> = host_data(tensor).iter::<f32>().flat_map(f32::to_le_bytes).collect();
     hash.update(bytes);
 }

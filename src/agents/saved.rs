@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{ModelBackend, host_data};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -124,7 +124,7 @@ impl<B: ModelBackend> TeamModel<B> {
     /// Writes what the team learns beside its adapters, where it learns anything.
     fn write_modules(&self, dir: &Path, parameters: &Parameters<B>) -> Result<()> {
         let host = |spec: ParameterSpec| {
-            let values = parameters.get(&spec.name).to_data().iter::<f32>().collect();
+            let values = host_data(parameters.get(&spec.name).clone()).iter::<f32>().collect();
             (spec.name, (spec.shape.to_vec(), values))
         };
         let tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> =

@@ -1,7 +1,7 @@
 //! Attention weights by sender, on request: those of cross-agent attention to vectors, and those of self-attention to segments.
 
 use burn::prelude::*;
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{ModelBackend, host_data};
 
 use super::{AgentInput, Team};
 use crate::backbone::{KeyValues, Positions, Recorder};
@@ -44,7 +44,7 @@ impl<B: ModelBackend> Team<B> {
         let real = prompt.count() as f64;
         let by_segment = |weights: Tensor<B, 4>| -> Vec<f64> {
             let [_, heads, len, keys] = weights.dims();
-            let values: Vec<f64> = weights.into_data().iter::<f64>().collect();
+            let values: Vec<f64> = host_data(weights).iter::<f64>().collect();
             let mut sums = vec![0.0; segments.len()];
             for (row, query) in values.chunks_exact(keys).enumerate() {
                 let (b, t) = (row / (heads * len), row % len);
@@ -80,7 +80,7 @@ impl<B: ModelBackend> Team<B> {
         let senders: Vec<usize> =
             received.messages.iter().filter(|m| m.vectors.is_some()).map(|m| m.sender).collect();
         let by_row = |weights: &Tensor<B, 2>| -> Vec<Vec<f64>> {
-            let values: Vec<f64> = weights.to_data().iter::<f64>().collect();
+            let values: Vec<f64> = host_data(weights.clone()).iter::<f64>().collect();
             let positions = values.chunks_exact(senders.len()).zip(prompt.valid());
             let positions: Vec<_> = positions.collect();
             positions

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::{FrozenMatrix, ModelBackend};
+use diffmas_backends::{FrozenMatrix, ModelBackend, host_data};
 use rand_distr::{Distribution, Uniform};
 
 use super::tensors::projections;
@@ -134,7 +134,7 @@ impl AdapterLayout {
         let mut tensors = BTreeMap::new();
         for name in self.modules.keys().flat_map(|path| factor_names(path)) {
             let factor = factors.get(&name);
-            let values = factor.to_data().iter::<f32>().collect();
+            let values = host_data(factor.clone()).iter::<f32>().collect();
             tensors.insert(format!("{name}.weight"), (factor.dims().to_vec(), values));
         }
         AdapterFile { config: self.config.clone(), tensors }

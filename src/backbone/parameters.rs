@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::prelude::*;
-use diffmas_backends::{Autodiff, ModelBackend, autodiff};
+use diffmas_backends::{Autodiff, ModelBackend, autodiff, host_data};
 
 /// Named trainable matrices, or their gradients.
 #[derive(Clone, Debug)]
@@ -119,7 +119,7 @@ pub fn frobenius<'a, B: ModelBackend, const D: usize>(
     if squares.is_empty() {
         return 0.0;
     }
-    Tensor::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt()
+    host_data(Tensor::cat(squares, 0)).iter::<f64>().sum::<f64>().sqrt()
 }
 
 impl<B: Backend> FromIterator<(String, Tensor<B, 2>)> for Parameters<B> {

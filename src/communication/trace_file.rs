@@ -13,7 +13,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{ModelBackend, host_data};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -113,7 +113,7 @@ impl<B: ModelBackend> ReceivedMessages<B> {
                 _ => message.clone().unrotated(&owner.rotary()),
             };
             for (name, tensor) in names.into_iter().zip(plain.into_tensors()) {
-                let values: Vec<f32> = tensor.to_data().iter().collect();
+                let values: Vec<f32> = host_data(tensor.clone()).iter().collect();
                 let (numbers, scales) = owner.dtype.pack(&tensor.dims(), &values);
                 tensors.extend(scales.map(|scales| (scale_of(&name), scales)));
                 tensors.insert(name, numbers);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-use diffmas_backends::{BackendKind, ModelBackend, software_wanted};
+use diffmas_backends::{BackendKind, ModelBackend, settle, software_wanted};
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Map, json};
@@ -272,6 +272,8 @@ impl Session {
         self.tell_device()?;
         let clock = Instant::now();
         let backbone: Backbone<B> = self.model.load(device, self.config.load_precision())?;
+        // A device without memory for them says so once it has come that far.
+        settle::<B>(device);
         let megabytes = backbone.weight_bytes() as f64 / 1e6;
         tracing::debug!("weights loaded in {:.2} s, {megabytes:.0} MB", clock.elapsed().as_secs_f64());
         Ok(backbone)

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
-use diffmas_backends::{Job, ModelBackend};
+use diffmas_backends::{Job, ModelBackend, check_device};
 
 use super::answer::AnswerRequest;
 use super::evaluate::EvaluateRequest;
@@ -223,9 +223,12 @@ impl Job for Serve {
     }
 }
 
-/// What `work` returns; a panic in it, which would leave everybody waiting, as a sentence.
+/// What `work` returns; a panic in it, which would leave everybody waiting, as a sentence. That the device has failed stands for all that
+/// comes of it.
 fn without_panic<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    check_device()?;
+    outcome.unwrap_or_else(|panic| {
         let what = guard::message(panic.as_ref());
         Err(Error::invalid(format!(
             "the engine failed at this request, which is a mistake in the program: {what}"

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use diffmas_backends::KeyValueBlock;
+use diffmas_backends::{KeyValueBlock, host_data};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -217,7 +217,7 @@ fn random<B: Backend>(received: &mut ReceivedMessages<B>, seed: u64, sample_ids:
 /// A tensor `[B, G, n, d]` with the mean and variance of `x` over the valid positions, per row, head and channel.
 fn gaussian<B: Backend>(x: &Tensor<B, 4>, valid: &[bool], rngs: &mut [ChaCha8Rng]) -> Tensor<B, 4> {
     let [rows, heads, n, d] = x.dims();
-    let data: Vec<f64> = x.to_data().iter::<f64>().collect();
+    let data: Vec<f64> = host_data(x.clone()).iter::<f64>().collect();
     let mut out = vec![0.0f32; data.len()];
     for (b, rng) in rngs.iter_mut().enumerate().take(rows) {
         let real: Vec<usize> = (0..n).filter(|&i| valid[b * n + i]).collect();

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{ModelBackend, host_data};
 use serde::{Deserialize, Serialize};
 
 use super::Checking;
@@ -199,7 +199,7 @@ fn latents<B: ModelBackend>(team: &Team<B>, rollout: &Rollout<B>, tokenizer: &To
     let backbone: &Backbone<B> = &team.roles[rollout.sender];
     let positions = rollout.latents[1..].iter().map(|h| {
         let scores = B::softmax_last(backbone.logits(h.clone().narrow(0, 0, 1)));
-        let mut scores: Vec<(usize, f64)> = scores.into_data().iter::<f64>().enumerate().collect();
+        let mut scores: Vec<(usize, f64)> = host_data(scores).iter::<f64>().enumerate().collect();
         scores.sort_by(|a, b| b.1.total_cmp(&a.1));
         let token = |&(id, probability): &(usize, f64)| {
             Ok(LensToken { token: tokenizer.decode(&[id as u32])?, probability })

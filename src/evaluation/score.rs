@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{ModelBackend, host_data};
 use serde::{Deserialize, Serialize};
 
 use super::intervals::{accuracy, loss_interval};
@@ -228,7 +228,7 @@ fn score_batch<B: ModelBackend>(
     }
     let target = batch.target.as_ref().expect("every sample has a target");
     let nll = team.target_nll(prompt, target, &context);
-    let mut nll = nll.into_data().iter::<f64>().collect::<Vec<_>>().into_iter();
+    let mut nll = host_data(nll).iter::<f64>().collect::<Vec<_>>().into_iter();
     let Upstream { samples, received, .. } = &upstream;
     let mut scores = Vec::with_capacity(samples.len());
     for ((sample, is_correct), &message) in samples.iter().zip(is_correct).zip(&batch.messages) {

@@ -2,7 +2,7 @@
 //! draw the tokens that the draw may give, and a log-probability.
 
 use burn::prelude::*;
-use diffmas_backends::{BestToken, ModelBackend, Penalty};
+use diffmas_backends::{BestToken, ModelBackend, Penalty, host_data};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -62,7 +62,7 @@ pub(super) fn choose<B: ModelBackend>(
         })
         .collect();
     let tokens = drawn(scores, &draws);
-    let nll = B::token_nll(logits, &tokens).into_data();
+    let nll = host_data(B::token_nll(logits, &tokens));
     for ((&i, token), nll) in others.iter().zip(tokens).zip(nll.iter::<f32>()) {
         chosen[i] = Some(Chosen { token, log_prob: -nll });
     }

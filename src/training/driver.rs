@@ -5,7 +5,7 @@
 //! cotangents. A message is a list of tensors: the driver knows neither KV caches nor topologies.
 
 use burn::prelude::*;
-use diffmas_backends::{Autodiff, ModelBackend, autodiff};
+use diffmas_backends::{Autodiff, ModelBackend, autodiff, host_data};
 
 use crate::agents::{StageGraph, StageOutput};
 use crate::backbone::Parameters;
@@ -123,7 +123,7 @@ pub fn end_to_end<B: ModelBackend>(
 
 /// The number that a tensor of shape `[1]` holds.
 fn number<B: ModelBackend>(tensor: &Tensor<Autodiff<B>, 1>) -> f64 {
-    tensor.clone().inner().into_data().iter::<f64>().sum()
+    host_data(tensor.clone().inner()).iter::<f64>().sum()
 }
 
 /// Adds the gradients of one reading to a message's cotangent; no gradient counts as zero.

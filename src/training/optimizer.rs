@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, SimpleOptimizer};
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use diffmas_backends::host_data;
 
 use super::Decay;
 use crate::backbone::{ParameterSpecs, Parameters, Pull};
@@ -71,7 +72,7 @@ impl<B: Backend> Optimizer<B> {
         for (name, state) in &self.state {
             let m = &state.momentum;
             for (part, t) in [("exp_avg", &m.moment_1), ("exp_avg_sq", &m.moment_2)] {
-                let values = t.to_data().iter::<f32>().collect();
+                let values = host_data(t.clone()).iter::<f32>().collect();
                 all.insert(format!("{name}.{part}"), (t.dims().to_vec(), values));
             }
             all.insert(format!("{name}.step"), (vec![1], vec![m.time as f32]));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use diffmas_backends::{Autodiff, ModelBackend};
+use diffmas_backends::{Autodiff, ModelBackend, host_data};
 
 use super::phase_config::check_groups;
 use super::{PhaseConfig, PhasePreset, TraceGradient, TrainConfig};
@@ -117,7 +117,7 @@ pub(super) fn check<B: burn::prelude::Backend>(
 ) -> Result<()> {
     let gates: Vec<&ParameterSpec> = specs.iter().filter(|spec| spec.gate).collect();
     let is_open =
-        |gate: &&ParameterSpec| parameters.get(&gate.name).to_data().iter::<f64>().any(|g| g != 0.0);
+        |gate: &&ParameterSpec| host_data(parameters.get(&gate.name).clone()).iter::<f64>().any(|g| g != 0.0);
     let mut open = gates.is_empty() || gates.iter().any(is_open);
     for phase in phases {
         let wrong = |what: String| Err(Error::invalid(format!("phase `{}` {what}", phase.name)));

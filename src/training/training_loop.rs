@@ -74,7 +74,6 @@ impl<B: ModelBackend> Trainer<B> {
             let batches = self.batches(samples, &lines, &drawn)?;
             let lr = self.config.schedule().rate(phase.learning_rate, in_phase, phase.steps);
             let mut metrics = self.update(&batches, lr)?;
-            check_device()?;
             metrics.phase = (phases.len() > 1).then(|| phase.name.clone());
             metrics.competence = able.map(|(_, able)| able);
             on_event(self, Event::Step { metrics: &metrics, total })?;

@@ -153,8 +153,13 @@ pub fn diffmas(args: &[&dyn AsRef<OsStr>]) -> Command {
 /// What a command says when it fails with exit code 1: one sentence on one line, no panic, no backtrace.
 #[track_caller]
 pub fn failure(mut command: Command) -> String {
-    let out = command.output().unwrap();
-    let text = String::from_utf8(out.stderr).unwrap();
+    failed(&command.output().unwrap())
+}
+
+/// The same of a command that has run.
+#[track_caller]
+pub fn failed(out: &std::process::Output) -> String {
+    let text = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{text}");
     assert!(!text.contains("panicked") && !text.contains("RUST_BACKTRACE"), "{text}");
     let mut sentences = text.lines().filter_map(|line| line.strip_prefix("error: "));

@@ -26,11 +26,15 @@ pub const MODELS: [&str; 4] = ["tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-q
 
 /// Runs `job` on the backend under test.
 pub fn on_backend<J: Job>(job: J) -> J::Output {
-    let kind: BackendKind = match std::env::var("DIFFMAS_TEST_BACKEND") {
+    under_test().run(None, job).unwrap()
+}
+
+/// The backend under test.
+pub fn under_test() -> BackendKind {
+    match std::env::var("DIFFMAS_TEST_BACKEND") {
         Ok(name) => name.parse().unwrap(),
         Err(_) => BackendKind::default_kind().unwrap(),
-    };
-    kind.run(None, job).unwrap()
+    }
 }
 
 /// The folder of a reference model.

@@ -18,6 +18,7 @@ mod merge;
 mod message_dtype;
 mod objectives;
 mod outside;
+mod parity;
 mod precision;
 mod properties;
 mod questions;

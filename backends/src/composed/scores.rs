@@ -6,6 +6,7 @@ use burn::tensor::{IndexingUpdateOp, TensorData, Transaction};
 use super::wide;
 use crate::ModelBackend;
 use crate::scores::{BestToken, GROUP, Penalty, ScoredToken, best_first, threshold, top};
+use crate::{host_data, host_data_of_all};
 
 /// See [`ModelBackend::best_tokens`](crate::ModelBackend::best_tokens).
 pub fn best_tokens<B: ModelBackend>(logits: Tensor<B, 2>) -> Vec<BestToken> {
@@ -15,7 +16,9 @@ pub fn best_tokens<B: ModelBackend>(logits: Tensor<B, 2>) -> Vec<BestToken> {
     // Infinity and what is no number show in the sum, minus infinity in the least score.
     let least = B::min_last(logits.clone());
     let sums = B::sum_last((logits - best).exp());
-    let data = Transaction::default().register(ids).register(least).register(sums).execute();
+    let device = ids.device();
+    let read = Transaction::default().register(ids).register(least).register(sums);
+    let data = host_data_of_all(read, &device);
     let [ids, least, sums] = <[TensorData; 3]>::try_from(data).expect("as many as were registered");
     let rows = ids.iter::<i64>().zip(least.iter::<f32>()).zip(sums.iter::<f32>());
     rows.map(|((id, least), sum)| BestToken {
@@ -31,7 +34,7 @@ pub fn top_tokens<B: ModelBackend>(logits: Tensor<B, 2>, counts: &[usize]) -> Ve
     let [rows, vocab] = logits.dims();
     let groups = vocab / GROUP;
     if counts.iter().any(|&k| k == 0 || k > groups / 4) {
-        let all: Vec<f32> = logits.into_data().iter().collect();
+        let all: Vec<f32> = host_data(logits).iter().collect();
         return all.chunks_exact(vocab).zip(counts).map(|(row, &k)| top(row, k)).collect();
     }
     let whole = groups * GROUP;
@@ -40,7 +43,7 @@ pub fn top_tokens<B: ModelBackend>(logits: Tensor<B, 2>, counts: &[usize]) -> Ve
     if whole < vocab {
         wanted = wanted.register(logits.narrow(1, whole, vocab - whole));
     }
-    let mut data = wanted.execute().into_iter();
+    let mut data = host_data_of_all(wanted, &grouped.device()).into_iter();
     let maxima: Vec<f32> = data.next().expect("it was registered").iter().collect();
     let rest: Vec<f32> = data.next().map(|rest| rest.iter().collect()).unwrap_or_default();
     let chosen: Vec<Vec<usize>> = maxima
@@ -57,7 +60,7 @@ pub fn top_tokens<B: ModelBackend>(logits: Tensor<B, 2>, counts: &[usize]) -> Ve
         .collect();
     let n = at.len();
     let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [n]), &grouped.device());
-    let found: Vec<f32> = grouped.select(0, at).into_data().iter().collect();
+    let found: Vec<f32> = host_data(grouped.select(0, at)).iter().collect();
     let mut found = found.chunks_exact(GROUP);
     let row = |(row, chosen): (usize, &Vec<usize>)| {
         let tail = &rest[row * (vocab - whole)..][..vocab - whole];
@@ -78,7 +81,7 @@ pub fn warm_sums<B: ModelBackend>(logits: Tensor<B, 2>, temperatures: &[f64]) ->
     let n = temperatures.len();
     let temperatures = Tensor::<B, 2>::from_data(TensorData::new(temperatures, [n, 1]), &logits.device());
     let best = B::max_last(logits.clone());
-    B::sum_last(((logits - best) / temperatures).exp()).into_data().iter().collect()
+    host_data(B::sum_last(((logits - best) / temperatures).exp())).iter().collect()
 }
 
 /// See [`ModelBackend::penalised`](crate::ModelBackend::penalised).

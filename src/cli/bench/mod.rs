@@ -45,13 +45,7 @@ pub struct BenchCommand {
     #[arg(long, value_name = "N", alias = "device-index")]
     device: Option<usize>,
     /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, auto]
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        default_value = "f32",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
     dtype: Vec<WeightDtype>,
     /// What is timed, beside loading [all: first-token, prefill, latent-step, decode, train]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = one_of::<WorkKind>(), hide_possible_values = true)]
@@ -105,9 +99,10 @@ impl BenchCommand {
         drop(files);
         let lock = self.output.as_deref().map(|dir| self.lock(dir)).transpose()?;
         let mut bench = Bench { record, against, lock };
+        let dtypes = given(&self.dtype, vec![WeightDtype::F32, WeightDtype::Bf16]);
         let mut requests = Vec::new();
         for backend in backends {
-            requests.extend(once(&self.dtype).map(|dtype| ColumnRequest {
+            requests.extend(once(&dtypes).map(|dtype| ColumnRequest {
                 model: model.clone(),
                 backend: backend.name().into(),
                 device: self.device,
@@ -121,9 +116,6 @@ impl BenchCommand {
 
     fn config(&self) -> BenchConfig {
         let own = BenchConfig::default();
-        fn given<T: Clone>(flag: &[T], own: Vec<T>) -> Vec<T> {
-            if flag.is_empty() { own } else { flag.to_vec() }
-        }
         BenchConfig {
             works: given(&self.works, own.works),
             latent_steps: given(&self.latent_steps, own.latent_steps),
@@ -169,6 +161,11 @@ impl BenchCommand {
         lock.clear()?;
         Ok(lock)
     }
+}
+
+/// What a flag lists, else `own`.
+fn given<T: Clone>(flag: &[T], own: Vec<T>) -> Vec<T> {
+    if flag.is_empty() { own } else { flag.to_vec() }
 }
 
 /// `values` without those that came before.
