@@ -41,7 +41,7 @@ pub struct BenchCommand {
     /// Backends; the first is what the others are compared with [all that have a device here]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     backend: Vec<String>,
-    /// Which of several GPUs
+    /// Which of a backend's devices, by its number in `diffmas devices` [0]
     #[arg(long, value_name = "N", alias = "device-index")]
     device: Option<usize>,
     /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, auto]
