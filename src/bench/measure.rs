@@ -2,7 +2,9 @@
 
 use std::thread::{Builder, scope};
 
-use diffmas_backends::{BackendKind, DeviceError, Job, ModelBackend, check_device};
+use diffmas_backends::{
+    BackendKind, DeviceError, Job, ModelBackend, check_device, keep_no_kernels, software_wanted,
+};
 use serde::{Deserialize, Serialize};
 
 use super::column::ColumnEvent;
@@ -26,8 +28,8 @@ pub struct ColumnRequest {
     pub model: BenchModel,
     /// The backend.
     pub backend: String,
-    /// Which of several GPUs.
-    pub device_index: Option<usize>,
+    /// Which of the backend's devices; the first where it is absent.
+    pub device: Option<usize>,
     /// How weights are stored.
     pub dtype: WeightDtype,
     /// The works.
@@ -64,9 +66,10 @@ fn on_backend(
         Err(e) => return on_event(ColumnEvent::Failed { reason: DeviceError::to_string(&e) }),
     };
     let bench = Bench { request, kind, cancelled, tell: on_event };
-    match kind.run(request.device_index, bench) {
+    keep_no_kernels();
+    match kind.run(request.device, bench) {
         Ok(told) => told,
-        Err(e @ DeviceError::Missing { .. }) if !request.named => {
+        Err(e @ (DeviceError::Missing { .. } | DeviceError::NoSuch { .. })) if !request.named => {
             on_event(ColumnEvent::LeftOut { reason: e.to_string() })
         }
         Err(e) => on_event(ColumnEvent::Failed { reason: e.to_string() }),
@@ -105,8 +108,11 @@ impl Job for Bench<'_> {
 
     fn run<B: ModelBackend>(mut self, device: B::Device) -> Result<()> {
         let request = self.request;
-        let adapter = self.kind.adapter(request.device_index);
-        if let Some(software) = adapter.as_ref().filter(|a| a.software && !a.wanted && !request.named) {
+        // What a CPU is called tells nothing of a backend.
+        let adapter = if self.kind.is_cpu() { None } else { self.kind.device(request.device).ok() };
+        if let Some(software) =
+            adapter.as_ref().filter(|a| a.software && !software_wanted() && !request.named)
+        {
             let reason = format!(
                 "{} is no GPU but a program on the CPU; name the backend to measure it",
                 software.name
