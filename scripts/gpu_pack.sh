@@ -5,9 +5,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .gpu
 
-# cudarc asks nvcc which CUDA it is for, and without one takes the newest that it knows. CubeCL uses nothing beyond 12.8.
-command -v nvcc >/dev/null || export CUDARC_CUDA_VERSION="${CUDARC_CUDA_VERSION:-12080}"
-
 programs=$(mktemp -d)
 trap 'rm -r "$programs"' EXIT
 cargo build --release --no-default-features --features "${FEATURES:-cli,cuda,flex}" "$@" --bin diffmas --test suite --bench smollm2 \

@@ -16,7 +16,7 @@ WORK=$(mktemp -d "${TMPDIR:-/tmp}/diffmas-gpu.XXXXXX")
 OUT=${OUT:-$WORK/out}
 BUDGET=$((SECONDS + ${BUDGET:-420}))
 DRY=${DRY:-0}
-mkdir -p "$OUT" "$WORK"/{bin,lib,rows,logs,run}
+mkdir -p "$OUT" "$WORK"/{bin,rows,logs,run}
 tar -C "$WORK/bin" -xJf .gpu/programs.tar.xz 2>/dev/null ||
     python3 -c 'import sys, tarfile; tarfile.open(".gpu/programs.tar.xz").extractall(sys.argv[1])' "$WORK/bin" || exit 1
 
@@ -24,45 +24,31 @@ tar -C "$WORK/bin" -xJf .gpu/programs.tar.xz 2>/dev/null ||
 built_at=$(<.gpu/built_at)
 [ -e "$built_at" ] || { mkdir -p "$(dirname "$built_at")" && ln -s "$ROOT" "$built_at"; }
 
-# CubeCL includes headers from CUDA_PATH/include, those of tensor cores too, which need crt/; cudarc loads libnvrtc.so, a name that pip's package
-# does not have.
-pip=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])' 2>/dev/null)
-nvcc=$(readlink -f "$(command -v nvcc || echo /none/bin/nvcc)")
-toolkit=${nvcc%/bin/nvcc}
-for dir in "${CUDA_PATH:-/none}" "$toolkit" "$toolkit/targets/x86_64-linux" /usr/local/cuda /usr/local/cuda-* "$pip"/cu*; do
-    [ -e "$dir/include/crt/mma.h" ] && export CUDA_PATH=$dir && break
-done
-for lib in {"${CUDA_PATH:-/none}","$toolkit"}/{lib64,lib,targets/x86_64-linux/lib}/libnvrtc.so* "$pip"/*/lib/libnvrtc.so*; do
-    [ -e "$lib" ] && lib=$(readlink -f "$lib") && ln -s "$lib" "$WORK/lib/libnvrtc.so" && break
-done
-# For our programs alone: PyTorch brings libraries of its own.
-LIBRARIES=$WORK/lib:$(dirname "$lib"):/usr/local/nvidia/lib64:${LD_LIBRARY_PATH:-}
-export ROOT WORK LIBRARIES NO_COLOR=1 PYTHONUNBUFFERED=1
+# Kernels that are compiled are kept in a cache that is empty at first, which all processes share.
+export DIFFMAS_CACHE=$WORK/cache
+export ROOT WORK NO_COLOR=1 PYTHONUNBUFFERED=1
 
-# Recipes name files by paths in the checkout. CubeCL reads cubecl.toml in the folder where a program starts; processes may share what it keeps
-# of compiled kernels.
+# Recipes name files by paths in the checkout.
 cd "$WORK/run" || exit 1
 ln -s "$ROOT/tests" "$ROOT/runs" .
-printf '[compilation]\ncache = { file = "%s" }\n' "$WORK/kernels" >cubecl.toml
 
 # What steps run. The last line that begins with "= " becomes the note in the table.
-ours() { LD_LIBRARY_PATH=$LIBRARIES "$WORK/bin/$1" "${@:2}"; }
+ours() { "$WORK/bin/$1" "${@:2}"; }
 peer() { python3 "$ROOT/.gpu/gpu_peer.py" "$@"; }
 environment() {
     nvidia-smi
     ldd "$WORK/bin/diffmas"
-    ls "$CUDA_PATH"/include/{cuda_runtime.h,mma.h,crt,cccl}
     nproc
     python3 -c 'import torch, transformers, peft
 print("= torch", torch.__version__, "transformers", transformers.__version__, "peft", peft.__version__, torch.cuda.get_device_name())'
 }
 devices() {
-    ours diffmas devices | sed 's/^cuda */= /' | tee devices
-    ! grep '^= not usable' devices
+    ours diffmas devices --verbose | sed 's/^cuda */= /' | tee devices
+    ! grep '^= .*not usable' devices
 }
 smoke() {
     ours diffmas train --config runs/smoke.toml --backend cuda --overwrite --output "$1" | tee "$1.txt" || return
-    echo "= $(grep 'updates in' "$1.txt"), $(cat "$WORK"/kernels/*/*/*/toc* | wc -l) kernels kept"
+    echo "= $(grep 'updates in' "$1.txt"), $(find "$DIFFMAS_CACHE/kernels" -name 'toc*' -exec cat {} + | wc -l) kernels kept"
 }
 suite() {
     # The slopes of all tensors are thousands of short passes, minutes of launches; sums over rows tell of the same gradients. Timings of tests
@@ -147,7 +133,7 @@ finish() {
 }
 
 echo "diffmas $(<"$ROOT/.gpu/commit") on $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader)"
-echo "driver: $(nvidia-smi | grep -o 'CUDA Version: [0-9.]*'); nvcc: $(nvcc --version 2>/dev/null | grep -o 'release [0-9.]*'); headers in ${CUDA_PATH:-?}; $lib"
+echo "driver: $(nvidia-smi | grep -o 'CUDA Version: [0-9.]*'); nvcc: $(nvcc --version 2>/dev/null | grep -o 'release [0-9.]*')"
 
 step env 30 environment
 step devices 30 devices || finish

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use diffmas::backends::BackendKind;
 use serde_json::{Value, json};
 use shared::{golden, golden_json};
 
@@ -383,10 +384,42 @@ fn wrong_input_is_answered_with_a_sentence() {
 }
 
 #[test]
-fn devices_lists_every_backend_of_the_binary() {
-    let out = diffmas(&[&"devices"]).output().unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
-    for kind in diffmas::backends::BackendKind::ALL {
-        assert!(text.contains(kind.name()), "{text}");
+fn devices_lists_every_backend_and_names_those_that_are_not_in_the_binary() {
+    let text = String::from_utf8(diffmas(&[&"devices"]).output().unwrap().stdout).unwrap();
+    let out = diffmas(&[&"devices", &"--json"]).output().unwrap();
+    let told: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let named = |list: &str, name: &str| {
+        let all = told[list].as_array().unwrap().iter();
+        all.filter(|entry| entry.as_str().or(entry["backend"].as_str()) == Some(name)).count()
+    };
+    for name in BackendKind::NAMES {
+        assert!(text.contains(name), "{text}");
+        let compiled = BackendKind::ALL.iter().any(|kind| kind.name() == name);
+        let counts = [named("backends", name), named("not_compiled_in", name)];
+        assert_eq!(counts, [usize::from(compiled), usize::from(!compiled)], "{name}: {told}");
+    }
+    for backend in told["backends"].as_array().unwrap() {
+        let devices = backend["devices"].as_array().unwrap();
+        assert!(devices.is_empty() != backend["error"].is_null(), "{backend}");
+        for (i, device) in devices.iter().enumerate() {
+            assert_eq!(device["device"], i);
+            assert!(!device["name"].as_str().unwrap().is_empty(), "{device}");
+            assert_eq!(device["weights"][0].is_string(), device["error"].is_null(), "{device}");
+        }
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_a_sentence_with_what_there_is() {
+    let place = Place::new();
+    let ask = |flags: &[&str]| {
+        let mut command = diffmas(&[&"run", &"--model", &model(), &"--data", &place.path("data.jsonl")]);
+        command.args(["--backend", "flex", "--greedy", "--max-new-tokens", "1"]).args(flags);
+        command
+    };
+    ask(&["--device", "0"]).assert().success();
+    for flag in ["--device", "--device-index"] {
+        let e = failure(ask(&[flag, "7"]), 1);
+        assert!(e.contains("backend `flex` has no device 7; it has 0 ("), "{e}");
     }
 }

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// The folders of `src/` from the top floor down.
-const FLOORS: [&[&str]; 12] = [
+const FLOORS: [&[&str]; 13] = [
     &["engine"],
+    &["bench"],
     &["report", "benchmarks"],
     &["evaluation"],
     &["training"],

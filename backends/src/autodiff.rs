@@ -14,8 +14,8 @@ use burn::tensor::backend::AutodiffBackend;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use crate::{
-    AttentionCall, AttentionMask, HostMask, LinearGrads, LoraRef, ModelBackend, StoredDtype, StoredMatrix,
-    WeightUse,
+    AttentionCall, AttentionMask, DeviceMemory, HostMask, LinearGrads, LoraRef, ModelBackend, StoredDtype,
+    StoredMatrix, WeightUse,
 };
 
 type Ad<B, C> = Autodiff<B, C>;
@@ -95,6 +95,21 @@ impl<B: ModelBackend, const D: usize> Backward<B, 1> for Sum<D> {
     }
 }
 
+/// State: the shape of what was summed.
+#[derive(Debug)]
+struct SumLast<const D: usize>;
+
+impl<B: ModelBackend, const D: usize> Backward<B, 1> for SumLast<D> {
+    type State = [usize; D];
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float::<B, D>(grads.consume::<B>(&ops.node));
+        if let [Some(n)] = ops.parents {
+            grads.register::<B>(n.id, to_float(dy.expand(ops.state)));
+        }
+    }
+}
+
 /// State: the weights.
 #[derive(Debug)]
 struct Softmax<const D: usize>;
@@ -106,7 +121,7 @@ impl<B: ModelBackend, const D: usize> Backward<B, 1> for Softmax<D> {
         let dy = from_float::<B, D>(grads.consume::<B>(&ops.node));
         let y = ops.state;
         if let [Some(n)] = ops.parents {
-            let mean = (dy.clone() * y.clone()).sum_dim(D - 1);
+            let mean = B::sum_last(dy.clone() * y.clone());
             grads.register::<B>(n.id, to_float(y * (dy - mean)));
         }
     }
@@ -240,6 +255,10 @@ impl<B: ModelBackend> Backward<B, 1> for TokenKl {
 impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     type Weight = B::Weight;
 
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        B::device_memory(device)
+    }
+
     fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
         B::attention_mask(mask, device).map(Tensor::from_inner)
     }
@@ -258,6 +277,15 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         record(Sum::<D>, [parent], B::sum(x.inner()), || shape)
     }
 
+    fn sum_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        let (parent, shape) = (node(&x), x.dims());
+        record(SumLast::<D>, [parent], B::sum_last(x.inner()), || shape)
+    }
+
+    fn argmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D, Int> {
+        Tensor::from_inner(B::argmax_last(x.inner()))
+    }
+
     fn softmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
         let parent = node(&x);
         let y = B::softmax_last(x.inner());
@@ -266,6 +294,10 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
 
     fn keeps(dtype: StoredDtype, device: &Self::Device) -> bool {
         B::keeps(dtype, device)
+    }
+
+    fn largest_tensor(device: &Self::Device) -> Option<u64> {
+        B::largest_tensor(device)
     }
 
     fn frozen_weight(matrix: StoredMatrix, used: WeightUse, device: &Self::Device) -> Self::Weight {

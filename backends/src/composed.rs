@@ -106,16 +106,29 @@ pub fn embed<B: Backend>(weight: &Tensor<B, 2>, ids: &[u32]) -> Tensor<B, 2> {
     wide(weight.clone().select(0, ids))
 }
 
+/// The mean over the last dimension, which stays with length 1.
+fn mean_last<B: ModelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    let n = x.dims()[D - 1] as f64;
+    B::sum_last(x).div_scalar(n)
+}
+
+/// `exp(x − max) / Σ exp(x − max)` over the last dimension. The maximum has no gradient: any other number gives the same quotients.
+pub fn softmax_last<B: ModelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    let max = B::max_last(x.clone()).detach();
+    let weights = (x - max).exp();
+    weights.clone() / B::sum_last(weights)
+}
+
 /// `x / sqrt(mean(x²) + eps) · weight` over the last dimension.
-pub fn rms_norm<B: Backend>(x: Tensor<B, 2>, weight: &Tensor<B, 1>, eps: f64) -> Tensor<B, 2> {
+pub fn rms_norm<B: ModelBackend>(x: Tensor<B, 2>, weight: &Tensor<B, 1>, eps: f64) -> Tensor<B, 2> {
     let dtype = x.dtype();
     let x = wide(x);
-    let rstd = x.clone().powi_scalar(2).mean_dim(1).add_scalar(eps).sqrt().recip();
+    let rstd = mean_last(x.clone().powi_scalar(2)).add_scalar(eps).sqrt().recip();
     (x * rstd).cast(dtype) * weight.clone().unsqueeze()
 }
 
 /// The gradient of [`rms_norm`] with respect to `x`.
-pub fn rms_norm_backward<B: Backend>(
+pub fn rms_norm_backward<B: ModelBackend>(
     dy: Tensor<B, 2>,
     x: Tensor<B, 2>,
     weight: &Tensor<B, 1>,
@@ -124,9 +137,9 @@ pub fn rms_norm_backward<B: Backend>(
     let dtype = x.dtype();
     let x = wide(x);
     let g = wide(dy * weight.clone().unsqueeze());
-    let rstd = x.clone().powi_scalar(2).mean_dim(1).add_scalar(eps).sqrt().recip();
+    let rstd = mean_last(x.clone().powi_scalar(2)).add_scalar(eps).sqrt().recip();
     let n = x * rstd.clone();
-    let m = (g.clone() * n.clone()).mean_dim(1);
+    let m = mean_last(g.clone() * n.clone());
     ((g - n * m) * rstd).cast(dtype)
 }
 
@@ -164,35 +177,35 @@ pub fn swiglu_backward<B: Backend>(
 }
 
 /// `-log softmax(logits)[target]` per row.
-pub fn token_nll<B: Backend>(logits: Tensor<B, 2>, targets: &[u32]) -> Tensor<B, 1> {
+pub fn token_nll<B: ModelBackend>(logits: Tensor<B, 2>, targets: &[u32]) -> Tensor<B, 1> {
     let index = target_index::<B>(targets, &logits.device());
     let logits = wide(logits);
-    let max = logits.clone().max_dim(1).detach();
-    let lse = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
+    let max = B::max_last(logits.clone()).detach();
+    let lse = B::sum_last((logits.clone() - max.clone()).exp()).log() + max;
     (lse - logits.gather(1, index)).squeeze_dim(1)
 }
 
 /// The gradient of [`token_nll`]: `(softmax(logits) − one_hot(target)) · d_nll`.
-pub fn token_nll_backward<B: Backend>(
+pub fn token_nll_backward<B: ModelBackend>(
     d_nll: Tensor<B, 1>,
     logits: Tensor<B, 2>,
     targets: &[u32],
 ) -> Tensor<B, 2> {
     let (device, dtype) = (logits.device(), logits.dtype());
     let d = d_nll.unsqueeze_dim::<2>(1);
-    let p = burn::tensor::activation::softmax(wide(logits), 1) * d.clone();
+    let p = softmax_last(wide(logits)) * d.clone();
     p.scatter(1, target_index(targets, &device), d.neg(), IndexingUpdateOp::Add).cast(dtype)
 }
 
 /// `KL(p ‖ softmax(logits))` per row.
-pub fn token_kl<B: Backend>(log_p: Tensor<B, 2>, logits: Tensor<B, 2>) -> Tensor<B, 1> {
+pub fn token_kl<B: ModelBackend>(log_p: Tensor<B, 2>, logits: Tensor<B, 2>) -> Tensor<B, 1> {
     let log_q = log_softmax(logits);
     let log_p = finite(log_p, &log_q);
-    (log_p.clone().exp() * (log_p - log_q)).sum_dim(1).squeeze_dim(1)
+    B::sum_last(log_p.clone().exp() * (log_p - log_q)).squeeze_dim(1)
 }
 
 /// The gradient of [`token_kl`]: `(softmax(logits) · Σ p − p) · d_kl`.
-pub fn token_kl_backward<B: Backend>(
+pub fn token_kl_backward<B: ModelBackend>(
     d_kl: Tensor<B, 1>,
     log_p: Tensor<B, 2>,
     logits: Tensor<B, 2>,
@@ -201,7 +214,7 @@ pub fn token_kl_backward<B: Backend>(
     let log_q = log_softmax(logits);
     let p = finite(log_p, &log_q).exp();
     // What is given as probabilities need not sum to 1 to the last bit.
-    let q = log_q.exp() * p.clone().sum_dim(1);
+    let q = log_q.exp() * B::sum_last(p.clone());
     ((q - p) * d_kl.unsqueeze_dim(1)).cast(dtype)
 }
 
@@ -211,10 +224,10 @@ fn finite<B: Backend>(log_p: Tensor<B, 2>, like: &Tensor<B, 2>) -> Tensor<B, 2> 
 }
 
 /// Logarithms of the softmax over the last dimension, in at least f32.
-pub fn log_softmax<B: Backend>(logits: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn log_softmax<B: ModelBackend>(logits: Tensor<B, 2>) -> Tensor<B, 2> {
     let logits = wide(logits);
-    let shifted = logits.clone() - logits.max_dim(1).detach();
-    shifted.clone() - shifted.exp().sum_dim(1).log()
+    let shifted = logits.clone() - B::max_last(logits).detach();
+    shifted.clone() - B::sum_last(shifted.exp()).log()
 }
 
 fn target_index<B: Backend>(targets: &[u32], device: &B::Device) -> Tensor<B, 2, Int> {
@@ -260,9 +273,9 @@ pub fn block_attention<B: ModelBackend>(call: &AttentionCall<B>) -> (Tensor<B, 4
     let ([_, t, _, _], dtype) = (call.q.dims(), call.q.dtype());
     let hidden = call.mask.hidden(&call.q.device());
     let (s, _) = scores(call, &hidden);
-    let max = s.clone().max_dim(3);
+    let max = B::max_last(s.clone());
     let p = hide((s - max.clone()).exp(), &hidden, 0.0);
-    let sum = p.clone().sum_dim(3).clamp_min(1e-30);
+    let sum = B::sum_last(p.clone()).clamp_min(1e-30);
     let lse = sum.clone().log() + max;
     let p = (p / sum).cast(dtype);
     (unfold_queries(weighted_values(p, &call.blocks), t), lse)
@@ -305,7 +318,7 @@ pub fn block_attention_backward<B: ModelBackend>(
     let hidden = call.mask.hidden(&call.q.device());
     let (s, q) = scores(call, &hidden);
     let d_out = fold_queries(d_out, kv_heads);
-    let delta = wide(d_out.clone() * fold_queries(out, kv_heads)).sum_dim(3);
+    let delta = B::sum_last(wide(d_out.clone() * fold_queries(out, kv_heads)));
     // Hidden scores are far below the maximum before the exponential, so that none overflows.
     let p = hide((s - lse).exp(), &hidden, 0.0);
     let mut start = 0;

@@ -1,17 +1,22 @@
 //! The backends whose kernels CubeCL compiles: CUDA, ROCm, and any graphics API through wgpu.
 
+mod reduce;
+
 use burn::prelude::*;
 use burn::tensor::backend::{DTypeUsage, DeviceOps};
 use burn::tensor::{DType, TensorData, TensorPrimitive};
 use burn_cubecl::cubecl::server::ComputeServer;
-use burn_cubecl::kernel::matmul::init_matmul_output;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, init_matmul_output};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
+use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
 use cubek::std::InputBinding;
 
-use crate::{LinearGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse, composed};
+use crate::{
+    DeviceMemory, LinearGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse, check_device, composed,
+};
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
 where
@@ -24,10 +29,21 @@ where
 {
     type Weight = Tensor<Self, 2>;
 
+    fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
+        // The thread of a device that has failed answers nobody.
+        check_device().ok()?;
+        let usage = R::client(device).memory_usage().ok()?;
+        Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+    }
+
     fn keeps(dtype: StoredDtype, device: &Self::Device) -> bool {
         dtype == StoredDtype::F32
             || float(dtype)
                 .is_some_and(|dtype| Self::dtype_usage(device, dtype).contains(DTypeUsage::Storage))
+    }
+
+    fn largest_tensor(device: &Self::Device) -> Option<u64> {
+        Some(R::client(device).properties().memory.max_page_size)
     }
 
     fn frozen_weight(matrix: StoredMatrix, _used: WeightUse, device: &Self::Device) -> Self::Weight {
@@ -67,7 +83,23 @@ where
     }
 
     fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
-        sum(x)
+        reduce::sum(x)
+    }
+
+    fn sum_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        reduce::last(x, Operation::Sum)
+    }
+
+    fn max_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        reduce::last(x, Operation::Max)
+    }
+
+    fn min_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        reduce::last(x, Operation::Min)
+    }
+
+    fn argmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D, Int> {
+        reduce::argmax_last(x, I::dtype())
     }
 }
 
@@ -79,13 +111,6 @@ fn float(dtype: StoredDtype) -> Option<DType> {
         StoredDtype::F16 => Some(DType::F16),
         StoredDtype::Blocks(_) => None,
     }
-}
-
-/// The sum of all elements: columns first, then their sums. Burn's own adds with atomics, in whichever order threads come.
-fn sum<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1> {
-    let columns = x.dims()[D - 1].max(1);
-    let rows = x.shape().num_elements() / columns;
-    x.reshape([rows, columns]).sum_dim(0).sum_dim(1).reshape([1])
 }
 
 /// `a·b`. Products of f32 are f32: the automatic strategy would give them to tensor cores, which round to TF32 without a word.
@@ -118,3 +143,7 @@ where
     }
     Tensor::from_primitive(TensorPrimitive::Float(out))
 }
+
+/// Neither autotuning nor fusion is compiled in: with autotuning this pattern would not be the only one, and with fusion the backends would be
+/// other types than the one above.
+const _: fn(MatmulStrategy) = |MatmulStrategy::Cube| ();

@@ -1,14 +1,14 @@
 //! Names of backends, and the one place where a name becomes a type.
 
 use std::fmt;
-use std::panic::{self, AssertUnwindSafe};
 use std::str::FromStr;
 use std::sync::Mutex;
 
 use burn::prelude::*;
 
 use crate::device_failure::{check_device, watch};
-use crate::{ModelBackend, settle};
+use crate::quiet::quietly;
+use crate::{DeviceInfo, ModelBackend, settle};
 
 /// A backend that can be asked for with `--backend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,16 @@ pub enum DeviceError {
     /// No backend was compiled in.
     #[error("this binary has no backend; build with `--features flex`")]
     Empty,
+    /// The backend has no device of this number.
+    #[error("backend `{kind}` has no device {index}; it has {available}")]
+    NoSuch {
+        /// The backend.
+        kind: BackendKind,
+        /// The number asked for.
+        index: usize,
+        /// The devices that it has.
+        available: String,
+    },
     /// The backend's device does not start.
     #[error("backend `{kind}` has no usable device here: {reason}")]
     Missing {
@@ -60,25 +70,18 @@ pub enum DeviceError {
         /// What its driver said.
         reason: String,
     },
+    /// No backend was named, and none is to be chosen.
+    #[error("there is nothing to compute on: {reasons}; --backend names one all the same")]
+    None {
+        /// Why not, for each of them.
+        reasons: String,
+    },
     /// A device failed while it worked.
     #[error("the device failed at its work: {reason} (nothing that it computed since is used)")]
     Failed {
         /// What its driver said and, where that is known, what to do.
         reason: String,
     },
-}
-
-/// What a graphics API found to run on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Adapter {
-    /// Its name, as the driver gives it.
-    pub name: String,
-    /// The graphics API.
-    pub api: String,
-    /// Whether it is a program on the CPU.
-    pub software: bool,
-    /// Whether such a program was asked for (`DIFFMAS_SOFTWARE_GPU`).
-    pub wanted: bool,
 }
 
 /// Work that runs on any backend; [`BackendKind::run`] gives it one.
@@ -113,12 +116,8 @@ pub fn for_each_backend(visitor: &mut impl BackendVisitor) {
 }
 
 impl BackendKind {
-    /// The backends compiled in, the default first.
+    /// The backends compiled in, in the order in which one is chosen where none is named.
     pub const ALL: &[BackendKind] = &[
-        #[cfg(feature = "flex")]
-        BackendKind::Flex,
-        #[cfg(feature = "ndarray")]
-        BackendKind::NdArray,
         #[cfg(feature = "cuda")]
         BackendKind::Cuda,
         #[cfg(feature = "metal")]
@@ -127,16 +126,64 @@ impl BackendKind {
         BackendKind::Vulkan,
         #[cfg(feature = "wgpu")]
         BackendKind::Wgpu,
+        #[cfg(feature = "flex")]
+        BackendKind::Flex,
+        #[cfg(feature = "ndarray")]
+        BackendKind::NdArray,
         #[cfg(feature = "rocm")]
         BackendKind::Rocm,
     ];
 
-    /// The backend used when none is named: the first of [`BackendKind::ALL`].
+    /// Every backend by name, each of which is the Cargo feature that adds it.
+    pub const NAMES: [&str; 7] = ["cuda", "metal", "vulkan", "wgpu", "flex", "ndarray", "rocm"];
+
+    /// The backend used when neither it nor a device is named; see [`BackendKind::automatic`].
     ///
     /// # Errors
     /// If none is compiled in.
     pub fn default_kind() -> Result<Self, DeviceError> {
-        Self::ALL.first().copied().ok_or(DeviceError::Empty)
+        Self::automatic(None)
+    }
+
+    /// The first of [`BackendKind::ALL`] that has a usable device, one of number `index` where that is given. A program on the CPU that stands for
+    /// a GPU is never chosen. What was chosen once stays.
+    ///
+    /// # Errors
+    /// If none has.
+    pub fn automatic(index: Option<usize>) -> Result<Self, DeviceError> {
+        static CHOSEN: Mutex<Vec<(Option<usize>, BackendKind)>> = Mutex::new(Vec::new());
+        let mut chosen = CHOSEN.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, kind)) = chosen.iter().find(|(known, _)| *known == index) {
+            return Ok(*kind);
+        }
+        let mut refused = Vec::new();
+        for kind in Self::ALL.iter().copied() {
+            match kind.usable(index) {
+                Ok(()) => {
+                    chosen.push((index, kind));
+                    return Ok(kind);
+                }
+                Err(e) => refused.push(e),
+            }
+        }
+        Err(match refused.len() {
+            0 => DeviceError::Empty,
+            1 => refused.remove(0),
+            _ => {
+                let reasons: Vec<String> = refused.iter().map(ToString::to_string).collect();
+                DeviceError::None { reasons: reasons.join("; ") }
+            }
+        })
+    }
+
+    /// Whether the backend is to be chosen without its name; else, why not.
+    fn usable(self, index: Option<usize>) -> Result<(), DeviceError> {
+        let device = self.device(index)?;
+        if device.software {
+            return Err(self.missing(format!("{} is a program on the CPU", device.name)));
+        }
+        // There is a GPU, and the user should know why it is idle.
+        self.prepare().inspect_err(|e| tracing::warn!("{e}"))
     }
 
     /// The name used on the command line.
@@ -164,43 +211,88 @@ impl BackendKind {
         matches!(self.name(), "flex" | "ndarray")
     }
 
-    /// What a started device runs on; none for backends whose name says it.
-    pub fn adapter(self, index: Option<usize>) -> Option<Adapter> {
-        #[cfg(feature = "wgpu")]
-        if ["wgpu", "vulkan", "metal"].contains(&self.name()) {
-            return crate::wgpu::adapter(index);
-        }
-        let _ = index;
-        None
-    }
-
-    /// Runs `job` on this backend; `index` picks among several GPUs.
+    /// The devices that the backend can run on, by number, the first of which is the default. None of them is started.
     ///
     /// # Errors
-    /// If the device does not start, which is probed once, with the panic of a missing driver turned into a sentence; if it failed while the
-    /// job ran.
+    /// If there is none.
+    pub fn devices(self) -> Result<Vec<DeviceInfo>, DeviceError> {
+        let found = match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda => quietly(crate::cuda::devices).flatten(),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => quietly(|| crate::wgpu::devices(self)).flatten(),
+            #[cfg(feature = "vulkan")]
+            Self::Vulkan => quietly(|| crate::wgpu::devices(self)).flatten(),
+            #[cfg(feature = "metal")]
+            Self::Metal => quietly(|| crate::wgpu::devices(self)).flatten(),
+            #[cfg(feature = "rocm")]
+            Self::Rocm => Ok(vec![DeviceInfo::amd()]),
+            #[cfg(feature = "flex")]
+            Self::Flex => Ok(vec![DeviceInfo::cpu()]),
+            #[cfg(feature = "ndarray")]
+            Self::NdArray => Ok(vec![DeviceInfo::cpu()]),
+        };
+        found.map_err(|reason| self.missing(reason))
+    }
+
+    /// The device of number `index`, or the default one.
+    ///
+    /// # Errors
+    /// If there is none, or none of this number.
+    pub fn device(self, index: Option<usize>) -> Result<DeviceInfo, DeviceError> {
+        let index = index.unwrap_or(0);
+        let mut devices = self.devices()?;
+        #[cfg(feature = "rocm")]
+        if self == Self::Rocm {
+            // Its driver alone counts its devices, when one is started.
+            return Ok(DeviceInfo { index, ..devices.swap_remove(0) });
+        }
+        if index < devices.len() {
+            return Ok(devices.swap_remove(index));
+        }
+        let available: Vec<String> = devices.iter().map(|d| format!("{} ({})", d.index, d.name)).collect();
+        Err(DeviceError::NoSuch { kind: self, index, available: available.join(", ") })
+    }
+
+    /// Finds what the backend needs beside its device.
+    fn prepare(self) -> Result<(), DeviceError> {
+        #[cfg(feature = "cuda")]
+        if self == Self::Cuda {
+            return quietly(crate::cuda::compiler).flatten().map(drop).map_err(|reason| self.missing(reason));
+        }
+        Ok(())
+    }
+
+    fn missing(self, reason: String) -> DeviceError {
+        DeviceError::Missing { kind: self, reason }
+    }
+
+    /// Runs `job` on this backend; `index` picks among several devices, the first where it is absent.
+    ///
+    /// # Errors
+    /// If there is no such device; if it does not start, which is probed once, with the panic of a driver turned into a sentence; if it
+    /// failed while the job ran.
     pub fn run<J: Job>(self, index: Option<usize>, job: J) -> Result<J::Output, DeviceError> {
-        // CPU backends have one device.
-        let _ = index;
+        let info = self.device(index)?;
+        self.prepare()?;
+        // Of a CPU there is nothing to choose.
+        let _ = &info;
         match self {
             #[cfg(feature = "flex")]
             Self::Flex => self.start::<burn::backend::Flex, _>(Default::default, crate::flex::InPool(job)),
             #[cfg(feature = "ndarray")]
             Self::NdArray => self.start::<burn::backend::NdArray, J>(Default::default, job),
             #[cfg(feature = "wgpu")]
-            Self::Wgpu => self.start::<burn::backend::Wgpu, J>(|| crate::wgpu::device(self, index), job),
+            Self::Wgpu => self.start::<burn::backend::Wgpu, J>(|| crate::wgpu::start(self, &info), job),
             #[cfg(feature = "vulkan")]
-            Self::Vulkan => self.start::<burn::backend::Wgpu, J>(|| crate::wgpu::device(self, index), job),
+            Self::Vulkan => self.start::<burn::backend::Wgpu, J>(|| crate::wgpu::start(self, &info), job),
             #[cfg(feature = "metal")]
-            Self::Metal => self.start::<burn::backend::Wgpu, J>(|| crate::wgpu::device(self, index), job),
+            Self::Metal => self.start::<burn::backend::Wgpu, J>(|| crate::wgpu::start(self, &info), job),
             #[cfg(feature = "cuda")]
-            Self::Cuda => self.start::<burn::backend::Cuda, J>(
-                || burn::backend::cuda::CudaDevice { index: index.unwrap_or(0) },
-                job,
-            ),
+            Self::Cuda => self.start::<burn::backend::Cuda, J>(|| crate::cuda::start(&info), job),
             #[cfg(feature = "rocm")]
             Self::Rocm => self.start::<burn::backend::Rocm, J>(
-                || burn::backend::rocm::RocmDevice { index: index.unwrap_or(0) },
+                || burn::backend::rocm::RocmDevice { index: info.index },
                 job,
             ),
         }
@@ -218,7 +310,7 @@ impl BackendKind {
             assert_eq!(two.iter::<f64>().next(), Some(2.0), "the device computes 1 + 1 wrongly");
             device
         })
-        .map_err(|reason| DeviceError::Missing { kind: self, reason })?;
+        .map_err(|reason| self.missing(reason))?;
         if self.is_cpu() {
             return Ok(job.run::<B>(device));
         }
@@ -249,26 +341,6 @@ impl FromStr for BackendKind {
             available: Self::ALL.iter().map(|k| k.name()).collect::<Vec<_>>().join(", "),
         })
     }
-}
-
-/// Runs `f` with panics of any thread kept off the terminal, and returns the first panic's message as the error: GPU runtimes
-/// panic on a worker thread when there is no driver, and then again, without a reason, on the caller's.
-fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    static FIRST: Mutex<Option<String>> = Mutex::new(None);
-    // The hook is the process's: who starts a device waits for who does.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
-    let lock = || FIRST.lock().unwrap_or_else(|e| e.into_inner());
-    *lock() = None;
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        let text = info.payload_as_str().unwrap_or("the driver could not be started");
-        let line = text.lines().next().unwrap_or_default().trim().to_string();
-        FIRST.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(line);
-    }));
-    let result = panic::catch_unwind(AssertUnwindSafe(f));
-    panic::set_hook(hook);
-    result.map_err(|_| lock().take().unwrap_or_else(|| "the driver could not be started".into()))
 }
 
 #[cfg(test)]
@@ -305,8 +377,19 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_a_driver_becomes_its_message() {
-        assert_eq!(quietly(|| panic!("no libcuda\nbacktrace")).unwrap_err(), "no libcuda");
-        assert_eq!(quietly(|| 3), Ok(3));
+    fn no_program_on_the_cpu_is_chosen_and_a_device_that_nobody_has_is_told() {
+        let kind = BackendKind::automatic(None).unwrap();
+        assert!(!kind.device(None).unwrap().software, "{kind}");
+        let e = BackendKind::automatic(Some(99)).unwrap_err().to_string();
+        assert!(BackendKind::ALL.iter().all(|kind| e.contains(kind.name())), "{e}");
+        let e = kind.run(Some(99), Nothing).unwrap_err().to_string();
+        assert!(e.contains("no device 99; it has 0 ("), "{e}");
+    }
+
+    struct Nothing;
+
+    impl Job for Nothing {
+        type Output = ();
+        fn run<B: ModelBackend>(self, _device: B::Device) {}
     }
 }

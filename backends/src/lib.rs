@@ -15,18 +15,26 @@ use burn::prelude::*;
 
 mod attention;
 pub mod autodiff;
+mod cache_folder;
 pub mod composed;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod device_failure;
+mod device_info;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod host;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod kernel_cache;
 mod mask;
+mod memory;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod quiet;
 mod read;
 mod scores;
 mod stored;
@@ -38,9 +46,12 @@ pub use attention::{AttentionCall, AttentionGrads, KeyValueBlock};
 pub use burn::backend::Autodiff;
 #[cfg(feature = "flex")]
 pub use burn::backend::Flex;
-pub use device::{Adapter, BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
+pub use cache_folder::cache_folder;
+pub use device::{BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use device_failure::check_device;
+pub use device_info::{DeviceInfo, software_wanted};
 pub use mask::{AttentionMask, HostMask};
+pub use memory::DeviceMemory;
 pub use read::{host_data, host_data_of_all, settle};
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
@@ -76,6 +87,12 @@ pub trait ModelBackend: Backend {
     /// How a frozen matrix is kept; the same with and without autodiff.
     type Weight: FrozenMatrix;
 
+    /// What its allocator holds on `device` for the calling thread; none where tensors lie in the process's own memory, or once the device
+    /// has failed.
+    fn device_memory(_device: &Self::Device) -> Option<DeviceMemory> {
+        None
+    }
+
     /// Makes the form of `mask` that this backend's attention reads.
     fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
         AttentionMask::on_device(mask, device)
@@ -94,14 +111,40 @@ pub trait ModelBackend: Backend {
         x.sum()
     }
 
+    /// The sum over the last dimension, which stays with length 1; the same bits for the same row every time.
+    fn sum_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        x.sum_dim(D - 1)
+    }
+
+    /// The maximum over the last dimension, which stays with length 1.
+    fn max_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        x.max_dim(D - 1)
+    }
+
+    /// The minimum over the last dimension, which stays with length 1.
+    fn min_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        x.min_dim(D - 1)
+    }
+
+    /// The index of the first of the largest elements of the last dimension, which stays with length 1.
+    fn argmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D, Int> {
+        x.argmax(D - 1)
+    }
+
     /// Softmax over the last dimension. A score whose exponential is 0 changes no other weight, not even by rounding, where a backend
     /// promises rows that do not depend on padding.
     fn softmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
-        burn::tensor::activation::softmax(x, D - 1)
+        composed::softmax_last(x)
     }
 
     /// Whether a frozen matrix of these numbers can stay as it is on `device`. Every backend keeps f32.
     fn keeps(dtype: StoredDtype, device: &Self::Device) -> bool;
+
+    /// The bytes of the largest tensor that `device` can hold in one piece; none where only memory bounds it.
+    fn largest_tensor(device: &Self::Device) -> Option<u64> {
+        let _ = device;
+        None
+    }
 
     /// Takes over a matrix `[out, in]`.
     ///

@@ -3,54 +3,132 @@
 use std::sync::Mutex;
 
 use burn::backend::wgpu::{WgpuDevice, graphics, init_setup};
+use burn_cubecl::cubecl::future::block_on;
+use wgpu::{Adapter, AdapterInfo, Backend, DeviceType, Instance, InstanceDescriptor};
 
-use crate::{Adapter, BackendKind};
+use crate::{BackendKind, DeviceInfo, kernel_cache, software_wanted};
+
+/// A device as CubeCL names it, and what is told of it.
+type Found = (WgpuDevice, DeviceInfo);
+
+/// What a graphics API found, once it was asked.
+static FOUND: Mutex<Vec<(Backend, Vec<Found>)>> = Mutex::new(Vec::new());
 
 /// A device is started once in a process, with the first graphics API that is asked of it.
-static STARTED: Mutex<Vec<(WgpuDevice, Adapter)>> = Mutex::new(Vec::new());
+static STARTED: Mutex<Vec<WgpuDevice>> = Mutex::new(Vec::new());
 
-/// The device with `index` (GPU of that number; the best one when absent).
-fn named(index: Option<usize>) -> WgpuDevice {
-    match index {
-        _ if software_wanted() => WgpuDevice::Cpu,
-        Some(i) => WgpuDevice::DiscreteGpu(i),
-        None => WgpuDevice::DefaultDevice,
+/// The graphics API of a backend.
+fn api(kind: BackendKind) -> Backend {
+    match kind {
+        #[cfg(feature = "vulkan")]
+        BackendKind::Vulkan => Backend::Vulkan,
+        #[cfg(feature = "metal")]
+        BackendKind::Metal => Backend::Metal,
+        _ if cfg!(target_os = "macos") => Backend::Metal,
+        _ => Backend::Vulkan,
     }
 }
 
-/// Software Vulkan (lavapipe) counts as a CPU; this asks for it.
-fn software_wanted() -> bool {
-    std::env::var_os("DIFFMAS_SOFTWARE_GPU").is_some()
+/// The devices of a backend, the default first.
+///
+/// # Errors
+/// A sentence, if there is none.
+pub(crate) fn devices(kind: BackendKind) -> Result<Vec<DeviceInfo>, String> {
+    let found = found(api(kind));
+    if found.is_empty() {
+        return Err(format!("{:?} finds no device; install the GPU's driver for it", api(kind)));
+    }
+    Ok(found.into_iter().map(|(_, info)| info).collect())
 }
 
-/// Starts the graphics API that `kind` names on the device with `index`.
-pub(crate) fn device(kind: BackendKind, index: Option<usize>) -> WgpuDevice {
-    let device = named(index);
+/// The devices of a graphics API, in the order of their numbers.
+fn found(api: Backend) -> Vec<Found> {
+    let mut known = FOUND.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some((_, found)) = known.iter().find(|(known, _)| *known == api) {
+        return found.clone();
+    }
+    let instance = Instance::new(InstanceDescriptor {
+        backends: api.into(),
+        ..InstanceDescriptor::new_without_display_handle()
+    });
+    let mut found = Vec::new();
+    for adapter in block_on(instance.enumerate_adapters(api.into())) {
+        let info = adapter.get_info();
+        // CubeCL counts devices of each type.
+        let before = |kind| found.iter().filter(|(_, _, other)| *other == kind).count();
+        let device = match info.device_type {
+            DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(before(DeviceType::DiscreteGpu)),
+            DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(before(DeviceType::IntegratedGpu)),
+            DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(before(DeviceType::VirtualGpu)),
+            // Of these it knows the first.
+            kind if before(kind) > 0 => continue,
+            DeviceType::Cpu => WgpuDevice::Cpu,
+            DeviceType::Other => WgpuDevice::DefaultDevice,
+        };
+        found.push((device, described(&adapter, &info), info.device_type));
+    }
+    let rank = |kind: DeviceType| match kind {
+        DeviceType::Cpu if software_wanted() => 0,
+        DeviceType::DiscreteGpu => 1,
+        DeviceType::IntegratedGpu => 2,
+        DeviceType::VirtualGpu => 3,
+        DeviceType::Other => 4,
+        DeviceType::Cpu => 5,
+    };
+    found.sort_by_key(|(_, _, kind)| rank(*kind));
+    let numbered = found.into_iter().enumerate();
+    let found: Vec<Found> =
+        numbered.map(|(index, (device, info, _))| (device, DeviceInfo { index, ..info })).collect();
+    known.push((api, found.clone()));
+    found
+}
+
+/// What an adapter says of itself.
+fn described(adapter: &Adapter, info: &AdapterInfo) -> DeviceInfo {
+    let driver = [info.driver.as_str(), &info.driver_info].join(" ");
+    let driver = driver.trim();
+    let comma = if driver.is_empty() { "" } else { ", " };
+    DeviceInfo {
+        index: 0,
+        name: info.name.clone(),
+        memory: memory(adapter),
+        api: format!("{:?}{comma}{driver}", info.backend),
+        software: info.device_type == DeviceType::Cpu,
+    }
+}
+
+/// The bytes of a device's own memory, of which only Vulkan tells.
+#[cfg(not(target_os = "macos"))]
+fn memory(adapter: &Adapter) -> Option<u64> {
+    /// Of a heap that is the device's own (`VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`).
+    const OWN: u32 = 1;
+    // SAFETY: the adapter lives as long as the handle to it, which is only read.
+    let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = vulkan.shared_instance().raw_instance();
+    // SAFETY: the physical device is one of the instance's.
+    let memory = unsafe { instance.get_physical_device_memory_properties(vulkan.raw_physical_device()) };
+    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
+    Some(heaps.filter(|heap| heap.flags.as_raw() & OWN != 0).map(|heap| heap.size).sum())
+}
+
+/// The bytes of a device's own memory: Metal's is the machine's.
+#[cfg(target_os = "macos")]
+fn memory(_adapter: &Adapter) -> Option<u64> {
+    None
+}
+
+/// Starts the graphics API that `kind` names on the device that `info` tells of.
+pub(crate) fn start(kind: BackendKind, info: &DeviceInfo) -> WgpuDevice {
+    let (device, _) = found(api(kind)).swap_remove(info.index);
     let mut started = STARTED.lock().unwrap_or_else(|e| e.into_inner());
-    if started.iter().any(|(known, _)| *known == device) {
+    if started.contains(&device) {
         return device;
     }
-    let setup = match kind {
-        #[cfg(feature = "vulkan")]
-        BackendKind::Vulkan => init_setup::<graphics::Vulkan>(&device, Default::default()),
-        #[cfg(feature = "metal")]
-        BackendKind::Metal => init_setup::<graphics::Metal>(&device, Default::default()),
-        _ => init_setup::<graphics::AutoGraphicsApi>(&device, Default::default()),
+    kernel_cache::keep(&format!("{} {}", info.name, info.api));
+    match api(kind) {
+        Backend::Metal => init_setup::<graphics::Metal>(&device, Default::default()),
+        _ => init_setup::<graphics::Vulkan>(&device, Default::default()),
     };
-    let info = setup.adapter.get_info();
-    let adapter = Adapter {
-        name: info.name,
-        api: format!("{:?}", info.backend),
-        // The type has this name in the crate wgpu, of which nothing else is needed here.
-        software: format!("{:?}", info.device_type) == "Cpu",
-        wanted: software_wanted(),
-    };
-    started.push((device.clone(), adapter));
+    started.push(device.clone());
     device
-}
-
-/// What the device with `index` runs on, once it is started.
-pub(crate) fn adapter(index: Option<usize>) -> Option<Adapter> {
-    let (device, started) = (named(index), STARTED.lock().unwrap_or_else(|e| e.into_inner()));
-    started.iter().find(|(known, _)| *known == device).map(|(_, adapter)| adapter.clone())
 }

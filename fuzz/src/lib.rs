@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use diffmas::agents::{PromptBuilder, TeamConfig};
 use diffmas::backbone::BackboneConfig;
 use diffmas::backends::Flex;
+use diffmas::bench::{BenchRecord, Comparison};
 use diffmas::checkpoint::hub::answer::{self, ContentRange, Etag, FileHeaders, Listing};
 use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
 use diffmas::communication::{Fingerprint, MessageDtype, ReceivedMessages, TraceOwner};
@@ -20,7 +21,7 @@ use diffmas::text::{Answers, ChatMessage, ChatTemplate, Thinking, Tokenizer, rea
 pub type Target = fn(&[u8]);
 
 /// Every reader by name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("safetensors", safetensors),
     ("gguf", gguf),
     ("peft", peft),
@@ -31,6 +32,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("hub_answer", hub_answer),
     ("tokenizer", tokenizer),
     ("chat_template", chat_template),
+    ("bench", bench),
 ];
 
 /// The weights of a folder: the table of tensors and their values.
@@ -101,6 +103,17 @@ pub fn team(data: &[u8]) {
     let text = toml::to_string(&team).expect("a team can be written");
     let again = TeamConfig::read(&file("again.toml", text.as_bytes())).expect("what is written is read");
     assert_eq!(again, team);
+}
+
+/// The `bench.json` of an earlier bench.
+pub fn bench(data: &[u8]) {
+    let Ok(before) = BenchRecord::read(&file("bench.json", data)) else { return };
+    let text = serde_json::to_string(&before).expect("a record can be written");
+    let again = BenchRecord::read(&file("again.json", text.as_bytes())).expect("what is written is read");
+    assert_eq!(again, before);
+    let comparison = Comparison { now: &again, before: &before, name: "bench.json".into() };
+    assert!(comparison.differences().is_empty());
+    assert!(!comparison.markdown().contains("NaN"));
 }
 
 /// A trace file.

@@ -76,7 +76,7 @@ impl<B: ModelBackend> FeedModule<B> {
 
     /// `z · ρ / max(‖z‖, 1e-6)`, row by row.
     fn rescaled(&self, z: Tensor<B, 2>) -> Tensor<B, 2> {
-        let norm = z.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-6);
+        let norm = B::sum_last(z.clone().powi_scalar(2)).sqrt().clamp_min(1e-6);
         z * norm.recip().mul_scalar(self.rho)
     }
 }
@@ -95,7 +95,7 @@ fn mean_norm<B: ModelBackend>(backbone: &Backbone<B>) -> f64 {
     let mut sum = 0.0;
     for block in blocks(rows) {
         let ids: Vec<u32> = block.map(|id| id as u32).collect();
-        let norms = host_data(backbone.embed(&ids).powi_scalar(2).sum_dim(1).sqrt());
+        let norms = host_data(B::sum_last(backbone.embed(&ids).powi_scalar(2)).sqrt());
         sum = norms.iter::<f64>().fold(sum, |sum, x| sum + x);
     }
     sum / rows as f64

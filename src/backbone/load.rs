@@ -8,7 +8,8 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::{ModelBackend, WeightUse};
 
-use super::tensors::expected;
+use super::limits::{self, Planned};
+use super::tensors::{EMBEDDING, expected};
 use super::{Attention, Backbone, BackboneConfig, Block, Linear, Mlp, Precision, RmsNorm, RotaryEmbedding};
 use crate::checkpoint::target_modules::PROJECTIONS;
 use crate::checkpoint::{GgufWeights, SafetensorsWeights, WeightTable, Weights, sha256_of_weights};
@@ -63,6 +64,11 @@ impl ModelFiles {
         Ok(Self { path, config, tokenizer, weights, sha256: OnceLock::new() })
     }
 
+    /// A model of these sizes without a tokenizer, whose weights come from elsewhere; `path` stands for it in messages.
+    pub(super) fn of_weights(path: PathBuf, config: BackboneConfig, weights: Box<dyn Weights>) -> Self {
+        Self { path, config, tokenizer: None, weights, sha256: OnceLock::new() }
+    }
+
     /// SHA-256 of the tensors that the model consists of, independent of file format and of the device that they are loaded onto.
     ///
     /// # Errors
@@ -79,16 +85,23 @@ impl ModelFiles {
     /// Reads the weights onto `device`: matrices in Hugging Face's `[out, in]` layout as `precision` says, norms and biases as f32.
     ///
     /// # Errors
-    /// Naming tensors that are missing, left over, of another shape, not finite or too large, or that the device cannot keep such numbers.
+    /// Naming tensors that are missing, left over, of another shape, not finite or too large, or that the device cannot keep such numbers or
+    /// matrices of such a size.
     pub fn load<B: ModelBackend>(&self, device: &B::Device, precision: Precision) -> Result<Backbone<B>> {
         precision.check::<B>(device)?;
         let c = &self.config;
         let table = WeightTable::new(self.weights.as_ref());
         let expected = expected(c);
         table.require(&expected)?;
+        let matrices = expected.iter().filter_map(|(name, shape)| {
+            let dtype = precision.of::<B>(self.weights.dtype(name), device);
+            let multiplied = c.tie_word_embeddings || name != EMBEDDING;
+            Some(Planned { name, shape: shape.as_slice().try_into().ok()?, dtype, multiplied })
+        });
+        limits::check::<B>(matrices, device)?;
         let mut read =
             Reader { files: self, table, shapes: expected.into_iter().collect(), precision, device };
-        let embed_tokens: B::Weight = read.weight("model.embed_tokens.weight", WeightUse::Table)?;
+        let embed_tokens: B::Weight = read.weight(EMBEDDING, WeightUse::Table)?;
         let layers = (0..c.num_hidden_layers).map(|i| block(&mut read, c, i)).collect::<Result<_>>()?;
         let norm = RmsNorm { weight: read.vector("model.norm.weight")?, eps: c.rms_norm_eps };
         let lm_head = if c.tie_word_embeddings {

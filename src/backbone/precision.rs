@@ -47,7 +47,7 @@ impl Precision {
     ///
     /// # Errors
     /// If it does not.
-    pub(super) fn check<B: ModelBackend>(self, device: &B::Device) -> Result<()> {
+    pub(crate) fn check<B: ModelBackend>(self, device: &B::Device) -> Result<()> {
         match self.weights.named() {
             Some(dtype) if !B::keeps(dtype, device) => Err(Error::invalid(format!(
                 "dtype is {}, but this device of backend {} has no such numbers; f32 works everywhere, and auto takes what it can",

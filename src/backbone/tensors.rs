@@ -3,14 +3,15 @@
 use super::BackboneConfig;
 use crate::checkpoint::target_modules::PROJECTIONS;
 
+/// The name of the embedding.
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// The tensors that a model of this configuration consists of, with their shapes.
 pub(super) fn expected(c: &BackboneConfig) -> Vec<(String, Vec<usize>)> {
     let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
     let (d, m) = (c.hidden_size, c.intermediate_size);
-    let mut all = vec![
-        ("model.embed_tokens.weight".to_string(), vec![c.vocab_size, d]),
-        ("model.norm.weight".to_string(), vec![d]),
-    ];
+    let mut all =
+        vec![(EMBEDDING.to_string(), vec![c.vocab_size, d]), ("model.norm.weight".to_string(), vec![d])];
     if !c.tie_word_embeddings {
         all.push(("lm_head.weight".into(), vec![c.vocab_size, d]));
     }
@@ -30,6 +31,14 @@ pub(super) fn expected(c: &BackboneConfig) -> Vec<(String, Vec<usize>)> {
         all.extend(parts.iter().map(|(name, shape)| (format!("model.layers.{i}.{name}"), shape.clone())));
     }
     all
+}
+
+impl BackboneConfig {
+    /// The numbers of a model of these sizes: matrices, norms and biases; one matrix where the head is the embedding.
+    pub fn num_parameters(&self) -> u64 {
+        let count = |(_, shape): (String, Vec<usize>)| shape.into_iter().map(|n| n as u64).product::<u64>();
+        expected(self).into_iter().map(count).sum()
+    }
 }
 
 /// The layers that LoRA can convert, in the order of the model: module path, `out` and `in`.

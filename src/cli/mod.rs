@@ -1,5 +1,6 @@
 //! Commands. Exit codes: 0 done, 1 failure, 2 wrong usage, 130 interrupted.
 
+mod bench;
 mod chat;
 mod completions;
 mod config;
@@ -74,6 +75,9 @@ enum Command {
     /// One HTML page about an output folder: does the message matter, how the team learned, who attended to whom.
     #[command(after_help = "Example: diffmas report runs/first")]
     Report(report::ReportCommand),
+    /// Time the same work on every backend in this binary: prefill, latent steps, decoding, training.
+    #[command(after_help = bench::AFTER_HELP)]
+    Bench(Box<bench::BenchCommand>),
     /// Fetch a model from the Hugging Face hub and print where it is.
     #[command(after_help = "Example: diffmas fetch Qwen/Qwen3-0.6B")]
     Fetch(fetch::FetchCommand),
@@ -83,9 +87,9 @@ enum Command {
     /// Write model and adapter as one ordinary Hugging Face folder.
     #[command(after_help = "Example: diffmas merge runs/first --output merged")]
     Merge(merge::MergeCommand),
-    /// List the backends in this binary and whether they work here.
+    /// List the backends in this binary, their devices, and whether they work here.
     #[command(after_help = "Example: diffmas devices")]
-    Devices,
+    Devices(devices::DevicesCommand),
     /// Print a script that completes commands and flags in a shell.
     #[command(
         after_help = "Example: diffmas completions bash > ~/.local/share/bash-completion/completions/diffmas"
@@ -163,10 +167,11 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Eval(flags) => eval::EvalCommand::execute(&flags),
         Command::GenerateTask(c) => c.execute(),
         Command::Report(c) => c.execute(),
+        Command::Bench(c) => c.execute(),
         Command::Fetch(c) => c.execute(),
         Command::Models => models::execute(),
         Command::Merge(c) => c.execute(),
-        Command::Devices => devices::execute(),
+        Command::Devices(c) => c.execute(),
         Command::Completions(c) => c.execute(program()),
     }
 }

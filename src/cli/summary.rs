@@ -36,10 +36,14 @@ impl fmt::Display for Summary<'_> {
             duration(seconds),
             tokens / seconds.max(f64::MIN_POSITIVE)
         )?;
-        match steps.iter().map(|m| m.peak_memory_bytes).chain([peak_memory_bytes()]).max().flatten() {
-            Some(bytes) => writeln!(f, ", peak memory {:.2} GiB", bytes as f64 / 1_073_741_824.0)?,
-            None => writeln!(f)?,
+        let process = steps.iter().map(|m| m.peak_memory_bytes).chain([peak_memory_bytes()]).max().flatten();
+        if let Some(bytes) = process {
+            write!(f, ", peak memory {:.2} GiB", gib(bytes))?;
         }
+        if let Some(bytes) = steps.iter().filter_map(|m| m.peak_device_memory_bytes).max() {
+            write!(f, ", of the device {:.2} GiB", gib(bytes))?;
+        }
+        writeln!(f)?;
         writeln!(f, "adapter in {dir}/adapter")?;
         if self.curves {
             writeln!(f, "curves: tensorboard --logdir {dir}")?;
@@ -75,6 +79,10 @@ impl Summary<'_> {
             }
         })
     }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 fn duration(seconds: f64) -> String {

@@ -2,6 +2,7 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use diffmas_backends::ModelBackend;
 
 named_enum! {
     /// What the numbers of a message are rounded to where it leaves its sender.
@@ -54,13 +55,13 @@ impl MessageDtype {
     }
 
     /// `x` rounded; numbers along the last dimension have one scale. Not differentiable.
-    pub(super) fn round<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+    pub(super) fn round<B: ModelBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         let dtype = x.dtype();
         let x = if dtype == DType::F32 { x } else { x.cast(DType::F32) };
         let rounded = match (self, self.levels()) {
             (_, Some(levels)) => {
-                let scale =
-                    split(x.clone().abs().max_dim(D - 1).div_scalar(levels), 11).clamp(LEAST, GREATEST);
+                let largest = B::max_last(x.clone().abs());
+                let scale = split(largest.div_scalar(levels), 11).clamp(LEAST, GREATEST);
                 x.div(scale.clone()).round().clamp(-levels, levels).mul(scale)
             }
             (Self::Bf16, None) => split(x, 8),

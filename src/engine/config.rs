@@ -72,10 +72,10 @@ pub struct EngineConfig {
     pub dtype: Option<WeightDtype>,
     /// What is computed in.
     pub precision: Option<ComputeDtype>,
-    /// Name of the backend; the first that is compiled in where it is absent.
+    /// Name of the backend; the first with a usable device where it is absent.
     pub backend: Option<String>,
-    /// Which of several GPUs.
-    pub device_index: Option<usize>,
+    /// Which of the backend's devices; the first where it is absent.
+    pub device: Option<usize>,
     /// The team itself.
     pub team: Option<TeamConfig>,
     /// Seed of fresh adapters and modules; 42 where it is absent.
@@ -149,7 +149,7 @@ impl EngineConfig {
             dtype: self.dtype,
             precision: self.precision,
             backend: self.backend,
-            device_index: self.device_index,
+            device: self.device,
             seed: self.seed,
             ..Self::default()
         }
@@ -180,14 +180,14 @@ impl EngineConfig {
         self.model.as_deref().map(Path::new).into_iter().chain(files)
     }
 
-    /// The backend asked for, or the default.
+    /// The backend asked for, or the first with a usable device.
     ///
     /// # Errors
     /// If it is not compiled in.
     pub fn backend(&self) -> Result<BackendKind> {
         Ok(match &self.backend {
             Some(name) => name.parse(),
-            None => BackendKind::default_kind(),
+            None => BackendKind::automatic(self.device),
         }?)
     }
 

@@ -32,7 +32,7 @@ pub use answer::{
 pub use cancel::Cancel;
 pub use compatibility::compare_base;
 pub use config::{EngineConfig, TeamChoice};
-pub use devices::{DeviceState, devices};
+pub use devices::{Abilities, BackendState, DeviceState, devices};
 pub use evaluate::{EvaluateEvent, EvaluateRequest, EvaluateStream, Scored};
 pub use handle::Engine;
 pub use output_lock::{OutputLock, RunState};

@@ -11,7 +11,7 @@ use crate::files::{follow, open_own, remove_leftovers};
 const LOCK: &str = ".diffmas.lock";
 
 /// What the output folder of an earlier run holds at least one of.
-const TRACES_OF_A_RUN: [&str; 7] = [
+const TRACES_OF_A_RUN: [&str; 8] = [
     "config.toml",
     "checkpoints",
     "results.json",
@@ -19,6 +19,7 @@ const TRACES_OF_A_RUN: [&str; 7] = [
     "samples.jsonl.part",
     "demo.toml",
     "team.toml",
+    "bench.json",
 ];
 
 /// What a run finds in its output folder.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Instant;
 
-use diffmas_backends::{ModelBackend, settle};
+use diffmas_backends::{BackendKind, ModelBackend, settle, software_wanted};
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Map, json};
@@ -269,7 +269,7 @@ impl Session {
 
     /// The frozen model on a device.
     pub(super) fn backbone<B: ModelBackend>(&self, device: &B::Device) -> Result<Backbone<B>> {
-        self.tell_software()?;
+        self.tell_device()?;
         let clock = Instant::now();
         let backbone: Backbone<B> = self.model.load(device, self.config.load_precision())?;
         // A device without memory for them says so once it has come that far.
@@ -300,17 +300,26 @@ impl Session {
         Ok((model, parameters))
     }
 
-    /// Says once that the graphics API found no GPU, where nobody asked for that.
-    fn tell_software(&self) -> Result<()> {
+    /// Says once which device was chosen, where nobody named a backend and there is a choice; and that it is no GPU, where a backend of GPUs was
+    /// named.
+    fn tell_device(&self) -> Result<()> {
         static TOLD: Once = Once::new();
         let kind = self.config.backend()?;
-        let adapter = kind.adapter(self.config.device_index).filter(|a| a.software && !a.wanted);
-        if let Some(adapter) = adapter {
-            TOLD.call_once(|| {
-                let name = adapter.name;
-                tracing::warn!("{kind} found no GPU and runs on {name}, a program on the CPU; --backend flex is much faster");
-            });
+        let chosen = self.config.backend.is_none() && BackendKind::ALL.iter().any(|kind| !kind.is_cpu());
+        if kind.is_cpu() && !chosen {
+            return Ok(());
         }
+        let device = kind.device(self.config.device)?;
+        TOLD.call_once(|| {
+            if device.software && !software_wanted() {
+                tracing::warn!(
+                    "{kind} runs on {}, no GPU but a program on the CPU; --backend flex is much faster",
+                    device.name
+                );
+            } else if chosen {
+                tracing::info!("backend {kind}, device {}: {}", device.index, device.name);
+            }
+        });
         Ok(())
     }
 

@@ -118,7 +118,7 @@ impl Worker {
         let kind = session.config.backend()?;
         let (sender, receiver) = channel();
         let (opened, ready) = channel();
-        let (index, failed, first) = (session.config.device_index, opened.clone(), session.clone());
+        let (index, failed, first) = (session.config.device, opened.clone(), session.clone());
         let run = move || {
             if let Err(e) = kind.run(index, Serve { session: first, opened, receiver }) {
                 let _ = failed.send(Err(e.into()));

@@ -3,6 +3,8 @@
 //! They are drawn in a few colours that stand for roles ([`Ink`]); the page's style sheet says what each looks like on a light and on a
 //! dark screen.
 
+mod bars;
+
 use std::ops::Range;
 
 use plotters::coord::Shift;
@@ -10,6 +12,8 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
+
+pub use bars::{Bar, Bars, bars};
 
 use crate::error::{Error, Result};
 

@@ -4,7 +4,7 @@
 //! The page needs nothing beside itself: style and charts are inside, it runs no script and asks no network. It begins with a
 //! [`Verdict`].
 
-mod charts;
+pub(crate) mod charts;
 mod curves;
 mod equalities;
 mod figure;

@@ -58,6 +58,14 @@ pub fn read_file(path: &Path, schema: &Schema, command: &str) -> Result<FileLaye
     Ok(layers)
 }
 
+/// Keys that had another name before, which is read as well.
+const FORMER: [(&str, &str); 1] = [("device_index", "device")];
+
+/// The name that a key has now.
+fn current(name: &str) -> &str {
+    FORMER.iter().find(|(former, _)| *former == name).map_or(name, |(_, now)| now)
+}
+
 /// A key and its value.
 type Entry<'a> = (Spanned<DeString<'a>>, Spanned<DeValue<'a>>);
 
@@ -89,7 +97,12 @@ impl File<'_> {
         sections: impl Iterator<Item = &'s Section> + Clone,
     ) -> Result<()> {
         for (key, value) in entries {
-            let (at, name) = (key.span().start, key.get_ref().to_string());
+            let (at, written) = (key.span().start, key.get_ref());
+            let name = current(written).to_string();
+            if layer.values.contains_key(&name) {
+                return Err(self.wrong(at, format!("`{written}` sets `{name}` a second time")));
+            }
+            let key = Spanned::new(key.span(), DeString::from(name.clone()));
             let mut knowing = sections.clone().filter(|s| s.keys.contains(&name.as_str())).peekable();
             if knowing.peek().is_none() {
                 return Err(self.wrong(at, unknown("key", &name, known)));
@@ -193,6 +206,29 @@ mod tests {
         assert!(error.starts_with("a.toml, line 3: unknown key `rat`; did you mean `rate`?"), "{error}");
         let error = read("run = 3\n", "run").unwrap_err();
         assert_eq!(error, "a.toml, line 1: `run` is a table of the settings of a command: write [run]");
+    }
+
+    #[test]
+    fn a_key_is_read_under_its_former_name() {
+        #[derive(Debug, Default, PartialEq, Deserialize)]
+        #[serde(default)]
+        struct Place {
+            device: Option<usize>,
+        }
+        let schema = Schema { commands: vec![("run", vec![Section::of::<Place>()])] };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_file(&path, &schema, "run")
+        };
+        let FileLayers { top, table } = read("device_index = 1\n[run]\ndevice = 2\n").unwrap();
+        assert_eq!(Merged::new([top.clone()], &[]).unwrap().get::<Place>().unwrap().device, Some(1));
+        assert_eq!(Merged::new([top, table], &[]).unwrap().get::<Place>().unwrap().device, Some(2));
+        let error = read("device = 1\ndevice_index = 2\n").unwrap_err().to_string();
+        assert!(error.ends_with("line 2: `device_index` sets `device` a second time"), "{error}");
+        let error = read("device_index = \"a\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 1: invalid type"), "{error}");
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub struct StepMetrics {
     pub step_seconds: f64,
     /// Largest resident memory of the process so far; null where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
+    /// Largest memory that the backend's allocator had taken from the device at the end of any update of this session; absent where tensors lie
+    /// in the process's own memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_device_memory_bytes: Option<u64>,
     /// Whether the update was skipped because loss or gradient was not finite.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,

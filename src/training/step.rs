@@ -41,6 +41,8 @@ impl<B: ModelBackend> Trainer<B> {
         }
 
         let seconds = start.elapsed().as_secs_f64();
+        let reserved = B::device_memory(&self.model.backbone.device()).map(|memory| memory.reserved);
+        self.peak_device_memory = self.peak_device_memory.max(reserved);
         let drops = self.config.sender_dropout > 0.0 || self.config.position_dropout > 0.0;
         let names = self.model.layout.config.agents.iter().map(|agent| agent.name.clone());
         let message_norms = names.zip(message_norms);
@@ -62,6 +64,7 @@ impl<B: ModelBackend> Trainer<B> {
             tokens_per_second: update.positions as f64 / seconds,
             step_seconds: seconds,
             peak_memory_bytes: peak_memory_bytes(),
+            peak_device_memory_bytes: self.peak_device_memory,
             skipped: !finite,
         })
     }

@@ -223,6 +223,7 @@ mod tests {
             tokens_per_second: 100.0,
             step_seconds: 1.0,
             peak_memory_bytes: None,
+            peak_device_memory_bytes: None,
             skipped: false,
         }
     }

@@ -37,6 +37,8 @@ pub struct Trainer<B: ModelBackend> {
     pub(super) optimizer: Optimizer<B>,
     pub(super) step: usize,
     pub(super) skipped_in_a_row: usize,
+    /// The most that the device's allocator had taken at the end of an update, in bytes.
+    pub(super) peak_device_memory: Option<u64>,
     /// Settings that a resumed run changed, a sentence each.
     pub(super) changed: Vec<String>,
 }
@@ -94,6 +96,7 @@ impl<B: ModelBackend> Trainer<B> {
             parameters,
             step: 0,
             skipped_in_a_row: 0,
+            peak_device_memory: None,
             changed: Vec::new(),
         })
     }

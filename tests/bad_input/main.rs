@@ -4,6 +4,7 @@
 mod shared;
 
 mod adapter;
+mod bench;
 mod channels;
 mod data;
 mod model;

@@ -106,6 +106,11 @@ fn chat_template() {
 }
 
 #[test]
+fn bench() {
+    fuzz("bench");
+}
+
+#[test]
 #[ignore = "writes fuzz/corpus, from which `cargo fuzz` starts"]
 fn the_valid_files_are_written_as_the_corpus_of_cargo_fuzz() {
     for (name, _) in TARGETS {

@@ -5,14 +5,32 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use diffmas::agents::TeamConfig;
-use diffmas::backbone::{KeyValues, Positions};
+use diffmas::backbone::{KeyValues, Positions, WeightDtype};
 use diffmas::backends::{Flex, KeyValueBlock};
+use diffmas::bench::{
+    BenchConfig, BenchRecord, Column, ColumnEvent, Measurement, ModelRecord, Run, Shape, Work,
+};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
 use diffmas::communication::{Message, MessageDtype, ReceivedMessages, Segment, Vectors};
 use diffmas_fuzz::with_trace_owner;
 use serde_json::{Value, json};
 
 use crate::shared::{gguf, golden, line};
+
+/// A bench of two columns, one of which failed.
+fn bench() -> Vec<u8> {
+    let runs = [0.5, 0.25].map(|seconds| Run { seconds, count: 512 });
+    let model = ModelRecord::new("m", true, &Shape::Smollm2_135m.config());
+    let mut record = BenchRecord::new(model, BenchConfig::default());
+    for (backend, dtype) in [("flex", WeightDtype::F32), ("vulkan", WeightDtype::Bf16)] {
+        let mut column = Column::new(backend, dtype);
+        column.add(ColumnEvent::Measured { measurement: Measurement::new(Work::Prefill, &runs) });
+        column.add(ColumnEvent::Skipped { work: Work::LatentStep, reason: "too long".into() });
+        column.add(ColumnEvent::Failed { reason: "out of memory".into() });
+        record.columns.push(column);
+    }
+    serde_json::to_vec(&record).unwrap()
+}
 
 /// Valid files for the target `name`.
 pub fn of(name: &str) -> Vec<Vec<u8>> {
@@ -29,6 +47,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "team" => vec![toml::to_string(&TeamConfig::preset()).unwrap().into(), small_team()],
         "tokenizer" => tokenizers(),
         "chat_template" => chat_templates(),
+        "bench" => vec![bench()],
         _ => panic!("no valid file for the target `{name}`"),
     }
 }

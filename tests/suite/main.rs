@@ -1,6 +1,7 @@
 //! Tests that run on any backend (`DIFFMAS_TEST_BACKEND`). One program, so that each backend's code is compiled once.
 
 mod batches;
+mod bench;
 mod bits;
 mod channels;
 mod common;
@@ -12,6 +13,7 @@ mod gguf;
 mod golden;
 mod gradients;
 mod inputs;
+mod limits;
 mod merge;
 mod message_dtype;
 mod objectives;
@@ -20,6 +22,7 @@ mod parity;
 mod precision;
 mod properties;
 mod questions;
+mod reductions;
 mod references;
 mod self_rollout;
 mod slots;

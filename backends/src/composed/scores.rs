@@ -4,17 +4,18 @@ use burn::prelude::*;
 use burn::tensor::{IndexingUpdateOp, TensorData, Transaction};
 
 use super::wide;
+use crate::ModelBackend;
 use crate::scores::{BestToken, GROUP, Penalty, ScoredToken, best_first, threshold, top};
 use crate::{host_data, host_data_of_all};
 
 /// See [`ModelBackend::best_tokens`](crate::ModelBackend::best_tokens).
-pub fn best_tokens<B: Backend>(logits: Tensor<B, 2>) -> Vec<BestToken> {
+pub fn best_tokens<B: ModelBackend>(logits: Tensor<B, 2>) -> Vec<BestToken> {
     let logits = wide(logits);
-    let ids = logits.clone().argmax(1);
+    let ids = B::argmax_last(logits.clone());
     let best = logits.clone().gather(1, ids.clone());
     // Infinity and what is no number show in the sum, minus infinity in the least score.
-    let least = logits.clone().min_dim(1);
-    let sums = (logits - best).exp().sum_dim(1);
+    let least = B::min_last(logits.clone());
+    let sums = B::sum_last((logits - best).exp());
     let device = ids.device();
     let read = Transaction::default().register(ids).register(least).register(sums);
     let data = host_data_of_all(read, &device);
@@ -28,7 +29,7 @@ pub fn best_tokens<B: Backend>(logits: Tensor<B, 2>) -> Vec<BestToken> {
 }
 
 /// See [`ModelBackend::top_tokens`](crate::ModelBackend::top_tokens): the largest score of each group, then the groups that hold one.
-pub fn top_tokens<B: Backend>(logits: Tensor<B, 2>, counts: &[usize]) -> Vec<Vec<ScoredToken>> {
+pub fn top_tokens<B: ModelBackend>(logits: Tensor<B, 2>, counts: &[usize]) -> Vec<Vec<ScoredToken>> {
     let logits = wide(logits);
     let [rows, vocab] = logits.dims();
     let groups = vocab / GROUP;
@@ -38,7 +39,7 @@ pub fn top_tokens<B: Backend>(logits: Tensor<B, 2>, counts: &[usize]) -> Vec<Vec
     }
     let whole = groups * GROUP;
     let grouped = logits.clone().narrow(1, 0, whole).reshape([rows * groups, GROUP]);
-    let mut wanted = Transaction::default().register(grouped.clone().max_dim(1));
+    let mut wanted = Transaction::default().register(B::max_last(grouped.clone()));
     if whole < vocab {
         wanted = wanted.register(logits.narrow(1, whole, vocab - whole));
     }
@@ -74,13 +75,13 @@ pub fn top_tokens<B: Backend>(logits: Tensor<B, 2>, counts: &[usize]) -> Vec<Vec
 }
 
 /// See [`ModelBackend::warm_sums`](crate::ModelBackend::warm_sums).
-pub fn warm_sums<B: Backend>(logits: Tensor<B, 2>, temperatures: &[f64]) -> Vec<f64> {
+pub fn warm_sums<B: ModelBackend>(logits: Tensor<B, 2>, temperatures: &[f64]) -> Vec<f64> {
     let logits = wide(logits);
     let temperatures: Vec<f32> = temperatures.iter().map(|&t| t as f32).collect();
     let n = temperatures.len();
     let temperatures = Tensor::<B, 2>::from_data(TensorData::new(temperatures, [n, 1]), &logits.device());
-    let best = logits.clone().max_dim(1);
-    host_data(((logits - best) / temperatures).exp().sum_dim(1)).iter().collect()
+    let best = B::max_last(logits.clone());
+    host_data(B::sum_last(((logits - best) / temperatures).exp())).iter().collect()
 }
 
 /// See [`ModelBackend::penalised`](crate::ModelBackend::penalised).

@@ -9,6 +9,7 @@ use crate::checkpoint::hash::sha256_of;
 use crate::checkpoint::peft;
 use crate::checkpoint::safetensors::{INDEX, SINGLE};
 use crate::error::{Error, Result};
+use diffmas_backends::cache_folder;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,15 +26,12 @@ pub struct CachedModel {
     pub partial: bool,
 }
 
-/// Where this program keeps fetched files: `$DIFFMAS_CACHE`, else `$XDG_CACHE_HOME/diffmas`, else
-/// `~/.cache/diffmas`.
+/// Where this program keeps fetched files; see [`cache_folder`].
 ///
 /// # Errors
-/// When none of them is known.
+/// When no folder for it is known.
 pub fn cache_root() -> Result<PathBuf> {
-    set("DIFFMAS_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("diffmas")))
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cache/diffmas")))
+    cache_folder()
         .ok_or_else(|| Error::invalid("there is no home folder for the cache; set DIFFMAS_CACHE to a folder"))
 }
 

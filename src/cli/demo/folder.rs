@@ -112,6 +112,7 @@ impl Folder<'_> {
             team: Some(team),
             batch_size: Some(BATCH),
             backend: self.demo.backend.clone(),
+            device: self.demo.device,
             seed: Some(self.demo.seed),
             ..EngineConfig::default()
         }

@@ -74,6 +74,9 @@ pub struct DemoCommand {
     /// Backend; `diffmas devices` lists those in this binary
     #[arg(long)]
     backend: Option<String>,
+    /// Which of the backend's devices, by its number in `diffmas devices` [0]
+    #[arg(long, value_name = "N", alias = "device-index")]
+    device: Option<usize>,
     /// Folder for the report and all that it rests on
     #[arg(long, value_name = "DIR", default_value = "demo-report")]
     output: PathBuf,
@@ -155,6 +158,10 @@ impl DemoCommand {
 
     /// A part's demo with what the flags say.
     fn demo(&self, own: Demo) -> Demo {
+        let own = match self.task {
+            Some(task) => own.on(task),
+            None => own,
+        };
         let max_steps = self.max_steps.unwrap_or(own.max_steps);
         let latent_steps = self.latent_steps.unwrap_or(own.latent_steps);
         let num_vectors = match self.channel == ChannelKind::VECTORS {
@@ -162,7 +169,6 @@ impl DemoCommand {
             false => own.num_vectors,
         };
         Demo {
-            task: self.task.unwrap_or(own.task),
             facts: self.facts.unwrap_or(own.facts),
             split: self.split,
             channel: self.channel,
@@ -174,6 +180,7 @@ impl DemoCommand {
             questions: self.questions,
             held_out: own.held_out.min(self.questions),
             backend: self.backend.clone(),
+            device: self.device,
             ..own
         }
     }

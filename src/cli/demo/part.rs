@@ -100,6 +100,8 @@ pub struct Demo {
     pub held_out: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<usize>,
 }
 
 impl Demo {
@@ -121,6 +123,7 @@ impl Demo {
             questions: 640,
             held_out: 128,
             backend: None,
+            device: None,
         };
         let spread = SlotPlacement::Spread;
         match part {
@@ -130,6 +133,12 @@ impl Demo {
             Part::D => Self { task: Family::Distractor, ..a },
             Part::E => Self { answers: false, max_steps: 800, text_steps: 0, ..a },
         }
+    }
+
+    /// The same with problems of another kind. Facts of two hops take twice the updates.
+    pub fn on(self, task: Family) -> Self {
+        let times = if task == Family::TwoHop { 2 } else { 1 };
+        Self { task, max_steps: times * self.max_steps, ..self }
     }
 
     /// Refuses what cannot be shown.

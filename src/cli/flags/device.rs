@@ -8,12 +8,12 @@ use serde::Serialize;
 #[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceFlags {
-    /// Backend; `diffmas devices` lists those in this binary
+    /// Backend; `diffmas devices` lists those in this binary [the first with a device: cuda, metal, vulkan, wgpu, flex, ndarray]
     #[arg(long)]
     pub backend: Option<String>,
-    /// Which of several GPUs
-    #[arg(long, value_name = "INDEX")]
-    pub device_index: Option<usize>,
+    /// Which of the backend's devices, by its number in `diffmas devices` [0]
+    #[arg(long, value_name = "N", alias = "device-index")]
+    pub device: Option<usize>,
     /// How the model's weights are stored: auto is as the file has them, where the backend can [f32; bf16, f16, auto]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<WeightDtype>,
