@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use diffmas::backbone::WeightDtype;
-use diffmas::backends::BackendKind;
+use diffmas::backends::{BackendKind, DeviceError};
 use diffmas::bench::{
     BenchConfig, BenchModel, BenchRecord, Column, ColumnEvent, ColumnRequest, Comparison, ModelRecord, Shape,
     WorkKind,
@@ -129,7 +129,9 @@ impl BenchCommand {
 
     /// The backends asked for, else all that are compiled in; each once.
     fn backends(&self) -> Result<Vec<BackendKind>> {
-        BackendKind::default_kind()?;
+        if BackendKind::ALL.is_empty() {
+            return Err(DeviceError::Empty.into());
+        }
         let named =
             self.backend.iter().map(|name| name.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
         Ok(if named.is_empty() { BackendKind::ALL.to_vec() } else { once(&named).collect() })
