@@ -14,6 +14,8 @@ use std::sync::{Arc, OnceLock};
 use burn_cubecl::cubecl::config::cache::CacheConfig;
 use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
+use crate::cache_folder::kernel_folder;
+
 /// What kernels consist of: the exact versions of the crates that they are in, and those of this crate.
 const KERNELS: [&str; 3] =
     [include_str!("../Cargo.toml"), include_str!("cube.rs"), include_str!("cube/reduce.rs")];
@@ -39,7 +41,7 @@ pub(crate) fn keep(target: &str) {
 
 /// The folder for `target`, checked; none, which is noted, where kernels cannot be kept.
 fn folder(target: &str) -> Option<PathBuf> {
-    let folder = crate::cache_folder()?.join("kernels").join(file_name(target));
+    let folder = kernel_folder()?.join(file_name(target));
     match check(&folder) {
         Ok(()) => Some(folder),
         Err(e) => {

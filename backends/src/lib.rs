@@ -46,7 +46,7 @@ pub use attention::{AttentionCall, AttentionGrads, KeyValueBlock};
 pub use burn::backend::Autodiff;
 #[cfg(feature = "flex")]
 pub use burn::backend::Flex;
-pub use cache_folder::cache_folder;
+pub use cache_folder::{cache_folder, keep_no_kernels};
 pub use device::{BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use device_failure::check_device;
 pub use device_info::{DeviceInfo, software_wanted};

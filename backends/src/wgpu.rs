@@ -47,6 +47,7 @@ fn found(api: Backend) -> Vec<Found> {
     if let Some((_, found)) = known.iter().find(|(known, _)| *known == api) {
         return found.clone();
     }
+    quiet_layer();
     let instance = Instance::new(InstanceDescriptor {
         backends: api.into(),
         ..InstanceDescriptor::new_without_display_handle()
@@ -81,6 +82,15 @@ fn found(api: Backend) -> Vec<Found> {
         numbered.map(|(index, (device, info, _))| (device, DeviceInfo { index, ..info })).collect();
     known.push((api, found.clone()));
     found
+}
+
+/// Mesa's layer that reorders devices asks the display for its own, and complains on standard error where there is none; it is left out there.
+fn quiet_layer() {
+    let set = |name| std::env::var_os(name).is_some();
+    if !["XDG_RUNTIME_DIR", "MESA_VK_DEVICE_SELECT", "NODEVICE_SELECT"].into_iter().any(set) {
+        // SAFETY: this is before the first of the driver's threads, which read it; Rust's own readers wait for each other.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
 }
 
 /// What an adapter says of itself.

@@ -2,7 +2,9 @@
 
 use std::thread::{Builder, scope};
 
-use diffmas_backends::{BackendKind, DeviceError, Job, ModelBackend, check_device, software_wanted};
+use diffmas_backends::{
+    BackendKind, DeviceError, Job, ModelBackend, check_device, keep_no_kernels, software_wanted,
+};
 use serde::{Deserialize, Serialize};
 
 use super::column::ColumnEvent;
@@ -26,8 +28,8 @@ pub struct ColumnRequest {
     pub model: BenchModel,
     /// The backend.
     pub backend: String,
-    /// Which of several GPUs.
-    pub device_index: Option<usize>,
+    /// Which of the backend's devices; the first where it is absent.
+    pub device: Option<usize>,
     /// How weights are stored.
     pub dtype: WeightDtype,
     /// The works.
@@ -63,7 +65,7 @@ fn on_backend(
         Ok(kind) => kind,
         Err(e) => return on_event(ColumnEvent::Failed { reason: DeviceError::to_string(&e) }),
     };
-    let info = match kind.device(request.device_index) {
+    let info = match kind.device(request.device) {
         Ok(info) => info,
         Err(e) => return tell_missing(request, &e, on_event),
     };
@@ -73,7 +75,8 @@ fn on_backend(
     }
     // Of the CPU the machine tells.
     let adapter = (!kind.is_cpu()).then(|| format!("{}, {}", info.name, info.api));
-    match kind.run(request.device_index, Bench { request, adapter, cancelled, tell: on_event }) {
+    keep_no_kernels();
+    match kind.run(request.device, Bench { request, adapter, cancelled, tell: on_event }) {
         Ok(told) => told,
         Err(e) => tell_missing(request, &e, on_event),
     }

@@ -134,7 +134,7 @@ fn request(backend: &str, config: BenchConfig) -> ColumnRequest {
     ColumnRequest {
         model: BenchModel::Files(folder(MODEL).join("model")),
         backend: backend.into(),
-        device_index: None,
+        device: None,
         dtype: WeightDtype::F32,
         config,
         named: true,

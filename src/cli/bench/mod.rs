@@ -41,7 +41,7 @@ pub struct BenchCommand {
     /// Backends; the first is what the others are compared with [all that have a device here]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     backend: Vec<String>,
-    /// Which of a backend's devices, by its number in `diffmas devices` [0]
+    /// Which of the backend's devices, by its number in `diffmas devices` [0]
     #[arg(long, value_name = "N", alias = "device-index")]
     device: Option<usize>,
     /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, auto]
@@ -105,7 +105,7 @@ impl BenchCommand {
             requests.extend(once(&dtypes).map(|dtype| ColumnRequest {
                 model: model.clone(),
                 backend: backend.name().into(),
-                device_index: self.device,
+                device: self.device,
                 dtype,
                 config: bench.record.settings.clone(),
                 named: !self.backend.is_empty(),
@@ -127,14 +127,17 @@ impl BenchCommand {
         }
     }
 
-    /// The backends asked for, else all that are compiled in; each once.
+    /// The backends asked for, else all that are compiled in, with those of the CPU first; each once.
     fn backends(&self) -> Result<Vec<BackendKind>> {
-        if BackendKind::ALL.is_empty() {
-            return Err(DeviceError::Empty.into());
-        }
         let named =
             self.backend.iter().map(|name| name.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
-        Ok(if named.is_empty() { BackendKind::ALL.to_vec() } else { once(&named).collect() })
+        let mut all = BackendKind::ALL.to_vec();
+        all.sort_by_key(|kind| !kind.is_cpu());
+        match (named.is_empty(), all.is_empty()) {
+            (false, _) => Ok(once(&named).collect()),
+            (true, false) => Ok(all),
+            (true, true) => Err(DeviceError::Empty.into()),
+        }
     }
 
     /// The model, fetched where necessary, and its name.
