@@ -122,7 +122,7 @@ measure() {
 }
 read -ra modules <<<"${MODULES:-golden gradients batches channels references properties training}"
 finish() {
-    kill "$monitor"
+    kill "$monitor" 2>/dev/null
     # A kernel that does not compile is logged with its source.
     for log in "$WORK"/logs/*.log; do
         echo "== ${log##*/}"

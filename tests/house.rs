@@ -177,3 +177,17 @@ fn no_files_use_each_other_in_a_circle() {
     let names: Vec<String> = uses.keys().map(|module| module.join("/")).collect();
     assert!(names.is_empty(), "a circle: {names:#?}");
 }
+
+#[test]
+fn tensors_come_to_the_host_in_one_way() {
+    let house = House::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let reads = Regex::new(r"\.(try_)?(into_data|to_data|into_scalar|execute)\(\)").unwrap();
+    // Reference numbers of unit tests.
+    let tests = ["backbone".to_string(), "fixtures".to_string()];
+    let others = house.source.iter().filter(|(module, text)| *module != &tests && reads.is_match(text));
+    let names: Vec<String> = others.map(|(module, _)| module.join("/")).collect();
+    assert!(
+        names.is_empty(),
+        "use backends::host_data, which brings nothing of a device that failed: {names:?}"
+    );
+}

@@ -1,6 +1,7 @@
 //! Names of backends, and the one place where a name becomes a type.
 
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::str::FromStr;
 use std::sync::Mutex;
 

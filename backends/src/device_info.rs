@@ -27,7 +27,7 @@ impl DeviceInfo {
     }
 
     /// The CPU, whose memory is the process's.
-    pub(crate) fn cpu() -> Self {
+    pub fn cpu() -> Self {
         // Processors are listed by the hundred; the first tells.
         let line = |file: &str, key: &str| {
             let lines = BufReader::new(File::open(file).ok()?).lines().map_while(Result::ok);

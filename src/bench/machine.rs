@@ -1,15 +1,15 @@
 //! Where something was measured.
 
-use std::fs;
 use std::thread::available_parallelism;
 
+use diffmas_backends::DeviceInfo;
 use serde::{Deserialize, Serialize};
 
 /// A computer, as far as speed depends on it. What GPU it has stands at the columns that were measured there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
-    /// The processor's name, as the system gives it; else its architecture.
+    /// The processor's name, as the system gives it.
     pub cpu: String,
     /// Cores that the process may use.
     pub cores: usize,
@@ -23,7 +23,7 @@ impl Machine {
     /// The computer that this runs on.
     pub fn here() -> Self {
         Self {
-            cpu: cpu_name().unwrap_or_else(|| std::env::consts::ARCH.into()),
+            cpu: DeviceInfo::cpu().name,
             cores: available_parallelism().map_or(1, usize::from),
             threads: rayon::current_num_threads(),
             os: std::env::consts::OS.into(),
@@ -35,11 +35,4 @@ impl Machine {
         let Self { cpu, cores, threads, os } = self;
         format!("{cpu}, {cores} cores, {threads} threads, {os}")
     }
-}
-
-/// The processor's name on Linux.
-fn cpu_name() -> Option<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    line.map(|(_, name)| name.trim().to_string())
 }

@@ -65,21 +65,41 @@ fn on_backend(
         Ok(kind) => kind,
         Err(e) => return on_event(ColumnEvent::Failed { reason: DeviceError::to_string(&e) }),
     };
-    let bench = Bench { request, kind, cancelled, tell: on_event };
-    keep_no_kernels();
-    match kind.run(request.device, bench) {
-        Ok(told) => told,
-        Err(e @ (DeviceError::Missing { .. } | DeviceError::NoSuch { .. })) if !request.named => {
-            on_event(ColumnEvent::LeftOut { reason: e.to_string() })
-        }
-        Err(e) => on_event(ColumnEvent::Failed { reason: e.to_string() }),
+    let info = match kind.device(request.device) {
+        Ok(info) => info,
+        Err(e) => return tell_missing(request, &e, on_event),
+    };
+    if info.software && !request.named && !software_wanted() {
+        let reason = format!("{} is a program on the CPU; name the backend to measure it", info.name);
+        return on_event(ColumnEvent::LeftOut { reason });
     }
+    // Of the CPU the machine tells.
+    let adapter = (!kind.is_cpu()).then(|| format!("{}, {}", info.name, info.api));
+    keep_no_kernels();
+    match kind.run(request.device, Bench { request, adapter, cancelled, tell: on_event }) {
+        Ok(told) => told,
+        Err(e) => tell_missing(request, &e, on_event),
+    }
+}
+
+/// A backend without a device is no failure where nobody named it.
+fn tell_missing(
+    request: &ColumnRequest,
+    error: &DeviceError,
+    on_event: &mut (dyn FnMut(ColumnEvent) -> Result<()> + Send),
+) -> Result<()> {
+    let (reason, failed) = (error.to_string(), matches!(error, DeviceError::Failed { .. }));
+    on_event(match request.named || failed {
+        true => ColumnEvent::Failed { reason },
+        false => ColumnEvent::LeftOut { reason },
+    })
 }
 
 /// The works of a request on a backend.
 struct Bench<'a> {
     request: &'a ColumnRequest,
-    kind: BackendKind,
+    /// What the device is called, where it is not the CPU.
+    adapter: Option<String>,
     cancelled: &'a (dyn Fn() -> bool + Sync),
     tell: &'a mut (dyn FnMut(ColumnEvent) -> Result<()> + Send),
 }
@@ -108,23 +128,12 @@ impl Job for Bench<'_> {
 
     fn run<B: ModelBackend>(mut self, device: B::Device) -> Result<()> {
         let request = self.request;
-        // What a CPU is called tells nothing of a backend.
-        let adapter = if self.kind.is_cpu() { None } else { self.kind.device(request.device).ok() };
-        if let Some(software) =
-            adapter.as_ref().filter(|a| a.software && !software_wanted() && !request.named)
-        {
-            let reason = format!(
-                "{} is no GPU but a program on the CPU; name the backend to measure it",
-                software.name
-            );
-            return (self.tell)(ColumnEvent::LeftOut { reason });
-        }
         let precision = Precision::stored(request.dtype);
         if let Err(e) = precision.check::<B>(&device) {
             return (self.tell)(ColumnEvent::LeftOut { reason: e.to_string() });
         }
         let device_name = format!("{} on {device:?}", B::name(&device));
-        (self.tell)(ColumnEvent::Started { device: device_name, adapter: adapter.map(|a| a.name) })?;
+        (self.tell)(ColumnEvent::Started { device: device_name, adapter: self.adapter.take() })?;
         let mut device_peak = None;
         // A backend panics where it cannot go on.
         let done = guarded(|| self.all::<B>(&device, &mut device_peak))
