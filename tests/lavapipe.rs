@@ -32,9 +32,9 @@ mod tests {
         command
     }
 
-    /// What is said of a tensor of 184 MB.
+    /// What is said of a tensor of that size.
     const PARTS: [&str; 3] =
-        ["the device failed at its work: ", "184 MB", "less is needed with a smaller batch_size"];
+        ["the device failed at its work: ", "175.78 MiB", "less is needed with a smaller batch_size"];
 
     #[test]
     fn memory_that_is_missing_in_training_is_a_sentence_and_leaves_no_adapter() {

@@ -28,6 +28,7 @@ mod device_info;
 mod flex;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod host;
+mod human_bytes;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod kernel_cache;
 mod mask;
@@ -50,6 +51,7 @@ pub use cache_folder::{cache_folder, keep_no_kernels};
 pub use device::{BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use device_failure::check_device;
 pub use device_info::{DeviceInfo, software_wanted};
+pub use human_bytes::human_bytes;
 pub use mask::{AttentionMask, HostMask};
 pub use memory::DeviceMemory;
 pub use read::{host_data, host_data_of_all, settle};

@@ -1,7 +1,6 @@
 //! What a device cannot hold is refused before it is read.
 
-use diffmas_backends::{ModelBackend, StoredDtype};
-use unit_prefix::NumberPrefix;
+use diffmas_backends::{ModelBackend, StoredDtype, human_bytes};
 
 use super::ComputeDtype;
 use crate::error::{Error, Result};
@@ -44,23 +43,15 @@ pub(super) fn check<'a, B: ModelBackend>(
     let Planned { name, shape: [out, columns], .. } = matrix;
     let narrower = [StoredDtype::Bf16, StoredDtype::F16];
     let advice = match narrower.into_iter().find(|d| B::keeps(*d, device) && matrix.needs(*d) <= limit) {
-        Some(dtype) => format!("--dtype {dtype} needs {}", told(matrix.needs(dtype))),
+        Some(dtype) => format!("--dtype {dtype} needs {}", human_bytes(matrix.needs(dtype))),
         None => "another backend may hold it: `diffmas devices` tells, and CPUs (--backend flex) have no such limit".into(),
     };
     Err(Error::invalid(format!(
         "`{name}` [{out}, {columns}] needs a tensor of {}, but this device of backend {} holds at most {} in one piece; {advice}",
-        told(matrix.needs(matrix.dtype)),
+        human_bytes(matrix.needs(matrix.dtype)),
         B::name(device),
-        told(limit),
+        human_bytes(limit),
     )))
-}
-
-/// A number of bytes as a sentence has it.
-fn told(bytes: u64) -> String {
-    match NumberPrefix::binary(bytes as f64) {
-        NumberPrefix::Standalone(bytes) => format!("{bytes:.0} B"),
-        NumberPrefix::Prefixed(prefix, number) => format!("{number:.1} {prefix}B"),
-    }
 }
 
 #[cfg(test)]
@@ -73,6 +64,6 @@ mod tests {
             |multiplied| Planned { name: "w", shape: [1 << 20, 64], dtype: StoredDtype::Bf16, multiplied };
         assert_eq!(planned(true).needs(StoredDtype::Bf16), 256 << 20);
         assert_eq!(planned(false).needs(StoredDtype::Bf16), 128 << 20);
-        assert_eq!(told(planned(false).needs(StoredDtype::F32)), "256.0 MiB");
+        assert_eq!(planned(false).needs(StoredDtype::F32), 256 << 20);
     }
 }

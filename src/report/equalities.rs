@@ -1,9 +1,9 @@
 //! The page's part on a latent message beside one of text: what is told at equal positions, and what it takes.
 
+use diffmas_backends::human_bytes;
 use serde::Serialize;
 
 use super::charts::plain;
-use super::quantity;
 use crate::evaluation::{Comparison, Method, Part};
 
 /// A latent message and one of text, measured four ways.
@@ -47,12 +47,7 @@ pub fn equalities(comparison: &Comparison) -> Option<Equalities> {
                 |x| format!("{:.1}\u{a0}%", 100.0 * x),
                 true,
             ),
-            row(
-                "bytes of a message".into(),
-                |m| m.message_bytes,
-                |x| quantity::bytes(x.round() as u64),
-                false,
-            ),
+            row("bytes of a message".into(), |m| m.message_bytes, |x| human_bytes(x.round() as u64), false),
             row(
                 "positions computed per question".into(),
                 |m| m.cost.forward_positions,

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use diffmas_backends::human_bytes;
 use serde::Serialize;
 
 use super::charts::{self, percent};
 use super::figure::{Figure, NOTHING, finite};
-use super::quantity;
 use crate::error::Result;
 use crate::evaluation::{Attention, Inspection, LensToken};
 
@@ -150,7 +150,7 @@ pub fn example(inspection: &Inspection) -> Example<'_> {
     let agents = inspection.agents.iter().enumerate().map(|(j, name)| Turn {
         name,
         prompt: e.prompts.get(j).map_or("", String::as_str),
-        bytes: e.message_bytes.get(j).map(|n| quantity::bytes(*n as u64)),
+        bytes: e.message_bytes.get(j).map(|n| human_bytes(*n as u64)),
         written: e.written.get(j).map(String::as_str),
     });
     Example {

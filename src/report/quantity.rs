@@ -1,16 +1,6 @@
-//! Bytes and times as a reader says them.
+//! Times as a reader says them.
 
 use std::time::Duration;
-
-use unit_prefix::NumberPrefix;
-
-/// `15 B`, `1.46 KiB`.
-pub fn bytes(n: u64) -> String {
-    match NumberPrefix::binary(n as f64) {
-        NumberPrefix::Standalone(number) => format!("{number:.0} B"),
-        NumberPrefix::Prefixed(prefix, number) => format!("{number:.2} {prefix}B"),
-    }
-}
 
 const UNITS: [(f64, &str); 6] = [
     (365.0 * 86400.0, "year"),
@@ -37,15 +27,6 @@ pub fn duration(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_have_a_unit_that_fits() {
-        let cases =
-            [(0, "0 B"), (1023, "1023 B"), (1500, "1.46 KiB"), (1 << 20, "1.00 MiB"), (3 << 29, "1.50 GiB")];
-        for (n, text) in cases {
-            assert_eq!(bytes(n), text);
-        }
-    }
 
     #[test]
     fn times_are_rounded_to_a_unit_of_which_there_are_two() {

@@ -1,10 +1,10 @@
 //! The page's part on results: ways of answering the same questions, as a chart and a table.
 
+use diffmas_backends::human_bytes;
 use serde::Serialize;
 
 use super::charts::{self, Ink, Whisker, plain};
 use super::figure::{Figure, NOTHING, entry, finite};
-use super::quantity;
 use crate::error::Result;
 use crate::evaluation::{Accuracy, Comparison, Cost, Evaluation, Part};
 
@@ -65,7 +65,7 @@ fn accuracy_whisker(name: &str, a: &Accuracy, part: Part) -> Whisker {
 }
 
 fn bytes(n: f64) -> String {
-    if n > 0.0 { quantity::bytes(n.round() as u64) } else { NOTHING.into() }
+    if n > 0.0 { human_bytes(n.round() as u64) } else { NOTHING.into() }
 }
 
 fn ink(part: Part) -> Ink {
