@@ -6,7 +6,8 @@ right answers with their 95 % interval, seconds of an update, norm of the gradie
 not made again. Standard library only."""
 import json, pathlib, statistics, subprocess, sys
 
-FEEDS = ["identity", "realign", "soft", "learned", "slots"]
+FEEDS = {name: ["--feed", name] for name in ("identity", "realign", "soft", "learned", "slots")}
+FEEDS["slots-spread"] = ["--feed", "slots", "--slot-placement", "spread"]
 DATA = "--facts 1-8 --full-size --split eighth --questions-per-line 4 --train 12800".split()
 
 
@@ -29,7 +30,7 @@ def main(program, output, *feeds):
         given = ["--data", facts / "train.jsonl", "--eval-data", facts / "test.jsonl"]
         if not (run / "adapter").exists():
             resume = ["--resume"] if (run / "config.toml").exists() else []
-            call("train", "--config", "runs/facts-slots.toml", "--feed", feed, *given, "--output", run, *resume)
+            call("train", "--config", "runs/facts-slots.toml", *FEEDS[feed], *given, "--output", run, *resume)
         if not (scores / "results.json").exists():
             call("eval", run, "--data", facts / "test.jsonl", "--accuracy", "--max-new-tokens", 4, "--output", scores)
         results = json.loads((scores / "results.json").read_text())
