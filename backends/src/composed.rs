@@ -106,12 +106,6 @@ pub fn embed<B: Backend>(weight: &Tensor<B, 2>, ids: &[u32]) -> Tensor<B, 2> {
     wide(weight.clone().select(0, ids))
 }
 
-/// The mean over the last dimension, which stays with length 1.
-fn mean_last<B: ModelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
-    let n = x.dims()[D - 1] as f64;
-    B::sum_last(x).div_scalar(n)
-}
-
 /// `exp(x − max) / Σ exp(x − max)` over the last dimension. The maximum has no gradient: any other number gives the same quotients.
 pub fn softmax_last<B: ModelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     let max = B::max_last(x.clone()).detach();
@@ -123,7 +117,7 @@ pub fn softmax_last<B: ModelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<
 pub fn rms_norm<B: ModelBackend>(x: Tensor<B, 2>, weight: &Tensor<B, 1>, eps: f64) -> Tensor<B, 2> {
     let dtype = x.dtype();
     let x = wide(x);
-    let rstd = mean_last(x.clone().powi_scalar(2)).add_scalar(eps).sqrt().recip();
+    let rstd = B::mean_last(x.clone().powi_scalar(2)).add_scalar(eps).sqrt().recip();
     (x * rstd).cast(dtype) * weight.clone().unsqueeze()
 }
 
@@ -137,9 +131,9 @@ pub fn rms_norm_backward<B: ModelBackend>(
     let dtype = x.dtype();
     let x = wide(x);
     let g = wide(dy * weight.clone().unsqueeze());
-    let rstd = mean_last(x.clone().powi_scalar(2)).add_scalar(eps).sqrt().recip();
+    let rstd = B::mean_last(x.clone().powi_scalar(2)).add_scalar(eps).sqrt().recip();
     let n = x * rstd.clone();
-    let m = mean_last(g.clone() * n.clone());
+    let m = B::mean_last(g.clone() * n.clone());
     ((g - n * m) * rstd).cast(dtype)
 }
 

@@ -90,6 +90,10 @@ where
         reduce::last(x, Operation::Sum)
     }
 
+    fn mean_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        reduce::last(x, Operation::Mean)
+    }
+
     fn max_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
         reduce::last(x, Operation::Max)
     }

@@ -118,6 +118,11 @@ pub trait ModelBackend: Backend {
         x.sum_dim(D - 1)
     }
 
+    /// The mean over the last dimension, which stays with length 1.
+    fn mean_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        x.mean_dim(D - 1)
+    }
+
     /// The maximum over the last dimension, which stays with length 1.
     fn max_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
         x.max_dim(D - 1)

@@ -27,6 +27,7 @@ fn every_row_is_reduced_as_it_is_alone() {
                 let values = det_fill(&format!("rows/{len}/{rows}"), rows * len, 1.0);
                 let x = tensor::<B>(&values, rows, &device);
                 let sums = floats(B::sum_last(x.clone()));
+                let means = floats(B::mean_last(x.clone()));
                 let largest = floats(B::max_last(x.clone()));
                 let least = floats(B::min_last(x.clone()));
                 let first: Vec<i64> = B::argmax_last(x.clone()).into_data().iter().collect();
@@ -37,6 +38,8 @@ fn every_row_is_reduced_as_it_is_alone() {
                         .fold((0.0, 0.0), |(sum, size), &x| (sum + f64::from(x), size + f64::from(x.abs())));
                     let off = (f64::from(sums[row]) - sum).abs();
                     assert!(off <= 1e-6 * size.max(1e-6), "{what}: {} and not {sum}", sums[row]);
+                    let off = (f64::from(means[row]) - sum / len as f64).abs();
+                    assert!(off <= 1e-6 * (size / len as f64).max(1e-6), "{what}: a mean of {}", means[row]);
                     let max = values.iter().copied().fold(f32::MIN, f32::max);
                     assert_eq!(largest[row], max, "{what}");
                     assert_eq!(least[row], values.iter().copied().fold(f32::MAX, f32::min), "{what}");
