@@ -44,7 +44,7 @@
 //! - [`inference`] and [`evaluation`]: answers; scores with real messages and with controls
 //! - [`benchmarks`]: questions whose evidence is spread over a team
 //! - [`report`]: one HTML page about a run
-//! - [`bench`]: the same work timed on any backend
+//! - [`mod@bench`]: the same work timed on any backend
 //! - [`text`] and [`checkpoint`]: tokenizer, chat template, data; safetensors, GGUF, PEFT
 //! - [`settings`] and [`files`]: files and flags as layers; atomic writes, bounded reads, TOML
 //!
