@@ -312,10 +312,10 @@ impl BackendKind {
             device
         })
         .map_err(|reason| self.missing(reason))?;
+        watch();
         if self.is_cpu() {
             return Ok(job.run::<B>(device));
         }
-        watch();
         // Whatever panics once the device has failed does so because of that.
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
             let output = job.run::<B>(device.clone());
