@@ -28,7 +28,8 @@ impl Verbosity {
         let level = match (self.quiet, self.verbose) {
             (true, _) => "error",
             (_, true) => "info,diffmas=debug",
-            _ => "warn,diffmas=info",
+            // What comes of a device that failed is told once, as the error; each kernel that was to follow says so, too.
+            _ => "warn,diffmas=info,cubecl_common=error",
         };
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let colors = stderr().is_terminal() && !no_color;
