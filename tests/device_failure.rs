@@ -34,7 +34,7 @@ fn what_a_failed_device_computed_is_neither_told_nor_written() {
     fail();
     let error = run.finish().unwrap_err().to_string();
     assert!(
-        error.contains("the device failed at its work: can't allocate buffer of size: 146591744"),
+        error.contains("the device failed at its work: there is no memory for another 139.80 MiB"),
         "{error}"
     );
     assert!(!output.join("adapter").exists() && !output.join("checkpoints").exists());

@@ -77,7 +77,7 @@ fn reduced<R: CubeRuntime>(
     reduce_dim(x, dtype, axis, strategy, operation).expect("a reduction that the device can do")
 }
 
-/// Who reduces a row of `len` elements: a plane, or a cube; none where Burn's own choice, a thread, is as good.
+/// Who reduces a row of `len` elements: a plane, or a cube; none for Burn's own choice, a thread.
 fn routine<R: Runtime>(client: &ComputeClient<R>, len: usize) -> Option<RoutineStrategy> {
     let properties = client.properties();
     let hardware = &properties.hardware;
@@ -88,6 +88,8 @@ fn routine<R: Runtime>(client: &ComputeClient<R>, len: usize) -> Option<RoutineS
         SHORT..LONG if planes => {
             Some(RoutineStrategy::Plane(BlueprintStrategy::Inferred(PlaneStrategy { independent: true })))
         }
+        // How large a cube is depends on the number of short rows.
+        SHORT..LONG => None,
         _ => Some(RoutineStrategy::Cube(BlueprintStrategy::Inferred(CubeStrategy { use_planes: planes }))),
     }
 }
