@@ -113,7 +113,7 @@ pub trait ModelBackend: Backend {
         x.sum()
     }
 
-    /// The sum over the last dimension, which stays with length 1; the same bits for the same row every time.
+    /// The sum over the last dimension, which stays with length 1. Except on ndarray, a row's bits do not depend on the rows beside it.
     fn sum_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
         x.sum_dim(D - 1)
     }
