@@ -8,6 +8,7 @@ mod bars;
 use std::ops::Range;
 
 use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -97,6 +98,8 @@ pub struct Chart {
 
 /// Where a chart is drawn.
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// A chart with a row below the other.
+type Rows<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
 /// What goes wrong in drawing.
 type Failure = Box<dyn std::error::Error>;
 
@@ -161,6 +164,31 @@ impl Ranged for Axis {
     }
 }
 
+/// Room for `n` rows, the lowest from 0 on, above an axis from 0 to `end`.
+fn rows_on_axis<'a, 'b>(
+    canvas: &'a Canvas<'b>,
+    end: f64,
+    n: f64,
+) -> std::result::Result<Rows<'a, 'b>, Failure> {
+    let marks = ticks(0.0, end, 6);
+    let mut chart = ChartBuilder::on(canvas)
+        .margin_left(8)
+        .margin_right(16)
+        .x_label_area_size(28)
+        .build_cartesian_2d(Axis { range: 0.0..end, marks }, Axis { range: 0.0..n, marks: Vec::new() })?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(Ink::Rule.color())
+        .axis_style(Ink::Soft.color())
+        .x_label_style(text(Ink::Soft, HPos::Center, VPos::Top))
+        .x_label_formatter(&|x| plain(*x))
+        .draw()?;
+    Ok(chart)
+}
+
 /// One row of a chart of results.
 pub struct Whisker {
     /// What was measured.
@@ -180,22 +208,7 @@ pub fn whiskers(label: String, rows: &[Whisker], end: f64, guessing: Option<f64>
     const ROW: u32 = 46;
     let n = rows.len() as f64;
     Chart::draw(label, (WIDTH, ROW * rows.len() as u32 + 30), |canvas| {
-        let marks = ticks(0.0, end, 6);
-        let mut chart = ChartBuilder::on(canvas)
-            .margin_left(8)
-            .margin_right(16)
-            .x_label_area_size(28)
-            .build_cartesian_2d(Axis { range: 0.0..end, marks }, Axis { range: 0.0..n, marks: Vec::new() })?;
-        chart
-            .configure_mesh()
-            .disable_y_mesh()
-            .disable_y_axis()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(Ink::Rule.color())
-            .axis_style(Ink::Soft.color())
-            .x_label_style(text(Ink::Soft, HPos::Center, VPos::Top))
-            .x_label_formatter(&|x| plain(*x))
-            .draw()?;
+        let mut chart = rows_on_axis(canvas, end, n)?;
         for (row, top) in rows.iter().zip((1..=rows.len()).rev()) {
             let at = |below: f64| top as f64 - below;
             let ends = [

@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Axis, Chart, Ink, WIDTH, plain, short, text, ticks};
+use super::{Chart, Ink, WIDTH, rows_on_axis, short, text};
 use crate::error::Result;
 
 /// One bar.
@@ -32,22 +32,7 @@ pub fn bars(label: String, groups: &[Bars]) -> Result<Chart> {
     let longest = groups.iter().flat_map(|g| &g.bars).map(|bar| bar.value).fold(1.0, f64::max);
     let (n, end) = (rows.max(1) as f64, 1.05 * longest);
     Chart::draw(label, (WIDTH, ROW * rows.max(1) as u32 + 36), |canvas| {
-        let marks = ticks(0.0, end, 6);
-        let mut chart = ChartBuilder::on(canvas)
-            .margin_left(8)
-            .margin_right(16)
-            .x_label_area_size(28)
-            .build_cartesian_2d(Axis { range: 0.0..end, marks }, Axis { range: 0.0..n, marks: Vec::new() })?;
-        chart
-            .configure_mesh()
-            .disable_y_mesh()
-            .disable_y_axis()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(Ink::Rule.color())
-            .axis_style(Ink::Soft.color())
-            .x_label_style(text(Ink::Soft, HPos::Center, VPos::Top))
-            .x_label_formatter(&|x| plain(*x))
-            .draw()?;
+        let mut chart = rows_on_axis(canvas, end, n)?;
         let mut top = n;
         for group in groups {
             let name = short(&group.name, 48);
