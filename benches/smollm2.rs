@@ -117,7 +117,7 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
     let mut loss = 0.0;
     let work = Work::Train { latent_steps: args.latent_steps, batch: args.batch };
     let step = timed(work, args.runs, || {
-        let (run, gradient) = training.run().unwrap();
+        let (run, gradient) = training.run();
         loss = gradient.loss;
         eprintln!("micro-batch {:.3} s", run.seconds); // what is left of a run that is cut short
         run
@@ -148,7 +148,7 @@ fn infer<B: ModelBackend>(args: &Args, backbone: &Backbone<B>) -> serde_json::Va
     let prefilled = timed(Work::Prefill, args.runs, || prefill(backbone, 512).unwrap().0);
     let model = TeamModel::new(team(STEPS), AdapterSet::none(), backbone.clone());
     let (unrolled, past) = (model.bind(&model.init(0)), written(backbone, 499, 1));
-    let latent = timed(Work::LatentStep, args.runs, || latent_steps(&unrolled, &past).unwrap().0);
+    let latent = timed(Work::LatentStep, args.runs, || latent_steps(&unrolled, &past).0);
     // Tokens a second of the `stay` first of `batch` rows at 500 positions.
     let decoded = |batch: usize, stay: usize| {
         let past = written(backbone, 499, batch);

@@ -2,9 +2,7 @@
 
 use std::time::Instant;
 
-use diffmas_backends::{ModelBackend, check_device};
-
-use crate::error::{Error, Result};
+use diffmas_backends::{ModelBackend, settle};
 
 /// One run of a work.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,27 +13,14 @@ pub struct Run {
     pub count: usize,
 }
 
-/// Waits until `device` has done everything that it was given.
-///
-/// # Errors
-/// If it has failed.
-pub(super) fn synced<B: ModelBackend>(device: &B::Device) -> Result<()> {
-    let synced = B::sync(device);
-    check_device()?;
-    synced.map_err(|e| Error::invalid(format!("the device failed at its work: {e:?}")))
-}
-
 /// What `work` returns, and the seconds from when `device` was idle until it is again.
 ///
-/// # Errors
-/// What `work` returns; if the device has failed.
-pub(super) fn clocked<B: ModelBackend, T>(
-    device: &B::Device,
-    work: impl FnOnce() -> Result<T>,
-) -> Result<(T, f64)> {
-    synced::<B>(device)?;
+/// # Panics
+/// If the device has failed; see [`settle`].
+pub(super) fn clocked<B: ModelBackend, T>(device: &B::Device, work: impl FnOnce() -> T) -> (T, f64) {
+    settle::<B>(device);
     let clock = Instant::now();
-    let out = work()?;
-    synced::<B>(device)?;
-    Ok((out, clock.elapsed().as_secs_f64()))
+    let out = work();
+    settle::<B>(device);
+    (out, clock.elapsed().as_secs_f64())
 }

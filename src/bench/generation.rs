@@ -1,12 +1,12 @@
-//! The works of inference.
+//! The works of inference. They panic on a device that has failed, as all that reads from one.
 
 use std::ops::ControlFlow;
 use std::slice;
 use std::time::Instant;
 
-use diffmas_backends::ModelBackend;
+use diffmas_backends::{ModelBackend, settle};
 
-use super::clock::{Run, clocked, synced};
+use super::clock::{Run, clocked};
 use super::tokens::ids;
 use crate::agents::{AgentInput, PaddedIds, Team, TeamBatch, prefill as read};
 use crate::backbone::Backbone;
@@ -18,14 +18,14 @@ use crate::text::TokenizedSample;
 /// Up to the first token of the answer to one prompt of `tokens` tokens: an answer of one token. The run counts the prompt's.
 ///
 /// # Errors
-/// If the device has failed, or a score is not finite.
+/// If a score is not finite.
 pub fn prefill<B: ModelBackend>(backbone: &Backbone<B>, tokens: usize) -> Result<(Run, Answer)> {
     let prompt: AgentInput = padded("p", tokens, 1, backbone.config.vocab_size).into();
     let options = DecodeOptions { max_new_tokens: 1, ..DecodeOptions::default() };
     let more = |_, _| ControlFlow::Continue(());
     let answer = || decode(backbone, &prompt, &Context::empty(1), &options, &[0], more);
-    let (mut answers, seconds) = clocked::<B, _>(&backbone.device(), answer)?;
-    Ok((Run { seconds, count: prompt.count() }, answers.remove(0)))
+    let (answers, seconds) = clocked::<B, _>(&backbone.device(), answer);
+    Ok((Run { seconds, count: prompt.count() }, answers?.remove(0)))
 }
 
 /// `rows` rows of `tokens` tokens each, read by nobody yet: what latent steps and answers go on from.
@@ -39,25 +39,22 @@ pub fn written<B: ModelBackend>(backbone: &Backbone<B>, tokens: usize, rows: usi
 
 /// The roll-out of the first agent of `team` on `context`, of one row: a prompt of one token, then the agent's latent steps. The run counts its
 /// passes, the prompt's with them.
-///
-/// # Errors
-/// If the device has failed.
-pub fn latent_steps<B: ModelBackend>(team: &Team<B>, context: &Context<B>) -> Result<(Run, Rollout<B>)> {
+pub fn latent_steps<B: ModelBackend>(team: &Team<B>, context: &Context<B>) -> (Run, Rollout<B>) {
     let backbone = team.answering();
     let prompt: AgentInput = padded("l", 1, 1, backbone.config.vocab_size).into();
     let batch = TeamBatch::of_inputs(vec![prompt; team.layout.config.agents.len()]);
     let plan = team.plan(&batch);
-    let roll_out = || Ok(team.roll_out(&[0], &batch, &plan, slice::from_ref(context)));
-    let (mut rollouts, seconds) = clocked::<B, _>(&backbone.device(), roll_out)?;
+    let roll_out = || team.roll_out(&[0], &batch, &plan, slice::from_ref(context));
+    let (mut rollouts, seconds) = clocked::<B, _>(&backbone.device(), roll_out);
     let rollout = rollouts.remove(0);
-    Ok((Run { seconds, count: rollout.latents.len() }, rollout))
+    (Run { seconds, count: rollout.latents.len() }, rollout)
 }
 
 /// Answers on `context`, each after a prompt of one token: `tokens` tokens a row from the first on, which is not timed and with which all rows
 /// but `stay` leave. The run counts the tokens.
 ///
 /// # Errors
-/// If the device has failed, or a score is not finite.
+/// If a score is not finite.
 ///
 /// # Panics
 /// If no row stays.
@@ -72,16 +69,15 @@ pub fn decoding<B: ModelBackend>(
     let prompt = PaddedIds::left(&vec![last.as_slice(); rows]).into();
     let options = DecodeOptions { max_new_tokens: tokens + 1, ..DecodeOptions::default() };
     let samples: Vec<u64> = (0..rows as u64).collect();
-    let (mut clock, mut first) = (None, Ok(()));
+    let mut clock = None;
     let answers = decode(backbone, &prompt, context, &options, &samples, |row, _| {
-        if clock.is_none() {
-            first = synced::<B>(&device);
-            clock = Some(Instant::now());
-        }
+        clock.get_or_insert_with(|| {
+            settle::<B>(&device);
+            Instant::now()
+        });
         if row < stay { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    first?;
-    synced::<B>(&device)?;
+    settle::<B>(&device);
     let seconds = clock.expect("a row wrote a token").elapsed().as_secs_f64();
     let count = answers.iter().take(stay).map(|answer| answer.token_ids.len() - 1).sum();
     Ok((Run { seconds, count }, answers))
@@ -91,7 +87,7 @@ pub fn decoding<B: ModelBackend>(
 /// were computed.
 ///
 /// # Errors
-/// If the device has failed, a prompt cannot be made, or a score is not finite.
+/// If a prompt cannot be made, or a score is not finite.
 pub fn answering<B: ModelBackend>(
     team: &Team<B>,
     sample: &TokenizedSample,
@@ -99,7 +95,7 @@ pub fn answering<B: ModelBackend>(
     tokens: usize,
 ) -> Result<(Run, Answer)> {
     let options = DecodeOptions { max_new_tokens: tokens, ..DecodeOptions::default() };
-    let answer = || {
+    let answer = || -> Result<_> {
         let upstream = roll_out_upstream(team, slice::from_ref(sample), writing, &[0], |_, _| ())?;
         let Upstream { received, positions, .. } = &upstream;
         let (batch, context) = (upstream.batch(), team.read(received));
@@ -109,7 +105,8 @@ pub fn answering<B: ModelBackend>(
         let answer = answers.remove(0);
         Ok((positions + prompt.count() + answer.token_ids.len(), answer))
     };
-    let ((count, answer), seconds) = clocked::<B, _>(&team.answering().device(), answer)?;
+    let (answered, seconds) = clocked::<B, _>(&team.answering().device(), answer);
+    let (count, answer) = answered?;
     Ok((Run { seconds, count }, answer))
 }
 

@@ -85,7 +85,7 @@ impl<B: ModelBackend> Loaded<B> {
     /// One run of `work`, which is prepared.
     ///
     /// # Errors
-    /// If the device has failed, the weights cannot be read, or a score is not finite.
+    /// If the weights cannot be read, or a score is not finite.
     pub fn run(
         &mut self,
         work: Work,
@@ -94,14 +94,14 @@ impl<B: ModelBackend> Loaded<B> {
         device: &B::Device,
     ) -> Result<Run> {
         match (work, &self.prepared) {
-            (_, Prepared::Latent(team, past)) => Ok(latent_steps(team, past)?.0),
+            (_, Prepared::Latent(team, past)) => Ok(latent_steps(team, past).0),
             (_, Prepared::Decoding(past, batch)) => Ok(decoding(self.backbone(), past, STEPS, *batch)?.0),
-            (_, Prepared::Training(step)) => Ok(step.run()?.0),
+            (_, Prepared::Training(step)) => Ok(step.run().0),
             (Work::Load | Work::LoadRandom, _) => {
                 // There may be no room for the weights twice.
                 self.backbone = None;
-                let (backbone, seconds) = clocked::<B, _>(device, || files.load::<B>(device, precision))?;
-                self.backbone = Some(backbone);
+                let (backbone, seconds) = clocked::<B, _>(device, || files.load::<B>(device, precision));
+                self.backbone = Some(backbone?);
                 Ok(Run { seconds, count: 1 })
             }
             (Work::Prefill, _) => Ok(prefill(self.backbone(), LONG)?.0),

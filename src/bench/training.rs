@@ -52,12 +52,12 @@ impl<B: ModelBackend> TrainingStep<B> {
 
     /// One gradient.
     ///
-    /// # Errors
+    /// # Panics
     /// If the device has failed.
-    pub fn run(&self) -> Result<(Run, UpdateGradient<B>)> {
+    pub fn run(&self) -> (Run, UpdateGradient<B>) {
         let device = self.trainer.model().backbone.device();
-        let (gradient, seconds) = clocked::<B, _>(&device, || Ok(self.trainer.gradients(&self.batch)))?;
-        Ok((Run { seconds, count: 1 }, gradient))
+        let (gradient, seconds) = clocked::<B, _>(&device, || self.trainer.gradients(&self.batch));
+        (Run { seconds, count: 1 }, gradient)
     }
 
     /// A whole update: the gradient, clipped, and AdamW.
