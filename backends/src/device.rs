@@ -141,7 +141,7 @@ impl BackendKind {
     /// The backend used when neither it nor a device is named; see [`BackendKind::automatic`].
     ///
     /// # Errors
-    /// If none is compiled in.
+    /// If none has a usable device.
     pub fn default_kind() -> Result<Self, DeviceError> {
         Self::automatic(None)
     }

@@ -65,15 +65,20 @@ fn file_name(target: &str) -> String {
 /// Makes sure that files in `folder` can be written, and still begin as they did.
 fn check(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
+    let mut files = BTreeMap::new();
+    collect(folder, &mut files)?;
     let known = folder.join(KNOWN);
     let before = fs::read_to_string(&known).unwrap_or_default();
-    if !before.lines().all(|line| still_there(folder, line) == Some(true)) {
+    if !before.lines().all(|line| still_there(folder, &files, line) == Some(true)) {
         tracing::warn!("compiled kernels in {} are damaged, and are compiled again", folder.display());
         fs::remove_dir_all(folder)?;
         fs::create_dir_all(folder)?;
+        files.clear();
     }
-    let mut files = BTreeMap::new();
-    collect(folder, &mut files)?;
+    for path in files.keys() {
+        // To be added to, as CubeCL will.
+        fs::File::options().append(true).open(path)?;
+    }
     let lines = files.iter().filter_map(|(path, content)| {
         let path = path.strip_prefix(folder).ok()?.to_str()?;
         Some(format!("{:016x} {} {path}\n", hash(content), content.len()))
@@ -85,10 +90,10 @@ fn check(folder: &Path) -> io::Result<()> {
 }
 
 /// Whether a file begins with what a line says: hash, length, path. What was added to it since is not known yet.
-fn still_there(folder: &Path, line: &str) -> Option<bool> {
+fn still_there(folder: &Path, files: &BTreeMap<PathBuf, Vec<u8>>, line: &str) -> Option<bool> {
     let mut parts = line.splitn(3, ' ');
     let (sum, length, path) = (parts.next()?, parts.next()?.parse::<usize>().ok()?, parts.next()?);
-    let content = fs::read(folder.join(path)).ok()?;
+    let content = files.get(&folder.join(path))?;
     Some(format!("{:016x}", hash(content.get(..length)?)) == sum)
 }
 
@@ -105,8 +110,6 @@ fn collect(dir: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -> io::Result<()>
         if kind.is_dir() {
             collect(&path, files)?;
         } else if path.extension().is_some_and(|end| end == "cbor" || end == "log") {
-            // To be added to, as CubeCL will.
-            fs::File::options().append(true).open(&path)?;
             files.insert(path.clone(), fs::read(path)?);
         }
     }

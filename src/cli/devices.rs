@@ -4,7 +4,7 @@ use clap::Args;
 use diffmas::Result;
 use diffmas::backends::{BackendKind, DeviceError};
 use diffmas::engine::{BackendState, DeviceState, devices};
-use indicatif::BinaryBytes;
+use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::output;
@@ -54,13 +54,13 @@ fn lines(state: &BackendState) -> Vec<String> {
 fn line(device: &DeviceState) -> String {
     let info = &device.info;
     let mut parts = vec![format!("{}: {}", info.index, info.name)];
-    parts.extend(info.memory.map(|bytes| BinaryBytes(bytes).to_string()));
+    parts.extend(info.memory.map(|bytes| HumanBytes(bytes).to_string()));
     parts.push(info.api.clone());
     match &device.abilities {
         Ok(abilities) => {
             parts.push(format!("weights {}", abilities.weights.join(", ")));
             parts.push(format!("arithmetic {}", abilities.arithmetic.join(", ")));
-            parts.extend(abilities.largest_tensor.map(|n| format!("tensors up to {}", BinaryBytes(n))));
+            parts.extend(abilities.largest_tensor.map(|n| format!("tensors up to {}", HumanBytes(n))));
         }
         Err(e) => parts.push(unusable(e)),
     }
