@@ -3,6 +3,7 @@
 //! An operation on untracked tensors records nothing. Second derivatives are not tracked.
 
 mod attention;
+mod waiting;
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -17,6 +18,8 @@ use crate::{
     AttentionCall, AttentionMask, DeviceMemory, HostMask, LinearGrads, LoraRef, ModelBackend, StoredDtype,
     StoredMatrix, WeightUse,
 };
+
+pub use waiting::{Waiting, inputs, waiting};
 
 type Ad<B, C> = Autodiff<B, C>;
 type Node<B> = <Autodiff<B> as burn::tensor::backend::BackendTypes>::FloatTensorPrimitive;
@@ -56,7 +59,11 @@ where
     }
     let nodes = parents.each_ref().map(|p| p.node.clone());
     match op.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => from_float(prep.finish(state(), to_float(output))),
+        OpsKind::Tracked(prep) => {
+            let output = prep.finish(state(), to_float(output));
+            waiting::note(&output.rc);
+            from_float(output)
+        }
         OpsKind::UnTracked(prep) => from_float(prep.finish(to_float(output))),
     }
 }

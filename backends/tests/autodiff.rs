@@ -3,7 +3,7 @@
 
 use burn::prelude::*;
 use burn::tensor::Distribution;
-use diffmas_backends::autodiff::{in_one_graph, is_tracked, leaves, one_pass};
+use diffmas_backends::autodiff::{in_one_graph, inputs, is_tracked, leaves, one_pass, waiting};
 use diffmas_backends::{
     AttentionCall, AttentionMask, Autodiff, Flex, HostMask, KeyValueBlock, ModelBackend, composed,
 };
@@ -144,4 +144,52 @@ fn attention_to_nothing_tracked_records_nothing() {
     let q = Tensor::from_inner(random([B, Q, H, D]));
     let (out, lse) = Ad::block_attention(&AttentionCall { q, blocks, mask: mask(4 + Q), scale: 0.3 });
     assert!(!is_tracked(&out) && !is_tracked(&lse));
+}
+
+/// Queries that `count` calls of attention make of a leaf's, of the same keys and values every time: shared parameters.
+fn chain(q: T, shared: &[T], count: usize) -> T {
+    let block = KeyValueBlock { key: shared[0].clone(), value: shared[1].clone() };
+    let call = |q| AttentionCall { q, blocks: vec![block.clone()], mask: mask(Q), scale: 0.3 };
+    (0..count).fold(q, |x, _| Ad::block_attention(&call(x.clone())).0 + x)
+}
+
+#[test]
+fn graphs_wait_for_their_backward_pass_while_others_have_theirs() {
+    let _pass = one_pass();
+    let shared = leaves(vec![random([B, G, Q, D]), random([B, G, Q, D])]);
+    let starts: Vec<_> = (0..3).map(|_| random([B, Q, H, D])).collect();
+    let gradients = |leaves: &[T], y: T| {
+        let mut grads = y.powi_scalar(2).sum().backward();
+        let all = shared.iter().chain(leaves).map(|x| values(&x.grad_remove(&mut grads).unwrap()));
+        all.collect::<Vec<_>>()
+    };
+    let build = |i: usize| {
+        let (leaves, placed) = inputs(vec![starts[i].clone()]);
+        (leaves, chain(placed[0].clone(), &shared, 5 + i))
+    };
+    let alone: Vec<_> = (0..3).map(build).map(|(leaves, y)| gradients(&leaves, y)).collect();
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let mut graphs: Vec<_> = (0..3).map(|i| Some(waiting(|| build(i)))).collect();
+        for i in order {
+            // Another pass in between, on leaves of its own.
+            leaves(vec![random([B, G, Q, D])]);
+            let ((leaves, y), held) = graphs[i].take().unwrap();
+            drop(held);
+            assert_eq!(gradients(&leaves, y), alone[i], "graph {i} of {order:?}");
+        }
+    }
+}
+
+#[test]
+fn a_graph_that_nobody_asks_for_leaves_the_others_as_they_are() {
+    let _pass = one_pass();
+    let shared = leaves(vec![random([B, G, Q, D]), random([B, G, Q, D])]);
+    let start = random([B, Q, H, D]);
+    let once = || {
+        let (leaves, placed) = inputs(vec![start.clone()]);
+        let ((), _) = waiting(|| drop(chain(placed[0].clone().mul_scalar(0.5), &shared, 3)));
+        let mut grads = chain(placed[0].clone(), &shared, 4).sum().backward();
+        values(&leaves[0].grad_remove(&mut grads).unwrap())
+    };
+    assert_eq!(once(), once());
 }

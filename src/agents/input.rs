@@ -185,7 +185,7 @@ impl<B: Backend> Embedded<B> {
 }
 
 /// `[B, n]` marks of `batch` rows.
-fn marks(valid: &[bool], batch: usize) -> Rectangle<'_, bool> {
+pub(super) fn marks(valid: &[bool], batch: usize) -> Rectangle<'_, bool> {
     Rectangle { batch, len: valid.len() / batch, cells: valid }
 }
 

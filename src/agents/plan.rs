@@ -44,8 +44,22 @@ pub struct AgentPlan {
 pub struct StagePlan {
     /// Their indices.
     pub agents: Vec<usize>,
-    /// The stages whose messages some of them read.
+    /// The stages whose messages some of them read; last, where it holds their latent steps alone, that of their prompts.
     pub reads: Vec<usize>,
+    /// How much of their passes it is.
+    pub part: StagePart,
+}
+
+/// How much of its agents' passes a stage is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StagePart {
+    /// All of them.
+    #[default]
+    Whole,
+    /// The prefill of their prompts, which nobody but the latent steps after it reads.
+    Prompts,
+    /// The latent steps, what they send and what they learn.
+    Steps,
 }
 
 /// How a team runs on one batch.
@@ -167,6 +181,29 @@ impl TeamPlan {
         dropped
     }
 
+    /// The same where each stage of latent steps is two: the prompts, and what follows them. Agents with slots read both in one pass and stay
+    /// whole.
+    pub fn with_prompts_apart(self) -> Self {
+        let Self { agents, stages } = self;
+        let mut split: Vec<StagePlan> = Vec::with_capacity(2 * stages.len());
+        // Where the messages of each stage are made now.
+        let mut places = Vec::with_capacity(stages.len());
+        for StagePlan { agents: own, reads, .. } in stages {
+            let mut reads: Vec<usize> = reads.into_iter().map(|r| places[r]).collect();
+            let apart = own.iter().all(|&j| agents[j].slots.is_none())
+                && own.iter().any(|&j| j + 1 < agents.len() && agents[j].steps > 0);
+            let mut part = StagePart::Whole;
+            if apart {
+                split.push(StagePlan { agents: own.clone(), reads: reads.clone(), part: StagePart::Prompts });
+                reads.push(split.len() - 1);
+                part = StagePart::Steps;
+            }
+            places.push(split.len());
+            split.push(StagePlan { agents: own, reads, part });
+        }
+        Self { agents, stages: split }
+    }
+
     /// The final agent's plan.
     pub fn answering(&self) -> &AgentPlan {
         self.agents.last().expect("a team has an agent")
@@ -242,7 +279,7 @@ fn stages(agents: &[AgentPlan], learns: impl Fn(usize) -> bool) -> Vec<StagePlan
                 group.iter().flat_map(|&j| agents[j].reads.iter().map(|r| stage_of(r.agent))).collect();
             reads.sort_unstable();
             reads.dedup();
-            StagePlan { agents: group.clone(), reads }
+            StagePlan { agents: group.clone(), reads, part: StagePart::Whole }
         })
         .collect()
 }
@@ -291,6 +328,21 @@ mod tests {
         assert_eq!(p.agents[2].start, [8, 6]);
         assert_eq!(p.stages[0].agents, [0, 1]);
         assert_eq!(p.stages[1].reads, [0]);
+    }
+
+    #[test]
+    fn prompts_stand_apart_from_the_steps_that_read_them() {
+        let p = plan(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).with_prompts_apart();
+        let stages: Vec<_> = p.stages.iter().map(|s| (&s.agents[..], &s.reads[..], s.part)).collect();
+        let want: [(&[usize], &[usize], StagePart); 3] = [
+            (&[0, 1], &[], StagePart::Prompts),
+            (&[0, 1], &[0], StagePart::Steps),
+            (&[2], &[1], StagePart::Whole),
+        ];
+        assert_eq!(stages, want);
+        let p = plan(&[("a", &[]), ("b", &["a"]), ("c", &["a", "b"])]).with_prompts_apart();
+        let reads: Vec<_> = p.stages.iter().map(|s| s.reads.clone()).collect();
+        assert_eq!(reads, [vec![], vec![0], vec![1], vec![1, 2], vec![1, 3]]);
     }
 
     #[test]

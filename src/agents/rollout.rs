@@ -3,10 +3,12 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
+use super::input::marks;
 use super::model::{last_position, prefill, read_on};
 use super::{AdapterScope, Embedded, FeedKind, SlotPlaces, Team, TeamBatch, TeamLayout, TeamPlan};
-use crate::backbone::{Backbone, KeyValues};
+use crate::backbone::{Backbone, KeyValues, Positions};
 use crate::communication::{Context, Message, ReceivedMessages, Rollout};
+use crate::rectangle::Rectangle;
 
 impl<B: ModelBackend> Team<B> {
     /// Stage I for `agents`: those with slots run as one batch and one pass, the others as one batch, prefill and then latent steps. No
@@ -102,17 +104,39 @@ impl<B: ModelBackend> Team<B> {
         plan: &TeamPlan,
         contexts: &[Context<B>],
     ) -> Vec<Rollout<B>> {
-        let rows = batch.message_rows();
+        self.roll_out_from(self.read_prompts(agents, batch, contexts), agents, batch, plan, contexts)
+    }
+
+    /// The prompts of `agents`, none of which has slots, as one batch.
+    pub(super) fn read_prompts(
+        &self,
+        agents: &[usize],
+        batch: &TeamBatch,
+        contexts: &[Context<B>],
+    ) -> Prefilled<B> {
         let (backbone, context) = &self.as_one(agents, contexts);
         let prompts = agents.iter().map(|&j| batch.prompts[j].embed(backbone));
-        let prompt = Embedded::stack(prompts.collect());
-        let (all, len) = (prompt.batch, prompt.len());
+        Prefilled::new(backbone, Embedded::stack(prompts.collect()), context)
+    }
+
+    /// The latent steps of `agents`, who have read their prompts.
+    pub(super) fn roll_out_from(
+        &self,
+        prefilled: Prefilled<B>,
+        agents: &[usize],
+        batch: &TeamBatch,
+        plan: &TeamPlan,
+        contexts: &[Context<B>],
+    ) -> Vec<Rollout<B>> {
+        let rows = batch.message_rows();
+        let (backbone, context) = &self.as_one(agents, contexts);
+        let (all, len) = (prefilled.prompt.positions.batch, prefilled.prompt.len());
         let steps: Vec<usize> = agents.iter().map(|&j| plan.agents[j].steps).collect();
         // Agents that have finished stay in the batch, unseen, until all have.
         let seen = |t: usize| steps.iter().flat_map(|&n| vec![t < n; rows]).collect();
         let most = steps.iter().copied().max().unwrap_or(0);
         let Stepped { prompt: written, hidden, latent: tail, latents, .. } =
-            self.run_steps(agents, backbone, prompt, context, (0..most).map(seen).collect());
+            self.run_steps(agents, backbone, prefilled, context, (0..most).map(seen).collect());
         let d = hidden.dims()[1];
         let hidden = hidden.reshape([all, len, d]);
         agents
@@ -138,22 +162,21 @@ impl<B: ModelBackend> Team<B> {
             .collect()
     }
 
-    /// Prefill of `prompt` on `backbone`, then a latent step for each of `seen` (`[B]` each: rows that later positions see it in), by the feeds of
+    /// A latent step after a prompt, `prefilled` on `backbone`, for each of `seen` (`[B]` each: rows that later positions see it in), by the feeds of
     /// `agents`, whose rows stand one under the other.
     pub(super) fn run_steps(
         &self,
         agents: &[usize],
         backbone: &Backbone<B>,
-        prompt: Embedded<B>,
+        prefilled: Prefilled<B>,
         context: &Context<B>,
         seen: Vec<Vec<bool>>,
     ) -> Stepped<B> {
-        let batch = prompt.batch;
-        let mut next = context.start.clone();
-        let (hidden, written) = prefill(backbone, prompt, context, &mut next);
+        let Prefilled { prompt, hidden, mut next } = prefilled;
+        let batch = prompt.positions.batch;
         let mut h = last_position(hidden.clone(), batch);
         let mut latents = vec![h.clone()];
-        let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&written]).collect();
+        let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&prompt]).collect();
         let mut latent: Option<KeyValues<B>> = None;
         for valid in seen {
             let z = Embedded { x: self.next_input(agents, h, backbone), batch, valid };
@@ -162,7 +185,7 @@ impl<B: ModelBackend> Team<B> {
             latents.push(h.clone());
             latent = Some(grown);
         }
-        Stepped { prompt: written, hidden, latent, latents, next }
+        Stepped { prompt, hidden, latent, latents, next }
     }
 
     /// Stage I of all upstream agents that send something: what the final agent finds.
@@ -221,6 +244,51 @@ impl<B: ModelBackend> Team<B> {
             self.feed.forward(kind, h.clone().narrow(0, i * rows, rows), backbone, &self.parameters)
         });
         Tensor::cat(each.collect(), 0)
+    }
+}
+
+/// What a prefill leaves.
+pub(super) struct Prefilled<B: Backend> {
+    /// Keys and values of the prompt.
+    pub prompt: KeyValues<B>,
+    /// Hidden states of the prompt, `[B·n, D]`.
+    pub hidden: Tensor<B, 2>,
+    /// Per row, the id of the next position.
+    pub next: Vec<u32>,
+}
+
+impl<B: ModelBackend> Prefilled<B> {
+    /// Runs `prompt` on top of `context`.
+    pub fn new(backbone: &Backbone<B>, prompt: Embedded<B>, context: &Context<B>) -> Self {
+        let mut next = context.start.clone();
+        let (hidden, prompt) = prefill(backbone, prompt, context, &mut next);
+        Self { prompt, hidden, next }
+    }
+
+    /// Key and value of each layer, `[B, G, n, d]`, then the hidden states, `[1, 1, B·n, D]`.
+    pub fn into_tensors(self) -> Vec<Tensor<B, 4>> {
+        let mut tensors = self.prompt.into_tensors();
+        tensors.push(self.hidden.unsqueeze());
+        tensors
+    }
+
+    /// What the tensors of [`Prefilled::into_tensors`] make up, of the prompts of `agents` on top of `contexts`.
+    ///
+    /// # Panics
+    /// If there is no tensor.
+    pub fn from_tensors(
+        mut tensors: Vec<Tensor<B, 4>>,
+        agents: &[usize],
+        batch: &TeamBatch,
+        contexts: &[Context<B>],
+    ) -> Self {
+        let hidden = tensors.pop().expect("hidden states come last");
+        let valid: Vec<_> =
+            agents.iter().map(|&j| marks(batch.prompts[j].valid(), batch.message_rows())).collect();
+        let mut next: Vec<u32> = contexts.iter().flat_map(|context| context.start.clone()).collect();
+        let positions = Positions::issue(&Rectangle::under(&valid, false), &mut next);
+        let [_, _, n, d] = hidden.dims();
+        Self { prompt: KeyValues::from_tensors(tensors, positions), hidden: hidden.reshape([n, d]), next }
     }
 }
 

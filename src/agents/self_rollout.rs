@@ -4,7 +4,7 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::rollout::{Stepped, latents};
+use super::rollout::{Prefilled, Stepped, latents};
 use super::{FeedKind, SlotPlacement, SlotPlaces, Team, TeamBatch, TeamConfig, TeamPlan};
 use crate::backbone::KeyValues;
 use crate::communication::{Message, MessageLayout, ReceivedMessages, Rollout, Segment, Transmit};
@@ -175,8 +175,9 @@ impl<B: ModelBackend> Team<B> {
         let serial = shares.senders.iter().zip(&shares.slots).find(|(_, slots)| slots.is_none());
         let feed = serial.map_or(shares.senders[0], |(&first, _)| first);
         let nothing = self.read(&ReceivedMessages::empty(rows));
+        let prefilled = Prefilled::new(backbone, input, &nothing);
         let Stepped { prompt: written, hidden, latent, latents, next } =
-            self.run_steps(&[feed], backbone, input, &nothing, seen);
+            self.run_steps(&[feed], backbone, prefilled, &nothing, seen);
         let (len, d) = (written.len(), hidden.dims()[1]);
         let hidden = hidden.reshape([rows, len, d]);
         let own = OwnRollout { prompt: written, hidden, slots: None, latent, latents, next };

@@ -3,7 +3,10 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::{LossTerm, LossWeights, Objective, Predictions, TeamBatch, TeamModel, TeamPlan, Text};
+use super::rollout::Prefilled;
+use super::{
+    LossTerm, LossWeights, Objective, Predictions, StagePart, StagePlan, TeamBatch, TeamModel, TeamPlan, Text,
+};
 use crate::backbone::Parameters;
 use crate::communication::Message;
 
@@ -69,12 +72,13 @@ impl<B: ModelBackend> TeamStages<'_, B> {
         LossTerm { text, predictions, batch: self.batch, weight }
     }
 
-    /// The tensors of a stage's message, by agent.
+    /// The tensors of a stage's message, by agent; prompts that stand apart are no message.
     pub fn split<T>(&self, stage: usize, tensors: Vec<T>) -> Vec<(usize, Vec<T>)> {
         let layers = self.model.backbone.layers.len();
         let mut tensors = tensors.into_iter();
-        let agents = self.plan.stages[stage].agents.iter();
-        agents
+        let StagePlan { agents, part, .. } = &self.plan.stages[stage];
+        let senders = agents.iter().filter(|_| *part != StagePart::Prompts);
+        senders
             .map(|&j| {
                 let n = self.plan.agents[j].message.num_tensors(layers);
                 (j, tensors.by_ref().take(n).collect())
@@ -96,16 +100,17 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
         &self,
         stage: usize,
         parameters: &Parameters<B>,
-        messages: Vec<Vec<Tensor<B, 4>>>,
+        mut messages: Vec<Vec<Tensor<B, 4>>>,
     ) -> StageOutput<B> {
         let team = self.model.bind(parameters);
+        let StagePlan { agents, reads, part } = &self.plan.stages[stage];
+        let prompts = (*part == StagePart::Steps).then(|| messages.pop()).flatten();
         let mut found: Vec<Option<Message<B>>> = vec![None; self.plan.agents.len()];
-        for (&s, tensors) in self.plan.stages[stage].reads.iter().zip(messages) {
+        for (&s, tensors) in reads.iter().zip(messages) {
             for (j, tensors) in self.split(s, tensors) {
                 found[j] = Some(Message::from_tensors(j, tensors, &self.plan.agents[j].message));
             }
         }
-        let agents = &self.plan.stages[stage].agents;
         let received: Vec<_> = agents.iter().map(|&j| team.find(j, &found, self.plan)).collect();
         let contexts: Vec<_> = received.iter().map(|received| team.read(received)).collect();
         if agents[..] == [self.plan.agents.len() - 1] {
@@ -120,7 +125,17 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
                 loss.map_or((None, None), |loss| (Some(loss.value), loss.distillation));
             return StageOutput { message: Vec::new(), loss, distillation };
         }
-        let rollouts = team.roll_out(agents, self.batch, self.plan, &contexts);
+        if *part == StagePart::Prompts {
+            let message = team.read_prompts(agents, self.batch, &contexts).into_tensors();
+            return StageOutput { message, loss: None, distillation: None };
+        }
+        let rollouts = match prompts {
+            Some(tensors) => {
+                let prefilled = Prefilled::from_tensors(tensors, agents, self.batch, &contexts);
+                team.roll_out_from(prefilled, agents, self.batch, self.plan, &contexts)
+            }
+            None => team.roll_out(agents, self.batch, self.plan, &contexts),
+        };
         let mut message = Vec::new();
         let mut loss: Option<Tensor<B, 1>> = None;
         for ((&j, rollout), (received, context)) in

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::phase_config::{PhaseConfig, PhasePreset, check_phases};
-use super::{Curriculum, Decay, DecayType, LrSchedulerType, Schedule, Teacher};
+use super::{Curriculum, Decay, DecayType, LrSchedulerType, Recompute, Schedule, Teacher};
 use crate::agents::TeamConfig;
 use crate::error::{Error, Result};
 
@@ -110,6 +110,8 @@ pub struct TrainConfig {
     pub eval_accuracy: bool,
     /// How far back the gradient goes.
     pub trace_gradient: TraceGradient,
+    /// Which forward passes are run again for their gradient.
+    pub recompute: Recompute,
     /// Updates skipped in a row, for a loss or gradient that is not finite, after which training stops.
     pub max_skipped_updates: usize,
     /// The weight λ of upstream agents' trajectories: `loss = L_final + λ·mean_j L_j`.
@@ -157,6 +159,7 @@ impl Default for TrainConfig {
             eval_steps: None,
             eval_accuracy: false,
             trace_gradient: TraceGradient::Full,
+            recompute: Recompute::Auto,
             max_skipped_updates: 5,
             trajectory_weight: 0.0,
             sender_dropout: 0.0,

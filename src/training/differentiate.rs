@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use diffmas_backends::{Autodiff, ModelBackend};
 
-use super::{TrainConfig, recompute};
+use super::{Recompute, TrainConfig, recompute};
 use crate::agents::{Dropout, Dropped, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, TeamStages};
 use crate::backbone::{Parameters, frobenius};
 
@@ -83,6 +83,7 @@ pub(super) struct Differentiation<'a, B: ModelBackend> {
     /// Agents that the gradient goes through.
     pub through: &'a [bool],
     pub draws: Draws,
+    pub recompute: Recompute,
 }
 
 impl<B: ModelBackend> Differentiation<'_, B> {
@@ -112,7 +113,8 @@ impl<B: ModelBackend> Differentiation<'_, B> {
 
     /// Adds the gradient of one micro-batch to `all`.
     fn add(&self, all: &mut UpdateGradient<B>, batch: &TeamBatch, weights: &LossWeights) {
-        let (plan, dropped) = &self.draws.plan(self.model, batch);
+        let (plan, dropped) = self.draws.plan(self.model, batch);
+        let (plan, keep) = &self.recompute.divide(plan);
         for dropped in dropped {
             all.dropped[0] += usize::from(dropped.all);
             all.dropped[1] += dropped.positions;
@@ -121,7 +123,7 @@ impl<B: ModelBackend> Differentiation<'_, B> {
         let inner = TeamStages { model: self.model, batch, plan, objective: None, weights, through };
         let objective = Some(self.objective);
         let outer = TeamStages { model: self.outer, batch, plan, objective, weights, through };
-        let outcome = recompute(&inner, &outer, self.parameters, self.leaves, &inner.reached());
+        let outcome = recompute(&inner, &outer, self.parameters, self.leaves, &inner.reached(), keep);
         let (last, upstream) = outcome.losses.split_last().expect("the final agent is a stage");
         let trajectory_loss: f64 = upstream.iter().sum();
         all.loss += last + trajectory_loss;

@@ -1,8 +1,9 @@
-//! The recomputation driver: differentiates a DAG of stages with the memory of one stage.
+//! The driver: differentiates a DAG of stages, with the memory of one stage where nothing is kept.
 //!
-//! Forward, every stage runs without gradients and only its message is kept. Backward, stage by stage from the last, each runs
-//! again under autodiff, seeded with `Σ message · cotangent + loss`; the gradients of the messages it read are added to their
-//! cotangents. A message is a list of tensors: the driver knows neither KV caches nor topologies.
+//! Forward, a stage that is recomputed runs without gradients and only its message is kept; one whose graph is kept runs under autodiff.
+//! Backward, stage by stage from the last, a graph that was not kept is made now, by running the stage again, seeded with
+//! `Σ message · cotangent + loss`; the gradients of the messages it read are added to their cotangents. Each stage is a graph of its own,
+//! kept or not, so that both give the same gradients. A message is a list of tensors: the driver knows neither KV caches nor topologies.
 
 use burn::prelude::*;
 use diffmas_backends::{Autodiff, ModelBackend, autodiff, host_data};
@@ -23,10 +24,35 @@ pub struct Outcome<B: Backend> {
     pub cotangents: Vec<Option<Vec<Tensor<B, 4>>>>,
 }
 
-/// Differentiates by recomputation.
+/// The graph of a stage that has not been differentiated yet.
+struct Recorded<B: ModelBackend> {
+    /// The messages that it read, one after another, as leaves.
+    inputs: Vec<Tensor<Autodiff<B>, 4>>,
+    output: StageOutput<Autodiff<B>>,
+}
+
+impl<B: ModelBackend> Recorded<B> {
+    /// Runs `stage` under autodiff on the `messages` of all stages.
+    fn new(
+        outer: &impl StageGraph<Autodiff<B>>,
+        stage: usize,
+        leaves: &Parameters<Autodiff<B>>,
+        messages: &[Vec<Tensor<B, 4>>],
+    ) -> Self {
+        let reads = outer.reads(stage);
+        let values = reads.iter().flat_map(|&r| messages[r].iter().cloned()).collect();
+        let (inputs, placed) = autodiff::inputs(values);
+        let mut placed = placed.into_iter();
+        let placed = reads.iter().map(|&r| placed.by_ref().take(messages[r].len()).collect()).collect();
+        Self { inputs, output: outer.run(stage, leaves, placed) }
+    }
+}
+
+/// Differentiates the loss of all stages.
 ///
 /// `inner` and `outer` are the same stages on `B` and on `Autodiff<B>`; `leaves` are `parameters` as leaves there. A stage of
-/// which `through` is false is not re-run: the gradient of its message is measured and goes no further.
+/// which `through` is false is not differentiated: the gradient of its message is measured and goes no further. The graph of a stage of
+/// which `keep` is true waits for its gradient; any other is run without one first, and again for it.
 ///
 /// # Panics
 /// If a stage reads itself or a later one.
@@ -36,6 +62,7 @@ pub fn recompute<B: ModelBackend>(
     parameters: &Parameters<B>,
     leaves: &Parameters<Autodiff<B>>,
     through: &[bool],
+    keep: &[bool],
 ) -> Outcome<B> {
     let n = inner.len();
     let mut read = vec![false; n];
@@ -45,10 +72,20 @@ pub fn recompute<B: ModelBackend>(
             read[r] = true;
         }
     }
+    // From the first graph on: another thread's backward pass could meet one that is being built.
+    let _pass = keep.contains(&true).then(autodiff::one_pass);
     let mut messages: Vec<Vec<Tensor<B, 4>>> = vec![Vec::new(); n];
+    let mut waiting: Vec<Option<(Recorded<B>, autodiff::Waiting)>> = (0..n).map(|_| None).collect();
     for stage in (0..n).filter(|&s| read[s]) {
-        let inputs = inner.reads(stage).iter().map(|&r| messages[r].clone()).collect();
-        messages[stage] = inner.run(stage, parameters, inputs).message;
+        messages[stage] = if keep[stage] && through[stage] {
+            let recorded = autodiff::waiting(|| Recorded::new(outer, stage, leaves, &messages));
+            let message = recorded.0.output.message.iter().map(|m| m.clone().inner()).collect();
+            waiting[stage] = Some(recorded);
+            message
+        } else {
+            let inputs = inner.reads(stage).iter().map(|&r| messages[r].clone()).collect();
+            inner.run(stage, parameters, inputs).message
+        };
     }
 
     let (mut losses, mut distillation) = (vec![0.0; n], None);
@@ -60,12 +97,12 @@ pub fn recompute<B: ModelBackend>(
             continue;
         }
         let _pass = autodiff::one_pass();
-        let reads = outer.reads(stage);
-        let sizes: Vec<usize> = reads.iter().map(|&r| messages[r].len()).collect();
-        let inputs = autodiff::leaves(reads.iter().flat_map(|&r| messages[r].iter().cloned()).collect());
-        let mut placed = autodiff::in_one_graph(&inputs).into_iter();
-        let placed = sizes.iter().map(|&size| placed.by_ref().take(size).collect()).collect();
-        let StageOutput { message, loss: own, distillation: divergence } = outer.run(stage, leaves, placed);
+        let recorded = match waiting[stage].take() {
+            Some((recorded, _)) => recorded,
+            None => Recorded::new(outer, stage, leaves, &messages),
+        };
+        let Recorded { inputs, output: StageOutput { message, loss: own, distillation: divergence } } =
+            recorded;
         // Messages that only this stage and earlier ones held are not needed any more.
         messages[stage] = Vec::new();
         if let Some(own) = &own {
@@ -86,8 +123,9 @@ pub fn recompute<B: ModelBackend>(
                 .collect(),
         );
         let mut inputs = inputs.into_iter();
-        for (&r, size) in reads.iter().zip(sizes) {
-            let got: Vec<_> = inputs.by_ref().take(size).map(|leaf| leaf.grad_remove(&mut grads)).collect();
+        for &r in outer.reads(stage) {
+            let of_message = inputs.by_ref().take(messages[r].len());
+            let got: Vec<_> = of_message.map(|leaf| leaf.grad_remove(&mut grads)).collect();
             accumulate(&mut cotangents[r], got, &messages[r]);
         }
     }

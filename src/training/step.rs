@@ -101,6 +101,7 @@ impl<B: ModelBackend> Trainer<B> {
             objective: &*self.objective,
             through: &self.through(),
             draws: Draws::new(&self.config, self.step),
+            recompute: self.config.recompute,
         };
         differentiation.gradient(batches, &LossWeights::new(tokens, self.phase.trajectory_weight))
     }

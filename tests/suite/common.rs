@@ -17,7 +17,7 @@ use diffmas::backbone::{ModelFiles, Parameters, Precision};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::evaluation::{Control, Scoring, evaluate};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{CrossEntropy, Outcome, TrainConfig, Trainer, end_to_end, recompute};
+use diffmas::training::{CrossEntropy, Outcome, Recompute, TrainConfig, Trainer, end_to_end, recompute};
 pub use filler::det_fill;
 use serde_json::Value;
 
@@ -211,13 +211,25 @@ impl<B: ModelBackend> Case<'_, B> {
         objective: &dyn Objective<Autodiff<B>>,
         p: &Parameters<B>,
     ) -> Outcome<B> {
+        self.differentiated_in(Recompute::Always, plan, objective, p)
+    }
+
+    /// The same where `mode` says what is recomputed.
+    pub fn differentiated_in(
+        &self,
+        mode: Recompute,
+        plan: &TeamPlan,
+        objective: &dyn Objective<Autodiff<B>>,
+        p: &Parameters<B>,
+    ) -> Outcome<B> {
+        let (plan, keep) = &mode.divide(plan.clone());
         let outer = self.model.to_autodiff();
         let weights = &self.weights();
         let (model, batch, through) = (self.model, self.batch, self.through);
         let inner = TeamStages { model, batch, plan, objective: None, weights, through };
         let objective = Some(objective);
         let outer = TeamStages { model: &outer, batch, plan, objective, weights, through };
-        recompute(&inner, &outer, p, &p.leaves(|_| true), &inner.reached())
+        recompute(&inner, &outer, p, &p.leaves(|_| true), &inner.reached(), keep)
     }
 
     /// The same by plain autodiff over the whole team.

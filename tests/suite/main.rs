@@ -22,6 +22,7 @@ mod parity;
 mod precision;
 mod properties;
 mod questions;
+mod recompute;
 mod reductions;
 mod references;
 mod self_rollout;
