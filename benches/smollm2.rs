@@ -6,7 +6,7 @@
 //! cargo bench --bench smollm2 -- infer MODEL --runs 5
 //! cargo bench --bench smollm2 -- answer MODEL --channel text --message-tokens 128
 //! ```
-//! `benches/compare.py` sets `diffmas bench` beside the peer. This program has what that has not: `train` takes `--channel` and `--topology`,
+//! `benches/compare.py` sets `diffmas bench` beside the peer. This program has what that has not: `train` takes `--channel`, `--topology` and `--recompute`,
 //! `answer` compares the channels `trace` and `text` on one question, and `infer` lets rows of a batch end early.
 
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use diffmas::bench::{
     Run, TrainingStep, Work, answering, decoding, latent_steps, median, prefill, sample, team, written,
 };
 use diffmas::inference::{DecodeOptions, Writing};
-use diffmas::training::peak_memory_bytes;
+use diffmas::training::{Recompute, peak_memory_bytes};
 use serde_json::json;
 
 #[global_allocator]
@@ -56,6 +56,8 @@ struct Args {
     channel: ChannelKind,
     #[arg(long, default_value = "sequential")]
     topology: Topology,
+    #[arg(long, default_value = "always")]
+    recompute: Recompute,
     #[arg(long, default_value_t = 128)]
     message_tokens: usize,
     #[arg(long)]
@@ -113,7 +115,8 @@ fn config(args: &Args) -> TeamConfig {
 }
 
 fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Value {
-    let mut training = TrainingStep::new(backbone, config(args), args.batch).unwrap();
+    let training = TrainingStep::new(backbone, config(args), args.batch).unwrap();
+    let mut training = training.with_recompute(args.recompute);
     let mut loss = 0.0;
     let work = Work::Train { latent_steps: args.latent_steps, batch: args.batch };
     let step = timed(work, args.runs, || {
@@ -124,7 +127,7 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
     });
     let updates: Vec<f64> = (0..args.updates).map(|_| training.update().unwrap().step_seconds).collect();
     json!({"bench": "train", "T": args.latent_steps, "batch": args.batch, "channel": args.channel.name(),
-           "topology": args.topology.name(), "runs": args.runs, "step": step, "updates": updates, "loss": loss})
+           "topology": args.topology.name(), "recompute": args.recompute.name(), "runs": args.runs, "step": step, "updates": updates, "loss": loss})
 }
 
 fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Value {

@@ -9,7 +9,7 @@ use burn::prelude::*;
 
 use crate::device_failure::{check_device, watch};
 use crate::quiet::quietly;
-use crate::{DeviceInfo, ModelBackend, settle};
+use crate::{DeviceInfo, DeviceMemory, ModelBackend, free_host_memory, settle};
 
 /// A backend that can be asked for with `--backend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +253,16 @@ impl BackendKind {
         }
         let available: Vec<String> = devices.iter().map(|d| format!("{} ({})", d.index, d.name)).collect();
         Err(DeviceError::NoSuch { kind: self, index, available: available.join(", ") })
+    }
+
+    /// The memory that the device of number `index` has left, in bytes, where that is known; `taken` is what this process has of it. A device
+    /// without memory of its own takes the machine's.
+    pub fn free_memory(self, index: Option<usize>, taken: Option<DeviceMemory>) -> Option<u64> {
+        let info = self.device(index).ok()?;
+        if self.is_cpu() || info.software || self.name() == "metal" {
+            return free_host_memory();
+        }
+        Some(info.memory?.saturating_sub(taken.map_or(0, |memory| memory.reserved)))
     }
 
     /// Finds what the backend needs beside its device.

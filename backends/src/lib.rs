@@ -53,7 +53,7 @@ pub use device_failure::check_device;
 pub use device_info::{DeviceInfo, software_wanted};
 pub use human_bytes::human_bytes;
 pub use mask::{AttentionMask, HostMask};
-pub use memory::DeviceMemory;
+pub use memory::{DeviceMemory, free_host_memory};
 pub use read::{host_data, host_data_of_all, settle};
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};

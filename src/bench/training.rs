@@ -10,7 +10,7 @@ use crate::agents::{AdapterScope, AdapterSet, TeamBatch, TeamConfig, TeamModel};
 use crate::backbone::{Backbone, Parameters};
 use crate::error::Result;
 use crate::random::uniform;
-use crate::training::{LoraConfig, StepMetrics, TrainConfig, Trainer, UpdateGradient};
+use crate::training::{LoraConfig, Recompute, StepMetrics, TrainConfig, Trainer, UpdateGradient};
 
 /// What stands before the names of an adapter that all roles share, among the parameters of a team.
 const SHARED: &str = "adapter.default.";
@@ -38,6 +38,11 @@ impl<B: ModelBackend> TrainingStep<B> {
         parameters.extend(filled(&parameters));
         let trainer = Trainer::new(TrainConfig::default(), model, parameters)?;
         Ok(Self { trainer, batch: [TeamBatch::new(&samples.iter().collect::<Vec<_>>())] })
+    }
+
+    /// The same step in which `recompute` says which passes are run again for their gradient.
+    pub fn with_recompute(self, recompute: Recompute) -> Self {
+        Self { trainer: self.trainer.with_recompute(recompute), ..self }
     }
 
     /// The run that it is a step of.

@@ -207,7 +207,7 @@ pub fn train(engine: &Engine, request: TrainRequest, files: &TrainFiles, ending:
 /// Says what will be done.
 fn begin(engine: &Engine, start: &TrainStart, samples: usize, resumed: bool) {
     start.changed.iter().for_each(verbosity::note);
-    let TrainStart { done, total, trainable, .. } = start;
+    let TrainStart { done, total, trainable, recompute, .. } = start;
     if resumed {
         verbosity::note(format_args!("going on after update {done} of {total}"));
     }
@@ -217,6 +217,7 @@ fn begin(engine: &Engine, start: &TrainStart, samples: usize, resumed: bool) {
         team.agents.len(),
         team.total_steps(),
     ));
+    recompute.iter().for_each(verbosity::note);
 }
 
 /// A run as people see it.

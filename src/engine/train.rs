@@ -17,7 +17,8 @@ use crate::files::{remove_leftovers, write_atomic};
 use crate::settings::{Layer, Merged};
 use crate::text::{TokenizedSample, lines};
 use crate::training::{
-    ADAPTER, EvalMetrics, Event, LoraConfig, Sampler, StepMetrics, StopReason, Teacher, TrainConfig, Trainer,
+    ADAPTER, EvalMetrics, Event, LoraConfig, RecomputeChoice, Sampler, StepMetrics, StopReason, Teacher,
+    TrainConfig, Trainer,
 };
 
 /// A run of training.
@@ -114,6 +115,8 @@ pub struct TrainStart {
     pub trainable: usize,
     /// Settings that a resumed run changed, a sentence each.
     pub changed: Vec<String>,
+    /// What was chosen to be recomputed, where the run has just chosen.
+    pub recompute: Option<RecomputeChoice>,
     /// What earlier sessions reported.
     pub steps: Vec<StepMetrics>,
 }
@@ -142,7 +145,7 @@ impl Request for TrainRequest {
         tell: &Tell<TrainEvent, Trained>,
     ) -> Result<Trained> {
         let mut trainer = self.trainer(team)?;
-        let done = self.begin(&team.session, &mut trainer)?;
+        let (done, recompute) = self.begin(&team.session, &mut trainer)?;
         let dir = self.output.as_ref().map(OutputLock::dir);
         let mut log = RunLog::open(dir, done, self.tensorboard)?;
         let c = &self.config;
@@ -154,6 +157,7 @@ impl Request for TrainRequest {
             total,
             trainable: trainer.parameters().num_elements(),
             changed: trainer.changed().to_vec(),
+            recompute,
             steps: log.steps().to_vec(),
         }));
         if self.is_scored_after(done) {
@@ -211,30 +215,41 @@ impl TrainRequest {
         Ok(trainer.with_writing(session.greedy_writing()))
     }
 
-    /// Makes the folder that of this run, and takes up the run that lies in it; returns the updates that it has done.
-    fn begin<B: ModelBackend>(&self, session: &Session, trainer: &mut Trainer<B>) -> Result<usize> {
-        let Some(output) = &self.output else { return Ok(0) };
+    /// Makes the folder that of this run, and takes up the run that lies in it; returns the updates that it has done,
+    /// and what it has chosen to recompute.
+    fn begin<B: ModelBackend>(
+        &self,
+        session: &Session,
+        trainer: &mut Trainer<B>,
+    ) -> Result<(usize, Option<RecomputeChoice>)> {
         let mut done = 0;
-        if output.is_resumed() {
-            remove_leftovers(output.dir())?;
-            done = trainer.resume(output.dir(), &self.samples)?.unwrap_or(0);
-        } else {
+        match &self.output {
+            Some(output) if output.is_resumed() => {
+                remove_leftovers(output.dir())?;
+                done = trainer.resume(output.dir(), &self.samples)?.unwrap_or(0);
+            }
             // A folder that is emptied for it gets its settings.
-            output.clear()?;
+            Some(output) => output.clear()?,
+            None => {}
         }
-        let settings = self.resolved(session, output.dir())?;
-        write_atomic(&output.dir().join("config.toml"), settings.as_bytes())?;
-        Ok(done)
+        let (kind, index) = (session.config.backend()?, session.config.device);
+        let taken = B::device_memory(&trainer.model().backbone.device());
+        let recompute = trainer.choose_recompute(&self.samples, || kind.free_memory(index, taken));
+        if let Some(output) = &self.output {
+            let settings = self.resolved(session, output.dir(), trainer.config())?;
+            write_atomic(&output.dir().join("config.toml"), settings.as_bytes())?;
+        }
+        Ok((done, recompute))
     }
 
     /// The `config.toml` of the run: every setting with its value, the team inside.
-    fn resolved(&self, session: &Session, output: &Path) -> Result<String> {
+    fn resolved(&self, session: &Session, output: &Path, config: &TrainConfig) -> Result<String> {
         let engine = session.config.resolved(&session.team)?;
         let mut layers = vec![
             Layer::of(&engine)?,
             Layer::of(&json!({"output": output}))?,
             self.settings.clone(),
-            Layer::of(&self.config)?,
+            Layer::of(config)?,
         ];
         if engine.adapter.is_none() {
             layers.push(Layer::of(&self.lora)?);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -45,6 +46,11 @@ impl Settings {
         if !self.0.contains_key(name) {
             self.add(name, value);
         }
+    }
+
+    /// The value of a name, where there is one that is a `T`.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        T::deserialize(self.0.get(name)?).ok()
     }
 
     /// What is other in `now`, by name.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::phase_config::{PhaseConfig, PhasePreset, check_phases};
-use super::{Curriculum, Decay, DecayType, LrSchedulerType, Recompute, Schedule, Teacher};
+use super::{Curriculum, Decay, DecayType, LrSchedulerType, MemorySize, Recompute, Schedule, Teacher};
 use crate::agents::TeamConfig;
 use crate::error::{Error, Result};
 
@@ -112,6 +112,8 @@ pub struct TrainConfig {
     pub trace_gradient: TraceGradient,
     /// Which forward passes are run again for their gradient.
     pub recompute: Recompute,
+    /// Memory for what is kept until gradients, by which `recompute = "auto"` decides; without it, nothing is kept.
+    pub memory_limit: Option<MemorySize>,
     /// Updates skipped in a row, for a loss or gradient that is not finite, after which training stops.
     pub max_skipped_updates: usize,
     /// The weight λ of upstream agents' trajectories: `loss = L_final + λ·mean_j L_j`.
@@ -160,6 +162,7 @@ impl Default for TrainConfig {
             eval_accuracy: false,
             trace_gradient: TraceGradient::Full,
             recompute: Recompute::Auto,
+            memory_limit: None,
             max_skipped_updates: 5,
             trajectory_weight: 0.0,
             sender_dropout: 0.0,

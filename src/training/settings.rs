@@ -3,18 +3,19 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::TrainConfig;
+use super::{Recompute, TrainConfig};
 use crate::agents::{AdapterSet, TeamConfig};
 use crate::backbone::{ComputeDtype, Precision, WeightDtype};
 use crate::checkpoint::TargetModules;
 use crate::settings::Settings;
 
 /// Settings that say how long a run goes on, what it keeps and how often it is scored, not what it learns.
-const FREE: [&str; 7] = [
+const FREE: [&str; 8] = [
     "eval_accuracy",
     "eval_steps",
     "max_skipped_updates",
     "max_steps",
+    "memory_limit",
     "num_train_epochs",
     "save_steps",
     "save_total_limit",
@@ -64,6 +65,17 @@ impl RunSettings {
         self
     }
 
+    /// The same with what is recomputed.
+    pub fn with_recompute(mut self, recompute: Recompute) -> Self {
+        self.0.add("recompute", &recompute);
+        self
+    }
+
+    /// What was recomputed; everything, before that could be set.
+    pub fn recompute(&self) -> Recompute {
+        self.0.get("recompute").unwrap_or(Recompute::Always)
+    }
+
     /// What is other in `now`, a sentence each: what a run that goes on may not change, and what it may.
     pub fn changes(&self, now: &Self) -> [Vec<String>; 2] {
         let mut changes = [Vec::new(), Vec::new()];
@@ -73,6 +85,7 @@ impl RunSettings {
             // Runs that were begun before these could be set had them.
             all.add_missing("dtype", &WeightDtype::default());
             all.add_missing("precision", &ComputeDtype::default());
+            all.add_missing("recompute", &Recompute::Always);
             all.add_missing("teacher", &untaught.teacher);
             all.add_missing("distill_weight", &untaught.distill_weight);
             all.add_missing("teacher_tokens", &untaught.teacher_tokens);

@@ -7,7 +7,7 @@ use diffmas_backends::{Autodiff, ModelBackend};
 use super::teacher::TeacherAnswers;
 use super::{
     CheckpointState, CrossEntropy, DataMark, Distillation, FrozenTeacher, OneProcess, Optimizer, Phase,
-    Reduce, RunSettings, Teacher, TrainConfig, phases, read_checkpoint,
+    Recompute, Reduce, RunSettings, Teacher, TrainConfig, phases, read_checkpoint,
 };
 use crate::agents::{AdapterScope, Base, Objective, Team, TeamModel};
 use crate::backbone::{ParameterGroup, ParameterSpecs, Parameters};
@@ -108,6 +108,11 @@ impl<B: ModelBackend> Trainer<B> {
             .with_precision(self.model.backbone.precision)
     }
 
+    /// How it is trained.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
     /// Settings that a resumed run has changed, a sentence each.
     pub fn changed(&self) -> &[String] {
         &self.changed
@@ -143,6 +148,12 @@ impl<B: ModelBackend> Trainer<B> {
         Self { objective: Box::new(objective), ..self }
     }
 
+    /// The same run in which `recompute` says which passes are run again for their gradient.
+    pub fn with_recompute(mut self, recompute: Recompute) -> Self {
+        self.config.recompute = recompute;
+        self
+    }
+
     /// The same run as one of several processes, each of which updates on rows of its own, numbered among those of all.
     pub fn with_reduce(self, reduce: impl Reduce<B> + 'static) -> Self {
         Self { reduce: Box::new(reduce), ..self }
@@ -155,7 +166,13 @@ impl<B: ModelBackend> Trainer<B> {
     pub fn resume(&mut self, output: &Path, samples: &[TokenizedSample]) -> Result<Option<usize>> {
         let (settings, data) = (self.settings(), DataMark::new(samples));
         let mut changed = Vec::new();
+        // Where it may choose what is recomputed, it goes on as it began.
+        let chooses = self.config.recompute == Recompute::Auto;
         let accept = |state: &CheckpointState| {
+            let mut settings = settings.clone();
+            if chooses {
+                settings = settings.with_recompute(state.settings.recompute());
+            }
             let [refused, applied] = state.settings.changes(&settings);
             changed = applied;
             if !refused.is_empty() {
@@ -186,6 +203,9 @@ impl<B: ModelBackend> Trainer<B> {
         self.leaves = self.phase.leaves(&parameters, &self.specs);
         self.parameters = parameters;
         self.changed = changed;
+        if chooses {
+            self.config.recompute = state.settings.recompute();
+        }
         self.step = state.step;
         self.skipped_in_a_row = state.skipped_in_a_row;
         Ok(Some(state.step))

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use diffmas_backends::{ModelBackend, check_device};
+use diffmas_backends::{ModelBackend, check_device, free_host_memory};
 
 use super::{CheckpointState, DataMark, Phase, Sampler, StepMetrics, Trainer, competence, write_checkpoint};
 use crate::agents::TeamBatch;
@@ -50,6 +50,11 @@ impl<B: ModelBackend> Trainer<B> {
         if samples.is_empty() {
             return Err(Error::invalid("there is no training sample"));
         }
+        let device = self.model.backbone.device();
+        self.choose_recompute(samples, || match B::device_memory(&device) {
+            Some(_) => None,
+            None => free_host_memory(),
+        });
         let c = &self.config;
         let lines = lines(samples);
         let sampler = Sampler::new(lines.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);

@@ -1,7 +1,9 @@
 //! How to train.
 
 use clap::Args;
-use diffmas::training::{Curriculum, Decay, DecayType, LrSchedulerType, PhasePreset, Teacher, TraceGradient};
+use diffmas::training::{
+    Curriculum, Decay, DecayType, LrSchedulerType, MemorySize, PhasePreset, Recompute, Teacher, TraceGradient,
+};
 use serde::Serialize;
 
 use super::{number, one_of};
@@ -62,6 +64,12 @@ pub struct TrainingFlags {
     /// How far back the gradient goes [full, detach, last:N]
     #[arg(long)]
     pub trace_gradient: Option<TraceGradient>,
+    /// Forward passes that are run again for their gradient, so that less is kept [auto: what fits in --memory-limit]
+    #[arg(long, value_parser = one_of::<Recompute>())]
+    pub recompute: Option<Recompute>,
+    /// Memory for what is kept until gradients, e.g. 8GiB [half of what is free at the start]
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<MemorySize>,
     /// Updates with a loss or gradient that is not finite, in a row, after which training stops [5]
     #[arg(long, value_name = "N")]
     pub max_skipped_updates: Option<usize>,

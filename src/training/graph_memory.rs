@@ -1,0 +1,125 @@
+//! What the graphs of a team's stages take until their gradient, by arithmetic.
+
+use super::Recompute;
+use crate::agents::{StagePlan, TeamBatch, TeamLayout, TeamPlan};
+
+/// Bytes that an update's micro-batch takes beside weights, what learns and the optimizer, in each mode.
+///
+/// Of each position, a layer keeps what its operations' gradients need: the residual stream before its two norms, queries, attended values, and the
+/// two halves of the feed-forward layer; with adapters, the inputs of the projections that have one. Keys and values are kept once, but of
+/// latent steps, which join all earlier ones at each step, `T·(T+1)/2` times. Beside the graphs there are messages with their cotangents, and
+/// the scores over the vocabulary of all texts that are learned. Encoders and cross-agent attention, which are small, are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphMemory {
+    /// With the graphs of all stages.
+    pub never: u64,
+    /// With those of latent steps.
+    pub prompts: u64,
+    /// With that of one stage.
+    pub always: u64,
+}
+
+impl GraphMemory {
+    /// That of `batch` in a team of the form `layout`, where a number takes `size` bytes.
+    pub fn new(layout: &TeamLayout, plan: &TeamPlan, batch: &TeamBatch, size: usize) -> Self {
+        let arithmetic = Arithmetic { layout, plan, batch };
+        let stages: Vec<[u64; 2]> = plan.stages.iter().map(|stage| arithmetic.stage(stage)).collect();
+        let (last, upstream) = stages.split_last().expect("the final agent is a stage");
+        let final_stage = last[0] + last[1];
+        let most = |of: fn(&[u64; 2]) -> u64| upstream.iter().map(of).max().unwrap_or(0);
+        let steps: u64 = upstream.iter().map(|[_, steps]| steps).sum();
+        let all: u64 = upstream.iter().flatten().sum();
+        let kept = [
+            all + final_stage,
+            steps + final_stage.max(most(|s| s[0])),
+            final_stage.max(most(|s| s[0] + s[1])),
+        ];
+        // A message, its cotangent, and what one reader adds to that.
+        let messages = 3 * arithmetic.messages();
+        let [never, prompts, always] = kept.map(|numbers| (numbers + messages) * size as u64);
+        Self { never, prompts, always }
+    }
+
+    /// The mode that recomputes least and takes at most `limit` bytes; where none does, that which takes least.
+    pub fn mode(self, limit: u64) -> Recompute {
+        match () {
+            () if self.never <= limit => Recompute::Never,
+            () if self.prompts <= limit => Recompute::Prompts,
+            () => Recompute::Always,
+        }
+    }
+}
+
+/// What numbers, of whatever type, are kept.
+struct Arithmetic<'a> {
+    layout: &'a TeamLayout,
+    plan: &'a TeamPlan,
+    batch: &'a TeamBatch,
+}
+
+impl Arithmetic<'_> {
+    /// What the prompts of a stage take, and what follows them; agents with slots have nothing that follows.
+    fn stage(&self, stage: &StagePlan) -> [u64; 2] {
+        let (sizes, batch) = (&self.layout.sizes, self.batch);
+        let vocabulary = sizes.vocab_size as u64;
+        let j = stage.agents[0];
+        if j + 1 == self.layout.config.agents.len() {
+            let target = batch.target.as_ref();
+            let positions = batch.rows() * (batch.prompts[j].len() + target.map_or(0, |t| t.len));
+            let tokens = target.map_or(0, |t| t.count() as u64);
+            // Scores and their gradient, and the teacher's.
+            let scores = 2 + u64::from(batch.teacher.is_some());
+            return [self.pass(j, positions) + scores * tokens * vocabulary, 0];
+        }
+        let rows = stage.agents.len() * batch.message_rows();
+        let agents = || stage.agents.iter().map(|&j| &self.plan.agents[j]);
+        let steps = agents().map(|agent| agent.steps).max().unwrap_or(0);
+        let mut prompt = stage.agents.iter().map(|&j| batch.prompts[j].len()).max().unwrap_or(0);
+        let texts = stage.agents.iter().filter_map(|&j| batch.trajectory(j));
+        let texts: u64 =
+            texts.map(|t| self.pass(j, t.batch * t.len) + 2 * t.count() as u64 * vocabulary).sum();
+        if agents().any(|agent| agent.slots.is_some()) {
+            prompt += steps;
+            return [self.pass(j, rows * prompt) + texts, 0];
+        }
+        let joined = (rows * steps * (steps + 1) / 2) as u64 * self.key_values();
+        let latent = (rows * steps) as u64 * (self.position(j) - self.key_values()) + joined;
+        [self.pass(j, rows * prompt), latent + texts]
+    }
+
+    /// What a pass over `positions` takes.
+    fn pass(&self, j: usize, positions: usize) -> u64 {
+        positions as u64 * self.position(j)
+    }
+
+    /// What a position of agent `j` takes in all layers.
+    fn position(&self, j: usize) -> u64 {
+        let c = &self.layout.sizes;
+        let TeamLayout { config, adapters, .. } = self.layout;
+        let names = adapters.of(config, j).map(|name| adapters.adapters[name].shapes()).unwrap_or_default();
+        let adapted = |modules: &[&str]| {
+            let has = |(name, _): &(String, _)| modules.iter().any(|module| name.contains(module));
+            u64::from(names.iter().any(has))
+        };
+        let [d, inner] = [c.hidden_size, c.intermediate_size].map(|n| n as u64);
+        let [queries, keys] = [c.num_attention_heads, c.num_key_value_heads].map(|n| (n * c.head_dim) as u64);
+        let attention =
+            d + 2 * queries + c.num_attention_heads as u64 + adapted(&["q_proj", "k_proj", "v_proj"]) * d;
+        let norms = if c.qk_norm { queries + keys } else { 0 };
+        let mlp = d + 2 * inner + adapted(&["gate_proj", "up_proj"]) * d + adapted(&["down_proj"]) * inner;
+        (attention + norms + mlp) * c.num_hidden_layers as u64 + 2 * d + self.key_values()
+    }
+
+    /// Keys and values of a position in all layers.
+    fn key_values(&self) -> u64 {
+        let c = &self.layout.sizes;
+        (2 * c.num_key_value_heads * c.head_dim * c.num_hidden_layers) as u64
+    }
+
+    /// The keys and values of all messages.
+    fn messages(&self) -> u64 {
+        let positions = self.plan.agents.iter().filter_map(|agent| agent.message.segment.as_ref());
+        let positions: usize = positions.map(|segment| segment.positions.ids.len()).sum();
+        positions as u64 * self.key_values()
+    }
+}
