@@ -20,7 +20,7 @@ use diffmas::bench::{
     Run, TrainingStep, Work, answering, decoding, latent_steps, median, prefill, sample, team, written,
 };
 use diffmas::inference::{DecodeOptions, Writing};
-use diffmas::training::{Recompute, peak_memory_bytes};
+use diffmas::training::{GraphMemory, Recompute, peak_memory_bytes};
 use serde_json::json;
 
 #[global_allocator]
@@ -118,6 +118,7 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
     let training = TrainingStep::new(backbone, config(args), args.batch).unwrap();
     let mut training = training.with_recompute(args.recompute);
     let mut loss = 0.0;
+    let GraphMemory { never, prompts, always } = training.trainer().graph_memory(training.batch());
     let work = Work::Train { latent_steps: args.latent_steps, batch: args.batch };
     let step = timed(work, args.runs, || {
         let (run, gradient) = training.run();
@@ -127,7 +128,8 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
     });
     let updates: Vec<f64> = (0..args.updates).map(|_| training.update().unwrap().step_seconds).collect();
     json!({"bench": "train", "T": args.latent_steps, "batch": args.batch, "channel": args.channel.name(),
-           "topology": args.topology.name(), "recompute": args.recompute.name(), "runs": args.runs, "step": step, "updates": updates, "loss": loss})
+           "topology": args.topology.name(), "recompute": args.recompute.name(),
+           "estimated_gib": {"never": gib(never), "prompts": gib(prompts), "always": gib(always)}, "runs": args.runs, "step": step, "updates": updates, "loss": loss})
 }
 
 fn answer<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Value {

@@ -11,6 +11,7 @@ use crate::agents::{AdapterSet, Team, TeamModel};
 use crate::backbone::{Backbone, ModelFiles, Precision};
 use crate::communication::Context;
 use crate::error::Result;
+use crate::training::{MemorySize, Recompute};
 
 /// Tokens of the long prompt.
 const LONG: usize = 512;
@@ -56,11 +57,11 @@ impl<B: ModelBackend> Loaded<B> {
         self.backbone.as_ref().expect("loading is the first work")
     }
 
-    /// Makes what the runs of `work` have in common.
+    /// Makes what the runs of `work` have in common; training keeps what fits into a half of what is `free`, in bytes.
     ///
     /// # Errors
     /// If there is nothing to train.
-    pub fn prepare(&mut self, work: Work) -> Result<()> {
+    pub fn prepare(&mut self, work: Work, free: Option<u64>) -> Result<()> {
         self.prepared = match work {
             Work::LatentStep => {
                 let model = TeamModel::new(team(STEPS), AdapterSet::none(), self.backbone().clone());
@@ -70,7 +71,10 @@ impl<B: ModelBackend> Loaded<B> {
             Work::Decode { batch } => Prepared::Decoding(written(self.backbone(), PAST, batch), batch),
             Work::Train { latent_steps, batch } => {
                 let step = TrainingStep::new(self.backbone().clone(), team(latent_steps), batch)?;
-                Prepared::Training(Box::new(step))
+                let memory = step.trainer().graph_memory(step.batch());
+                let fits = |free| memory.mode(MemorySize::half_of(free).0);
+                let recompute = free.map_or(Recompute::Always, fits);
+                Prepared::Training(Box::new(step.with_recompute(recompute)))
             }
             _ => Prepared::Nothing,
         };

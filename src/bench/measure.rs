@@ -76,7 +76,7 @@ fn on_backend(
     // Of the CPU the machine tells.
     let adapter = (!kind.is_cpu()).then(|| format!("{}, {}", info.name, info.api));
     keep_no_kernels();
-    match kind.run(request.device, Bench { request, adapter, cancelled, tell: on_event }) {
+    match kind.run(request.device, Bench { request, kind, adapter, cancelled, tell: on_event }) {
         Ok(told) => told,
         Err(e) => tell_missing(request, &e, on_event),
     }
@@ -98,6 +98,7 @@ fn tell_missing(
 /// The works of a request on a backend.
 struct Bench<'a> {
     request: &'a ColumnRequest,
+    kind: BackendKind,
     /// What the device is called, where it is not the CPU.
     adapter: Option<String>,
     cancelled: &'a (dyn Fn() -> bool + Sync),
@@ -171,7 +172,8 @@ impl Bench<'_> {
             let cold = work == Work::FirstTokenCold;
             let (warmup, runs) = if cold { (0, 1) } else { (config.warmup, config.runs) };
             let mut kept = Vec::with_capacity(runs);
-            state.prepare(work)?;
+            let free = self.kind.free_memory(self.request.device, B::device_memory(device));
+            state.prepare(work, free)?;
             for i in 0..warmup + runs {
                 if (self.cancelled)() {
                     return Err(Stop::Cancelled);

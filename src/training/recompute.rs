@@ -5,7 +5,7 @@ use std::fmt;
 use diffmas_backends::{ModelBackend, human_bytes};
 
 use super::{GraphMemory, MemorySize, TrainConfig, Trainer};
-use crate::agents::{StagePart, TeamBatch, TeamPlan};
+use crate::agents::{StagePart, TeamBatch, TeamModel, TeamPlan};
 use crate::text::{TokenizedSample, lines};
 
 named_enum! {
@@ -83,6 +83,13 @@ impl fmt::Display for RecomputeChoice {
 }
 
 impl<B: ModelBackend> Trainer<B> {
+    /// What the gradient of a micro-batch takes, by arithmetic.
+    pub fn graph_memory(&self, batch: &TeamBatch) -> GraphMemory {
+        let TeamModel { layout, channel, .. } = &self.model;
+        let plan = TeamPlan::new(&layout.config, batch, |rollout| channel.inner.layout(rollout));
+        GraphMemory::new(layout, &plan, batch, size_of::<B::FloatElem>())
+    }
+
     /// Decides what is recomputed, where that is left to the memory limit, by the largest micro-batch that `samples` could make up; the limit
     /// is a half of what is `free`, in bytes, where none is set. From then on the run's settings say both.
     pub fn choose_recompute(
@@ -94,10 +101,7 @@ impl<B: ModelBackend> Trainer<B> {
             return None;
         }
         let limit = self.config.memory_limit.or_else(|| free().map(MemorySize::half_of));
-        let batch = largest_batch(samples, &self.config);
-        let model = &self.model;
-        let plan = TeamPlan::new(&model.layout.config, &batch, |rollout| model.channel.inner.layout(rollout));
-        let memory = GraphMemory::new(&model.layout, &plan, &batch, size_of::<B::FloatElem>());
+        let memory = self.graph_memory(&largest_batch(samples, &self.config));
         let mode = limit.map_or(Recompute::Always, |limit| memory.mode(limit.0));
         (self.config.recompute, self.config.memory_limit) = (mode, limit);
         Some(RecomputeChoice { mode, memory, limit })

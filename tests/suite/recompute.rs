@@ -1,12 +1,17 @@
 //! What is recomputed and what is kept makes no difference to a gradient.
 
+use std::cell::Cell;
+use std::path::Path;
+
 use crate::batches::FEEDS;
 use crate::bits::is_exact;
 use crate::channels::{Setting, with_open_gates};
 use crate::common::*;
-use diffmas::agents::{Dropout, FeedKind, SlotPlacement, Transmit};
+use diffmas::agents::{AdapterScope, ChannelKind, Dropout, FeedKind, SlotPlacement, Transmit};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::training::{CrossEntropy, Outcome, Recompute};
+use diffmas::training::{
+    CrossEntropy, Event, GraphMemory, MemorySize, Outcome, Recompute, TrainConfig, Trainer,
+};
 
 /// Asserts that two outcomes are the same: every loss, and each tensor of the gradients and of what reaches messages, within `tolerance` of
 /// its norm.
@@ -103,4 +108,116 @@ impl Job for Feeds {
 #[test]
 fn every_feed_and_transmission_has_one_gradient_whatever_is_recomputed() {
     on_backend(Feeds);
+}
+
+/// How runs of `Modes` are trained.
+fn config(recompute: Recompute) -> TrainConfig {
+    TrainConfig {
+        learning_rate: 1e-2,
+        batch_size: 2,
+        gradient_accumulation_steps: 2,
+        max_steps: Some(4),
+        save_steps: 2,
+        recompute,
+        ..TrainConfig::default()
+    }
+}
+
+struct Modes;
+
+impl Job for Modes {
+    type Output = ();
+
+    /// Whole runs: what is kept changes no update, and a resumed run goes on as it began.
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let g = Golden::<B>::load("tiny-qwen3", AdapterScope::Shared, |c| c.latent_steps = 2, &device);
+        let trained = |mut trainer: Trainer<B>, output: Option<&Path>, updates: usize| {
+            let done = Cell::new(0);
+            let count = |_: &Trainer<B>, event: Event<'_>| {
+                done.set(done.get() + usize::from(matches!(event, Event::Step { .. })));
+                Ok(())
+            };
+            trainer.train(&g.samples, output, || done.get() == updates, count).unwrap();
+            trainer
+        };
+        let run = |mode| trained(g.trainer(config(mode)), None, 4).parameters().clone();
+        let (always, never, prompts) =
+            (run(Recompute::Always), run(Recompute::Never), run(Recompute::Prompts));
+        let exact = is_exact::<B>(&device);
+        same_gradients(&never, &always, if exact { 0.0 } else { 1e-4 }, "all kept");
+        same_gradients(&prompts, &always, 1e-4, "prompts recomputed");
+        for (limit, mode, whole) in [(0, Recompute::Always, &always), (u64::MAX, Recompute::Never, &never)] {
+            let dir = tempfile::tempdir().unwrap();
+            let chooses = |limit| {
+                let memory_limit = Some(MemorySize(limit));
+                g.trainer(TrainConfig { memory_limit, ..config(Recompute::Auto) })
+            };
+            let first = trained(chooses(limit), Some(dir.path()), 3);
+            assert_eq!(
+                (first.config().recompute, first.config().memory_limit),
+                (mode, Some(MemorySize(limit)))
+            );
+            // On another day there is more memory, or less.
+            let mut second = chooses(u64::MAX - limit);
+            assert_eq!(second.resume(dir.path(), &g.samples).unwrap(), Some(3));
+            assert_eq!(second.choose_recompute(&g.samples, || None), None, "it has been chosen");
+            let second = trained(second, None, 4);
+            assert_eq!(second.config().recompute, mode);
+            same_gradients(second.parameters(), whole, if exact { 0.0 } else { 1e-4 }, "resumed");
+            let error =
+                g.trainer(config(Recompute::Prompts)).resume(dir.path(), &g.samples).unwrap_err().to_string();
+            assert!(error.contains(&format!("`recompute` was \"{mode}\" and is now \"prompts\"")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_run_learns_the_same_whatever_it_keeps_and_goes_on_in_the_mode_in_which_it_began() {
+    on_backend(Modes);
+}
+
+struct Chosen;
+
+impl Job for Chosen {
+    type Output = ();
+
+    /// The mode that keeps most of those that fit, by sizes alone.
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        for setting in Setting::all() {
+            let what = setting.name();
+            let g = setting.load::<B>(&device);
+            let choose = |limit, samples: &[_]| {
+                let memory_limit = Some(MemorySize(limit));
+                let mut trainer = g.trainer(TrainConfig { memory_limit, ..config(Recompute::Auto) });
+                trainer.choose_recompute(samples, || panic!("{what}: a limit is set")).unwrap()
+            };
+            let memory = choose(0, &g.samples).memory;
+            let GraphMemory { never, prompts, always } = memory;
+            assert!(always > 0 && prompts <= never && always <= prompts, "{what}: {memory:?}");
+            assert_eq!(choose(never, &g.samples).mode, Recompute::Never, "{what}");
+            if setting.channel != ChannelKind::TEXT {
+                assert!(always <= prompts && prompts < never, "{what}: {memory:?}");
+                let modes = [never - 1, prompts, prompts - 1].map(|limit| choose(limit, &g.samples).mode);
+                assert_eq!(modes, [Recompute::Prompts, Recompute::Prompts, Recompute::Always], "{what}");
+            }
+            let mut longer = g.samples.clone();
+            longer[1].prompts[0].extend([1; 20]);
+            assert!(choose(0, &longer).memory.never > never, "{what}: a longer prompt takes more");
+            assert_eq!(choose(0, &longer).memory, choose(1, &longer).memory);
+        }
+        let g = Golden::<B>::load("tiny-qwen3", AdapterScope::Shared, |_| (), &device);
+        let mut unknown = g.trainer(config(Recompute::Auto));
+        let choice = unknown.choose_recompute(&g.samples, || None).unwrap();
+        assert_eq!((choice.mode, choice.limit), (Recompute::Always, None));
+        assert!(choice.to_string().contains("--memory-limit"), "{choice}");
+        let choice =
+            g.trainer(config(Recompute::Auto)).choose_recompute(&g.samples, || Some(3 << 30)).unwrap();
+        assert_eq!((choice.mode, choice.limit), (Recompute::Never, Some(MemorySize(3 << 29))));
+        assert!(choice.to_string().starts_with("recompute = never: no pass runs twice"), "{choice}");
+    }
+}
+
+#[test]
+fn what_is_recomputed_is_chosen_by_sizes_and_the_limit_alone() {
+    on_backend(Chosen);
 }
