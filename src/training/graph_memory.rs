@@ -8,7 +8,8 @@ use crate::agents::{StagePlan, TeamBatch, TeamLayout, TeamPlan};
 /// Of each position, a layer keeps what its operations' gradients need: the residual stream before its two norms, queries, attended values, and the
 /// two halves of the feed-forward layer; with adapters, the inputs of the projections that have one. Keys and values are kept once, but of
 /// latent steps, which join all earlier ones at each step, `T·(T+1)/2` times. Beside the graphs there are messages with their cotangents, and
-/// the scores over the vocabulary of all texts that are learned. Encoders and cross-agent attention, which are small, are left out.
+/// the scores over the vocabulary of all texts that are learned; and the nodes of graphs themselves. Encoders and cross-agent attention, which
+/// are small, are left out. What processes on the CPU take at most is up to a tenth more (SmolLM2-135M, T = 10 and 40, one row and four).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GraphMemory {
     /// With the graphs of all stages.
@@ -19,10 +20,13 @@ pub struct GraphMemory {
     pub always: u64,
 }
 
+/// Bytes of the nodes of a layer in one pass, some thirty, with their places in the tables of burn-autodiff.
+const NODES: u64 = 32 << 10;
+
 impl GraphMemory {
     /// That of `batch` in a team of the form `layout`, where a number takes `size` bytes.
     pub fn new(layout: &TeamLayout, plan: &TeamPlan, batch: &TeamBatch, size: usize) -> Self {
-        let arithmetic = Arithmetic { layout, plan, batch };
+        let arithmetic = Arithmetic { layout, plan, batch, size: size as u64 };
         let stages: Vec<[u64; 2]> = plan.stages.iter().map(|stage| arithmetic.stage(stage)).collect();
         let (last, upstream) = stages.split_last().expect("the final agent is a stage");
         let final_stage = last[0] + last[1];
@@ -36,7 +40,7 @@ impl GraphMemory {
         ];
         // A message, its cotangent, and what one reader adds to that.
         let messages = 3 * arithmetic.messages();
-        let [never, prompts, always] = kept.map(|numbers| (numbers + messages) * size as u64);
+        let [never, prompts, always] = kept.map(|graphs| graphs + messages);
         Self { never, prompts, always }
     }
 
@@ -50,18 +54,20 @@ impl GraphMemory {
     }
 }
 
-/// What numbers, of whatever type, are kept.
+/// What is kept, in bytes.
 struct Arithmetic<'a> {
     layout: &'a TeamLayout,
     plan: &'a TeamPlan,
     batch: &'a TeamBatch,
+    /// Bytes of a number.
+    size: u64,
 }
 
 impl Arithmetic<'_> {
     /// What the prompts of a stage take, and what follows them; agents with slots have nothing that follows.
     fn stage(&self, stage: &StagePlan) -> [u64; 2] {
         let (sizes, batch) = (&self.layout.sizes, self.batch);
-        let vocabulary = sizes.vocab_size as u64;
+        let vocabulary = sizes.vocab_size as u64 * self.size;
         let j = stage.agents[0];
         if j + 1 == self.layout.config.agents.len() {
             let target = batch.target.as_ref();
@@ -83,13 +89,19 @@ impl Arithmetic<'_> {
             return [self.pass(j, rows * prompt) + texts, 0];
         }
         let joined = (rows * steps * (steps + 1) / 2) as u64 * self.key_values();
-        let latent = (rows * steps) as u64 * (self.position(j) - self.key_values()) + joined;
+        let latent =
+            (rows * steps) as u64 * (self.position(j) - self.key_values()) + joined + self.nodes(steps);
         [self.pass(j, rows * prompt), latent + texts]
     }
 
     /// What a pass over `positions` takes.
     fn pass(&self, j: usize, positions: usize) -> u64 {
-        positions as u64 * self.position(j)
+        positions as u64 * self.position(j) + self.nodes(1)
+    }
+
+    /// What the nodes of `passes` take.
+    fn nodes(&self, passes: usize) -> u64 {
+        (passes * self.layout.sizes.num_hidden_layers) as u64 * NODES
     }
 
     /// What a position of agent `j` takes in all layers.
@@ -107,13 +119,13 @@ impl Arithmetic<'_> {
             d + 2 * queries + c.num_attention_heads as u64 + adapted(&["q_proj", "k_proj", "v_proj"]) * d;
         let norms = if c.qk_norm { queries + keys } else { 0 };
         let mlp = d + 2 * inner + adapted(&["gate_proj", "up_proj"]) * d + adapted(&["down_proj"]) * inner;
-        (attention + norms + mlp) * c.num_hidden_layers as u64 + 2 * d + self.key_values()
+        ((attention + norms + mlp) * c.num_hidden_layers as u64 + 2 * d) * self.size + self.key_values()
     }
 
     /// Keys and values of a position in all layers.
     fn key_values(&self) -> u64 {
         let c = &self.layout.sizes;
-        (2 * c.num_key_value_heads * c.head_dim * c.num_hidden_layers) as u64
+        (2 * c.num_key_value_heads * c.head_dim * c.num_hidden_layers) as u64 * self.size
     }
 
     /// The keys and values of all messages.

@@ -26,14 +26,23 @@ thread_local! {
 pub struct Waiting(#[expect(dead_code, reason = "held, not read")] Vec<Arc<NodeId>>);
 
 /// Runs `build` and holds the nodes that it records, so that its graph may wait.
-///
-/// # Panics
-/// If `build` itself calls this.
 pub fn waiting<T>(build: impl FnOnce() -> T) -> (T, Waiting) {
-    let outside = RECORDED.replace(Some(Vec::new()));
-    assert!(outside.is_none(), "a graph that waits is built inside another");
+    let recording = Recording { outside: RECORDED.replace(Some(Vec::new())) };
     let built = build();
-    (built, Waiting(RECORDED.take().unwrap_or_default()))
+    let nodes = RECORDED.take().unwrap_or_default();
+    drop(recording);
+    (built, Waiting(nodes))
+}
+
+/// What was recorded outside of [`waiting`], which goes on when this is dropped, also by a panic.
+struct Recording {
+    outside: Option<Vec<Arc<NodeId>>>,
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        RECORDED.set(self.outside.take());
+    }
 }
 
 /// Notes a node that was recorded.
