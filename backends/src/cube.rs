@@ -1,21 +1,26 @@
 //! The backends whose kernels CubeCL compiles: CUDA, ROCm, and any graphics API through wgpu.
 
+mod attention;
+mod attention_backward;
+mod elementwise;
+mod launch;
+mod linear;
+mod matmul;
 mod reduce;
+mod rows;
 
 use burn::prelude::*;
 use burn::tensor::backend::{DTypeUsage, DeviceOps};
 use burn::tensor::{DType, TensorData, TensorPrimitive};
 use burn_cubecl::cubecl::server::ComputeServer;
-use burn_cubecl::kernel::matmul::{MatmulStrategy, init_matmul_output};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
-use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
-use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
-use cubek::std::InputBinding;
 
+use self::matmul::product;
 use crate::{
-    DeviceMemory, LinearGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse, check_device, composed,
+    AttentionCall, AttentionGrads, AttentionMask, DeviceMemory, HostMask, LinearGrads, LoraRef, StoredDtype,
+    StoredMatrix, WeightUse, check_device, composed,
 };
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
@@ -57,7 +62,11 @@ where
         bias: Option<&Tensor<Self, 1>>,
         lora: Option<LoraRef<'_, Self>>,
     ) -> Tensor<Self, 2> {
-        composed::frozen_linear(x, weight, bias, lora)
+        if !linear_in_f32(&x, lora) {
+            return composed::frozen_linear(x, weight, bias, lora);
+        }
+        let bias = bias.map(|b| raw(b.clone()));
+        wrapped(linear::frozen_linear(raw(x), raw(weight.clone()), bias, lora.map(factors)))
     }
 
     fn frozen_linear_backward(
@@ -67,19 +76,125 @@ where
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
     ) -> LinearGrads<Self> {
-        composed::frozen_linear_backward(dy, x, weight, lora, wants_dx)
+        if !linear_in_f32(&dy, lora) {
+            return composed::frozen_linear_backward(dy, x, weight, lora, wants_dx);
+        }
+        let (lora, weight) = (lora.map(factors), raw(weight.clone()));
+        let (dx, factors) = linear::frozen_linear_backward(raw(dy), x.map(raw), weight, lora, wants_dx);
+        (dx.map(wrapped), factors.map(|(a, b)| (wrapped(a), wrapped(b))))
     }
 
     fn frozen_transposed(x: Tensor<Self, 2>, weight: &Self::Weight) -> Tensor<Self, 2> {
-        composed::frozen_transposed(x, weight)
+        match in_f32([&x]) {
+            true => wrapped(linear::frozen_transposed(raw(x), raw(weight.clone()))),
+            false => composed::frozen_transposed(x, weight),
+        }
     }
 
     fn embed(weight: &Self::Weight, ids: &[u32], _device: &Self::Device) -> Tensor<Self, 2> {
         composed::embed(weight, ids)
     }
 
+    fn rms_norm(x: Tensor<Self, 2>, weight: &Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {
+        match in_f32([&x]) {
+            true => wrapped(rows::rms_norm(raw(x), raw(weight.clone()), eps)),
+            false => composed::rms_norm(x, weight, eps),
+        }
+    }
+
+    fn rms_norm_backward(
+        dy: Tensor<Self, 2>,
+        x: Tensor<Self, 2>,
+        weight: &Tensor<Self, 1>,
+        eps: f64,
+    ) -> Tensor<Self, 2> {
+        match in_f32([&dy, &x]) {
+            true => wrapped(rows::rms_norm_backward(raw(dy), raw(x), raw(weight.clone()), eps)),
+            false => composed::rms_norm_backward(dy, x, weight, eps),
+        }
+    }
+
+    fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
+        match in_f32([&x]) && in_f32([cos, sin]) {
+            true => wrapped(elementwise::rotary(raw(x), raw(cos.clone()), raw(sin.clone()))),
+            false => composed::rotary(x, cos, sin),
+        }
+    }
+
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        match in_f32([&gate, &up]) {
+            true => wrapped(elementwise::swiglu(raw(gate), raw(up))),
+            false => composed::swiglu(gate, up),
+        }
+    }
+
+    fn swiglu_backward(
+        dy: Tensor<Self, 2>,
+        gate: Tensor<Self, 2>,
+        up: Tensor<Self, 2>,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        match in_f32([&dy, &gate, &up]) {
+            true => {
+                let (d_gate, d_up) = elementwise::swiglu_backward(raw(dy), raw(gate), raw(up));
+                (wrapped(d_gate), wrapped(d_up))
+            }
+            false => composed::swiglu_backward(dy, gate, up),
+        }
+    }
+
+    fn attention_mask(mask: HostMask, device: &Self::Device) -> AttentionMask<Self> {
+        AttentionMask::with_padding(mask, device)
+    }
+
+    fn block_attention(call: &AttentionCall<Self>) -> (Tensor<Self, 4>, Tensor<Self, 4>) {
+        match kernel_call(call) {
+            Some(call) => {
+                let (out, lse) = attention::attention(&call);
+                (wrapped(out), wrapped(lse))
+            }
+            None => composed::block_attention(call),
+        }
+    }
+
+    fn block_attention_backward(
+        call: &AttentionCall<Self>,
+        d_out: Tensor<Self, 4>,
+        out: Tensor<Self, 4>,
+        lse: Tensor<Self, 4>,
+        wants: &[bool],
+    ) -> AttentionGrads<Self> {
+        let Some(kernel) = kernel_call(call) else {
+            return composed::block_attention_backward(call, d_out, out, lse, wants);
+        };
+        let [d_out, out, lse] = [d_out, out, lse].map(|x| x.into_primitive().tensor());
+        let (query, blocks) = attention_backward::attention_backward(&kernel, d_out, out, lse, wants);
+        let blocks = blocks.into_iter().map(|grads| grads.map(|(k, v)| (wrapped(k), wrapped(v))));
+        AttentionGrads { query: wrapped(query), blocks: blocks.collect() }
+    }
+
+    fn token_nll(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {
+        match in_f32([&logits]) {
+            true => wrapped(rows::token_nll(raw(logits), targets)),
+            false => composed::token_nll(logits, targets),
+        }
+    }
+
+    fn token_nll_backward(
+        d_nll: Tensor<Self, 1>,
+        logits: Tensor<Self, 2>,
+        targets: &[u32],
+    ) -> Tensor<Self, 2> {
+        match in_f32([&logits]) {
+            true => wrapped(rows::token_nll_backward(raw(d_nll), raw(logits), targets)),
+            false => composed::token_nll_backward(d_nll, logits, targets),
+        }
+    }
+
     fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
-        matmul(a, b)
+        match in_f32([&a, &b]) {
+            true => wrapped(product(a.into_primitive().tensor(), b.into_primitive().tensor())),
+            false => a.matmul(b),
+        }
     }
 
     fn sum<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
@@ -107,6 +222,52 @@ where
     }
 }
 
+/// The tensor below the public one, its last dimension without gaps.
+fn raw<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>, const D: usize>(
+    x: Tensor<B, D>,
+) -> CubeTensor<R> {
+    launch::dense(x.into_primitive().tensor())
+}
+
+/// The public tensor above.
+fn wrapped<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>, const D: usize>(
+    x: CubeTensor<R>,
+) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+/// A call of attention as kernels take it, if they can do it.
+fn kernel_call<R, B>(call: &AttentionCall<B>) -> Option<attention::Call<R>>
+where
+    R: CubeRuntime,
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>, BoolTensorPrimitive = CubeTensor<R>>,
+{
+    if !in_f32([&call.q]) || !call.blocks.iter().all(|b| in_f32([&b.key, &b.value])) {
+        return None;
+    }
+    let primitive = |x: &Tensor<B, 4>| x.clone().into_primitive().tensor();
+    let blocks = call.blocks.iter().map(|b| [primitive(&b.key), primitive(&b.value)]).collect();
+    let padding = call.mask.padding(&call.q.device()).map(Tensor::into_primitive);
+    attention::Call::new(primitive(&call.q), blocks, padding, call.scale)
+}
+
+/// The factors of LoRA below the public ones.
+fn factors<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>>(
+    lora: LoraRef<'_, B>,
+) -> linear::Factors<R> {
+    linear::Factors { a: raw(lora.a.clone()), b: raw(lora.b.clone()), scaling: lora.scaling }
+}
+
+/// Whether the kernels of linear layers, which compute in f32 whatever the weight is kept in, take these tensors as they are.
+fn linear_in_f32<B: Backend>(x: &Tensor<B, 2>, lora: Option<LoraRef<'_, B>>) -> bool {
+    in_f32([x]) && lora.is_none_or(|l| in_f32([l.a, l.b]))
+}
+
+/// Whether the kernels of this module, which compute in f32, take these tensors as they are.
+fn in_f32<B: Backend, const N: usize, const D: usize>(tensors: [&Tensor<B, D>; N]) -> bool {
+    tensors.iter().all(|x| x.dtype() == DType::F32)
+}
+
 /// The tensor type of stored numbers; none for blocks, which only the host reads.
 fn float(dtype: StoredDtype) -> Option<DType> {
     match dtype {
@@ -116,38 +277,3 @@ fn float(dtype: StoredDtype) -> Option<DType> {
         StoredDtype::Blocks(_) => None,
     }
 }
-
-/// `a·b`. Products of f32 are f32: the automatic strategy would give them to tensor cores, which round to TF32 without a word.
-///
-/// # Shapes
-/// `[.., m, k]`, `[.., k, n]` of the same leading dimensions → `[.., m, n]`
-fn matmul<B, R, const D: usize>(a: Tensor<B, D>, b: Tensor<B, D>) -> Tensor<B, D>
-where
-    R: CubeRuntime,
-    B: Backend<FloatTensorPrimitive = CubeTensor<R>>,
-{
-    if [a.dtype(), b.dtype()] != [DType::F32; 2] {
-        return a.matmul(b);
-    }
-    assert_eq!(a.dims()[D - 1], b.dims()[D - 2], "the inner dimensions of a matrix product");
-    let rows = a.dims()[D - 2];
-    let [a, b] = [a, b].map(|x| x.into_primitive().tensor());
-    let out = init_matmul_output(&a, &b, DType::F32);
-    let launch = |strategy: &Strategy| {
-        let [a, b] = [&a, &b].map(|x| InputBinding::new(x.clone().binding(), DType::F32.into()));
-        let f32 = DType::F32.into();
-        let mut dtypes = MatmulElems::from_globals(&MatmulGlobalElems { lhs: f32, rhs: f32, out: f32 });
-        launch_ref(strategy, &out.client, a, b, out.clone().binding(), &mut dtypes)
-    };
-    // One row reads each weight once: a plane sums along it. It needs rows of weights that a plane divides, and refuses others.
-    let by_planes = D == 2 && rows == 1 && launch(&Strategy::GemvPlaneParallel(Default::default())).is_ok();
-    if !by_planes {
-        launch(&Strategy::SimpleUnit(Default::default()))
-            .expect("a product on plain cores fits every device");
-    }
-    Tensor::from_primitive(TensorPrimitive::Float(out))
-}
-
-/// Neither autotuning nor fusion is compiled in: with autotuning this pattern would not be the only one, and with fusion the backends would be
-/// other types than the one above.
-const _: fn(MatmulStrategy) = |MatmulStrategy::Cube| ();

@@ -17,8 +17,18 @@ use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 use crate::cache_folder::kernel_folder;
 
 /// What kernels consist of: the exact versions of the crates that they are in, and those of this crate.
-const KERNELS: [&str; 3] =
-    [include_str!("../Cargo.toml"), include_str!("cube.rs"), include_str!("cube/reduce.rs")];
+const KERNELS: [&str; 10] = [
+    include_str!("../Cargo.toml"),
+    include_str!("cube.rs"),
+    include_str!("cube/attention.rs"),
+    include_str!("cube/attention_backward.rs"),
+    include_str!("cube/elementwise.rs"),
+    include_str!("cube/launch.rs"),
+    include_str!("cube/linear.rs"),
+    include_str!("cube/matmul.rs"),
+    include_str!("cube/reduce.rs"),
+    include_str!("cube/rows.rs"),
+];
 
 /// The file that says what the others were.
 const KNOWN: &str = "known";

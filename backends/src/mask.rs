@@ -52,15 +52,18 @@ impl HostMask {
         self.queries == 1 && self.valid.is_none()
     }
 
+    /// Which keys are padding, on `device`, `[B, 1, 1, n]`.
+    fn padding<B: Backend>(&self, device: &B::Device) -> Option<Tensor<B, 4, Bool>> {
+        let valid = self.valid.as_ref()?;
+        let padding: Vec<bool> = valid.iter().map(|v| !v).collect();
+        Some(Tensor::from_data(TensorData::new(padding, [self.batch, 1, 1, self.keys]), device))
+    }
+
     /// Which keys a query does not see, on `device`: the future from the sizes alone, padding from the validity `[B, n]`.
     fn hidden<B: Backend>(&self, device: &B::Device) -> Option<Tensor<B, 4, Bool>> {
         let (b, t, n) = (self.batch, self.queries, self.keys);
         let future = (t > 1).then(|| Tensor::<B, 4, Bool>::tril_mask([1, 1, t, n], (n - t) as i64, device));
-        let padding = self.valid.as_ref().map(|valid| {
-            let padding: Vec<bool> = valid.iter().map(|v| !v).collect();
-            Tensor::<B, 4, Bool>::from_data(TensorData::new(padding, [b, 1, 1, n]), device)
-        });
-        match (future, padding) {
+        match (future, self.padding(device)) {
             (Some(future), Some(padding)) => {
                 Some(future.expand([b, 1, t, n]).bool_or(padding.expand([b, 1, t, n])))
             }
@@ -69,31 +72,58 @@ impl HostMask {
     }
 }
 
-/// A [`HostMask`] and, for backends that compute attention from composed operations, what they read of it on the device.
+/// A [`HostMask`] and what a backend's attention reads of it on the device.
 #[derive(Clone, Debug)]
 pub struct AttentionMask<B: Backend> {
     /// The mask on the host.
     pub host: Arc<HostMask>,
-    /// See [`AttentionMask::hidden`]; `None` where the host's form is read or every query sees every key.
-    hidden: Option<Tensor<B, 4, Bool>>,
+    on_device: OnDevice<B>,
+}
+
+/// What of a mask lies on the device, made once for all layers of a pass.
+#[derive(Clone, Debug)]
+enum OnDevice<B: Backend> {
+    Nothing,
+    /// See [`AttentionMask::padding`].
+    Padding(Tensor<B, 4, Bool>),
+    /// See [`AttentionMask::hidden`].
+    Hidden(Tensor<B, 4, Bool>),
 }
 
 impl<B: Backend> AttentionMask<B> {
     /// A mask that lives on the host alone, for backends whose kernels read it there.
     pub fn on_host(mask: HostMask) -> Self {
-        Self { host: Arc::new(mask), hidden: None }
+        Self { host: Arc::new(mask), on_device: OnDevice::Nothing }
     }
 
-    /// A mask with its tensor on `device`, made once for all layers of a pass. No more than the validity travels there.
+    /// A mask with its padding on `device`, for backends whose kernels know the order of keys.
+    pub fn with_padding(mask: HostMask, device: &B::Device) -> Self {
+        let on_device = mask.padding(device).map_or(OnDevice::Nothing, OnDevice::Padding);
+        Self { host: Arc::new(mask), on_device }
+    }
+
+    /// A mask with its tensor on `device`, for backends that compute attention from composed operations. No more than the validity travels
+    /// there.
     pub fn on_device(mask: HostMask, device: &B::Device) -> Self {
-        let hidden = mask.hidden(device);
-        Self { host: Arc::new(mask), hidden }
+        let on_device = mask.hidden(device).map_or(OnDevice::Nothing, OnDevice::Hidden);
+        Self { host: Arc::new(mask), on_device }
     }
 
-    /// Which keys a query does not see, `[B or 1, 1, t or 1, n]`; `None` where every query sees every key. Made now where the mask lives on
-    /// the host alone.
+    /// Which keys are padding, `[B, 1, 1, n]`; `None` where none is.
+    pub fn padding(&self, device: &B::Device) -> Option<Tensor<B, 4, Bool>> {
+        match &self.on_device {
+            OnDevice::Padding(padding) => Some(padding.clone()),
+            _ => self.host.padding(device),
+        }
+    }
+
+    /// Which keys a query does not see, `[B or 1, 1, t or 1, n]`; `None` where every query sees every key. Made now where only a part of it
+    /// lies on the device.
     pub fn hidden(&self, device: &B::Device) -> Option<Tensor<B, 4, Bool>> {
-        self.hidden.clone().or_else(|| self.host.hidden(device))
+        match &self.on_device {
+            OnDevice::Hidden(hidden) => Some(hidden.clone()),
+            _ => self.host.hidden(device),
+        }
     }
 
     /// The same mask for another backend, its tensor converted by `convert`.
@@ -101,7 +131,12 @@ impl<B: Backend> AttentionMask<B> {
         &self,
         convert: impl FnOnce(Tensor<B, 4, Bool>) -> Tensor<C, 4, Bool>,
     ) -> AttentionMask<C> {
-        AttentionMask { host: self.host.clone(), hidden: self.hidden.clone().map(convert) }
+        let on_device = match self.on_device.clone() {
+            OnDevice::Nothing => OnDevice::Nothing,
+            OnDevice::Padding(padding) => OnDevice::Padding(convert(padding)),
+            OnDevice::Hidden(hidden) => OnDevice::Hidden(convert(hidden)),
+        };
+        AttentionMask { host: self.host.clone(), on_device }
     }
 }
 
@@ -131,7 +166,9 @@ mod tests {
             for padded in [false, true] {
                 let valid = padded.then(|| (0..b * n).map(|i| i % 3 != 1).collect());
                 let mask = HostMask::new(b, t, n, valid);
-                let hidden = AttentionMask::<Flex>::on_device(mask.clone(), &Default::default()).hidden;
+                let device = Default::default();
+                let whole = AttentionMask::<Flex>::on_device(mask.clone(), &device);
+                let hidden = whole.hidden(&device);
                 assert_eq!(hidden.is_none(), mask.is_trivial());
                 let Some(hidden) = hidden else { continue };
                 let got: Vec<bool> = hidden.expand([b, 1, t, n]).into_data().iter::<bool>().collect();

@@ -17,6 +17,7 @@ mod limits;
 mod merge;
 mod message_dtype;
 mod objectives;
+mod operations;
 mod outside;
 mod parity;
 mod precision;

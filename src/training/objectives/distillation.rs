@@ -52,7 +52,8 @@ impl<B: ModelBackend, T: Teach<B>> Objective<B> for Distillation<T> {
             return CrossEntropy.loss(term);
         }
         let predictions = term.predictions;
-        let log_p = self.teacher.log_probs(term.batch);
+        // A teacher may know its numbers on a device of its own.
+        let log_p = self.teacher.log_probs(term.batch).to_device(&predictions.logits.device());
         assert_eq!(log_p.dims(), predictions.logits.dims(), "the teacher's tokens and vocabulary");
         let kl = B::token_kl(log_p, predictions.logits.clone());
         let weight = |&row: &usize| if term.batch.labelled[row] { self.weight } else { 1.0 };

@@ -1,0 +1,61 @@
+//! What kernels of our own take and give: tensors in rows without gaps between their elements, on one device.
+//!
+//! On CUDA rows of a tensor may lie further apart than they are long, so kernels ask for the strides of all dimensions but the last.
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::cubecl;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+/// The most cubes of one dimension of a launch that every device takes.
+const CUBES: usize = 65_535;
+
+/// `x` with its last dimension without gaps.
+pub(super) fn dense<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
+    let last = x.meta.rank() - 1;
+    if x.meta.strides()[last] == 1 || x.meta.shape()[last] == 1 { x } else { into_contiguous(x) }
+}
+
+/// Room for a result in f32 beside `like`.
+pub(super) fn empty<R: CubeRuntime, const D: usize>(
+    like: &CubeTensor<R>,
+    shape: [usize; D],
+) -> CubeTensor<R> {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), DType::F32)
+}
+
+/// Numbers from the host, beside `like`.
+pub(super) fn numbers<R: CubeRuntime>(like: &CubeTensor<R>, values: &[u32]) -> CubeTensor<R> {
+    let handle = like.client.create_from_slice(u32::as_bytes(values));
+    let shape = Shape::from([values.len()]);
+    CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, DType::U32)
+}
+
+/// `n` cubes in the first two dimensions of a launch, and more than that where one dimension does not hold them, times `z`.
+pub(super) fn cubes(n: usize, z: usize) -> CubeCount {
+    let y = n.div_ceil(CUBES);
+    CubeCount::Static(n.div_ceil(y.max(1)) as u32, y as u32, z as u32)
+}
+
+/// Units of a cube for a unit each of `n` elements.
+pub(super) const BLOCK: u32 = 256;
+
+/// The cubes of [`BLOCK`] units that hold `n` of them.
+pub(super) fn blocks(n: usize) -> (CubeCount, CubeDim) {
+    (cubes(n.div_ceil(BLOCK as usize), 1), CubeDim::new_1d(BLOCK))
+}
+
+/// The number of the cube in the first two dimensions of its launch.
+#[cube]
+pub(super) fn cube_number() -> usize {
+    (CUBE_POS_X + CUBE_POS_Y * CUBE_COUNT_X) as usize
+}
+
+/// The number of the unit in a launch of [`blocks`].
+#[cube]
+pub(super) fn unit_number() -> usize {
+    cube_number() * CUBE_DIM as usize + UNIT_POS as usize
+}

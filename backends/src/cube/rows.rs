@@ -1,0 +1,283 @@
+//! Operations on whole rows, a cube each: norms and the loss of a token, forward and backward.
+//!
+//! How a row is summed depends on its length alone.
+
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::cubecl;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::launch::{cube_number, cubes, empty, numbers};
+
+/// Units that share a row of `len` elements.
+pub(super) fn units(len: usize) -> u32 {
+    match len {
+        ..=64 => 32,
+        65..=4096 => 128,
+        _ => 256,
+    }
+}
+
+/// The sum of what each unit of the cube brings, for all of them; `scratch` has a place for each.
+#[cube]
+pub(super) fn cube_sum(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
+    let unit = UNIT_POS as usize;
+    // Somebody may still read what it held before.
+    sync_cube();
+    scratch[unit] = value;
+    sync_cube();
+    let mut half = CUBE_DIM as usize / 2;
+    while half > 0 {
+        if unit < half {
+            scratch[unit] = scratch[unit] + scratch[unit + half];
+        }
+        sync_cube();
+        half /= 2;
+    }
+    scratch[0]
+}
+
+/// The largest of what each unit of the cube brings, for all of them.
+#[cube]
+fn cube_max(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
+    let unit = UNIT_POS as usize;
+    sync_cube();
+    scratch[unit] = value;
+    sync_cube();
+    let mut half = CUBE_DIM as usize / 2;
+    while half > 0 {
+        if unit < half {
+            scratch[unit] = max(scratch[unit], scratch[unit + half]);
+        }
+        sync_cube();
+        half /= 2;
+    }
+    scratch[0]
+}
+
+/// `1 / sqrt(mean(x²) + eps)` of a row.
+#[cube]
+fn reciprocal_rms(
+    x: &Tensor<f32>,
+    from: usize,
+    len: usize,
+    eps: f32,
+    scratch: &mut SharedMemory<f32>,
+) -> f32 {
+    let mut squares = 0.0f32;
+    let mut i = UNIT_POS as usize;
+    while i < len {
+        let value = x[from + i];
+        squares += value * value;
+        i += CUBE_DIM as usize;
+    }
+    1.0 / f32::sqrt(cube_sum(squares, scratch) / f32::cast_from(len) + eps)
+}
+
+#[cube(launch_unchecked)]
+fn norm_kernel(
+    x: &Tensor<f32>,
+    weight: &Tensor<f32>,
+    y: &mut Tensor<f32>,
+    eps: f32,
+    #[comptime] units: usize,
+) {
+    let row = cube_number();
+    let len = x.shape(1);
+    if row >= x.shape(0) {
+        terminate!();
+    }
+    let mut scratch = SharedMemory::<f32>::new(units);
+    let from = row * x.stride(0);
+    let factor = reciprocal_rms(x, from, len, eps, &mut scratch);
+    let mut i = UNIT_POS as usize;
+    while i < len {
+        y[row * len + i] = x[from + i] * factor * weight[i];
+        i += units;
+    }
+}
+
+#[cube(launch_unchecked)]
+fn norm_backward_kernel(
+    dy: &Tensor<f32>,
+    x: &Tensor<f32>,
+    weight: &Tensor<f32>,
+    dx: &mut Tensor<f32>,
+    eps: f32,
+    #[comptime] units: usize,
+) {
+    let row = cube_number();
+    let len = x.shape(1);
+    if row >= x.shape(0) {
+        terminate!();
+    }
+    let mut scratch = SharedMemory::<f32>::new(units);
+    let (from, slope) = (row * x.stride(0), row * dy.stride(0));
+    let factor = reciprocal_rms(x, from, len, eps, &mut scratch);
+    let mut along = 0.0f32;
+    let mut i = UNIT_POS as usize;
+    while i < len {
+        along += dy[slope + i] * weight[i] * (x[from + i] * factor);
+        i += units;
+    }
+    let along = cube_sum(along, &mut scratch) / f32::cast_from(len);
+    let mut i = UNIT_POS as usize;
+    while i < len {
+        dx[row * len + i] = (dy[slope + i] * weight[i] - x[from + i] * factor * along) * factor;
+        i += units;
+    }
+}
+
+/// `Σ exp(x − max)` of a row, and its maximum.
+#[cube]
+fn exponentials(x: &Tensor<f32>, from: usize, len: usize, scratch: &mut SharedMemory<f32>) -> (f32, f32) {
+    let mut largest = x[from];
+    let mut i = UNIT_POS as usize;
+    while i < len {
+        largest = max(largest, x[from + i]);
+        i += CUBE_DIM as usize;
+    }
+    let largest = cube_max(largest, scratch);
+    let mut sum = 0.0f32;
+    let mut i = UNIT_POS as usize;
+    while i < len {
+        sum += f32::exp(x[from + i] - largest);
+        i += CUBE_DIM as usize;
+    }
+    (cube_sum(sum, scratch), largest)
+}
+
+#[cube(launch_unchecked)]
+fn nll_kernel(logits: &Tensor<f32>, targets: &Tensor<u32>, nll: &mut Tensor<f32>, #[comptime] units: usize) {
+    let row = cube_number();
+    if row >= logits.shape(0) {
+        terminate!();
+    }
+    let mut scratch = SharedMemory::<f32>::new(units);
+    let from = row * logits.stride(0);
+    let (sum, largest) = exponentials(logits, from, logits.shape(1), &mut scratch);
+    if UNIT_POS == 0 {
+        nll[row] = f32::ln(sum) + largest - logits[from + targets[row] as usize];
+    }
+}
+
+#[cube(launch_unchecked)]
+fn nll_backward_kernel(
+    d_nll: &Tensor<f32>,
+    logits: &Tensor<f32>,
+    targets: &Tensor<u32>,
+    d_logits: &mut Tensor<f32>,
+    #[comptime] units: usize,
+) {
+    let row = cube_number();
+    let len = logits.shape(1);
+    if row >= logits.shape(0) {
+        terminate!();
+    }
+    let mut scratch = SharedMemory::<f32>::new(units);
+    let from = row * logits.stride(0);
+    let (sum, largest) = exponentials(logits, from, len, &mut scratch);
+    let (slope, target) = (d_nll[row * d_nll.stride(0)], targets[row] as usize);
+    let mut i = UNIT_POS as usize;
+    while i < len {
+        let mut p = f32::exp(logits[from + i] - largest) / sum;
+        if i == target {
+            p -= 1.0;
+        }
+        d_logits[row * len + i] = p * slope;
+        i += units;
+    }
+}
+
+/// See [`crate::ModelBackend::rms_norm`].
+pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, eps: f64) -> CubeTensor<R> {
+    let [rows, len] = x.meta.shape().dims();
+    let y = empty(&x, [rows, len]);
+    let units = units(len);
+    // SAFETY: cubes beyond the last row do nothing, and no unit leaves its row.
+    unsafe {
+        norm_kernel::launch_unchecked(
+            &y.client,
+            cubes(rows, 1),
+            CubeDim::new_1d(units),
+            x.into_tensor_arg(),
+            weight.into_tensor_arg(),
+            y.clone().into_tensor_arg(),
+            eps as f32,
+            units as usize,
+        );
+    }
+    y
+}
+
+/// See [`crate::ModelBackend::rms_norm_backward`].
+pub(super) fn rms_norm_backward<R: CubeRuntime>(
+    dy: CubeTensor<R>,
+    x: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    eps: f64,
+) -> CubeTensor<R> {
+    let [rows, len] = x.meta.shape().dims();
+    let dx = empty(&x, [rows, len]);
+    let units = units(len);
+    // SAFETY: cubes beyond the last row do nothing, and no unit leaves its row.
+    unsafe {
+        norm_backward_kernel::launch_unchecked(
+            &dx.client,
+            cubes(rows, 1),
+            CubeDim::new_1d(units),
+            dy.into_tensor_arg(),
+            x.into_tensor_arg(),
+            weight.into_tensor_arg(),
+            dx.clone().into_tensor_arg(),
+            eps as f32,
+            units as usize,
+        );
+    }
+    dx
+}
+
+/// See [`crate::ModelBackend::token_nll`].
+pub(super) fn token_nll<R: CubeRuntime>(logits: CubeTensor<R>, targets: &[u32]) -> CubeTensor<R> {
+    let [rows, len] = logits.meta.shape().dims();
+    let (targets, nll) = (numbers(&logits, targets), empty(&logits, [rows]));
+    let units = units(len);
+    // SAFETY: cubes beyond the last row do nothing, no unit leaves its row, and targets lie in it.
+    unsafe {
+        nll_kernel::launch_unchecked(
+            &nll.client,
+            cubes(rows, 1),
+            CubeDim::new_1d(units),
+            logits.into_tensor_arg(),
+            targets.into_tensor_arg(),
+            nll.clone().into_tensor_arg(),
+            units as usize,
+        );
+    }
+    nll
+}
+
+/// See [`crate::ModelBackend::token_nll_backward`].
+pub(super) fn token_nll_backward<R: CubeRuntime>(
+    d_nll: CubeTensor<R>,
+    logits: CubeTensor<R>,
+    targets: &[u32],
+) -> CubeTensor<R> {
+    let [rows, len] = logits.meta.shape().dims();
+    let (targets, d_logits) = (numbers(&logits, targets), empty(&logits, [rows, len]));
+    let units = units(len);
+    // SAFETY: cubes beyond the last row do nothing, no unit leaves its row, and targets lie in it.
+    unsafe {
+        nll_backward_kernel::launch_unchecked(
+            &d_logits.client,
+            cubes(rows, 1),
+            CubeDim::new_1d(units),
+            d_nll.into_tensor_arg(),
+            logits.into_tensor_arg(),
+            targets.into_tensor_arg(),
+            d_logits.clone().into_tensor_arg(),
+            units as usize,
+        );
+    }
+    d_logits
+}

@@ -1,0 +1,313 @@
+//! Every operation of a backend against its composed form, forward and backward, at sizes that no tile divides and on tensors whose rows lie
+//! apart.
+
+use burn::prelude::*;
+use burn::tensor::{Bytes, DType, TensorData};
+use diffmas_backends::{
+    AttentionCall, HostMask, Job, KeyValueBlock, LoraRef, ModelBackend, StoredDtype, StoredMatrix, WeightUse,
+    composed,
+};
+
+use crate::common::{det_fill, on_backend};
+
+/// Numbers in a tensor without gaps.
+fn filled<B: Backend, const D: usize>(name: &str, shape: [usize; D], device: &B::Device) -> Tensor<B, D> {
+    let values = det_fill(&format!("{name}/{shape:?}"), shape.iter().product(), 1.0);
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+/// The same numbers as part of a larger tensor.
+fn gapped<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    let (len, dims) = (x.dims()[D - 1], x.dims());
+    let mut wide = dims;
+    wide[D - 1] = len + 3;
+    Tensor::zeros(wide, &x.device()).slice_assign(dims.map(|n| 0..n), x).narrow(D - 1, 0, len)
+}
+
+fn values<B: Backend, const D: usize>(x: Tensor<B, D>) -> Vec<f64> {
+    x.into_data().iter().collect()
+}
+
+#[track_caller]
+fn close<B: Backend, const D: usize>(got: Tensor<B, D>, want: Tensor<B, D>, what: &str) {
+    assert_eq!(got.dims(), want.dims(), "{what}");
+    let (got, want) = (values(got), values(want));
+    // What cancels to nothing leaves the rounding of numbers around 1.
+    let scale = want.iter().map(|x| x * x).sum::<f64>().sqrt().max(0.1);
+    let off = got.iter().zip(&want).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
+    assert!(off / scale < 3e-6, "{what}: off by {:.1e} of the norm", off / scale);
+}
+
+/// Whether a backend computes a row in the same way whatever lies beside it.
+fn by_row<B: ModelBackend>(device: &B::Device) -> bool {
+    B::name(device) != "ndarray"
+}
+
+#[track_caller]
+fn same<B: Backend>(got: Tensor<B, 2>, want: Tensor<B, 2>, what: &str) {
+    assert!(values(got).iter().zip(values(want)).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}");
+}
+
+const ROWS: [usize; 3] = [1, 3, 70];
+const WIDTHS: [usize; 8] = [1, 2, 7, 64, 65, 130, 576, 4099];
+
+#[test]
+fn norms_agree() {
+    struct Norms;
+    impl Job for Norms {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for (rows, len) in ROWS.iter().flat_map(|&rows| WIDTHS.map(|len| (rows, len))) {
+                let what = format!("{rows} rows of {len}");
+                let x = filled::<B, 2>("x", [rows, len], &device);
+                let dy = filled::<B, 2>("dy", [rows, len], &device);
+                let weight = filled::<B, 1>("weight", [len], &device);
+                let want = composed::rms_norm(x.clone(), &weight, 1e-5);
+                close(B::rms_norm(x.clone(), &weight, 1e-5), want.clone(), &what);
+                close(B::rms_norm(gapped(x.clone()), &weight, 1e-5), want, &format!("{what}, apart"));
+                let want = composed::rms_norm_backward(dy.clone(), x.clone(), &weight, 1e-5);
+                let got = B::rms_norm_backward(dy.clone(), x.clone(), &weight, 1e-5);
+                close(got, want.clone(), &format!("{what}, backward"));
+                let got = B::rms_norm_backward(gapped(dy), gapped(x.clone()), &weight, 1e-5);
+                close(got, want, &format!("{what}, backward, apart"));
+                if by_row::<B>(&device) {
+                    let last = |x: Tensor<B, 2>| x.narrow(0, rows - 1, 1);
+                    let alone = B::rms_norm(last(x.clone()), &weight, 1e-5);
+                    same(alone, last(B::rms_norm(x, &weight, 1e-5)), &format!("{what}, the last alone"));
+                }
+            }
+        }
+    }
+    on_backend(Norms);
+}
+
+#[test]
+fn elementwise_operations_agree() {
+    struct Elementwise;
+    impl Job for Elementwise {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for [n, heads, d] in [[1, 1, 2], [3, 2, 6], [70, 3, 64], [5, 9, 128]] {
+                let what = format!("{n} positions of {heads} heads of {d}");
+                let x = filled::<B, 3>("x", [n, heads, d], &device);
+                let cos = filled::<B, 2>("cos", [n, d / 2], &device);
+                let sin = filled::<B, 2>("sin", [n, d / 2], &device);
+                let want = composed::rotary(x.clone(), &cos, &sin);
+                close(B::rotary(x.clone(), &cos, &sin), want.clone(), &what);
+                let got = B::rotary(gapped(x), &gapped(cos), &gapped(sin));
+                close(got, want, &format!("{what}, apart"));
+            }
+            for shape in [[1, 1], [1, 1536], [3, 65], [70, 130]] {
+                let [gate, up, dy] = ["gate", "up", "dy"].map(|name| filled::<B, 2>(name, shape, &device));
+                let gate = gate.mul_scalar(4.0);
+                let want = composed::swiglu(gate.clone(), up.clone());
+                close(B::swiglu(gate.clone(), up.clone()), want.clone(), &format!("{shape:?}"));
+                close(
+                    B::swiglu(gapped(gate.clone()), gapped(up.clone())),
+                    want,
+                    &format!("{shape:?}, apart"),
+                );
+                let want = composed::swiglu_backward(dy.clone(), gate.clone(), up.clone());
+                for (got, how) in [
+                    (B::swiglu_backward(dy.clone(), gate.clone(), up.clone()), ""),
+                    (B::swiglu_backward(gapped(dy), gapped(gate), gapped(up)), ", apart"),
+                ] {
+                    close(got.0, want.0.clone(), &format!("{shape:?}{how}, gate"));
+                    close(got.1, want.1.clone(), &format!("{shape:?}{how}, up"));
+                }
+            }
+        }
+    }
+    on_backend(Elementwise);
+}
+
+#[test]
+fn losses_of_tokens_agree() {
+    struct Losses;
+    impl Job for Losses {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for (rows, len) in [(1, 1), (1, 2), (3, 33), (70, 1000), (2, 20_001), (1, 151_936)] {
+                let what = format!("{rows} rows of {len}");
+                let logits = filled::<B, 2>("logits", [rows, len], &device).mul_scalar(5.0);
+                let targets: Vec<u32> = (0..rows).map(|row| (row * 7919 % len) as u32).collect();
+                let d_nll = filled::<B, 1>("d_nll", [rows], &device);
+                let want = composed::token_nll(logits.clone(), &targets);
+                close(B::token_nll(logits.clone(), &targets), want.clone(), &what);
+                close(B::token_nll(gapped(logits.clone()), &targets), want, &format!("{what}, apart"));
+                let want = composed::token_nll_backward(d_nll.clone(), logits.clone(), &targets);
+                let got = B::token_nll_backward(d_nll.clone(), logits.clone(), &targets);
+                close(got, want, &format!("{what}, backward"));
+                // One number for all rows.
+                let one = d_nll.narrow(0, 0, 1).expand([rows]);
+                let want = composed::token_nll_backward(one.clone(), logits.clone(), &targets);
+                let got = B::token_nll_backward(one, gapped(logits), &targets);
+                close(got, want, &format!("{what}, backward, apart"));
+            }
+        }
+    }
+    on_backend(Losses);
+}
+
+/// A frozen matrix of `numbers`, kept as `dtype`.
+fn stored(numbers: &[f32], shape: [usize; 2], dtype: StoredDtype) -> StoredMatrix {
+    let mut bytes = vec![0; dtype.bytes(numbers.len()).unwrap()];
+    dtype.narrow(numbers, &mut bytes);
+    StoredMatrix::new(dtype, shape, Bytes::from_bytes_vec(bytes))
+}
+
+/// Rounded to numbers that each of these types holds.
+fn rounded<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    (x.mul_scalar(64.0)).round().div_scalar(64.0)
+}
+
+#[test]
+fn linear_layers_agree_for_few_and_many_rows() {
+    struct Linears;
+    impl Job for Linears {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for (cols, out) in [(1, 1), (7, 5), (33, 70), (64, 160), (576, 192), (130, 1000)] {
+                let w = rounded(filled::<B, 2>("w", [out, cols], &device));
+                let numbers: Vec<f32> = w.clone().into_data().to_vec().unwrap();
+                let bias = filled::<B, 1>("bias", [out], &device);
+                let dtypes = [StoredDtype::F32, StoredDtype::Bf16, StoredDtype::F16];
+                for dtype in dtypes.into_iter().filter(|&dtype| B::keeps(dtype, &device)) {
+                    let matrix = stored(&numbers, [out, cols], dtype);
+                    let kept = B::frozen_weight(matrix, WeightUse::Layer, &device);
+                    for (rows, rank) in
+                        [(1, 0), (1, 8), (2, 1), (3, 3), (8, 0), (9, 8), (16, 3), (17, 8), (40, 0)]
+                    {
+                        let what = format!("{rows} rows, {cols} to {out}, rank {rank}, {dtype:?}");
+                        let x = filled::<B, 2>("x", [rows, cols], &device);
+                        let dy = filled::<B, 2>("dy", [rows, out], &device);
+                        let a = filled::<B, 2>("a", [rank.max(1), cols], &device);
+                        let b = filled::<B, 2>("b", [out, rank.max(1)], &device);
+                        let lora = (rank > 0).then_some(LoraRef { a: &a, b: &b, scaling: 0.7 });
+                        let bias = (rank != 3).then_some(&bias);
+                        let want = composed::frozen_linear(x.clone(), &w, bias, lora);
+                        let got = B::frozen_linear(x.clone(), &kept, bias, lora);
+                        close(got.clone(), want.clone(), &what);
+                        close(
+                            B::frozen_linear(gapped(x.clone()), &kept, bias, lora),
+                            want,
+                            &format!("{what}, apart"),
+                        );
+                        let want =
+                            composed::frozen_linear_backward(dy.clone(), Some(x.clone()), &w, lora, true);
+                        for (dy, x, how) in [
+                            (dy.clone(), x.clone(), "backward"),
+                            (gapped(dy.clone()), gapped(x.clone()), "apart"),
+                        ] {
+                            let got = B::frozen_linear_backward(dy, Some(x), &kept, lora, true);
+                            close(got.0.unwrap(), want.0.clone().unwrap(), &format!("{what}, {how}, dx"));
+                            assert_eq!(got.1.is_some(), rank > 0);
+                            if let (Some((da, db)), Some((wa, wb))) = (got.1, want.1.clone()) {
+                                close(da, wa, &format!("{what}, {how}, dA"));
+                                close(db, wb, &format!("{what}, {how}, dB"));
+                            }
+                        }
+                        close(
+                            B::frozen_transposed(dy.clone(), &kept),
+                            composed::frozen_transposed(dy, &w),
+                            &format!("{what}, transposed"),
+                        );
+                        if by_row::<B>(&device) && rows <= 16 {
+                            let last = |x: Tensor<B, 2>| x.narrow(0, rows - 1, 1);
+                            let alone = B::frozen_linear(last(x), &kept, bias, lora);
+                            same(alone, last(got), &format!("{what}, the last alone"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    on_backend(Linears);
+}
+
+/// Sizes of a call of attention: rows, queries, heads, KV heads, head width; keys of each block before the queries' own.
+type Sizes = ([usize; 5], &'static [usize]);
+
+const CALLS: [Sizes; 11] = [
+    ([1, 1, 1, 1, 2], &[]),
+    ([1, 1, 4, 2, 8], &[1]),
+    ([2, 1, 9, 3, 64], &[130, 7, 500]),
+    ([1, 5, 4, 2, 4], &[]),
+    ([2, 3, 6, 2, 16], &[5, 1, 3]),
+    ([3, 33, 3, 1, 64], &[4]),
+    ([1, 129, 2, 2, 32], &[]),
+    ([1, 7, 5, 5, 80], &[128, 129]),
+    ([2, 2, 8, 2, 128], &[255]),
+    ([1, 300, 4, 2, 8], &[3]),
+    // A head wider than the kernels of any device take, and more blocks.
+    ([1, 2, 2, 1, 130], &[1, 1, 1, 1, 1, 1, 1, 1, 1]),
+];
+
+/// As [`gapped`], and with heads and positions exchanged where they lie.
+fn turned<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
+    gapped(x.swap_dims(1, 2)).swap_dims(1, 2)
+}
+
+#[test]
+fn attention_agrees_over_any_blocks_with_and_without_padding() {
+    struct Attention;
+    impl Job for Attention {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for ([batch, t, heads, kv_heads, d], before) in CALLS {
+                let sizes: Vec<usize> = before.iter().copied().chain([t]).collect();
+                let keys: usize = sizes.iter().sum();
+                let four = |name: &str, shape| filled::<B, 4>(name, shape, &device);
+                let q = four("q", [batch, t, heads, d]).mul_scalar(3.0);
+                let d_out = four("d_out", [batch, t, heads, d]);
+                for (padded, shared, apart) in
+                    [(false, false, false), (true, false, true), (true, true, false), (false, true, true)]
+                {
+                    // The first block is everybody's, if there is one before the queries' own.
+                    let shared = shared && sizes.len() > 1;
+                    let rows = |i: usize| if shared && i == 0 { 1 } else { batch };
+                    let how = |x| if apart { turned(x) } else { x };
+                    let block = |(i, &n): (usize, &usize)| {
+                        let shape = [rows(i), kv_heads, n, d];
+                        let key = how(four(&format!("key {i}"), shape));
+                        KeyValueBlock { key, value: how(four(&format!("value {i}"), shape)) }
+                    };
+                    let blocks: Vec<_> = sizes.iter().enumerate().map(block).collect();
+                    // The second row sees none of its first keys, and the first row some.
+                    let unseen = |row: usize, key: usize| key % 3 == 1 || (row == 1 && key < keys - t / 2);
+                    let valid = || (0..batch * keys).map(|i| !unseen(i / keys, i % keys)).collect();
+                    let host = HostMask::new(batch, t, keys, padded.then(valid));
+                    let call = |q| {
+                        let (blocks, mask) = (blocks.clone(), B::attention_mask(host.clone(), &device));
+                        AttentionCall { q, blocks, mask, scale: (d as f64).powf(-0.5) }
+                    };
+                    let what = format!(
+                        "{batch} rows, {t} queries, {heads} heads of {d} on {kv_heads}, blocks {sizes:?}, {}{}{}",
+                        if padded { "padded " } else { "" },
+                        if shared { "shared " } else { "" },
+                        if apart { "apart" } else { "" },
+                    );
+                    let plain = call(q.clone());
+                    let (want, want_lse) = composed::block_attention(&plain);
+                    let given = call(if apart { gapped(q.clone()) } else { q.clone() });
+                    let (got, lse) = B::block_attention(&given);
+                    close(got.clone(), want.clone(), &what);
+                    let wants: Vec<bool> = (0..sizes.len()).map(|i| !shared || i > 0).collect();
+                    let slope = if apart { turned(d_out.clone()) } else { d_out.clone() };
+                    let want =
+                        composed::block_attention_backward(&plain, d_out.clone(), want, want_lse, &wants);
+                    let got = B::block_attention_backward(&given, slope, got, lse, &wants);
+                    close(got.query, want.query, &format!("{what}, d_q"));
+                    for (i, (got, want)) in got.blocks.into_iter().zip(want.blocks).enumerate() {
+                        assert_eq!(got.is_some(), wants[i], "{what}");
+                        if let (Some(got), Some(want)) = (got, want) {
+                            close(got.0, want.0, &format!("{what}, d_key {i}"));
+                            close(got.1, want.1, &format!("{what}, d_value {i}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    on_backend(Attention);
+}
