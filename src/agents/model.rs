@@ -133,7 +133,7 @@ pub(crate) fn predict_target<B: ModelBackend>(
 }
 
 /// What is predicted of all valid ids of `text`, the first of which follows position `first` of each row's `len` hidden states.
-fn predict<B: ModelBackend>(
+pub(super) fn predict<B: ModelBackend>(
     backbone: &Backbone<B>,
     hidden: Tensor<B, 2>,
     len: usize,

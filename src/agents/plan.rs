@@ -44,7 +44,7 @@ pub struct AgentPlan {
 pub struct StagePlan {
     /// Their indices.
     pub agents: Vec<usize>,
-    /// The stages whose messages some of them read; last, where it holds their latent steps alone, that of their prompts.
+    /// The stages whose messages some of them read; behind these, those of their own prompts that it goes on from.
     pub reads: Vec<usize>,
     /// How much of their passes it is.
     pub part: StagePart,
@@ -56,10 +56,19 @@ pub enum StagePart {
     /// All of them.
     #[default]
     Whole,
-    /// The prefill of their prompts, which nobody but the latent steps after it reads.
-    Prompts,
-    /// The latent steps, what they send and what they learn.
-    Steps,
+    /// Some layers of the prefill of their prompts; of the final agent, with the target.
+    Prompts(Layers),
+    /// What follows the prompts: latent steps, what they send and what they learn.
+    Rest,
+}
+
+/// Neighbouring layers of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layers {
+    /// The first.
+    pub from: usize,
+    /// The one after the last.
+    pub to: usize,
 }
 
 /// How a team runs on one batch.
@@ -181,22 +190,33 @@ impl TeamPlan {
         dropped
     }
 
-    /// The same where each stage of latent steps is two: the prompts, and what follows them. Agents with slots read both in one pass and stay
+    /// The same where prompts are stages of their own: one for each of `pieces`, which make up the model's layers, and one for what follows. Where
+    /// there is but one piece, only those stages are divided that have latent steps. Agents with slots that run as one batch with others stay
     /// whole.
-    pub fn with_prompts_apart(self) -> Self {
+    ///
+    /// # Panics
+    /// If there is no piece.
+    pub fn with_prompts_apart(self, pieces: &[Layers]) -> Self {
         let Self { agents, stages } = self;
-        let mut split: Vec<StagePlan> = Vec::with_capacity(2 * stages.len());
+        let mut split: Vec<StagePlan> = Vec::with_capacity((pieces.len() + 1) * stages.len());
         // Where the messages of each stage are made now.
         let mut places = Vec::with_capacity(stages.len());
         for StagePlan { agents: own, reads, .. } in stages {
             let mut reads: Vec<usize> = reads.into_iter().map(|r| places[r]).collect();
-            let apart = own.iter().all(|&j| agents[j].slots.is_none())
-                && own.iter().any(|&j| j + 1 < agents.len() && agents[j].steps > 0);
+            let slots = own.iter().filter(|&&j| agents[j].slots.is_some()).count();
+            let answers = own.contains(&(agents.len() - 1));
+            let steps = own.iter().any(|&j| agents[j].steps > 0) && slots == 0 && !answers;
             let mut part = StagePart::Whole;
-            if apart {
-                split.push(StagePlan { agents: own.clone(), reads: reads.clone(), part: StagePart::Prompts });
-                reads.push(split.len() - 1);
-                part = StagePart::Steps;
+            if if pieces.len() > 1 { slots == 0 || slots == own.len() } else { steps } {
+                let first = split.len();
+                for (i, &layers) in pieces.iter().enumerate() {
+                    let before = (i > 0).then(|| first + i - 1);
+                    let reads = reads.iter().copied().chain(before).collect();
+                    split.push(StagePlan { agents: own.clone(), reads, part: StagePart::Prompts(layers) });
+                }
+                // Of the final agent's keys and values nobody reads any.
+                reads.extend(if answers { split.len() - 1 } else { first }..split.len());
+                part = StagePart::Rest;
             }
             places.push(split.len());
             split.push(StagePlan { agents: own, reads, part });
@@ -332,17 +352,26 @@ mod tests {
 
     #[test]
     fn prompts_stand_apart_from_the_steps_that_read_them() {
-        let p = plan(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).with_prompts_apart();
+        let all = Layers { from: 0, to: 4 };
+        let p = plan(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).with_prompts_apart(&[all]);
         let stages: Vec<_> = p.stages.iter().map(|s| (&s.agents[..], &s.reads[..], s.part)).collect();
         let want: [(&[usize], &[usize], StagePart); 3] = [
-            (&[0, 1], &[], StagePart::Prompts),
-            (&[0, 1], &[0], StagePart::Steps),
+            (&[0, 1], &[], StagePart::Prompts(all)),
+            (&[0, 1], &[0], StagePart::Rest),
             (&[2], &[1], StagePart::Whole),
         ];
         assert_eq!(stages, want);
-        let p = plan(&[("a", &[]), ("b", &["a"]), ("c", &["a", "b"])]).with_prompts_apart();
-        let reads: Vec<_> = p.stages.iter().map(|s| s.reads.clone()).collect();
-        assert_eq!(reads, [vec![], vec![0], vec![1], vec![1, 2], vec![1, 3]]);
+        let reads = |p: TeamPlan| p.stages.iter().map(|s| s.reads.clone()).collect::<Vec<_>>();
+        let p = plan(&[("a", &[]), ("b", &["a"]), ("c", &["a", "b"])]);
+        assert_eq!(
+            reads(p.clone().with_prompts_apart(&[all])),
+            [vec![], vec![0], vec![1], vec![1, 2], vec![1, 3]]
+        );
+        let p = p.with_prompts_apart(&[Layers { from: 0, to: 3 }, Layers { from: 3, to: 4 }]);
+        let a: [&[usize]; 3] = [&[], &[0], &[0, 1]];
+        let b: [&[usize]; 3] = [&[2], &[2, 3], &[2, 3, 4]];
+        let c: [&[usize]; 3] = [&[2, 5], &[2, 5, 6], &[2, 5, 7]];
+        assert_eq!(reads(p), [a, b, c].concat());
     }
 
     #[test]

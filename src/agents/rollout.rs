@@ -3,12 +3,10 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::input::marks;
 use super::model::{last_position, prefill, read_on};
-use super::{AdapterScope, Embedded, FeedKind, SlotPlaces, Team, TeamBatch, TeamLayout, TeamPlan};
-use crate::backbone::{Backbone, KeyValues, Positions};
+use super::{AdapterScope, AgentPlan, Embedded, FeedKind, Team, TeamBatch, TeamLayout, TeamPlan};
+use crate::backbone::{Backbone, KeyValues};
 use crate::communication::{Context, Message, ReceivedMessages, Rollout};
-use crate::rectangle::Rectangle;
 
 impl<B: ModelBackend> Team<B> {
     /// Stage I for `agents`: those with slots run as one batch and one pass, the others as one batch, prefill and then latent steps. No
@@ -33,52 +31,87 @@ impl<B: ModelBackend> Team<B> {
             places.iter().map(|&i| (agents[i], contexts[i].clone())).unzip()
         };
         let mut rollouts = Vec::with_capacity(agents.len());
-        if !with_slots.is_empty() {
-            let (agents, contexts) = part(&with_slots);
-            rollouts.extend(self.roll_out_slots(&agents, batch, plan, &contexts));
-        }
-        if !serial.is_empty() {
-            let (agents, contexts) = part(&serial);
-            rollouts.extend(self.roll_out_steps(&agents, batch, plan, &contexts));
+        for places in [with_slots, serial].iter().filter(|places| !places.is_empty()) {
+            let (agents, contexts) = part(places);
+            let prefilled = self.read_prompts(&agents, batch, plan, &contexts);
+            rollouts.extend(self.roll_out_from(prefilled, &agents, batch, plan, &contexts));
         }
         rollouts.sort_by_key(|rollout| agents.iter().position(|&j| j == rollout.sender));
         rollouts
     }
 
     /// What agents run on as one batch, and its context.
-    fn as_one(&self, agents: &[usize], contexts: &[Context<B>]) -> (Backbone<B>, Context<B>) {
+    pub(super) fn as_one(&self, agents: &[usize], contexts: &[Context<B>]) -> (Backbone<B>, Context<B>) {
         match (agents, contexts) {
             ([j], [context]) => (self.roles[*j].clone(), context.clone()),
             _ => (self.together(agents), Context::stack(contexts)),
         }
     }
 
-    /// Prompts with slots in their places, in one pass.
-    fn roll_out_slots(
+    /// The prompts of `agents` as one batch, with slots in their places: all of them have some, or none.
+    fn read_prompts(
         &self,
         agents: &[usize],
         batch: &TeamBatch,
         plan: &TeamPlan,
         contexts: &[Context<B>],
-    ) -> Vec<Rollout<B>> {
+    ) -> Prefilled<B> {
         let (backbone, context) = &self.as_one(agents, contexts);
-        let inputs: Vec<(&SlotPlaces, Embedded<B>)> = agents
-            .iter()
-            .map(|&j| {
-                let name = &self.layout.config.agents[j].name;
-                let places = plan.agents[j].slots.as_ref().expect("an agent with slots");
-                let slots = self.feed.slots(name, &self.parameters);
-                (places, places.insert(batch.prompts[j].embed(backbone), slots))
-            })
-            .collect();
-        let lengths: Vec<usize> = inputs.iter().map(|(_, input)| input.len()).collect();
-        let (places, inputs): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
-        let input = Embedded::stack(inputs);
-        let (all, len, d) = (input.batch, input.len(), input.x.dims()[1]);
-        let (hidden, written) = prefill(backbone, input, context, &mut context.start.clone());
+        Prefilled::new(backbone, self.prompt_input(agents, batch, plan, backbone), context)
+    }
+
+    /// What `agents` read before anything else, as one batch.
+    pub(super) fn prompt_input(
+        &self,
+        agents: &[usize],
+        batch: &TeamBatch,
+        plan: &TeamPlan,
+        backbone: &Backbone<B>,
+    ) -> Embedded<B> {
+        let inputs = agents.iter().map(|&j| {
+            let prompt = batch.prompts[j].embed(backbone);
+            match &plan.agents[j].slots {
+                Some(places) => {
+                    let name = &self.layout.config.agents[j].name;
+                    places.insert(prompt, self.feed.slots(name, &self.parameters))
+                }
+                None => prompt,
+            }
+        });
+        Embedded::stack(inputs.collect())
+    }
+
+    /// The rollouts of `agents`, who have read their prompts: with slots in them, or latent steps behind them.
+    pub(super) fn roll_out_from(
+        &self,
+        prefilled: Prefilled<B>,
+        agents: &[usize],
+        batch: &TeamBatch,
+        plan: &TeamPlan,
+        contexts: &[Context<B>],
+    ) -> Vec<Rollout<B>> {
+        match plan.agents[agents[0]].slots {
+            Some(_) => self.cut_slots(prefilled, agents, batch, plan),
+            None => self.roll_out_steps(prefilled, agents, batch, plan, contexts),
+        }
+    }
+
+    /// The rollouts of `agents`, whose prompts have slots in them.
+    fn cut_slots(
+        &self,
+        prefilled: Prefilled<B>,
+        agents: &[usize],
+        batch: &TeamBatch,
+        plan: &TeamPlan,
+    ) -> Vec<Rollout<B>> {
+        let Prefilled { prompt: written, hidden, .. } = prefilled;
+        let (all, len, d) = (written.positions.batch, written.len(), hidden.dims()[1]);
         let hidden = hidden.reshape([all, len, d]);
         let rows = batch.message_rows();
-        let own = |(i, ((&j, places), own)): (usize, ((&usize, &SlotPlaces), usize))| {
+        let own = |(i, &j): (usize, &usize)| {
+            let AgentPlan { slots, steps, dropped, .. } = &plan.agents[j];
+            let places = slots.as_ref().expect("an agent with slots");
+            let own = batch.prompts[j].len() + steps;
             let (from, skip) = (i * rows, len - own);
             let [prompt, latent] = places.split_kv(&written.rows(from, rows).slice(skip, len));
             let [hidden, thought] =
@@ -86,41 +119,18 @@ impl<B: ModelBackend> Team<B> {
             Rollout {
                 sender: j,
                 transmit: self.layout.config.transmit(j),
-                dropped: plan.agents[j].dropped.clone(),
+                dropped: dropped.clone(),
                 prompt,
                 latents: latents(&hidden, Some(&thought)),
                 latent: Some(latent),
                 hidden,
             }
         };
-        agents.iter().zip(places).zip(lengths).enumerate().map(own).collect()
-    }
-
-    /// Prefill, then latent steps one after another.
-    fn roll_out_steps(
-        &self,
-        agents: &[usize],
-        batch: &TeamBatch,
-        plan: &TeamPlan,
-        contexts: &[Context<B>],
-    ) -> Vec<Rollout<B>> {
-        self.roll_out_from(self.read_prompts(agents, batch, contexts), agents, batch, plan, contexts)
-    }
-
-    /// The prompts of `agents`, none of which has slots, as one batch.
-    pub(super) fn read_prompts(
-        &self,
-        agents: &[usize],
-        batch: &TeamBatch,
-        contexts: &[Context<B>],
-    ) -> Prefilled<B> {
-        let (backbone, context) = &self.as_one(agents, contexts);
-        let prompts = agents.iter().map(|&j| batch.prompts[j].embed(backbone));
-        Prefilled::new(backbone, Embedded::stack(prompts.collect()), context)
+        agents.iter().enumerate().map(own).collect()
     }
 
     /// The latent steps of `agents`, who have read their prompts.
-    pub(super) fn roll_out_from(
+    fn roll_out_steps(
         &self,
         prefilled: Prefilled<B>,
         agents: &[usize],
@@ -263,32 +273,6 @@ impl<B: ModelBackend> Prefilled<B> {
         let mut next = context.start.clone();
         let (hidden, prompt) = prefill(backbone, prompt, context, &mut next);
         Self { prompt, hidden, next }
-    }
-
-    /// Key and value of each layer, `[B, G, n, d]`, then the hidden states, `[1, 1, B·n, D]`.
-    pub fn into_tensors(self) -> Vec<Tensor<B, 4>> {
-        let mut tensors = self.prompt.into_tensors();
-        tensors.push(self.hidden.unsqueeze());
-        tensors
-    }
-
-    /// What the tensors of [`Prefilled::into_tensors`] make up, of the prompts of `agents` on top of `contexts`.
-    ///
-    /// # Panics
-    /// If there is no tensor.
-    pub fn from_tensors(
-        mut tensors: Vec<Tensor<B, 4>>,
-        agents: &[usize],
-        batch: &TeamBatch,
-        contexts: &[Context<B>],
-    ) -> Self {
-        let hidden = tensors.pop().expect("hidden states come last");
-        let valid: Vec<_> =
-            agents.iter().map(|&j| marks(batch.prompts[j].valid(), batch.message_rows())).collect();
-        let mut next: Vec<u32> = contexts.iter().flat_map(|context| context.start.clone()).collect();
-        let positions = Positions::issue(&Rectangle::under(&valid, false), &mut next);
-        let [_, _, n, d] = hidden.dims();
-        Self { prompt: KeyValues::from_tensors(tensors, positions), hidden: hidden.reshape([n, d]), next }
     }
 }
 

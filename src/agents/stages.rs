@@ -3,7 +3,6 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::rollout::Prefilled;
 use super::{
     LossTerm, LossWeights, Objective, Predictions, StagePart, StagePlan, TeamBatch, TeamModel, TeamPlan, Text,
 };
@@ -33,6 +32,11 @@ pub trait StageGraph<B: Backend> {
 
     /// The stages whose messages `stage` reads, in order.
     fn reads(&self, stage: usize) -> &[usize];
+
+    /// Whether the gradient of what `stage` passes on is asked for; else it is let go of as soon as it has been used.
+    fn is_told(&self, _stage: usize) -> bool {
+        true
+    }
 
     /// Computes a stage: the same numbers for the same arguments, every time.
     fn run(
@@ -77,7 +81,7 @@ impl<B: ModelBackend> TeamStages<'_, B> {
         let layers = self.model.backbone.layers.len();
         let mut tensors = tensors.into_iter();
         let StagePlan { agents, part, .. } = &self.plan.stages[stage];
-        let senders = agents.iter().filter(|_| *part != StagePart::Prompts);
+        let senders = agents.iter().filter(|_| !matches!(part, StagePart::Prompts(_)));
         senders
             .map(|&j| {
                 let n = self.plan.agents[j].message.num_tensors(layers);
@@ -96,45 +100,58 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
         &self.plan.stages[stage].reads
     }
 
+    fn is_told(&self, stage: usize) -> bool {
+        !matches!(self.plan.stages[stage].part, StagePart::Prompts(_))
+    }
+
     fn run(
         &self,
         stage: usize,
         parameters: &Parameters<B>,
-        mut messages: Vec<Vec<Tensor<B, 4>>>,
+        messages: Vec<Vec<Tensor<B, 4>>>,
     ) -> StageOutput<B> {
         let team = self.model.bind(parameters);
         let StagePlan { agents, reads, part } = &self.plan.stages[stage];
-        let prompts = (*part == StagePart::Steps).then(|| messages.pop()).flatten();
+        let mut pieces = Vec::new();
         let mut found: Vec<Option<Message<B>>> = vec![None; self.plan.agents.len()];
         for (&s, tensors) in reads.iter().zip(messages) {
+            if let StagePart::Prompts(_) = self.plan.stages[s].part {
+                pieces.push(tensors);
+                continue;
+            }
             for (j, tensors) in self.split(s, tensors) {
                 found[j] = Some(Message::from_tensors(j, tensors, &self.plan.agents[j].message));
             }
         }
         let received: Vec<_> = agents.iter().map(|&j| team.find(j, &found, self.plan)).collect();
         let contexts: Vec<_> = received.iter().map(|received| team.read(received)).collect();
+        if let StagePart::Prompts(layers) = *part {
+            let before = pieces.pop().and_then(|mut piece| piece.pop());
+            let message = team.read_layers(layers, before, agents, self.batch, self.plan, &contexts);
+            return StageOutput { message, loss: None, distillation: None };
+        }
         if agents[..] == [self.plan.agents.len() - 1] {
             let loss = self.objective.map(|objective| {
                 let target = self.batch.target.as_ref().expect("training samples have targets");
-                let prompt = &self.batch.prompts[agents[0]];
-                let context = contexts[0].select(&self.batch.messages);
-                let predictions = team.predict_target(prompt, target, &context);
+                let predictions = match pieces.pop().and_then(|mut piece| piece.pop()) {
+                    Some(hidden) => team.predict_from(hidden, self.batch),
+                    None => {
+                        let context = contexts[0].select(&self.batch.messages);
+                        team.predict_target(&self.batch.prompts[agents[0]], target, &context)
+                    }
+                };
                 objective.loss(self.term(Text::Target, predictions, self.weights.target))
             });
             let (loss, distillation) =
                 loss.map_or((None, None), |loss| (Some(loss.value), loss.distillation));
             return StageOutput { message: Vec::new(), loss, distillation };
         }
-        if *part == StagePart::Prompts {
-            let message = team.read_prompts(agents, self.batch, &contexts).into_tensors();
-            return StageOutput { message, loss: None, distillation: None };
-        }
-        let rollouts = match prompts {
-            Some(tensors) => {
-                let prefilled = Prefilled::from_tensors(tensors, agents, self.batch, &contexts);
+        let rollouts = match part {
+            StagePart::Rest => {
+                let prefilled = team.prefilled(pieces, agents, self.batch, self.plan, &contexts);
                 team.roll_out_from(prefilled, agents, self.batch, self.plan, &contexts)
             }
-            None => team.roll_out(agents, self.batch, self.plan, &contexts),
+            _ => team.roll_out(agents, self.batch, self.plan, &contexts),
         };
         let mut message = Vec::new();
         let mut loss: Option<Tensor<B, 1>> = None;

@@ -1,5 +1,6 @@
 //! The whole transformer: embedding, layers, final norm, head.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::prelude::*;
@@ -70,7 +71,7 @@ impl<B: ModelBackend> Backbone<B> {
             None => positions.clone(),
         };
         let mut layers = Vec::with_capacity(self.layers.len());
-        let hidden = self.pass(x, positions, past, &own, hook, |l, new| {
+        let hidden = self.pass(0..self.layers.len(), x, positions, past, &own, hook, |l, new| {
             let block = extended(tail.map(|t| &t.layers[l]), new);
             layers.push(block.clone());
             block
@@ -97,13 +98,39 @@ impl<B: ModelBackend> Backbone<B> {
     ) -> Tensor<B, 2> {
         cache.extend(positions);
         let own = cache.positions().clone();
-        self.pass(x, positions, past, &own, hook, |l, new| cache.write(l, new))
+        self.pass(0..self.layers.len(), x, positions, past, &own, hook, |l, new| cache.write(l, new))
     }
 
-    /// Runs `x` on top of `past` and `own`, whose last positions are the new ones. `keep` takes in their keys and values, layer by layer, and
-    /// returns those of `own`.
+    /// The part of [`Backbone::forward`] that `layers` are: from what enters the first of them to what leaves the last, after the final norm
+    /// where that is the model's last. Without a tail; the keys and values are those of `layers` alone.
+    ///
+    /// # Shapes
+    /// `x [B·t, D]`, row-major over rows → `[B·t, D]`
+    ///
+    /// # Panics
+    /// If rows or lengths of the arguments do not fit together, or there are no such layers.
+    pub fn forward_layers(
+        &self,
+        layers: Range<usize>,
+        x: Tensor<B, 2>,
+        positions: &Positions,
+        past: &[&KeyValues<B>],
+        hook: Option<&dyn ResidualHook<B>>,
+    ) -> (Tensor<B, 2>, KeyValues<B>) {
+        let mut own = Vec::with_capacity(layers.len());
+        let x = self.pass(layers, x, positions, past, positions, hook, |_, new| {
+            own.push(new.clone());
+            new
+        });
+        (x, KeyValues { layers: own, positions: positions.clone() })
+    }
+
+    /// Runs `x` through `layers` on top of `past` and `own`, whose last positions are the new ones. `keep` takes in their keys and values, layer
+    /// by layer, and returns those of `own`.
+    #[expect(clippy::too_many_arguments, reason = "those of `forward`, in parts")]
     fn pass(
         &self,
+        layers: Range<usize>,
         x: Tensor<B, 2>,
         positions: &Positions,
         past: &[&KeyValues<B>],
@@ -119,16 +146,17 @@ impl<B: ModelBackend> Backbone<B> {
 
         // 2. the layers, each on its own block of every past
         let mut x = x;
-        for (l, layer) in self.layers.iter().enumerate() {
+        let last = layers.end == self.layers.len();
+        for l in layers {
             if let Some(hook) = hook {
                 x = hook.apply(l, x, batch);
             }
             let past = past.iter().map(|p| p.layers[l].clone()).collect();
-            x = layer.forward(x, &self.config, &context, past, |new| keep(l, new));
+            x = self.layers[l].forward(x, &self.config, &context, past, |new| keep(l, new));
         }
 
         // 3. the final norm
-        self.norm.forward(x)
+        if last { self.norm.forward(x) } else { x }
     }
 
     /// What the layers of a pass at `positions` share; `read` are all positions that are read, the new ones last.

@@ -72,7 +72,7 @@ impl<B: ModelBackend> Loaded<B> {
             Work::Train { latent_steps, batch } => {
                 let step = TrainingStep::new(self.backbone().clone(), team(latent_steps), batch)?;
                 let memory = step.trainer().graph_memory(step.batch());
-                let fits = |free| memory.mode(MemorySize::half_of(free).0);
+                let fits = |free| memory.mode(MemorySize::half_of(free).0, false);
                 let recompute = free.map_or(Recompute::Always, fits);
                 Prepared::Training(Box::new(step.with_recompute(recompute)))
             }

@@ -112,6 +112,9 @@ pub struct TrainConfig {
     pub trace_gradient: TraceGradient,
     /// Which forward passes are run again for their gradient.
     pub recompute: Recompute,
+    /// Whether only what stands between two layers of a prompt is kept, and each layer is run again in its backward pass.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub activation_checkpointing: bool,
     /// Memory for what is kept until gradients, by which `recompute = "auto"` decides; without it, nothing is kept.
     pub memory_limit: Option<MemorySize>,
     /// Updates skipped in a row, for a loss or gradient that is not finite, after which training stops.
@@ -162,6 +165,7 @@ impl Default for TrainConfig {
             eval_accuracy: false,
             trace_gradient: TraceGradient::Full,
             recompute: Recompute::Auto,
+            activation_checkpointing: false,
             memory_limit: None,
             max_skipped_updates: 5,
             trajectory_weight: 0.0,
@@ -236,6 +240,11 @@ impl TrainConfig {
         positive("curriculum_steps", self.curriculum_steps.unwrap_or(1))?;
         positive("teacher_tokens", self.teacher_tokens)?;
         self.check_decay()?;
+        if self.activation_checkpointing && self.recompute == Recompute::Never {
+            return Err(Error::invalid(
+                "activation_checkpointing runs the layers of prompts again, but recompute is never; set it to prompts, always or auto",
+            ));
+        }
         check_phases(&self.phases)?;
         if !self.num_train_epochs.is_finite() || self.num_train_epochs <= 0.0 {
             return Err(Error::invalid(format!(

@@ -84,6 +84,7 @@ pub(super) struct Differentiation<'a, B: ModelBackend> {
     pub through: &'a [bool],
     pub draws: Draws,
     pub recompute: Recompute,
+    pub activation_checkpointing: bool,
 }
 
 impl<B: ModelBackend> Differentiation<'_, B> {
@@ -114,7 +115,8 @@ impl<B: ModelBackend> Differentiation<'_, B> {
     /// Adds the gradient of one micro-batch to `all`.
     fn add(&self, all: &mut UpdateGradient<B>, batch: &TeamBatch, weights: &LossWeights) {
         let (plan, dropped) = self.draws.plan(self.model, batch);
-        let (plan, keep) = &self.recompute.divide(plan);
+        let (plan, keep) =
+            &self.recompute.divide(plan, self.model.backbone.layers.len(), self.activation_checkpointing);
         for dropped in dropped {
             all.dropped[0] += usize::from(dropped.all);
             all.dropped[1] += dropped.positions;

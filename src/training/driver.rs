@@ -20,7 +20,7 @@ pub struct Outcome<B: Backend> {
     pub distillation: Option<f64>,
     /// Gradients by parameter; those that the loss does not depend on are missing.
     pub gradients: Parameters<B>,
-    /// Per stage, ∂loss/∂message, where there is one.
+    /// Per stage that is told of, ∂loss/∂message, where there is one.
     pub cotangents: Vec<Option<Vec<Tensor<B, 4>>>>,
 }
 
@@ -90,8 +90,13 @@ pub fn recompute<B: ModelBackend>(
 
     let (mut losses, mut distillation) = (vec![0.0; n], None);
     let mut gradients = Parameters::default();
+    let mut arriving: Vec<Vec<Option<Tensor<B, 4>>>> = messages.iter().map(|m| vec![None; m.len()]).collect();
     let mut cotangents: Vec<Option<Vec<Tensor<B, 4>>>> = vec![None; n];
     for stage in (0..n).rev() {
+        let cotangent = whole(std::mem::take(&mut arriving[stage]), &messages[stage]);
+        if outer.is_told(stage) {
+            cotangents[stage].clone_from(&cotangent);
+        }
         // A stage that nobody reads has nothing but its loss; it is run for it whatever `through` says.
         if read[stage] && !through[stage] {
             continue;
@@ -109,8 +114,8 @@ pub fn recompute<B: ModelBackend>(
             losses[stage] = number(own);
         }
         distillation = divergence.as_ref().map(number).or(distillation);
-        let seeded = message.into_iter().zip(cotangents[stage].iter().flatten());
-        let terms = seeded.map(|(m, c)| (m * Tensor::from_inner(c.clone())).sum());
+        let seeded = message.into_iter().zip(cotangent.into_iter().flatten());
+        let terms = seeded.map(|(m, c)| (m * Tensor::from_inner(c)).sum());
         let Some(objective) = terms.chain(own).reduce(|a, b| a + b) else { continue };
         if !autodiff::is_tracked(&objective) {
             continue;
@@ -124,9 +129,13 @@ pub fn recompute<B: ModelBackend>(
         );
         let mut inputs = inputs.into_iter();
         for &r in outer.reads(stage) {
-            let of_message = inputs.by_ref().take(messages[r].len());
-            let got: Vec<_> = of_message.map(|leaf| leaf.grad_remove(&mut grads)).collect();
-            accumulate(&mut cotangents[r], got, &messages[r]);
+            for (sum, leaf) in arriving[r].iter_mut().zip(inputs.by_ref()) {
+                let got = leaf.grad_remove(&mut grads);
+                *sum = match (sum.take(), got) {
+                    (Some(sum), Some(got)) => Some(sum + got),
+                    (sum, got) => sum.or(got),
+                };
+            }
         }
     }
     Outcome { losses, distillation, gradients, cotangents }
@@ -164,18 +173,12 @@ fn number<B: ModelBackend>(tensor: &Tensor<Autodiff<B>, 1>) -> f64 {
     host_data(tensor.clone().inner()).iter::<f64>().sum()
 }
 
-/// Adds the gradients of one reading to a message's cotangent; no gradient counts as zero.
-fn accumulate<B: Backend>(
-    sum: &mut Option<Vec<Tensor<B, 4>>>,
-    got: Vec<Option<Tensor<B, 4>>>,
+/// The cotangent of a message, where something of it has arrived; what has not is zero.
+fn whole<B: Backend>(
+    arrived: Vec<Option<Tensor<B, 4>>>,
     message: &[Tensor<B, 4>],
-) {
-    if got.iter().all(Option::is_none) {
-        return;
-    }
-    let got = got.into_iter().zip(message).map(|(g, m)| g.unwrap_or_else(|| m.zeros_like()));
-    *sum = Some(match sum.take() {
-        Some(old) => old.into_iter().zip(got).map(|(a, b)| a + b).collect(),
-        None => got.collect(),
-    });
+) -> Option<Vec<Tensor<B, 4>>> {
+    let any = arrived.iter().any(Option::is_some);
+    let each = arrived.into_iter().zip(message).map(|(c, m)| c.unwrap_or_else(|| m.zeros_like()));
+    any.then(|| each.collect())
 }

@@ -24,9 +24,15 @@ pub struct GraphMemory {
 const NODES: u64 = 32 << 10;
 
 impl GraphMemory {
-    /// That of `batch` in a team of the form `layout`, where a number takes `size` bytes.
-    pub fn new(layout: &TeamLayout, plan: &TeamPlan, batch: &TeamBatch, size: usize) -> Self {
-        let arithmetic = Arithmetic { layout, plan, batch, size: size as u64 };
+    /// That of `batch` in a team of the form `layout`, where a number takes `size` bytes, and prompts are read layer by layer with `checkpointing`.
+    pub fn new(
+        layout: &TeamLayout,
+        plan: &TeamPlan,
+        batch: &TeamBatch,
+        size: usize,
+        checkpointing: bool,
+    ) -> Self {
+        let arithmetic = Arithmetic { layout, plan, batch, size: size as u64, checkpointing };
         let stages: Vec<[u64; 2]> = plan.stages.iter().map(|stage| arithmetic.stage(stage)).collect();
         let (last, upstream) = stages.split_last().expect("the final agent is a stage");
         let final_stage = last[0] + last[1];
@@ -44,10 +50,11 @@ impl GraphMemory {
         Self { never, prompts, always }
     }
 
-    /// The mode that recomputes least and takes at most `limit` bytes; where none does, that which takes least.
-    pub fn mode(self, limit: u64) -> Recompute {
+    /// The mode that recomputes least and takes at most `limit` bytes; where none does, that which takes least. With `checkpointing`, prompts are
+    /// recomputed in any case.
+    pub fn mode(self, limit: u64, checkpointing: bool) -> Recompute {
         match () {
-            () if self.never <= limit => Recompute::Never,
+            () if self.never <= limit && !checkpointing => Recompute::Never,
             () if self.prompts <= limit => Recompute::Prompts,
             () => Recompute::Always,
         }
@@ -61,6 +68,8 @@ struct Arithmetic<'a> {
     batch: &'a TeamBatch,
     /// Bytes of a number.
     size: u64,
+    /// Whether of prompts the graph of one layer is there at a time.
+    checkpointing: bool,
 }
 
 impl Arithmetic<'_> {
@@ -75,7 +84,7 @@ impl Arithmetic<'_> {
             let tokens = target.map_or(0, |t| t.count() as u64);
             // Scores and their gradient, and the teacher's.
             let scores = 2 + u64::from(batch.teacher.is_some());
-            return [self.pass(j, positions) + scores * tokens * vocabulary, 0];
+            return [self.prompts(j, positions) + scores * tokens * vocabulary, 0];
         }
         let rows = stage.agents.len() * batch.message_rows();
         let agents = || stage.agents.iter().map(|&j| &self.plan.agents[j]);
@@ -86,12 +95,23 @@ impl Arithmetic<'_> {
             texts.map(|t| self.pass(j, t.batch * t.len) + 2 * t.count() as u64 * vocabulary).sum();
         if agents().any(|agent| agent.slots.is_some()) {
             prompt += steps;
-            return [self.pass(j, rows * prompt) + texts, 0];
+            return [self.prompts(j, rows * prompt) + texts, 0];
         }
         let joined = (rows * steps * (steps + 1) / 2) as u64 * self.key_values();
         let latent =
             (rows * steps) as u64 * (self.position(j) - self.key_values()) + joined + self.nodes(steps);
-        [self.pass(j, rows * prompt), latent + texts]
+        [self.prompts(j, rows * prompt), latent + texts]
+    }
+
+    /// What prompts of so many positions take; layer by layer, what stands between layers, and keys and values, with their gradients.
+    fn prompts(&self, j: usize, positions: usize) -> u64 {
+        let (pass, sizes) = (self.pass(j, positions), &self.layout.sizes);
+        if !self.checkpointing {
+            return pass;
+        }
+        let layers = sizes.num_hidden_layers as u64;
+        let between = (layers * sizes.hidden_size as u64 * self.size + self.key_values()) * positions as u64;
+        pass / layers + 2 * between
     }
 
     /// What a pass over `positions` takes.

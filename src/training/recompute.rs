@@ -1,6 +1,6 @@
 //! What is run twice so that it need not be kept.
 
-use crate::agents::{StagePart, TeamPlan};
+use crate::agents::{Layers, StagePart, TeamPlan};
 
 named_enum! {
     /// Which forward passes are run again for their gradient, so that what they computed need not be kept until then.
@@ -18,13 +18,21 @@ named_enum! {
 }
 
 impl Recompute {
-    /// The stages of `plan` as they are differentiated, and of each whether its graph is kept. `Auto` is what it has become by then; here it
-    /// keeps nothing.
-    pub fn divide(self, plan: TeamPlan) -> (TeamPlan, Vec<bool>) {
-        let plan = if self == Self::Prompts { plan.with_prompts_apart() } else { plan };
+    /// The stages of `plan` as they are differentiated in a model of `layers` layers, and of each whether its graph is kept. With
+    /// `checkpointing`, prompts are read layer by layer, and only what stands between two layers is kept. `Auto` is what it has become by then;
+    /// here it keeps nothing.
+    pub fn divide(self, plan: TeamPlan, layers: usize, checkpointing: bool) -> (TeamPlan, Vec<bool>) {
+        let plan = match (checkpointing, self) {
+            (true, _) => {
+                let pieces: Vec<_> = (0..layers).map(|l| Layers { from: l, to: l + 1 }).collect();
+                plan.with_prompts_apart(&pieces)
+            }
+            (false, Self::Prompts) => plan.with_prompts_apart(&[Layers { from: 0, to: layers }]),
+            (false, _) => plan,
+        };
         let keep = plan.stages.iter().map(|stage| match self {
             Self::Auto | Self::Always => false,
-            Self::Prompts => stage.part == StagePart::Steps,
+            Self::Prompts => stage.part == StagePart::Rest,
             Self::Never => true,
         });
         let keep = keep.collect();

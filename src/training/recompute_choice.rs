@@ -57,7 +57,13 @@ impl<B: ModelBackend> Trainer<B> {
     pub fn graph_memory(&self, batch: &TeamBatch) -> GraphMemory {
         let TeamModel { layout, channel, .. } = &self.model;
         let plan = TeamPlan::new(&layout.config, batch, |rollout| channel.inner.layout(rollout));
-        GraphMemory::new(layout, &plan, batch, size_of::<B::FloatElem>())
+        GraphMemory::new(
+            layout,
+            &plan,
+            batch,
+            size_of::<B::FloatElem>(),
+            self.config.activation_checkpointing,
+        )
     }
 
     /// Decides what is recomputed, where that is left to the memory limit, by the largest micro-batch that `samples` could make up; the limit
@@ -72,7 +78,8 @@ impl<B: ModelBackend> Trainer<B> {
         }
         let limit = self.config.memory_limit.or_else(|| free().map(MemorySize::half_of));
         let memory = self.graph_memory(&largest_batch(samples, &self.config));
-        let mode = limit.map_or(Recompute::Always, |limit| memory.mode(limit.0));
+        let mode = limit
+            .map_or(Recompute::Always, |limit| memory.mode(limit.0, self.config.activation_checkpointing));
         (self.config.recompute, self.config.memory_limit) = (mode, limit);
         Some(RecomputeChoice { mode, memory, limit })
     }

@@ -102,6 +102,7 @@ impl<B: ModelBackend> Trainer<B> {
             through: &self.through(),
             draws: Draws::new(&self.config, self.step),
             recompute: self.config.recompute,
+            activation_checkpointing: self.config.activation_checkpointing,
         };
         differentiation.gradient(batches, &LossWeights::new(tokens, self.phase.trajectory_weight))
     }

@@ -211,18 +211,19 @@ impl<B: ModelBackend> Case<'_, B> {
         objective: &dyn Objective<Autodiff<B>>,
         p: &Parameters<B>,
     ) -> Outcome<B> {
-        self.differentiated_in(Recompute::Always, plan, objective, p)
+        self.differentiated_in((Recompute::Always, false), plan, objective, p)
     }
 
-    /// The same where `mode` says what is recomputed.
+    /// The same where `mode` says what is recomputed, and whether by layer.
     pub fn differentiated_in(
         &self,
-        mode: Recompute,
+        (mode, checkpointing): (Recompute, bool),
         plan: &TeamPlan,
         objective: &dyn Objective<Autodiff<B>>,
         p: &Parameters<B>,
     ) -> Outcome<B> {
-        let (plan, keep) = &mode.divide(plan.clone());
+        let layers = self.model.backbone.layers.len();
+        let (plan, keep) = &mode.divide(plan.clone(), layers, checkpointing);
         let outer = self.model.to_autodiff();
         let weights = &self.weights();
         let (model, batch, through) = (self.model, self.batch, self.through);

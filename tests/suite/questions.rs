@@ -18,7 +18,7 @@ use diffmas::communication::{Channel, ChannelPair, Message, ReceivedMessages, Ro
 use diffmas::evaluation::{Control, evaluate};
 use diffmas::inference::{DecodeOptions, Sampling, Writing};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{CrossEntropy, Event, StepMetrics, Teacher, TrainConfig, Trainer};
+use diffmas::training::{CrossEntropy, Event, Recompute, StepMetrics, Teacher, TrainConfig, Trainer};
 
 /// Three lines of three, one and two questions, of other lengths: upstream prompts and trajectories of a line's own sample, the final agent's
 /// prompts and targets of all.
@@ -205,26 +205,30 @@ impl Job for Rows {
             FeedKind::Identity,
             &device,
         );
-        let (sent, answered) = (Arc::default(), Arc::default());
-        let mut model = g.model.clone();
-        model.channel = ChannelPair::new(Counting(Arc::clone(&sent)));
-        let config = TrainConfig {
-            batch_size: 16,
-            gradient_accumulation_steps: 2,
-            max_steps: Some(1),
-            ..TrainConfig::default()
-        };
-        let trainer = Trainer::new(config, model, g.parameters.clone()).unwrap();
-        let mut trainer = trainer.with_objective(Answered(Arc::clone(&answered)));
         let samples: Vec<TokenizedSample> = (0..128)
             .map(|i| TokenizedSample { line: i / 4 + 1, question: i % 4 + 1, ..g.samples[i / 4 % 3].clone() })
             .collect();
-        trainer.train(&samples, None, || false, |_, _| Ok(())).unwrap();
-        // Of 32 lines of four questions, in micro-batches of 16: each of three agents forward and again for its gradient.
-        assert_eq!(*sent.lock().unwrap(), [16; 2 * 2 * 3]);
-        let answered = answered.lock().unwrap();
-        assert_eq!(answered.concat(), (0..128).collect::<Vec<u64>>());
-        assert_eq!(answered.len(), 2);
+        // Forward, and again for its gradient where nothing is kept.
+        for (recompute, passes) in [(Recompute::Always, 2), (Recompute::Prompts, 1), (Recompute::Never, 1)] {
+            let (sent, answered) = (Arc::default(), Arc::default());
+            let mut model = g.model.clone();
+            model.channel = ChannelPair::new(Counting(Arc::clone(&sent)));
+            let config = TrainConfig {
+                batch_size: 16,
+                gradient_accumulation_steps: 2,
+                max_steps: Some(1),
+                recompute,
+                ..TrainConfig::default()
+            };
+            let trainer = Trainer::new(config, model, g.parameters.clone()).unwrap();
+            let mut trainer = trainer.with_objective(Answered(Arc::clone(&answered)));
+            trainer.train(&samples, None, || false, |_, _| Ok(())).unwrap();
+            // Of 32 lines of four questions, in micro-batches of 16: each of three agents.
+            assert_eq!(*sent.lock().unwrap(), vec![16; 2 * 3 * passes], "{recompute}");
+            let answered = answered.lock().unwrap();
+            assert_eq!(answered.concat(), (0..128).collect::<Vec<u64>>(), "{recompute}");
+            assert_eq!(answered.len(), 2, "{recompute}");
+        }
     }
 }
 

@@ -67,6 +67,9 @@ pub struct TrainingFlags {
     /// Forward passes that are run again for their gradient, so that less is kept [auto: what fits in --memory-limit]
     #[arg(long, value_parser = one_of::<Recompute>())]
     pub recompute: Option<Recompute>,
+    /// Read prompts layer by layer: of a layer, only what enters it is kept, and it runs again in its backward pass
+    #[arg(long)]
+    pub activation_checkpointing: Option<bool>,
     /// Memory for what is kept until gradients, e.g. 8GiB [half of what is free at the start]
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<MemorySize>,
