@@ -6,8 +6,8 @@
 //! cargo bench --bench smollm2 -- infer MODEL --runs 5
 //! cargo bench --bench smollm2 -- answer MODEL --channel text --message-tokens 128
 //! ```
-//! `benches/compare.py` sets `diffmas bench` beside the peer. This program has what that has not: `train` takes `--channel`, `--topology` and `--recompute`,
-//! `answer` compares the channels `trace` and `text` on one question, and `infer` lets rows of a batch end early.
+//! `benches/compare.py` sets `diffmas bench` beside the peer. This program has what that has not: `train` takes `--channel`,
+//! `--topology`, `--recompute` and `--activation-checkpointing`, `answer` compares the channels `trace` and `text` on one question, and `infer` lets rows of a batch end early.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,6 +58,8 @@ struct Args {
     topology: Topology,
     #[arg(long, default_value = "always")]
     recompute: Recompute,
+    #[arg(long)]
+    activation_checkpointing: bool,
     #[arg(long, default_value_t = 128)]
     message_tokens: usize,
     #[arg(long)]
@@ -116,7 +118,7 @@ fn config(args: &Args) -> TeamConfig {
 
 fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Value {
     let training = TrainingStep::new(backbone, config(args), args.batch).unwrap();
-    let mut training = training.with_recompute(args.recompute);
+    let mut training = training.with_recompute(args.recompute, args.activation_checkpointing);
     let mut loss = 0.0;
     let GraphMemory { never, prompts, always } = training.trainer().graph_memory(training.batch());
     let work = Work::Train { latent_steps: args.latent_steps, batch: args.batch };
@@ -129,6 +131,7 @@ fn train<B: ModelBackend>(args: &Args, backbone: Backbone<B>) -> serde_json::Val
     let updates: Vec<f64> = (0..args.updates).map(|_| training.update().unwrap().step_seconds).collect();
     json!({"bench": "train", "T": args.latent_steps, "batch": args.batch, "channel": args.channel.name(),
            "topology": args.topology.name(), "recompute": args.recompute.name(),
+           "activation_checkpointing": args.activation_checkpointing,
            "estimated_gib": {"never": gib(never), "prompts": gib(prompts), "always": gib(always)}, "runs": args.runs, "step": step, "updates": updates, "loss": loss})
 }
 

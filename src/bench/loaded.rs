@@ -74,7 +74,7 @@ impl<B: ModelBackend> Loaded<B> {
                 let memory = step.trainer().graph_memory(step.batch());
                 let fits = |free| memory.mode(MemorySize::half_of(free).0, false);
                 let recompute = free.map_or(Recompute::Always, fits);
-                Prepared::Training(Box::new(step.with_recompute(recompute)))
+                Prepared::Training(Box::new(step.with_recompute(recompute, false)))
             }
             _ => Prepared::Nothing,
         };

@@ -40,9 +40,9 @@ impl<B: ModelBackend> TrainingStep<B> {
         Ok(Self { trainer, batch: [TeamBatch::new(&samples.iter().collect::<Vec<_>>())] })
     }
 
-    /// The same step in which `recompute` says which passes are run again for their gradient.
-    pub fn with_recompute(self, recompute: Recompute) -> Self {
-        Self { trainer: self.trainer.with_recompute(recompute), ..self }
+    /// The same step in which `recompute` says which passes are run again for their gradient, and whether layer by layer.
+    pub fn with_recompute(self, recompute: Recompute, activation_checkpointing: bool) -> Self {
+        Self { trainer: self.trainer.with_recompute(recompute, activation_checkpointing), ..self }
     }
 
     /// The run that it is a step of.

@@ -148,9 +148,9 @@ impl<B: ModelBackend> Trainer<B> {
         Self { objective: Box::new(objective), ..self }
     }
 
-    /// The same run in which `recompute` says which passes are run again for their gradient.
-    pub fn with_recompute(mut self, recompute: Recompute) -> Self {
-        self.config.recompute = recompute;
+    /// The same run in which `recompute` says which passes are run again for their gradient, and whether layer by layer.
+    pub fn with_recompute(mut self, recompute: Recompute, activation_checkpointing: bool) -> Self {
+        (self.config.recompute, self.config.activation_checkpointing) = (recompute, activation_checkpointing);
         self
     }
 

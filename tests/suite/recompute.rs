@@ -159,6 +159,12 @@ impl Job for Modes {
         let exact = is_exact::<B>(&device);
         same_gradients(&never, &always, if exact { 0.0 } else { 1e-4 }, "all kept");
         same_gradients(&prompts, &always, 1e-4, "prompts recomputed");
+        let by_layer = TrainConfig { activation_checkpointing: true, ..config(Recompute::Prompts) };
+        let by_layer = trained(g.trainer(by_layer), None, 4);
+        same_gradients(by_layer.parameters(), &always, 1e-4, "by layer");
+        let neither = TrainConfig { activation_checkpointing: true, ..config(Recompute::Never) };
+        let error = neither.validate().unwrap_err().to_string();
+        assert!(error.contains("but recompute is never"), "{error}");
         for (limit, mode, whole) in [(0, Recompute::Always, &always), (u64::MAX, Recompute::Never, &never)] {
             let dir = tempfile::tempdir().unwrap();
             let chooses = |limit| {
@@ -177,6 +183,9 @@ impl Job for Modes {
             let second = trained(second, None, 4);
             assert_eq!(second.config().recompute, mode);
             same_gradients(second.parameters(), whole, if exact { 0.0 } else { 1e-4 }, "resumed");
+            let by_layer = TrainConfig { activation_checkpointing: true, ..config(Recompute::Auto) };
+            let error = g.trainer(by_layer).resume(dir.path(), &g.samples).unwrap_err().to_string();
+            assert!(error.contains("`activation_checkpointing` was not set and is now true"), "{error}");
             let error =
                 g.trainer(config(Recompute::Prompts)).resume(dir.path(), &g.samples).unwrap_err().to_string();
             assert!(error.contains(&format!("`recompute` was \"{mode}\" and is now \"prompts\"")), "{error}");
@@ -213,6 +222,9 @@ impl Job for Chosen {
                 let modes = [never - 1, prompts, prompts - 1].map(|limit| choose(limit, &g.samples).mode);
                 assert_eq!(modes, [Recompute::Prompts, Recompute::Prompts, Recompute::Always], "{what}");
             }
+            let by_layer = TrainConfig { activation_checkpointing: true, ..config(Recompute::Auto) };
+            let choice = g.trainer(by_layer).choose_recompute(&g.samples, || Some(u64::MAX)).unwrap();
+            assert!(choice.mode == Recompute::Prompts && choice.memory.prompts < prompts, "{what}: {choice}");
             let mut longer = g.samples.clone();
             longer[1].prompts[3].extend([1; 20]);
             assert!(choose(0, &longer).memory.never > never, "{what}: a longer prompt takes more");
