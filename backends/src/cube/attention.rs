@@ -23,18 +23,50 @@ const BLOCKS: usize = 8;
 /// The score of a key that is not seen, and the maximum before any was; finite, so that differences are.
 const LEAST: f32 = -1.0e30;
 
+/// A tensor of four dimensions of which the last has no gaps, and how far the others' elements lie apart.
+#[derive(CubeType, CubeLaunch)]
+pub(super) struct Heads {
+    pub numbers: Array<f32>,
+    pub batch: usize,
+    pub position: usize,
+    pub head: usize,
+}
+
+/// `[B, t, H, d]` as kernels take it.
+pub(super) fn heads_arg<R: CubeRuntime>(x: CubeTensor<R>) -> HeadsLaunch<R> {
+    let [batch, position, head] = [0, 1, 2].map(|i| x.meta.strides()[i]);
+    HeadsLaunch::new(x.into_array_arg(), batch, position, head)
+}
+
 /// Keys and values.
 #[derive(CubeType, CubeLaunch)]
 pub(super) struct Block {
     /// `[B or 1, G, n, d]`
-    pub key: Tensor<f32>,
+    pub key: Heads,
     /// `[B or 1, G, n, d]`
-    pub value: Tensor<f32>,
+    pub value: Heads,
+    /// Positions `n`.
+    pub len: usize,
+}
+
+/// Keys and values as kernels take them.
+pub(super) fn block_arg<R: CubeRuntime>(block: [CubeTensor<R>; 2]) -> BlockLaunch<R> {
+    let len = block[0].meta.shape()[2];
+    let [key, value] = block.map(|x| {
+        let (shape, strides) = (x.meta.shape(), x.meta.strides());
+        // A block of one row is everybody's.
+        let batch = if shape[0] == 1 { 0 } else { strides[0] };
+        let (head, position) = (strides[1], strides[2]);
+        HeadsLaunch::new(x.into_array_arg(), batch, position, head)
+    });
+    BlockLaunch::new(key, value, len)
 }
 
 /// The sizes of a call.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 pub(super) struct Sizes {
+    /// Rows of the batch, `B`.
+    pub batch: usize,
     /// KV heads `G`.
     pub kv_heads: usize,
     /// Queries `t` of a head.
@@ -45,6 +77,8 @@ pub(super) struct Sizes {
     pub keys: usize,
     /// The factor of the scores.
     pub scale: f32,
+    /// From the flags of a row of the batch, which tell padding, to those of the next.
+    pub padding: usize,
 }
 
 /// The rows of one cube.
@@ -66,16 +100,16 @@ pub(super) fn place(sizes: &Sizes, tiles: usize) -> Place {
 
 /// Where row `rho` of a KV head lies in `[B, t, H, d]`.
 #[cube]
-pub(super) fn row_start(x: &Tensor<f32>, sizes: &Sizes, place: &Place, rho: usize) -> usize {
+pub(super) fn row_start(x: &Heads, sizes: &Sizes, place: &Place, rho: usize) -> usize {
     let rep = sizes.rows / sizes.queries;
     let head = place.head * rep + rho / sizes.queries;
-    place.batch * x.stride(0) + rho % sizes.queries * x.stride(1) + head * x.stride(2)
+    place.batch * x.batch + rho % sizes.queries * x.position + head * x.head
 }
 
 /// Brings rows of `x [B, t, H, d]` from `first` on into `tile [rows, d]`, times `factor`; what lies beyond the last row is the last once more.
 #[cube]
 pub(super) fn load(
-    x: &Tensor<f32>,
+    x: &Heads,
     sizes: &Sizes,
     place: &Place,
     first: usize,
@@ -87,7 +121,7 @@ pub(super) fn load(
     let mut i = UNIT_POS as usize;
     while i < rows * d {
         let rho = min(first + i / d, sizes.rows - 1);
-        tile[i] = x[row_start(x, sizes, place, rho) + i % d] * factor;
+        tile[i] = x.numbers[row_start(x, sizes, place, rho) + i % d] * factor;
         i += UNITS;
     }
 }
@@ -107,31 +141,33 @@ pub(super) fn farthest(sizes: &Sizes, first: usize, #[comptime] rows: usize) -> 
 
 /// Whether a key is real.
 #[cube]
-pub(super) fn is_valid<M: Int>(padding: &ComptimeOption<Tensor<M>>, batch: usize, key: usize) -> bool {
+pub(super) fn is_valid<M: Int>(
+    padding: &ComptimeOption<Array<M>>,
+    sizes: &Sizes,
+    batch: usize,
+    key: usize,
+) -> bool {
     #[comptime]
     match padding {
-        ComptimeOption::Some(padding) => {
-            padding[batch * padding.stride(0) + key * padding.stride(3)] == M::from_int(0)
-        }
+        ComptimeOption::Some(padding) => padding[batch * sizes.padding + key] == M::from_int(0),
         ComptimeOption::None => true.runtime(),
     }
 }
 
-/// Where a block's keys or values of a row of the batch begin; a block of one row is everybody's.
+/// Where a block's keys or values for a cube begin.
 #[cube]
-pub(super) fn block_start(x: &Tensor<f32>, place: &Place) -> usize {
-    let batch = select(x.shape(0) == 1, 0, place.batch);
-    batch * x.stride(0) + place.head * x.stride(1)
+pub(super) fn block_start(x: &Heads, place: &Place) -> usize {
+    place.batch * x.batch + place.head * x.head
 }
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 fn attention_kernel<M: Int>(
-    q: &Tensor<f32>,
+    q: &Heads,
     blocks: &Sequence<Block>,
-    padding: &ComptimeOption<Tensor<M>>,
-    out: &mut Tensor<f32>,
-    lse: &mut Tensor<f32>,
+    padding: &ComptimeOption<Array<M>>,
+    out: &mut Heads,
+    lse: &mut Array<f32>,
     sizes: &Sizes,
     tiles: usize,
     #[comptime] rows: usize,
@@ -139,7 +175,7 @@ fn attention_kernel<M: Int>(
     #[define(M)] _padding: StorageType,
 ) {
     let place = place(sizes, tiles);
-    if place.batch >= q.shape(0) {
+    if place.batch >= sizes.batch {
         terminate!();
     }
     let first = place.first * rows;
@@ -174,7 +210,7 @@ fn attention_kernel<M: Int>(
     #[unroll]
     for number in 0..blocks.len() {
         let block = blocks.index(number);
-        let n = block.key.shape(2);
+        let n = block.len;
         let (keys, values) = (block_start(&block.key, &place), block_start(&block.value, &place));
         let mut from = 0usize;
         while from < n && start + from <= farthest {
@@ -187,10 +223,10 @@ fn attention_kernel<M: Int>(
             }
             let mut seen = false;
             if key < n {
-                seen = is_valid::<M>(padding, place.batch, start + key);
-                let at = keys + key * block.key.stride(2);
+                seen = is_valid::<M>(padding, sizes, place.batch, start + key);
+                let at = keys + key * block.key.position;
                 for i in 0..d {
-                    let k = block.key[at + i];
+                    let k = block.key.numbers[at + i];
                     #[unroll]
                     for row in 0..rows {
                         products[row] += queries[row * d + i] * k;
@@ -245,7 +281,7 @@ fn attention_kernel<M: Int>(
                 }
                 let mut i = group;
                 while i < UNITS && from + i < n {
-                    let v = block.value[values + (from + i) * block.value.stride(2) + column];
+                    let v = block.value.numbers[values + (from + i) * block.value.position + column];
                     #[unroll]
                     for row in 0..rows {
                         outputs[row] += scores[row * UNITS + i] * v;
@@ -286,7 +322,7 @@ fn attention_kernel<M: Int>(
                 sum += scores[group * rows * d + i];
             }
             // A row that sees nothing gives zeros.
-            out[row_start(out, sizes, &place, rho) + i % d] = sum / max(sums[row], 1.0e-30);
+            out.numbers[row_start(out, sizes, &place, rho) + i % d] = sum / max(sums[row], 1.0e-30);
         }
         i += UNITS;
     }
@@ -350,19 +386,20 @@ impl<R: CubeRuntime> Call<R> {
 
     pub(super) fn sizes(&self) -> SizesLaunch<R> {
         let keys = self.keys().sum();
-        SizesLaunch::new(self.kv_heads(), self.shape()[1], self.rows(), keys, self.scale)
+        let padding = self.padding.as_ref().map_or(0, |p| p.meta.strides()[0]);
+        let [batch, queries, ..] = self.shape();
+        SizesLaunch::new(batch, self.kv_heads(), queries, self.rows(), keys, self.scale, padding)
     }
 
     pub(super) fn block_args(&self) -> SequenceArg<R, Block> {
-        let blocks = self.blocks.iter().cloned();
-        blocks.map(|kv| kv.map(CubeTensor::into_tensor_arg)).map(|[k, v]| BlockLaunch::new(k, v)).collect()
+        self.blocks.iter().cloned().map(block_arg).collect()
     }
 
     /// Padding and the type of its flags.
-    pub(super) fn padding<M: Int>(&self) -> (ComptimeOptionArgs<Tensor<M>, R>, StorageType) {
+    pub(super) fn padding<M: Int>(&self) -> (ComptimeOptionArgs<Array<M>, R>, StorageType) {
         let dtype =
             self.padding.as_ref().map_or(u32::as_type_native_unchecked().storage_type(), |p| p.dtype.into());
-        (self.padding.clone().map(CubeTensor::into_tensor_arg).into(), dtype)
+        (self.padding.clone().map(CubeTensor::into_array_arg).into(), dtype)
     }
 
     /// Rows of a cube, and the cubes of a KV head.
@@ -385,11 +422,11 @@ pub(super) fn attention<R: CubeRuntime>(call: &Call<R>) -> (CubeTensor<R>, CubeT
             &out.client,
             cubes(batch * kv_heads * tiles, 1),
             CubeDim::new_1d(UNITS as u32),
-            call.q.clone().into_tensor_arg(),
+            heads_arg(call.q.clone()),
             call.block_args(),
             padding,
-            out.clone().into_tensor_arg(),
-            lse.clone().into_tensor_arg(),
+            heads_arg(out.clone()),
+            lse.clone().into_array_arg(),
             call.sizes(),
             tiles,
             rows,

@@ -6,8 +6,8 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::attention::{
-    Block, BlockLaunch, Call, ROWS, Sizes, UNITS, block_start, farthest, is_valid, limit, load, place,
-    row_start,
+    Block, Call, Heads, ROWS, Sizes, UNITS, block_arg, block_start, farthest, heads_arg, is_valid, limit,
+    load, place, row_start,
 };
 use super::launch::{cubes, dense, empty};
 
@@ -18,14 +18,14 @@ const KEYS: usize = UNITS / ROWS;
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 fn queries_kernel<M: Int>(
-    q: &Tensor<f32>,
+    q: &Heads,
     blocks: &Sequence<Block>,
-    padding: &ComptimeOption<Tensor<M>>,
-    d_out: &Tensor<f32>,
-    out: &Tensor<f32>,
-    lse: &Tensor<f32>,
-    d_q: &mut Tensor<f32>,
-    delta: &mut Tensor<f32>,
+    padding: &ComptimeOption<Array<M>>,
+    d_out: &Heads,
+    out: &Heads,
+    lse: &Array<f32>,
+    d_q: &mut Heads,
+    delta: &mut Array<f32>,
     sizes: &Sizes,
     tiles: usize,
     #[comptime] rows: usize,
@@ -33,7 +33,7 @@ fn queries_kernel<M: Int>(
     #[define(M)] _padding: StorageType,
 ) {
     let place = place(sizes, tiles);
-    if place.batch >= q.shape(0) {
+    if place.batch >= sizes.batch {
         terminate!();
     }
     let first = place.first * rows;
@@ -55,7 +55,7 @@ fn queries_kernel<M: Int>(
         let from = row_start(out, sizes, &place, rho);
         let mut sum = 0.0f32;
         for i in 0..d {
-            sum += slopes[unit * d + i] * out[from + i];
+            sum += slopes[unit * d + i] * out.numbers[from + i];
         }
         along[unit] = sum;
         logs[unit] = lse[all + rho];
@@ -75,7 +75,7 @@ fn queries_kernel<M: Int>(
     #[unroll]
     for number in 0..blocks.len() {
         let block = blocks.index(number);
-        let n = block.key.shape(2);
+        let n = block.len;
         let (keys, values) = (block_start(&block.key, &place), block_start(&block.value, &place));
         let mut from = 0usize;
         while from < n && start + from <= farthest {
@@ -89,11 +89,11 @@ fn queries_kernel<M: Int>(
             }
             let mut seen = false;
             if key < n {
-                seen = is_valid::<M>(padding, place.batch, start + key);
-                let at_key = keys + key * block.key.stride(2);
-                let at_value = values + key * block.value.stride(2);
+                seen = is_valid::<M>(padding, sizes, place.batch, start + key);
+                let at_key = keys + key * block.key.position;
+                let at_value = values + key * block.value.position;
                 for i in 0..d {
-                    let (k, v) = (block.key[at_key + i], block.value[at_value + i]);
+                    let (k, v) = (block.key.numbers[at_key + i], block.value.numbers[at_value + i]);
                     #[unroll]
                     for row in 0..rows {
                         products[row] += queries[row * d + i] * k;
@@ -113,7 +113,7 @@ fn queries_kernel<M: Int>(
             if group < groups {
                 let mut i = group;
                 while i < UNITS && from + i < n {
-                    let k = block.key[keys + (from + i) * block.key.stride(2) + column];
+                    let k = block.key.numbers[keys + (from + i) * block.key.position + column];
                     #[unroll]
                     for row in 0..rows {
                         sums[row] += scores[row * UNITS + i] * k;
@@ -143,7 +143,7 @@ fn queries_kernel<M: Int>(
             for group in 0..groups {
                 sum += scores[group * rows * d + i];
             }
-            d_q[row_start(d_q, sizes, &place, rho) + i % d] = sum * sizes.scale;
+            d_q.numbers[row_start(d_q, sizes, &place, rho) + i % d] = sum * sizes.scale;
         }
         i += UNITS;
     }
@@ -153,14 +153,14 @@ fn queries_kernel<M: Int>(
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 fn keys_kernel<M: Int>(
-    q: &Tensor<f32>,
+    q: &Heads,
     block: &Block,
-    padding: &ComptimeOption<Tensor<M>>,
-    d_out: &Tensor<f32>,
-    lse: &Tensor<f32>,
-    delta: &Tensor<f32>,
-    d_key: &mut Tensor<f32>,
-    d_value: &mut Tensor<f32>,
+    padding: &ComptimeOption<Array<M>>,
+    d_out: &Heads,
+    lse: &Array<f32>,
+    delta: &Array<f32>,
+    d_key: &mut Array<f32>,
+    d_value: &mut Array<f32>,
     sizes: &Sizes,
     start: usize,
     tiles: usize,
@@ -168,10 +168,10 @@ fn keys_kernel<M: Int>(
     #[define(M)] _padding: StorageType,
 ) {
     let place = place(sizes, tiles);
-    if place.batch >= q.shape(0) {
+    if place.batch >= sizes.batch {
         terminate!();
     }
-    let n = block.key.shape(2);
+    let n = block.len;
     let from = place.first * KEYS;
     let unit = UNIT_POS as usize;
     // One unit for each score of a tile.
@@ -196,7 +196,7 @@ fn keys_kernel<M: Int>(
     }
     let mut real = false;
     if key < n {
-        real = is_valid::<M>(padding, place.batch, start + key);
+        real = is_valid::<M>(padding, sizes, place.batch, start + key);
     }
 
     let mut first = 0usize;
@@ -209,13 +209,13 @@ fn keys_kernel<M: Int>(
             let mut weight = 0.0f32;
             let mut slope = 0.0f32;
             if real && rho < sizes.rows && start + key <= limit(sizes, rho) {
-                let at_key = keys + key * block.key.stride(2);
-                let at_value = values + key * block.value.stride(2);
+                let at_key = keys + key * block.key.position;
+                let at_value = values + key * block.value.position;
                 let mut product = 0.0f32;
                 let mut along = 0.0f32;
                 for i in 0..d {
-                    product += queries[row * d + i] * block.key[at_key + i];
-                    along += slopes[row * d + i] * block.value[at_value + i];
+                    product += queries[row * d + i] * block.key.numbers[at_key + i];
+                    along += slopes[row * d + i] * block.value.numbers[at_value + i];
                 }
                 weight = f32::exp(product - lse[all + rho]);
                 slope = weight * (along - delta[all + rho]);
@@ -278,14 +278,14 @@ pub(super) fn attention_backward<R: CubeRuntime>(
             &q.client,
             cubes(batch * kv_heads * tiles, 1),
             CubeDim::new_1d(UNITS as u32),
-            q.clone().into_tensor_arg(),
+            heads_arg(q.clone()),
             call.block_args(),
             padding,
-            d_out.clone().into_tensor_arg(),
-            out.into_tensor_arg(),
-            lse.clone().into_tensor_arg(),
-            d_q.clone().into_tensor_arg(),
-            delta.clone().into_tensor_arg(),
+            heads_arg(d_out.clone()),
+            heads_arg(out),
+            lse.clone().into_array_arg(),
+            heads_arg(d_q.clone()),
+            delta.clone().into_array_arg(),
             call.sizes(),
             tiles,
             rows,
@@ -297,7 +297,6 @@ pub(super) fn attention_backward<R: CubeRuntime>(
     let grads = call.keys().zip(wants).enumerate().map(|(i, (n, &wanted))| {
         let grads = wanted.then(|| {
             let [d_key, d_value] = [(); 2].map(|()| empty(q, [batch, kv_heads, n, d]));
-            let [key, value] = call.block(i).clone().map(CubeTensor::into_tensor_arg);
             let tiles = n.div_ceil(KEYS);
             let (padding, dtype) = call.padding();
             // SAFETY: as above; keys beyond the last of the block are neither read nor written.
@@ -306,14 +305,14 @@ pub(super) fn attention_backward<R: CubeRuntime>(
                     &q.client,
                     cubes(batch * kv_heads * tiles, 1),
                     CubeDim::new_1d(UNITS as u32),
-                    q.clone().into_tensor_arg(),
-                    BlockLaunch::new(key, value),
+                    heads_arg(q.clone()),
+                    block_arg(call.block(i).clone()),
                     padding,
-                    d_out.clone().into_tensor_arg(),
-                    lse.clone().into_tensor_arg(),
-                    delta.clone().into_tensor_arg(),
-                    d_key.clone().into_tensor_arg(),
-                    d_value.clone().into_tensor_arg(),
+                    heads_arg(d_out.clone()),
+                    lse.clone().into_array_arg(),
+                    delta.clone().into_array_arg(),
+                    d_key.clone().into_array_arg(),
+                    d_value.clone().into_array_arg(),
                     call.sizes(),
                     start,
                     tiles,

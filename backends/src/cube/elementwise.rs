@@ -5,23 +5,31 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::{blocks, empty, unit_number};
+use super::launch::{Rows, blocks, empty, rows_arg, unit_number};
 
 #[cube(launch_unchecked)]
-fn rotary_kernel(x: &Tensor<f32>, cos: &Tensor<f32>, sin: &Tensor<f32>, y: &mut Tensor<f32>) {
-    let (heads, d) = (x.shape(1), x.shape(2));
-    let half = d / 2;
+fn rotary_kernel(
+    x: &Array<f32>,
+    cos: &Rows,
+    sin: &Rows,
+    y: &mut Array<f32>,
+    row_stride: usize,
+    head_stride: usize,
+    n: usize,
+    heads: usize,
+    half: usize,
+) {
     let unit = unit_number();
-    if unit >= x.shape(0) * heads * half {
+    if unit >= n * heads * half {
         terminate!();
     }
     let (head, i) = (unit / half, unit % half);
     let row = head / heads;
-    let from = row * x.stride(0) + head % heads * x.stride(1) + i;
+    let from = row * row_stride + head % heads * head_stride + i;
     let (first, second) = (x[from], x[from + half]);
-    let (c, s) = (cos[row * cos.stride(0) + i], sin[row * sin.stride(0) + i]);
-    y[head * d + i] = first * c - second * s;
-    y[head * d + half + i] = second * c + first * s;
+    let (c, s) = (cos.numbers[row * cos.stride + i], sin.numbers[row * sin.stride + i]);
+    y[2 * head * half + i] = first * c - second * s;
+    y[(2 * head + 1) * half + i] = second * c + first * s;
 }
 
 #[cube]
@@ -30,36 +38,36 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 #[cube(launch_unchecked)]
-fn swiglu_kernel(gate: &Tensor<f32>, up: &Tensor<f32>, y: &mut Tensor<f32>) {
-    let len = gate.shape(1);
+fn swiglu_kernel(gate: &Rows, up: &Rows, y: &mut Array<f32>, rows: usize, len: usize) {
     let unit = unit_number();
-    if unit >= gate.shape(0) * len {
+    if unit >= rows * len {
         terminate!();
     }
     let (row, i) = (unit / len, unit % len);
-    let g = gate[row * gate.stride(0) + i];
-    y[unit] = g * sigmoid(g) * up[row * up.stride(0) + i];
+    let g = gate.numbers[row * gate.stride + i];
+    y[unit] = g * sigmoid(g) * up.numbers[row * up.stride + i];
 }
 
 #[cube(launch_unchecked)]
 fn swiglu_backward_kernel(
-    dy: &Tensor<f32>,
-    gate: &Tensor<f32>,
-    up: &Tensor<f32>,
-    d_gate: &mut Tensor<f32>,
-    d_up: &mut Tensor<f32>,
+    dy: &Rows,
+    gate: &Rows,
+    up: &Rows,
+    d_gate: &mut Array<f32>,
+    d_up: &mut Array<f32>,
+    rows: usize,
+    len: usize,
 ) {
-    let len = gate.shape(1);
     let unit = unit_number();
-    if unit >= gate.shape(0) * len {
+    if unit >= rows * len {
         terminate!();
     }
     let (row, i) = (unit / len, unit % len);
-    let g = gate[row * gate.stride(0) + i];
-    let d = dy[row * dy.stride(0) + i];
+    let g = gate.numbers[row * gate.stride + i];
+    let d = dy.numbers[row * dy.stride + i];
     let s = sigmoid(g);
     // d silu / d gate = s·(1 + gate·(1 − s))
-    d_gate[unit] = d * up[row * up.stride(0) + i] * (s * (1.0 + g * (1.0 - s)));
+    d_gate[unit] = d * up.numbers[row * up.stride + i] * (s * (1.0 + g * (1.0 - s)));
     d_up[unit] = d * (g * s);
 }
 
@@ -69,19 +77,25 @@ pub(super) fn rotary<R: CubeRuntime>(
     cos: CubeTensor<R>,
     sin: CubeTensor<R>,
 ) -> CubeTensor<R> {
-    let shape: [usize; 3] = x.meta.shape().dims();
-    let y = empty(&x, shape);
-    let (count, dim) = blocks(shape.iter().product::<usize>() / 2);
+    let [n, heads, d] = x.meta.shape().dims();
+    let (row_stride, head_stride) = (x.meta.strides()[0], x.meta.strides()[1]);
+    let y = empty(&x, [n, heads, d]);
+    let (count, dim) = blocks(n * heads * d / 2);
     // SAFETY: units beyond the last pair do nothing.
     unsafe {
         rotary_kernel::launch_unchecked(
             &y.client,
             count,
             dim,
-            x.into_tensor_arg(),
-            cos.into_tensor_arg(),
-            sin.into_tensor_arg(),
-            y.clone().into_tensor_arg(),
+            x.into_array_arg(),
+            rows_arg(cos),
+            rows_arg(sin),
+            y.clone().into_array_arg(),
+            row_stride,
+            head_stride,
+            n,
+            heads,
+            d / 2,
         );
     }
     y
@@ -89,18 +103,20 @@ pub(super) fn rotary<R: CubeRuntime>(
 
 /// See [`crate::ModelBackend::swiglu`].
 pub(super) fn swiglu<R: CubeRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>) -> CubeTensor<R> {
-    let shape: [usize; 2] = gate.meta.shape().dims();
-    let y = empty(&gate, shape);
-    let (count, dim) = blocks(shape.iter().product());
+    let [rows, len] = gate.meta.shape().dims();
+    let y = empty(&gate, [rows, len]);
+    let (count, dim) = blocks(rows * len);
     // SAFETY: units beyond the last element do nothing.
     unsafe {
         swiglu_kernel::launch_unchecked(
             &y.client,
             count,
             dim,
-            gate.into_tensor_arg(),
-            up.into_tensor_arg(),
-            y.clone().into_tensor_arg(),
+            rows_arg(gate),
+            rows_arg(up),
+            y.clone().into_array_arg(),
+            rows,
+            len,
         );
     }
     y
@@ -112,20 +128,22 @@ pub(super) fn swiglu_backward<R: CubeRuntime>(
     gate: CubeTensor<R>,
     up: CubeTensor<R>,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
-    let shape: [usize; 2] = gate.meta.shape().dims();
-    let (d_gate, d_up) = (empty(&gate, shape), empty(&gate, shape));
-    let (count, dim) = blocks(shape.iter().product());
+    let [rows, len] = gate.meta.shape().dims();
+    let (d_gate, d_up) = (empty(&gate, [rows, len]), empty(&gate, [rows, len]));
+    let (count, dim) = blocks(rows * len);
     // SAFETY: units beyond the last element do nothing.
     unsafe {
         swiglu_backward_kernel::launch_unchecked(
             &dy.client.clone(),
             count,
             dim,
-            dy.into_tensor_arg(),
-            gate.into_tensor_arg(),
-            up.into_tensor_arg(),
-            d_gate.clone().into_tensor_arg(),
-            d_up.clone().into_tensor_arg(),
+            rows_arg(dy),
+            rows_arg(gate),
+            rows_arg(up),
+            d_gate.clone().into_array_arg(),
+            d_up.clone().into_array_arg(),
+            rows,
+            len,
         );
     }
     (d_gate, d_up)

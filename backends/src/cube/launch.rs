@@ -1,6 +1,8 @@
-//! What kernels of our own take and give: tensors in rows without gaps between their elements, on one device.
+//! What kernels of our own take and give: tensors whose last dimension has no gaps, on one device. Rows may lie further apart than they are
+//! long, as Burn makes them on CUDA.
 //!
-//! On CUDA rows of a tensor may lie further apart than they are long, so kernels ask for the strides of all dimensions but the last.
+//! Sizes and strides are numbers of a launch. A kernel that asks a tensor for them has them in a buffer: an allocation and a copy a launch, which
+//! cost the host as much as the launch.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
@@ -17,6 +19,19 @@ const CUBES: usize = 65_535;
 pub(super) fn dense<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
     let last = x.meta.rank() - 1;
     if x.meta.strides()[last] == 1 || x.meta.shape()[last] == 1 { x } else { into_contiguous(x) }
+}
+
+/// A matrix, its rows `stride` numbers apart.
+#[derive(CubeType, CubeLaunch)]
+pub(super) struct Rows {
+    pub numbers: Array<f32>,
+    pub stride: usize,
+}
+
+/// A vector or a matrix as kernels take it.
+pub(super) fn rows_arg<R: CubeRuntime>(x: CubeTensor<R>) -> RowsLaunch<R> {
+    let stride = x.meta.strides()[0];
+    RowsLaunch::new(x.into_array_arg(), stride)
 }
 
 /// Room for a result in f32 beside `like`.

@@ -8,7 +8,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::{blocks, cube_number, cubes, empty, unit_number};
+use super::launch::{Rows, blocks, cube_number, cubes, empty, rows_arg, unit_number};
 use super::matmul::product;
 use super::rows::{cube_sum, units};
 
@@ -23,27 +23,45 @@ const OUTPUTS: usize = 4;
 /// Parts of a column of the weight, each for units of its own.
 const PARTS: usize = 8;
 
+/// A matrix in any layout.
+#[derive(CubeType, CubeLaunch)]
+struct Strided {
+    numbers: Array<f32>,
+    /// From a row to the next.
+    row: usize,
+    /// From a column to the next.
+    column: usize,
+}
+
+fn strided_arg<R: CubeRuntime>(x: CubeTensor<R>) -> StridedLaunch<R> {
+    let (row, column) = (x.meta.strides()[0], x.meta.strides()[1]);
+    StridedLaunch::new(x.into_array_arg(), row, column)
+}
+
 /// `y = scaling · x·Mᵀ` for a narrow `M`: a cube a product.
 #[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
 fn narrow_kernel(
-    x: &Tensor<f32>,
-    m: &Tensor<f32>,
-    y: &mut Tensor<f32>,
+    x: &Rows,
+    m: &Strided,
+    y: &mut Array<f32>,
+    rows: usize,
+    width: usize,
+    len: usize,
     scaling: f32,
     #[comptime] units: usize,
 ) {
-    let (width, len) = (m.shape(0), m.shape(1));
     let cube = cube_number();
-    if cube >= x.shape(0) * width {
+    if cube >= rows * width {
         terminate!();
     }
     let mut scratch = SharedMemory::<f32>::new(units);
     let (row, column) = (cube / width, cube % width);
-    let (from, start) = (row * x.stride(0), column * m.stride(0));
+    let (from, start) = (row * x.stride, column * m.row);
     let mut sum = 0.0f32;
     let mut i = UNIT_POS as usize;
     while i < len {
-        sum += x[from + i] * m[start + i * m.stride(1)];
+        sum += x.numbers[from + i] * m.numbers[start + i * m.column];
         i += units;
     }
     let sum = cube_sum(sum, &mut scratch);
@@ -55,15 +73,16 @@ fn narrow_kernel(
 /// What LoRA adds to a product: `narrow [N, r] · wide [.., r]ᵀ`.
 #[derive(CubeType, CubeLaunch)]
 struct LowRank {
-    narrow: Tensor<f32>,
-    wide: Tensor<f32>,
+    narrow: Array<f32>,
+    wide: Strided,
+    rank: usize,
 }
 
 /// `sum`, the element of a product in `row` and `column`, with bias and LoRA.
 #[cube]
 fn with_bias_and_lora(
     sum: f32,
-    bias: &ComptimeOption<Tensor<f32>>,
+    bias: &ComptimeOption<Array<f32>>,
     lora: &ComptimeOption<LowRank>,
     row: usize,
     column: usize,
@@ -79,10 +98,10 @@ fn with_bias_and_lora(
     #[comptime]
     match lora {
         ComptimeOption::Some(lora) => {
-            let (from, start) = (row * lora.narrow.stride(0), column * lora.wide.stride(0));
+            let (from, start) = (row * lora.rank, column * lora.wide.row);
             let mut added = 0.0f32;
-            for r in 0..lora.narrow.shape(1) {
-                added += lora.narrow[from + r] * lora.wide[start + r * lora.wide.stride(1)];
+            for r in 0..lora.rank {
+                added += lora.narrow[from + r] * lora.wide.numbers[start + r * lora.wide.column];
             }
             sum += added;
         }
@@ -95,15 +114,18 @@ fn with_bias_and_lora(
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 fn few_rows_kernel<W: Float>(
-    x: &Tensor<f32>,
-    weight: &Tensor<W>,
-    bias: &ComptimeOption<Tensor<f32>>,
+    x: &Rows,
+    weight: &Array<W>,
+    weight_stride: usize,
+    bias: &ComptimeOption<Array<f32>>,
     lora: &ComptimeOption<LowRank>,
-    y: &mut Tensor<f32>,
+    y: &mut Array<f32>,
+    all: usize,
+    len: usize,
+    outputs: usize,
     #[comptime] rows: usize,
     #[define(W)] _dtype: StorageType,
 ) {
-    let (all, len, outputs) = (x.shape(0), x.shape(1), weight.shape(0));
     let (lane, place) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
     let output = cube_number() * OUTPUTS + place;
     let first = CUBE_POS_Z as usize * rows;
@@ -113,14 +135,14 @@ fn few_rows_kernel<W: Float>(
         sums[row] = 0.0;
     }
     if output < outputs {
-        let from = output * weight.stride(0);
+        let from = output * weight_stride;
         let mut k = lane;
         while k < len {
             let w = f32::cast_from(weight[from + k]);
             #[unroll]
             for row in 0..rows {
                 // Rows beyond the last are the last once more.
-                sums[row] += w * x[min(first + row, all - 1) * x.stride(0) + k];
+                sums[row] += w * x.numbers[min(first + row, all - 1) * x.stride + k];
             }
             k += LANES;
         }
@@ -145,15 +167,19 @@ fn few_rows_kernel<W: Float>(
 
 /// `y[n, k] = Σ_o x[n, o] · weight[o, k]`, with LoRA: [`LANES`] columns a cube, of which each has [`PARTS`] units.
 #[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
 fn few_rows_transposed_kernel<W: Float>(
-    x: &Tensor<f32>,
-    weight: &Tensor<W>,
+    x: &Rows,
+    weight: &Array<W>,
+    weight_stride: usize,
     lora: &ComptimeOption<LowRank>,
-    y: &mut Tensor<f32>,
+    y: &mut Array<f32>,
+    all: usize,
+    len: usize,
+    outputs: usize,
     #[comptime] rows: usize,
     #[define(W)] _dtype: StorageType,
 ) {
-    let (all, outputs, len) = (x.shape(0), weight.shape(0), weight.shape(1));
     let (lane, part) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
     let column = cube_number() * LANES + lane;
     let first = CUBE_POS_Z as usize * rows;
@@ -165,10 +191,10 @@ fn few_rows_transposed_kernel<W: Float>(
     if column < len {
         let mut o = part;
         while o < outputs {
-            let w = f32::cast_from(weight[o * weight.stride(0) + column]);
+            let w = f32::cast_from(weight[o * weight_stride + column]);
             #[unroll]
             for row in 0..rows {
-                sums[row] += w * x[min(first + row, all - 1) * x.stride(0) + o];
+                sums[row] += w * x.numbers[min(first + row, all - 1) * x.stride + o];
             }
             o += PARTS;
         }
@@ -196,10 +222,15 @@ fn few_rows_transposed_kernel<W: Float>(
 
 /// Adds bias and LoRA to a product that lies without gaps.
 #[cube(launch_unchecked)]
-fn add_kernel(bias: &ComptimeOption<Tensor<f32>>, lora: &ComptimeOption<LowRank>, y: &mut Tensor<f32>) {
-    let len = y.shape(1);
+fn add_kernel(
+    bias: &ComptimeOption<Array<f32>>,
+    lora: &ComptimeOption<LowRank>,
+    y: &mut Array<f32>,
+    rows: usize,
+    len: usize,
+) {
     let unit = unit_number();
-    if unit >= y.shape(0) * len {
+    if unit >= rows * len {
         terminate!();
     }
     let (row, column) = (unit / len, unit % len);
@@ -208,28 +239,32 @@ fn add_kernel(bias: &ComptimeOption<Tensor<f32>>, lora: &ComptimeOption<LowRank>
 
 /// `dA = gᵀ·x` and `dB = dyᵀ·h`, a unit an element: first those of `dA`, then those of `dB`.
 #[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
 fn factors_kernel(
-    x: &Tensor<f32>,
-    g: &Tensor<f32>,
-    dy: &Tensor<f32>,
-    h: &Tensor<f32>,
-    da: &mut Tensor<f32>,
-    db: &mut Tensor<f32>,
+    x: &Rows,
+    g: &Array<f32>,
+    dy: &Rows,
+    h: &Array<f32>,
+    da: &mut Array<f32>,
+    db: &mut Array<f32>,
+    rows: usize,
+    rank: usize,
+    len: usize,
+    outputs: usize,
 ) {
-    let (rows, rank, len) = (x.shape(0), g.shape(1), x.shape(1));
     let unit = unit_number();
     let mut sum = 0.0f32;
     if unit < rank * len {
         let (r, i) = (unit / len, unit % len);
         for row in 0..rows {
-            sum += g[row * g.stride(0) + r] * x[row * x.stride(0) + i];
+            sum += g[row * rank + r] * x.numbers[row * x.stride + i];
         }
         da[unit] = sum;
-    } else if unit < rank * (len + dy.shape(1)) {
+    } else if unit < rank * (len + outputs) {
         let unit = unit - rank * len;
         let (o, r) = (unit / rank, unit % rank);
         for row in 0..rows {
-            sum += dy[row * dy.stride(0) + o] * h[row * h.stride(0) + r];
+            sum += dy.numbers[row * dy.stride + o] * h[row * rank + r];
         }
         db[unit] = sum;
     }
@@ -249,9 +284,12 @@ fn narrow<R: CubeRuntime>(x: &CubeTensor<R>, m: CubeTensor<R>, scaling: f64) -> 
             &y.client,
             cubes(rows * width, 1),
             CubeDim::new_1d(units),
-            x.clone().into_tensor_arg(),
-            m.into_tensor_arg(),
-            y.clone().into_tensor_arg(),
+            rows_arg(x.clone()),
+            strided_arg(m),
+            y.clone().into_array_arg(),
+            rows,
+            width,
+            len,
             scaling as f32,
             units as usize,
         );
@@ -263,11 +301,15 @@ fn narrow<R: CubeRuntime>(x: &CubeTensor<R>, m: CubeTensor<R>, scaling: f64) -> 
 type Added<R> = Option<(CubeTensor<R>, CubeTensor<R>)>;
 
 fn lora_arg<R: CubeRuntime>(added: Added<R>) -> ComptimeOptionArgs<LowRank, R> {
-    added.map(|(narrow, wide)| LowRankLaunch::new(narrow.into_tensor_arg(), wide.into_tensor_arg())).into()
+    let arg = |(narrow, wide): (CubeTensor<R>, CubeTensor<R>)| {
+        let rank = wide.meta.shape()[1];
+        LowRankLaunch::new(narrow.into_array_arg(), strided_arg(wide), rank)
+    };
+    added.map(arg).into()
 }
 
-fn bias_arg<R: CubeRuntime>(bias: Option<CubeTensor<R>>) -> ComptimeOptionArgs<Tensor<f32>, R> {
-    bias.map(CubeTensor::into_tensor_arg).into()
+fn bias_arg<R: CubeRuntime>(bias: Option<CubeTensor<R>>) -> ComptimeOptionArgs<Array<f32>, R> {
+    bias.map(CubeTensor::into_array_arg).into()
 }
 
 /// Rows that a cube multiplies where there are `n`: a kernel is compiled for each of few numbers.
@@ -282,19 +324,24 @@ fn few_rows<R: CubeRuntime>(
     bias: Option<CubeTensor<R>>,
     added: Added<R>,
 ) -> CubeTensor<R> {
-    let [rows, outputs] = [x.meta.shape()[0], weight.meta.shape()[0]];
+    let ([rows, len], [outputs, _]) = (x.meta.shape().dims(), weight.meta.shape().dims());
     let (y, dtype) = (empty(&x, [rows, outputs]), weight.dtype);
+    let stride = weight.meta.strides()[0];
     // SAFETY: nothing is read or written beyond the last row, output and column.
     unsafe {
         few_rows_kernel::launch_unchecked(
             &y.client,
             cubes(outputs.div_ceil(OUTPUTS), rows.div_ceil(chunk(rows))),
             CubeDim::new_2d(LANES as u32, OUTPUTS as u32),
-            x.into_tensor_arg(),
-            weight.into_tensor_arg(),
+            rows_arg(x),
+            weight.into_array_arg(),
+            stride,
             bias_arg(bias),
             lora_arg(added),
-            y.clone().into_tensor_arg(),
+            y.clone().into_array_arg(),
+            rows,
+            len,
+            outputs,
             chunk(rows),
             dtype.into(),
         );
@@ -308,18 +355,23 @@ fn few_rows_transposed<R: CubeRuntime>(
     weight: CubeTensor<R>,
     added: Added<R>,
 ) -> CubeTensor<R> {
-    let [rows, len] = [x.meta.shape()[0], weight.meta.shape()[1]];
+    let ([rows, outputs], [_, len]) = (x.meta.shape().dims(), weight.meta.shape().dims());
     let (y, dtype) = (empty(&x, [rows, len]), weight.dtype);
+    let stride = weight.meta.strides()[0];
     // SAFETY: nothing is read or written beyond the last row, output and column.
     unsafe {
         few_rows_transposed_kernel::launch_unchecked(
             &y.client,
             cubes(len.div_ceil(LANES), rows.div_ceil(chunk(rows))),
             CubeDim::new_2d(LANES as u32, PARTS as u32),
-            x.into_tensor_arg(),
-            weight.into_tensor_arg(),
+            rows_arg(x),
+            weight.into_array_arg(),
+            stride,
             lora_arg(added),
-            y.clone().into_tensor_arg(),
+            y.clone().into_array_arg(),
+            rows,
+            len,
+            outputs,
             chunk(rows),
             dtype.into(),
         );
@@ -332,7 +384,8 @@ fn add<R: CubeRuntime>(y: &CubeTensor<R>, bias: Option<CubeTensor<R>>, added: Ad
     if bias.is_none() && added.is_none() {
         return;
     }
-    let (count, dim) = blocks(y.meta.shape().num_elements());
+    let [rows, len] = y.meta.shape().dims();
+    let (count, dim) = blocks(rows * len);
     // SAFETY: units beyond the last element do nothing.
     unsafe {
         add_kernel::launch_unchecked(
@@ -341,7 +394,9 @@ fn add<R: CubeRuntime>(y: &CubeTensor<R>, bias: Option<CubeTensor<R>>, added: Ad
             dim,
             bias_arg(bias),
             lora_arg(added),
-            y.clone().into_tensor_arg(),
+            y.clone().into_array_arg(),
+            rows,
+            len,
         );
     }
 }
@@ -427,7 +482,8 @@ fn factors<R: CubeRuntime>(
     dy: CubeTensor<R>,
     h: CubeTensor<R>,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
-    let [rank, len, outputs] = [g.meta.shape()[1], x.meta.shape()[1], dy.meta.shape()[1]];
+    let ([rows, len], outputs) = (x.meta.shape().dims(), dy.meta.shape()[1]);
+    let rank = g.meta.shape()[1];
     let (da, db) = (empty(&x, [rank, len]), empty(&x, [outputs, rank]));
     let (count, dim) = blocks(rank * (len + outputs));
     // SAFETY: units beyond the last element do nothing.
@@ -436,12 +492,16 @@ fn factors<R: CubeRuntime>(
             &da.client.clone(),
             count,
             dim,
-            x.into_tensor_arg(),
-            g.into_tensor_arg(),
-            dy.into_tensor_arg(),
-            h.into_tensor_arg(),
-            da.clone().into_tensor_arg(),
-            db.clone().into_tensor_arg(),
+            rows_arg(x),
+            g.into_array_arg(),
+            rows_arg(dy),
+            h.into_array_arg(),
+            da.clone().into_array_arg(),
+            db.clone().into_array_arg(),
+            rows,
+            rank,
+            len,
+            outputs,
         );
     }
     (da, db)

@@ -7,7 +7,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::{cube_number, cubes, empty, numbers};
+use super::launch::{Rows, cube_number, cubes, empty, numbers, rows_arg};
 
 /// Units that share a row of `len` elements.
 pub(super) fn units(len: usize) -> u32 {
@@ -57,13 +57,7 @@ fn cube_max(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
 
 /// `1 / sqrt(mean(x²) + eps)` of a row.
 #[cube]
-fn reciprocal_rms(
-    x: &Tensor<f32>,
-    from: usize,
-    len: usize,
-    eps: f32,
-    scratch: &mut SharedMemory<f32>,
-) -> f32 {
+fn reciprocal_rms(x: &Array<f32>, from: usize, len: usize, eps: f32, scratch: &mut SharedMemory<f32>) -> f32 {
     let mut squares = 0.0f32;
     let mut i = UNIT_POS as usize;
     while i < len {
@@ -76,61 +70,64 @@ fn reciprocal_rms(
 
 #[cube(launch_unchecked)]
 fn norm_kernel(
-    x: &Tensor<f32>,
-    weight: &Tensor<f32>,
-    y: &mut Tensor<f32>,
+    x: &Rows,
+    weight: &Array<f32>,
+    y: &mut Array<f32>,
+    rows: usize,
+    len: usize,
     eps: f32,
     #[comptime] units: usize,
 ) {
     let row = cube_number();
-    let len = x.shape(1);
-    if row >= x.shape(0) {
+    if row >= rows {
         terminate!();
     }
     let mut scratch = SharedMemory::<f32>::new(units);
-    let from = row * x.stride(0);
-    let factor = reciprocal_rms(x, from, len, eps, &mut scratch);
+    let from = row * x.stride;
+    let factor = reciprocal_rms(&x.numbers, from, len, eps, &mut scratch);
     let mut i = UNIT_POS as usize;
     while i < len {
-        y[row * len + i] = x[from + i] * factor * weight[i];
+        y[row * len + i] = x.numbers[from + i] * factor * weight[i];
         i += units;
     }
 }
 
 #[cube(launch_unchecked)]
 fn norm_backward_kernel(
-    dy: &Tensor<f32>,
-    x: &Tensor<f32>,
-    weight: &Tensor<f32>,
-    dx: &mut Tensor<f32>,
+    dy: &Rows,
+    x: &Rows,
+    weight: &Array<f32>,
+    dx: &mut Array<f32>,
+    rows: usize,
+    len: usize,
     eps: f32,
     #[comptime] units: usize,
 ) {
     let row = cube_number();
-    let len = x.shape(1);
-    if row >= x.shape(0) {
+    if row >= rows {
         terminate!();
     }
     let mut scratch = SharedMemory::<f32>::new(units);
-    let (from, slope) = (row * x.stride(0), row * dy.stride(0));
-    let factor = reciprocal_rms(x, from, len, eps, &mut scratch);
+    let (from, slope) = (row * x.stride, row * dy.stride);
+    let factor = reciprocal_rms(&x.numbers, from, len, eps, &mut scratch);
     let mut along = 0.0f32;
     let mut i = UNIT_POS as usize;
     while i < len {
-        along += dy[slope + i] * weight[i] * (x[from + i] * factor);
+        along += dy.numbers[slope + i] * weight[i] * (x.numbers[from + i] * factor);
         i += units;
     }
     let along = cube_sum(along, &mut scratch) / f32::cast_from(len);
     let mut i = UNIT_POS as usize;
     while i < len {
-        dx[row * len + i] = (dy[slope + i] * weight[i] - x[from + i] * factor * along) * factor;
+        dx[row * len + i] =
+            (dy.numbers[slope + i] * weight[i] - x.numbers[from + i] * factor * along) * factor;
         i += units;
     }
 }
 
 /// `Σ exp(x − max)` of a row, and its maximum.
 #[cube]
-fn exponentials(x: &Tensor<f32>, from: usize, len: usize, scratch: &mut SharedMemory<f32>) -> (f32, f32) {
+fn exponentials(x: &Array<f32>, from: usize, len: usize, scratch: &mut SharedMemory<f32>) -> (f32, f32) {
     let mut largest = x[from];
     let mut i = UNIT_POS as usize;
     while i < len {
@@ -148,39 +145,47 @@ fn exponentials(x: &Tensor<f32>, from: usize, len: usize, scratch: &mut SharedMe
 }
 
 #[cube(launch_unchecked)]
-fn nll_kernel(logits: &Tensor<f32>, targets: &Tensor<u32>, nll: &mut Tensor<f32>, #[comptime] units: usize) {
+fn nll_kernel(
+    logits: &Rows,
+    targets: &Array<u32>,
+    nll: &mut Array<f32>,
+    rows: usize,
+    len: usize,
+    #[comptime] units: usize,
+) {
     let row = cube_number();
-    if row >= logits.shape(0) {
+    if row >= rows {
         terminate!();
     }
     let mut scratch = SharedMemory::<f32>::new(units);
-    let from = row * logits.stride(0);
-    let (sum, largest) = exponentials(logits, from, logits.shape(1), &mut scratch);
+    let from = row * logits.stride;
+    let (sum, largest) = exponentials(&logits.numbers, from, len, &mut scratch);
     if UNIT_POS == 0 {
-        nll[row] = f32::ln(sum) + largest - logits[from + targets[row] as usize];
+        nll[row] = f32::ln(sum) + largest - logits.numbers[from + targets[row] as usize];
     }
 }
 
 #[cube(launch_unchecked)]
 fn nll_backward_kernel(
-    d_nll: &Tensor<f32>,
-    logits: &Tensor<f32>,
-    targets: &Tensor<u32>,
-    d_logits: &mut Tensor<f32>,
+    d_nll: &Rows,
+    logits: &Rows,
+    targets: &Array<u32>,
+    d_logits: &mut Array<f32>,
+    rows: usize,
+    len: usize,
     #[comptime] units: usize,
 ) {
     let row = cube_number();
-    let len = logits.shape(1);
-    if row >= logits.shape(0) {
+    if row >= rows {
         terminate!();
     }
     let mut scratch = SharedMemory::<f32>::new(units);
-    let from = row * logits.stride(0);
-    let (sum, largest) = exponentials(logits, from, len, &mut scratch);
-    let (slope, target) = (d_nll[row * d_nll.stride(0)], targets[row] as usize);
+    let from = row * logits.stride;
+    let (sum, largest) = exponentials(&logits.numbers, from, len, &mut scratch);
+    let (slope, target) = (d_nll.numbers[row * d_nll.stride], targets[row] as usize);
     let mut i = UNIT_POS as usize;
     while i < len {
-        let mut p = f32::exp(logits[from + i] - largest) / sum;
+        let mut p = f32::exp(logits.numbers[from + i] - largest) / sum;
         if i == target {
             p -= 1.0;
         }
@@ -200,9 +205,11 @@ pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, 
             &y.client,
             cubes(rows, 1),
             CubeDim::new_1d(units),
-            x.into_tensor_arg(),
-            weight.into_tensor_arg(),
-            y.clone().into_tensor_arg(),
+            rows_arg(x),
+            weight.into_array_arg(),
+            y.clone().into_array_arg(),
+            rows,
+            len,
             eps as f32,
             units as usize,
         );
@@ -226,10 +233,12 @@ pub(super) fn rms_norm_backward<R: CubeRuntime>(
             &dx.client,
             cubes(rows, 1),
             CubeDim::new_1d(units),
-            dy.into_tensor_arg(),
-            x.into_tensor_arg(),
-            weight.into_tensor_arg(),
-            dx.clone().into_tensor_arg(),
+            rows_arg(dy),
+            rows_arg(x),
+            weight.into_array_arg(),
+            dx.clone().into_array_arg(),
+            rows,
+            len,
             eps as f32,
             units as usize,
         );
@@ -248,9 +257,11 @@ pub(super) fn token_nll<R: CubeRuntime>(logits: CubeTensor<R>, targets: &[u32]) 
             &nll.client,
             cubes(rows, 1),
             CubeDim::new_1d(units),
-            logits.into_tensor_arg(),
-            targets.into_tensor_arg(),
-            nll.clone().into_tensor_arg(),
+            rows_arg(logits),
+            targets.into_array_arg(),
+            nll.clone().into_array_arg(),
+            rows,
+            len,
             units as usize,
         );
     }
@@ -272,10 +283,12 @@ pub(super) fn token_nll_backward<R: CubeRuntime>(
             &d_logits.client,
             cubes(rows, 1),
             CubeDim::new_1d(units),
-            d_nll.into_tensor_arg(),
-            logits.into_tensor_arg(),
-            targets.into_tensor_arg(),
-            d_logits.clone().into_tensor_arg(),
+            rows_arg(d_nll),
+            rows_arg(logits),
+            targets.into_array_arg(),
+            d_logits.clone().into_array_arg(),
+            rows,
+            len,
             units as usize,
         );
     }
