@@ -217,7 +217,8 @@ fn begin(engine: &Engine, start: &TrainStart, samples: usize, resumed: bool) {
         team.agents.len(),
         team.total_steps(),
     ));
-    recompute.iter().for_each(verbosity::note);
+    // Where all modes are one, nothing was chosen.
+    recompute.iter().filter(|choice| choice.memory.never > choice.memory.always).for_each(verbosity::note);
 }
 
 /// A run as people see it.
