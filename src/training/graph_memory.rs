@@ -35,15 +35,17 @@ impl GraphMemory {
     ) -> Self {
         let arithmetic = Arithmetic { layout, plan, batch, size: size as u64, checkpointing };
         let stages: Vec<[u64; 2]> = plan.stages.iter().map(|stage| arithmetic.stage(stage)).collect();
-        let (last, upstream) = stages.split_last().expect("the final agent is a stage");
-        let final_stage = last[0] + last[1];
-        let most = |of: fn(&[u64; 2]) -> u64| upstream.iter().map(of).max().unwrap_or(0);
-        let steps: u64 = upstream.iter().map(|[_, steps]| steps).sum();
-        let all: u64 = upstream.iter().flatten().sum();
+        // Only what somebody reads waits for its gradient; anything else has it at once.
+        let waits: Vec<bool> =
+            (0..stages.len()).map(|stage| plan.stages.iter().any(|s| s.reads.contains(&stage))).collect();
+        let own = || stages.iter().zip(&waits);
+        let sum = |of: fn(&[u64; 2]) -> u64| own().filter(|(_, w)| **w).map(|(s, _)| of(s)).sum::<u64>();
+        let most = |of: fn(&[u64; 2], bool) -> u64| own().map(|(s, w)| of(s, *w)).max().unwrap_or(0);
         let kept = [
-            all + final_stage,
-            steps + final_stage.max(most(|s| s[0])),
-            final_stage.max(most(|s| s[0] + s[1])),
+            sum(|[prompts, rest]| prompts + rest)
+                + most(|[prompts, rest], w| if w { 0 } else { prompts + rest }),
+            sum(|[_, rest]| *rest) + most(|[prompts, rest], w| if w { *prompts } else { prompts + rest }),
+            most(|[prompts, rest], _| prompts + rest),
         ];
         // A message, its cotangent, and what one reader adds to that.
         let messages = 3 * arithmetic.messages();
