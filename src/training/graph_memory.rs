@@ -13,7 +13,7 @@ use crate::agents::{StagePlan, TeamBatch, TeamLayout, TeamPlan};
 /// to 22 % more (SmolLM2-135M, T = 10 and 40, one row and four).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GraphMemory {
-    /// With the graphs of all stages.
+    /// With the graphs of all stages; layer by layer, where prompts are recomputed in any case, as `prompts`.
     pub never: u64,
     /// With those of latent steps.
     pub prompts: u64,
@@ -50,7 +50,7 @@ impl GraphMemory {
         // A message, its cotangent, and what one reader adds to that.
         let messages = 3 * arithmetic.messages();
         let [never, prompts, always] = kept.map(|graphs| graphs + messages);
-        Self { never, prompts, always }
+        Self { never: if checkpointing { prompts } else { never }, prompts, always }
     }
 
     /// The mode that recomputes least and takes at most `limit` bytes; where none does, that which takes least. With `checkpointing`, prompts are

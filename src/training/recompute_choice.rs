@@ -35,12 +35,12 @@ impl fmt::Display for RecomputeChoice {
             Recompute::Never => {
                 write!(f, "no pass runs twice, for which about {} are kept", size(memory.never))?
             }
-            Recompute::Prompts => write!(
-                f,
-                "prompts run twice, latent steps are kept in about {}; all would take {}",
-                size(memory.prompts),
-                size(memory.never)
-            )?,
+            Recompute::Prompts => {
+                write!(f, "prompts run twice, latent steps are kept in about {}", size(memory.prompts))?;
+                if memory.never > memory.prompts {
+                    write!(f, "; all would take {}", size(memory.never))?;
+                }
+            }
             Recompute::Auto | Recompute::Always => write!(
                 f,
                 "every pass of upstream agents runs twice, in about {}; to keep latent steps would take {}",
