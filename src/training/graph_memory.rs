@@ -9,8 +9,8 @@ use crate::agents::{StagePlan, TeamBatch, TeamLayout, TeamPlan};
 /// two halves of the feed-forward layer; with adapters, the inputs of the projections that have one. Keys and values are kept once, but of
 /// latent steps, which join all earlier ones at each step, `T·(T+1)/2` times. Beside the graphs there are messages with their cotangents, and
 /// the scores over the vocabulary of all texts that are learned; and the nodes of graphs themselves. Encoders and cross-agent attention, which
-/// are small, are left out. What a process on the CPU takes at its peak is 7 % less to 12 % more in all modes, layer by layer up
-/// to 22 % more (SmolLM2-135M, T = 10 and 40, one row and four).
+/// are small, are left out. What a process on the CPU takes at its peak is 7 % less to 12 % more (SmolLM2-135M,
+/// T = 10 and 40, one row and four), layer by layer and in a model of 3 MB up to 22 % more or 17 % less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GraphMemory {
     /// With the graphs of all stages; layer by layer, where prompts are recomputed in any case, as `prompts`.
