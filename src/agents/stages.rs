@@ -33,6 +33,12 @@ pub trait StageGraph<B: Backend> {
     /// The stages whose messages `stage` reads, in order.
     fn reads(&self, stage: usize) -> &[usize];
 
+    /// Whether `stage` goes on where the one before it ended. What both add to gradients is summed before it joins that of others, as if they
+    /// were one.
+    fn goes_on(&self, _stage: usize) -> bool {
+        false
+    }
+
     /// Whether the gradient of what `stage` passes on is asked for; else it is let go of as soon as it has been used.
     fn is_told(&self, _stage: usize) -> bool {
         true
@@ -98,6 +104,14 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
 
     fn reads(&self, stage: usize) -> &[usize] {
         &self.plan.stages[stage].reads
+    }
+
+    fn goes_on(&self, stage: usize) -> bool {
+        match self.plan.stages[stage].part {
+            StagePart::Whole => false,
+            StagePart::Prompts(layers) => layers.from > 0,
+            StagePart::Rest => true,
+        }
     }
 
     fn is_told(&self, stage: usize) -> bool {

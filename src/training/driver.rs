@@ -5,6 +5,8 @@
 //! `Σ message · cotangent + loss`; the gradients of the messages it read are added to their cotangents. Each stage is a graph of its own,
 //! kept or not, so that both give the same gradients. A message is a list of tensors: the driver knows neither KV caches nor topologies.
 
+use std::collections::BTreeMap;
+
 use burn::prelude::*;
 use diffmas_backends::{Autodiff, ModelBackend, autodiff, host_data};
 
@@ -92,7 +94,11 @@ pub fn recompute<B: ModelBackend>(
     let mut gradients = Parameters::default();
     let mut arriving: Vec<Vec<Option<Tensor<B, 4>>>> = messages.iter().map(|m| vec![None; m.len()]).collect();
     let mut cotangents: Vec<Option<Vec<Tensor<B, 4>>>> = vec![None; n];
+    let mut part = Part::default();
     for stage in (0..n).rev() {
+        if stage + 1 < n && !outer.goes_on(stage + 1) {
+            std::mem::take(&mut part).join(&mut gradients, &mut arriving);
+        }
         let cotangent = whole(std::mem::take(&mut arriving[stage]), &messages[stage]);
         if outer.is_told(stage) {
             cotangents[stage].clone_from(&cotangent);
@@ -121,23 +127,24 @@ pub fn recompute<B: ModelBackend>(
             continue;
         }
         let mut grads = objective.backward();
-        gradients.add(
+        part.gradients.add(
             leaves
                 .iter()
                 .filter_map(|(name, leaf)| Some((name.clone(), leaf.grad_remove(&mut grads)?)))
                 .collect(),
         );
+        let first = (0..=stage).rev().find(|&s| !outer.goes_on(s)).unwrap_or(0);
         let mut inputs = inputs.into_iter();
         for &r in outer.reads(stage) {
-            for (sum, leaf) in arriving[r].iter_mut().zip(inputs.by_ref()) {
-                let got = leaf.grad_remove(&mut grads);
-                *sum = match (sum.take(), got) {
-                    (Some(sum), Some(got)) => Some(sum + got),
-                    (sum, got) => sum.or(got),
-                };
+            let got =
+                inputs.by_ref().take(messages[r].len()).map(|leaf| leaf.grad_remove(&mut grads)).collect();
+            match r >= first {
+                true => add(&mut arriving[r], got),
+                false => add(part.arriving.entry(r).or_default(), got),
             }
         }
     }
+    part.join(&mut gradients, &mut arriving);
     Outcome { losses, distillation, gradients, cotangents }
 }
 
@@ -171,6 +178,37 @@ pub fn end_to_end<B: ModelBackend>(
 /// The number that a tensor of shape `[1]` holds.
 fn number<B: ModelBackend>(tensor: &Tensor<Autodiff<B>, 1>) -> f64 {
     host_data(tensor.clone().inner()).iter::<f64>().sum()
+}
+
+/// What stages that go on from each other add to gradients.
+struct Part<B: Backend> {
+    gradients: Parameters<B>,
+    /// What they add to the cotangents of other stages' messages.
+    arriving: BTreeMap<usize, Vec<Option<Tensor<B, 4>>>>,
+}
+
+impl<B: Backend> Default for Part<B> {
+    fn default() -> Self {
+        Self { gradients: Parameters::default(), arriving: BTreeMap::new() }
+    }
+}
+
+impl<B: Backend> Part<B> {
+    fn join(self, gradients: &mut Parameters<B>, arriving: &mut [Vec<Option<Tensor<B, 4>>>]) {
+        gradients.add(self.gradients);
+        self.arriving.into_iter().for_each(|(r, got)| add(&mut arriving[r], got));
+    }
+}
+
+/// Adds tensor by tensor; what is missing counts as zero.
+fn add<B: Backend>(sum: &mut Vec<Option<Tensor<B, 4>>>, got: Vec<Option<Tensor<B, 4>>>) {
+    sum.resize(got.len(), None);
+    for (sum, got) in sum.iter_mut().zip(got) {
+        *sum = match (sum.take(), got) {
+            (Some(sum), Some(got)) => Some(sum + got),
+            (sum, got) => sum.or(got),
+        };
+    }
 }
 
 /// The cotangent of a message, where something of it has arrived; what has not is zero.

@@ -7,7 +7,7 @@ use crate::batches::FEEDS;
 use crate::bits::is_exact;
 use crate::channels::{Setting, with_open_gates};
 use crate::common::*;
-use diffmas::agents::{AdapterScope, ChannelKind, Dropout, FeedKind, SlotPlacement, Transmit};
+use diffmas::agents::{AdapterScope, ChannelKind, Dropout, FeedKind, SlotPlacement, Topology, Transmit};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::training::{
     CrossEntropy, Event, GraphMemory, MemorySize, Outcome, Recompute, TrainConfig, Trainer,
@@ -57,9 +57,16 @@ fn all_modes<B: ModelBackend>(g: &Golden<B>, through: &[bool], dropout: Dropout,
         }
     }
     let prompts = run(Recompute::Prompts);
-    same(&prompts, &always, 1e-5, &format!("{what}, prompts recomputed"));
+    // Nothing is added up in another order where no block moves, nobody computes anything of what it reads but attention, and no text is
+    // learned beside latent steps.
+    let config = &g.model.layout.config;
+    let alike = config.channel.kind == ChannelKind::TRACE
+        && config.topology == Topology::Sequential
+        && batch.trajectories.iter().all(Option::is_none);
+    let tolerance = if exact && alike { 0.0 } else { 1e-5 };
+    same(&prompts, &always, tolerance, &format!("{what}, prompts recomputed"));
     for mode in [Recompute::Always, Recompute::Prompts] {
-        same(&run_by((mode, true)), &always, 1e-5, &format!("{what}, {mode} by layer"));
+        same(&run_by((mode, true)), &always, tolerance, &format!("{what}, {mode} by layer"));
     }
     let senders = |outcome: &Outcome<B>| outcome.cotangents.iter().flatten().count();
     assert!(senders(&prompts) >= senders(&always), "{what}");
@@ -158,10 +165,10 @@ impl Job for Modes {
             (run(Recompute::Always), run(Recompute::Never), run(Recompute::Prompts));
         let exact = is_exact::<B>(&device);
         same_gradients(&never, &always, if exact { 0.0 } else { 1e-4 }, "all kept");
-        same_gradients(&prompts, &always, 1e-4, "prompts recomputed");
+        same_gradients(&prompts, &always, if exact { 0.0 } else { 1e-4 }, "prompts recomputed");
         let by_layer = TrainConfig { activation_checkpointing: true, ..config(Recompute::Prompts) };
         let by_layer = trained(g.trainer(by_layer), None, 4);
-        same_gradients(by_layer.parameters(), &always, 1e-4, "by layer");
+        same_gradients(by_layer.parameters(), &always, if exact { 0.0 } else { 1e-4 }, "by layer");
         let neither = TrainConfig { activation_checkpointing: true, ..config(Recompute::Never) };
         let error = neither.validate().unwrap_err().to_string();
         assert!(error.contains("but recompute is never"), "{error}");
