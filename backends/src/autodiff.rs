@@ -3,6 +3,7 @@
 //! An operation on untracked tensors records nothing. Second derivatives are not tracked.
 
 mod attention;
+mod linear;
 mod waiting;
 
 use burn::backend::Autodiff;
@@ -15,8 +16,8 @@ use burn::tensor::backend::AutodiffBackend;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use crate::{
-    AttentionCall, AttentionMask, DeviceMemory, HostMask, LinearGrads, LoraRef, ModelBackend, StoredDtype,
-    StoredMatrix, WeightUse,
+    AttentionCall, AttentionMask, DeviceMemory, HostMask, LinearGrads, LinearOutput, LinearRef, LoraRef,
+    ModelBackend, StoredDtype, StoredMatrix, WeightUse,
 };
 
 pub use waiting::{Waiting, inputs, waiting};
@@ -66,6 +67,27 @@ where
         }
         OpsKind::UnTracked(prep) => from_float(prep.finish(to_float(output))),
     }
+}
+
+/// Parents: the chain so far, and two more. A node of burn-autodiff has a number of parents that the compiler knows; a chain of nodes has any.
+/// It computes nothing and has no gradient: it only makes its parents ancestors of what it leads to.
+#[derive(Debug)]
+struct Chain;
+
+impl<B: Backend> Backward<B, 3> for Chain {
+    type State = ();
+
+    fn backward(self, _: Ops<Self::State, 3>, _: &mut Gradients, _: &mut Checkpointer) {}
+}
+
+/// `chain`, and two more ancestors of what it leads to.
+fn chained<B: Backend, C: CheckpointStrategy, const D: usize>(
+    chain: Tensor<Ad<B, C>, D>,
+    more: [Node<B>; 2],
+) -> Tensor<Ad<B, C>, D> {
+    let [first, second] = more;
+    let (parents, value) = ([node(&chain), first, second], chain.inner());
+    record(Chain, parents, value, || ())
 }
 
 /// State: each operand, where the other one's gradient needs it.
@@ -134,39 +156,6 @@ impl<B: ModelBackend, const D: usize> Backward<B, 1> for Softmax<D> {
     }
 }
 
-#[derive(Clone, Debug)]
-struct LinearState<B: ModelBackend> {
-    x: Option<Tensor<B, 2>>,
-    weight: B::Weight,
-    lora: Option<(Tensor<B, 2>, Tensor<B, 2>, f64)>,
-}
-
-#[derive(Debug)]
-struct Linear;
-
-impl<B: ModelBackend> Backward<B, 3> for Linear {
-    type State = LinearState<B>;
-
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = from_float::<B, 2>(grads.consume::<B>(&ops.node));
-        let LinearState { x, weight, lora } = ops.state;
-        let [x_node, a_node, b_node] = ops.parents;
-        let lora = lora.as_ref().map(|(a, b, scaling)| LoraRef { a, b, scaling: *scaling });
-        let (dx, factors) = B::frozen_linear_backward(dy, x, &weight, lora, x_node.is_some());
-        if let (Some(n), Some(dx)) = (x_node, dx) {
-            grads.register::<B>(n.id, to_float(dx));
-        }
-        if let Some((da, db)) = factors {
-            if let Some(n) = a_node {
-                grads.register::<B>(n.id, to_float(da));
-            }
-            if let Some(n) = b_node {
-                grads.register::<B>(n.id, to_float(db));
-            }
-        }
-    }
-}
-
 /// State: the weight.
 #[derive(Debug)]
 struct TransposedLinear;
@@ -207,7 +196,7 @@ impl<B: ModelBackend> Backward<B, 1> for Rotary {
         let dy = from_float(grads.consume::<B>(&ops.node));
         let (cos, sin) = ops.state;
         if let [Some(n)] = ops.parents {
-            grads.register::<B>(n.id, to_float(B::rotary(dy, &cos, &sin.neg())));
+            grads.register::<B>(n.id, to_float(B::rotary_backward(dy, &cos, &sin)));
         }
     }
 }
@@ -317,21 +306,13 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         bias: Option<&Tensor<Self, 1>>,
         lora: Option<LoraRef<'_, Self>>,
     ) -> Tensor<Self, 2> {
-        let bias = bias.map(|b| b.clone().inner());
-        let factors = lora.map(|l| (l.a.clone().inner(), l.b.clone().inner(), l.scaling));
-        let inner = factors.as_ref().map(|(a, b, scaling)| LoraRef { a, b, scaling: *scaling });
-        let (x_node, x) = (node(&x), x.inner());
-        let y = B::frozen_linear(x.clone(), weight, bias.as_ref(), inner);
-        let [a_node, b_node] = match lora {
-            Some(l) => [node(l.a), node(l.b)],
-            // Untracked stand-ins keep the number of parents.
-            None => [node(&untracked::<B, C, 2>(x.clone())), node(&untracked::<B, C, 2>(x.clone()))],
-        };
-        record(Linear, [x_node, a_node, b_node], y, || LinearState {
-            x: factors.is_some().then_some(x),
-            weight: weight.clone(),
-            lora: factors,
-        })
+        let layer = LinearRef { weight, bias, lora, residual: None };
+        let output = Self::frozen_linears(x, &[layer]).pop();
+        output.expect("an output for each layer").y
+    }
+
+    fn frozen_linears(x: Tensor<Self, 2>, layers: &[LinearRef<'_, Self>]) -> Vec<LinearOutput<Self>> {
+        linear::frozen_linears(x, layers)
     }
 
     fn frozen_linear_backward(

@@ -6,7 +6,10 @@
 use burn::prelude::*;
 use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 
-use crate::{AttentionCall, AttentionGrads, KeyValueBlock, LinearGrads, LoraRef, ModelBackend};
+use crate::{
+    AttentionCall, AttentionGrads, KeyValueBlock, LinearGrads, LinearOutput, LinearRef, LinearSlope,
+    LinearsGrads, LoraRef, ModelBackend,
+};
 
 mod scores;
 
@@ -90,6 +93,42 @@ pub(crate) fn with_lora_gradients<B: ModelBackend>(
         (B::matmul(g.transpose(), x), B::matmul(dy.transpose(), xa))
     });
     (dx, grads)
+}
+
+/// One layer after another; see [`ModelBackend::frozen_linears`].
+pub fn frozen_linears<B: ModelBackend>(x: Tensor<B, 2>, layers: &[LinearRef<'_, B>]) -> Vec<LinearOutput<B>> {
+    let output = |layer: &LinearRef<'_, B>| {
+        let y = B::frozen_linear(x.clone(), layer.weight, layer.bias, layer.lora);
+        let y = match layer.residual {
+            Some(residual) => residual.clone() + y,
+            None => y,
+        };
+        LinearOutput { y, kept: None }
+    };
+    layers.iter().map(output).collect()
+}
+
+/// One layer after another; see [`ModelBackend::frozen_linears_backward`].
+pub fn frozen_linears_backward<B: ModelBackend>(
+    x: Option<Tensor<B, 2>>,
+    slopes: Vec<LinearSlope<'_, B>>,
+    wants_dx: bool,
+) -> LinearsGrads<B> {
+    let mut sum: Option<Tensor<B, 2>> = None;
+    let mut factors = Vec::with_capacity(slopes.len());
+    for LinearSlope { dy, weight, lora, sums, .. } in slopes {
+        let input = lora.and(x.clone());
+        let (dx, grads) = B::frozen_linear_backward(dy, input, weight, lora, wants_dx);
+        sum = match (sum, dx) {
+            (Some(sum), Some(dx)) => Some(dx + sum),
+            (sum, dx) => sum.or(dx),
+        };
+        factors.push(match (grads, sums) {
+            (Some((da, db)), Some((a, b))) => Some((da + a, db + b)),
+            (grads, _) => grads,
+        });
+    }
+    (sum, factors)
 }
 
 /// `x · W` with `W` as a tensor; see [`ModelBackend::frozen_transposed`].

@@ -19,8 +19,9 @@ use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
 
 use self::matmul::product;
 use crate::{
-    AttentionCall, AttentionGrads, AttentionMask, DeviceMemory, HostMask, LinearGrads, LoraRef, StoredDtype,
-    StoredMatrix, WeightUse, check_device, composed,
+    AttentionCall, AttentionGrads, AttentionMask, DeviceMemory, HostMask, LinearGrads, LinearOutput,
+    LinearRef, LinearSlope, LinearsGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse, check_device,
+    composed,
 };
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
@@ -65,8 +66,9 @@ where
         if !linear_in_f32(&x, lora) {
             return composed::frozen_linear(x, weight, bias, lora);
         }
-        let bias = bias.map(|b| raw(b.clone()));
-        wrapped(linear::frozen_linear(raw(x), raw(weight.clone()), bias, lora.map(factors)))
+        let layer = LinearRef { weight, bias, lora, residual: None };
+        let output = Self::frozen_linears(x, &[layer]).pop();
+        output.expect("an output for each layer").y
     }
 
     fn frozen_linear_backward(
@@ -79,9 +81,46 @@ where
         if !linear_in_f32(&dy, lora) {
             return composed::frozen_linear_backward(dy, x, weight, lora, wants_dx);
         }
-        let (lora, weight) = (lora.map(factors), raw(weight.clone()));
-        let (dx, factors) = linear::frozen_linear_backward(raw(dy), x.map(raw), weight, lora, wants_dx);
-        (dx.map(wrapped), factors.map(|(a, b)| (wrapped(a), wrapped(b))))
+        let slope = LinearSlope { dy, weight, lora, kept: None, sums: None };
+        let (dx, mut factors) = Self::frozen_linears_backward(x, vec![slope], wants_dx);
+        (dx, factors.pop().flatten())
+    }
+
+    fn frozen_linears(x: Tensor<Self, 2>, layers: &[LinearRef<'_, Self>]) -> Vec<LinearOutput<Self>> {
+        let in_f32 = |layer: &LinearRef<'_, Self>| {
+            linear_in_f32(&x, layer.lora) && layer.residual.is_none_or(|residual| in_f32([residual]))
+        };
+        if !layers.iter().all(in_f32) {
+            return composed::frozen_linears(x, layers);
+        }
+        let layers = layers.iter().map(|layer| linear::Linear {
+            weight: raw(layer.weight.clone()),
+            bias: layer.bias.map(|bias| raw(bias.clone())),
+            lora: layer.lora.map(factors),
+            residual: layer.residual.map(|residual| raw(residual.clone())),
+        });
+        let outputs = linear::frozen_linears(raw(x), layers.collect());
+        outputs.into_iter().map(|(y, kept)| LinearOutput { y: wrapped(y), kept: kept.map(wrapped) }).collect()
+    }
+
+    fn frozen_linears_backward(
+        x: Option<Tensor<Self, 2>>,
+        slopes: Vec<LinearSlope<'_, Self>>,
+        wants_dx: bool,
+    ) -> LinearsGrads<Self> {
+        if !slopes.iter().all(|slope| linear_in_f32(&slope.dy, slope.lora)) {
+            return composed::frozen_linears_backward(x, slopes, wants_dx);
+        }
+        let slopes = slopes.into_iter().map(|slope| linear::Slope {
+            dy: raw(slope.dy),
+            weight: raw(slope.weight.clone()),
+            lora: slope.lora.map(factors),
+            kept: slope.kept.map(raw),
+            sums: slope.sums.map(|(a, b)| (raw(a), raw(b))),
+        });
+        let (dx, grads) = linear::frozen_linears_backward(x.map(raw), slopes.collect(), wants_dx);
+        let grads = grads.into_iter().map(|grads| grads.map(|(a, b)| (wrapped(a), wrapped(b))));
+        (dx.map(wrapped), grads.collect())
     }
 
     fn frozen_transposed(x: Tensor<Self, 2>, weight: &Self::Weight) -> Tensor<Self, 2> {
@@ -116,8 +155,15 @@ where
 
     fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
         match in_f32([&x]) && in_f32([cos, sin]) {
-            true => wrapped(elementwise::rotary(raw(x), raw(cos.clone()), raw(sin.clone()))),
+            true => wrapped(elementwise::rotary(raw(x), raw(cos.clone()), raw(sin.clone()), 1.0)),
             false => composed::rotary(x, cos, sin),
+        }
+    }
+
+    fn rotary_backward(dy: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
+        match in_f32([&dy]) && in_f32([cos, sin]) {
+            true => wrapped(elementwise::rotary(raw(dy), raw(cos.clone()), raw(sin.clone()), -1.0)),
+            false => composed::rotary(dy, cos, &sin.clone().neg()),
         }
     }
 

@@ -78,6 +78,46 @@ impl<B: Backend> Clone for LoraRef<'_, B> {
 
 impl<B: Backend> Copy for LoraRef<'_, B> {}
 
+/// Borrowed parts of one linear layer, and what is added to its output.
+#[derive(Debug)]
+pub struct LinearRef<'a, B: ModelBackend> {
+    /// `[out, in]`, frozen.
+    pub weight: &'a B::Weight,
+    /// `[out]`, frozen.
+    pub bias: Option<&'a Tensor<B, 1>>,
+    /// Trainable factors.
+    pub lora: Option<LoraRef<'a, B>>,
+    /// `[N, out]`
+    pub residual: Option<&'a Tensor<B, 2>>,
+}
+
+/// What a linear layer makes of its input.
+#[derive(Debug)]
+pub struct LinearOutput<B: Backend> {
+    /// `[N, out]`
+    pub y: Tensor<B, 2>,
+    /// `s·x·Aᵀ` `[N, r]`, which LoRA's gradient needs again, where the backend keeps it.
+    pub kept: Option<Tensor<B, 2>>,
+}
+
+/// What reaches the output of a linear layer from above.
+#[derive(Debug)]
+pub struct LinearSlope<'a, B: ModelBackend> {
+    /// The gradient of its output, `[N, out]`.
+    pub dy: Tensor<B, 2>,
+    /// `[out, in]`
+    pub weight: &'a B::Weight,
+    /// Trainable factors.
+    pub lora: Option<LoraRef<'a, B>>,
+    /// See [`LinearOutput::kept`].
+    pub kept: Option<Tensor<B, 2>>,
+    /// Gradients of `A` and `B` to which those of this layer are added.
+    pub sums: Option<(Tensor<B, 2>, Tensor<B, 2>)>,
+}
+
+/// The gradients of layers of one input: of that input, and by layer of the factors `A` and `B`, where there is LoRA.
+pub type LinearsGrads<B> = (Option<Tensor<B, 2>>, Vec<Option<(Tensor<B, 2>, Tensor<B, 2>)>>);
+
 /// The gradients of a linear layer: of its input, and of the factors `A` and `B`, where asked for.
 pub type LinearGrads<B> = (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B, 2>)>);
 
@@ -179,6 +219,24 @@ pub trait ModelBackend: Backend {
         wants_dx: bool,
     ) -> LinearGrads<Self>;
 
+    /// Several layers of one input, [`ModelBackend::frozen_linear`] each, with what is added to their outputs.
+    ///
+    /// # Shapes
+    /// `x [N, in]` → `[N, out]` by layer
+    fn frozen_linears(x: Tensor<Self, 2>, layers: &[LinearRef<'_, Self>]) -> Vec<LinearOutput<Self>> {
+        composed::frozen_linears(x, layers)
+    }
+
+    /// The gradients of [`ModelBackend::frozen_linears`] from what reaches some of the layers, one at least: of `x` if `wants_dx`, and of `A`
+    /// and `B` where there is LoRA (`x` must be given then). That of a residual is `dy`.
+    fn frozen_linears_backward(
+        x: Option<Tensor<Self, 2>>,
+        slopes: Vec<LinearSlope<'_, Self>>,
+        wants_dx: bool,
+    ) -> LinearsGrads<Self> {
+        composed::frozen_linears_backward(x, slopes, wants_dx)
+    }
+
     /// `y = x · W`. Its gradient is [`ModelBackend::frozen_linear`].
     ///
     /// # Shapes
@@ -210,12 +268,17 @@ pub trait ModelBackend: Backend {
     }
 
     /// Rotary embedding with halves rotated (Su et al., arXiv 2104.09864, as in Llama): with `x = [x₁, x₂]`,
-    /// `[x₁·cos − x₂·sin, x₂·cos + x₁·sin]`. Its gradient is the rotation by the negative angle.
+    /// `[x₁·cos − x₂·sin, x₂·cos + x₁·sin]`.
     ///
     /// # Shapes
     /// `x [N, heads, d]`, `cos`, `sin` `[N, d/2]` → `[N, heads, d]`
     fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
         composed::rotary(x, cos, sin)
+    }
+
+    /// The gradient of [`ModelBackend::rotary`]: the rotation by the negative angle.
+    fn rotary_backward(dy: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
+        Self::rotary(dy, cos, &sin.clone().neg())
     }
 
     /// `silu(gate) · up`, elementwise (Shazeer, arXiv 2002.05202).

@@ -39,14 +39,15 @@ pub struct Attention<B: ModelBackend> {
 }
 
 impl<B: ModelBackend> Attention<B> {
-    /// Attends from the new positions to `past` and to what `keep` makes of their own keys and values: all positions of the pass that are not
-    /// in `past`, the new ones last.
+    /// Attends from the new positions to `past` and to what `keep` makes of their own keys and values, all positions of the pass that are not
+    /// in `past`, the new ones last; and adds `residual`.
     ///
     /// # Shapes
-    /// `x [B·t, D]`, blocks `[B, G, n_i, d]` → `[B·t, D]`
+    /// `x`, `residual` `[B·t, D]`, blocks `[B, G, n_i, d]` → `[B·t, D]`
     pub fn forward(
         &self,
         x: Tensor<B, 2>,
+        residual: Tensor<B, 2>,
         config: &BackboneConfig,
         context: &PassContext<B>,
         past: Vec<KeyValueBlock<B>>,
@@ -56,9 +57,10 @@ impl<B: ModelBackend> Attention<B> {
         let (h, g, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
         // 1. project, norm where the family does, rotate: q [B, t, H, d], k and v [B, G, t, d]
-        let q = self.queries(x.clone(), config, context);
-        let key = rotated_heads(self.k_proj.forward(x.clone()), g, d, &self.k_norm, context).swap_dims(1, 2);
-        let value = self.v_proj.forward(x).reshape([b, t, g, d]).swap_dims(1, 2);
+        let [q, key, value] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x);
+        let q = rotated_heads(q, h, d, &self.q_norm, context);
+        let key = rotated_heads(key, g, d, &self.k_norm, context).swap_dims(1, 2);
+        let value = value.reshape([b, t, g, d]).swap_dims(1, 2);
 
         // 2. keep: [B, G, kept + t, d]
         let mut blocks = past;
@@ -69,7 +71,7 @@ impl<B: ModelBackend> Attention<B> {
         let (out, _) = B::block_attention(&call);
 
         // 4. output: [B·t, H·d] → [B·t, D]
-        self.o_proj.forward(out.reshape([n, h * d]))
+        self.o_proj.forward_onto(out.reshape([n, h * d]), residual)
     }
 
     /// How much each position attends to each key, rows of a softmax; what [`Attention::forward`] computes without keeping it.
@@ -84,7 +86,8 @@ impl<B: ModelBackend> Attention<B> {
         keys: Vec<Tensor<B, 4>>,
     ) -> Tensor<B, 4> {
         let (h, device) = (config.num_attention_heads, x.device());
-        let q = self.queries(x, config, context).swap_dims(1, 2);
+        let q =
+            rotated_heads(self.q_proj.forward(x), h, config.head_dim, &self.q_norm, context).swap_dims(1, 2);
         let scores = keys.into_iter().map(|keys| {
             let [b, g, n, d] = keys.dims();
             let keys = keys.unsqueeze_dim::<5>(2).expand([b, g, h / g, n, d]).reshape([b, h, n, d]);
@@ -96,12 +99,6 @@ impl<B: ModelBackend> Attention<B> {
             scores = scores.mask_fill(hidden.expand(shape), -1e30);
         }
         B::softmax_last(scores)
-    }
-
-    /// Queries, rotated: `[B·t, D]` → `[B, t, H, d]`
-    fn queries(&self, x: Tensor<B, 2>, config: &BackboneConfig, context: &PassContext<B>) -> Tensor<B, 4> {
-        let (heads, d) = (config.num_attention_heads, config.head_dim);
-        rotated_heads(self.q_proj.forward(x), heads, d, &self.q_norm, context)
     }
 
     /// The layer for training, sharing its storage.
@@ -232,12 +229,12 @@ mod tests {
         }
 
         let mut kept = None;
-        let got = layer.forward(x.clone(), &config(), &context, blocks.clone(), |new| {
+        let got = layer.forward(x.clone(), x.clone(), &config(), &context, blocks.clone(), |new| {
             kept.insert(super::super::key_values::extended(Some(&tail), new)).clone()
         });
         let own = kept.expect("what is attended to was kept");
-        for (got, want) in rows(&got).iter().zip(&want) {
-            close(got, want);
+        for ((got, want), x) in rows(&got).iter().zip(&want).zip(rows(&x)) {
+            close(got, &want.iter().zip(x).map(|(y, x)| y + x).collect::<Vec<_>>());
         }
         assert_eq!(own.key.dims(), [1, G, 2 + t, D]);
         let last = own.key.clone().narrow(2, 1 + t, 1);

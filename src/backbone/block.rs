@@ -34,12 +34,11 @@ impl<B: ModelBackend> Block<B> {
     ) -> Tensor<B, 2> {
         // 1. x + attn(norm(x)): [B·t, D]
         let h = self.input_layernorm.forward(x.clone());
-        let a = self.self_attn.forward(h, config, context, past, keep);
-        let x = x + a;
+        let x = self.self_attn.forward(h, x, config, context, past, keep);
 
         // 2. x + mlp(norm(x)): [B·t, D]
         let h = self.post_attention_layernorm.forward(x.clone());
-        x + self.mlp.forward(h)
+        self.mlp.forward(h, x)
     }
 
     /// The layer for training, sharing its storage.
@@ -68,9 +67,6 @@ mod tests {
         let [mut own, mut same] = [None, None];
         let got =
             block.forward(x.clone(), &model.config, &context, Vec::new(), |new| own.insert(new).clone());
-        let add = |a: &[Vec<f64>], b: &[Vec<f64>]| -> Vec<f64> {
-            a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| a + b).collect()
-        };
         let normed_rows = |norm, x: &[f64]| -> Tensor<TestBackend, 2> {
             let data: Vec<f32> =
                 x.chunks_exact(12).flat_map(|row| normed(norm, row)).map(|x| x as f32).collect();
@@ -78,12 +74,16 @@ mod tests {
         };
         let h = normed_rows(&block.input_layernorm, &numbers(&x));
         let keep = |new| same.insert(new).clone();
-        let attended = block.self_attn.forward(h, &model.config, &context, Vec::new(), keep);
+        let between =
+            numbers(&block.self_attn.forward(h, x.clone(), &model.config, &context, Vec::new(), keep));
         let (own, same): (KeyValueBlock<_>, KeyValueBlock<_>) = (own.unwrap(), same.unwrap());
-        let between = add(&rows(&x), &rows(&attended));
-        let gated = block.mlp.forward(normed_rows(&block.post_attention_layernorm, &between));
-        let want: Vec<f64> = between.iter().zip(numbers(&gated)).map(|(a, b)| a + b).collect();
-        close(&numbers(&got), &want);
+        let h = normed_rows(&block.post_attention_layernorm, &between);
+        let between = Tensor::<TestBackend, 1>::from_floats(
+            between.iter().map(|&x| x as f32).collect::<Vec<_>>().as_slice(),
+            &Default::default(),
+        );
+        let want = block.mlp.forward(h, between.reshape([3, 12]));
+        close(&numbers(&got), &numbers(&want));
         close(&numbers(&own.key), &numbers(&same.key));
         close(&numbers(&own.value), &numbers(&same.value));
     }

@@ -1,7 +1,7 @@
 //! A frozen linear layer, optionally with LoRA.
 
 use burn::prelude::*;
-use diffmas_backends::{Autodiff, ModelBackend};
+use diffmas_backends::{Autodiff, LinearRef, ModelBackend};
 
 use super::ActiveLora;
 
@@ -27,14 +27,46 @@ impl<B: ModelBackend> Linear<B> {
     /// # Shapes
     /// `[N, in]` → `[N, out]`; activations are two-dimensional, because a weight is copied to broadcast over more.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let (weight, bias) = (&self.weight, self.bias.as_ref());
+        let [y] = Self::forward_all([self], x);
+        y
+    }
+
+    /// Applies the layer and adds `residual [N, out]`.
+    ///
+    /// # Shapes
+    /// `[N, in]` → `[N, out]`
+    pub fn forward_onto(&self, x: Tensor<B, 2>, residual: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.lora {
-            None => B::frozen_linear(x, weight, bias, None),
-            Some(ActiveLora::One(lora)) => B::frozen_linear(x, weight, bias, Some(lora.as_ref())),
-            Some(ActiveLora::Stacked(stack)) => {
-                stack.forward(x.clone()) + B::frozen_linear(x, weight, bias, None)
+            Some(ActiveLora::Stacked(_)) => residual + self.forward(x),
+            _ => {
+                let [y] = outputs([self.parts(Some(&residual))], x);
+                y
             }
         }
+    }
+
+    /// Applies several layers to one input.
+    ///
+    /// # Shapes
+    /// `[N, in]` → `[N, out]` by layer
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: Tensor<B, 2>) -> [Tensor<B, 2>; N] {
+        let mut ys = outputs(layers.map(|layer| layer.parts(None)), x.clone()).into_iter();
+        layers.map(|layer| {
+            let y = ys.next().expect("an output for each layer");
+            match &layer.lora {
+                Some(ActiveLora::Stacked(stack)) => stack.forward(x.clone()) + y,
+                _ => y,
+            }
+        })
+    }
+
+    /// What a backend applies at once; factors of several roles are not among it.
+    fn parts<'a>(&'a self, residual: Option<&'a Tensor<B, 2>>) -> LinearRef<'a, B> {
+        let lora = match &self.lora {
+            Some(ActiveLora::One(lora)) => Some(lora.as_ref()),
+            _ => None,
+        };
+        LinearRef { weight: &self.weight, bias: self.bias.as_ref(), lora, residual }
     }
 
     /// The layer for training, sharing its storage; factors have no gradient there.
@@ -45,6 +77,14 @@ impl<B: ModelBackend> Linear<B> {
             lora: self.lora.as_ref().map(ActiveLora::to_autodiff),
         }
     }
+}
+
+fn outputs<B: ModelBackend, const N: usize>(
+    layers: [LinearRef<'_, B>; N],
+    x: Tensor<B, 2>,
+) -> [Tensor<B, 2>; N] {
+    let ys: Vec<_> = B::frozen_linears(x, &layers).into_iter().map(|output| output.y).collect();
+    ys.try_into().expect("an output for each layer")
 }
 
 #[cfg(all(test, feature = "flex"))]

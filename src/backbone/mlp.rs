@@ -17,17 +17,16 @@ pub struct Mlp<B: ModelBackend> {
 }
 
 impl<B: ModelBackend> Mlp<B> {
-    /// Applies the layer.
+    /// Applies the layer and adds `residual`.
     ///
     /// # Shapes
-    /// `[N, D]` → `[N, D]`
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// `x`, `residual` `[N, D]` → `[N, D]`
+    pub fn forward(&self, x: Tensor<B, 2>, residual: Tensor<B, 2>) -> Tensor<B, 2> {
         // 1. gate and up: [N, D] → [N, intermediate]
-        let gate = self.gate_proj.forward(x.clone());
-        let up = self.up_proj.forward(x);
+        let [gate, up] = Linear::forward_all([&self.gate_proj, &self.up_proj], x);
 
         // 2. silu(gate) · up, 3. down: [N, intermediate] → [N, D]
-        self.down_proj.forward(B::swiglu(gate, up))
+        self.down_proj.forward_onto(B::swiglu(gate, up), residual)
     }
 
     /// The layer for training, sharing its storage.
@@ -51,10 +50,11 @@ mod tests {
         let mlp =
             Mlp { gate_proj: gate.layer.clone(), up_proj: up.layer.clone(), down_proj: down.layer.clone() };
         let x = random([4, 3], 7).mul_scalar(3.0);
-        for (got, x) in rows(&mlp.forward(x.clone())).iter().zip(rows(&x)) {
+        for (got, x) in rows(&mlp.forward(x.clone(), x.clone())).iter().zip(rows(&x)) {
             let gated = gate.apply(&x).into_iter().zip(up.apply(&x));
             let gated: Vec<f64> = gated.map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect();
-            close(got, &down.apply(&gated));
+            let want = down.apply(&gated).into_iter().zip(&x).map(|(y, x)| y + x);
+            close(got, &want.collect::<Vec<_>>());
         }
     }
 }

@@ -4,8 +4,8 @@
 use burn::prelude::*;
 use burn::tensor::{Bytes, DType, TensorData};
 use diffmas_backends::{
-    AttentionCall, HostMask, Job, KeyValueBlock, LoraRef, ModelBackend, StoredDtype, StoredMatrix, WeightUse,
-    composed,
+    AttentionCall, HostMask, Job, KeyValueBlock, LinearRef, LinearSlope, LoraRef, ModelBackend, StoredDtype,
+    StoredMatrix, WeightUse, composed, host_data,
 };
 
 use crate::common::{det_fill, on_backend};
@@ -25,7 +25,7 @@ fn gapped<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
 }
 
 fn values<B: Backend, const D: usize>(x: Tensor<B, D>) -> Vec<f64> {
-    x.into_data().iter().collect()
+    host_data(x).iter().collect()
 }
 
 #[track_caller]
@@ -92,6 +92,8 @@ fn elementwise_operations_agree() {
                 let x = filled::<B, 3>("x", [n, heads, d], &device);
                 let cos = filled::<B, 2>("cos", [n, d / 2], &device);
                 let sin = filled::<B, 2>("sin", [n, d / 2], &device);
+                let back = composed::rotary(x.clone(), &cos, &sin.clone().neg());
+                close(B::rotary_backward(x.clone(), &cos, &sin), back, &format!("{what}, backward"));
                 let want = composed::rotary(x.clone(), &cos, &sin);
                 close(B::rotary(x.clone(), &cos, &sin), want.clone(), &what);
                 let got = B::rotary(gapped(x), &gapped(cos), &gapped(sin));
@@ -223,6 +225,86 @@ fn linear_layers_agree_for_few_and_many_rows() {
         }
     }
     on_backend(Linears);
+}
+
+#[test]
+fn layers_of_one_input_agree_with_one_after_another() {
+    struct Groups;
+    impl Job for Groups {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            let (cols, outs, ranks) = (130, [192, 64, 65], [8, 0, 3]);
+            for (rows, dtypes) in [
+                (1, [StoredDtype::F32; 3]),
+                (5, [StoredDtype::F32; 3]),
+                (16, [StoredDtype::F32, StoredDtype::Bf16, StoredDtype::F32]),
+                (40, [StoredDtype::F32; 3]),
+            ] {
+                if !dtypes.iter().all(|&dtype| B::keeps(dtype, &device)) {
+                    continue;
+                }
+                let x = filled::<B, 2>("x", [rows, cols], &device);
+                let two = |name: &str, shapes: [[usize; 2]; 3]| {
+                    shapes.map(|shape| filled::<B, 2>(name, shape, &device))
+                };
+                let weights = two("w", outs.map(|out| [out, cols])).map(rounded);
+                let kept: Vec<_> = weights
+                    .iter()
+                    .zip(dtypes)
+                    .map(|(w, dtype)| {
+                        let numbers: Vec<f32> = w.clone().into_data().to_vec().unwrap();
+                        B::frozen_weight(stored(&numbers, w.dims(), dtype), WeightUse::Layer, &device)
+                    })
+                    .collect();
+                let a = two("a", ranks.map(|rank| [rank.max(1), cols]));
+                let b = two("b", [0, 1, 2].map(|i| [outs[i], ranks[i].max(1)]));
+                let residuals = two("residual", outs.map(|out| [rows, out]));
+                let layers = [0, 1, 2].map(|i| LinearRef {
+                    weight: &kept[i],
+                    bias: None,
+                    lora: (ranks[i] > 0).then_some(LoraRef { a: &a[i], b: &b[i], scaling: 0.7 }),
+                    residual: (i != 0).then_some(&residuals[i]),
+                });
+                let want = composed::frozen_linears(x.clone(), &layers);
+                let got = B::frozen_linears(x.clone(), &layers);
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    close(got.y.clone(), want.y.clone(), &format!("{rows} rows, layer {i}"));
+                }
+                // With all layers and with some, with and without gradients to add to.
+                for (reached, summed) in [([true; 3], false), ([true; 3], true), ([true, false, true], true)]
+                {
+                    let slopes = || {
+                        let reached = (0..3).filter(|&i| reached[i]);
+                        reached
+                            .map(|i| LinearSlope {
+                                dy: filled::<B, 2>("dy", [rows, outs[i]], &device),
+                                weight: &kept[i],
+                                lora: layers[i].lora,
+                                kept: None,
+                                sums: (summed && ranks[i] > 0)
+                                    .then(|| (gapped(a[i].clone()), gapped(b[i].clone()))),
+                            })
+                            .collect::<Vec<_>>()
+                    };
+                    let what = format!("{rows} rows, {reached:?}, summed: {summed}");
+                    let want = composed::frozen_linears_backward(Some(x.clone()), slopes(), true);
+                    let kept = (0..3).filter(|&i| reached[i]).map(|i| got[i].kept.clone());
+                    let slopes =
+                        slopes().into_iter().zip(kept).map(|(slope, kept)| LinearSlope { kept, ..slope });
+                    let got = B::frozen_linears_backward(Some(x.clone()), slopes.collect(), true);
+                    close(got.0.unwrap(), want.0.unwrap(), &format!("{what}, dx"));
+                    for (i, (got, want)) in got.1.into_iter().zip(want.1).enumerate() {
+                        assert_eq!(got.is_some(), want.is_some(), "{what}");
+                        if let (Some(got), Some(want)) = (got, want) {
+                            close(got.0, want.0, &format!("{what}, dA {i}"));
+                            close(got.1, want.1, &format!("{what}, dB {i}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    on_backend(Groups);
 }
 
 /// Sizes of a call of attention: rows, queries, heads, KV heads, head width; keys of each block before the queries' own.

@@ -6,7 +6,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::prelude::*;
 
-use super::{Ad, from_float, node, record, to_float, untracked};
+use super::{Ad, chained, from_float, node, record, to_float, untracked};
 use crate::{AttentionCall, KeyValueBlock, ModelBackend};
 
 /// A tensor of every head.
@@ -22,7 +22,7 @@ struct AttentionState<B: Backend> {
     blocks: Vec<[Option<NodeId>; 2]>,
 }
 
-/// Parent: the queries, with the tracked blocks chained to them by [`Chain`]. All gradients are registered here, under the nodes
+/// Parent: the queries, with the tracked blocks [`chained`] to them. All gradients are registered here, under the nodes
 /// themselves: as ancestors they have their turn after this one, and as direct parents their gradients would be registered likewise.
 #[derive(Debug)]
 struct Attention;
@@ -48,17 +48,6 @@ impl<B: ModelBackend> Backward<B, 1> for Attention {
     }
 }
 
-/// Parents: the chain so far, and a key and a value. A node of burn-autodiff has a number of parents that the compiler knows; a chain of
-/// nodes has any. It computes nothing and has no gradient: it only makes its parents ancestors of what it leads to.
-#[derive(Debug)]
-struct Chain;
-
-impl<B: Backend> Backward<B, 3> for Chain {
-    type State = ();
-
-    fn backward(self, _: Ops<Self::State, 3>, _: &mut Gradients, _: &mut Checkpointer) {}
-}
-
 /// See [`ModelBackend::block_attention`].
 pub(super) fn block_attention<B: ModelBackend, C: CheckpointStrategy>(
     call: &AttentionCall<Ad<B, C>>,
@@ -79,8 +68,7 @@ pub(super) fn block_attention<B: ModelBackend, C: CheckpointStrategy>(
     let mut chain = call.q.clone();
     for (block, nodes) in call.blocks.iter().zip(&blocks) {
         if nodes.iter().any(Option::is_some) {
-            let parents = [node(&chain), node(&block.key), node(&block.value)];
-            chain = record(Chain, parents, inner.q.clone(), || ());
+            chain = chained(chain, [node(&block.key), node(&block.value)]);
         }
     }
     let query = id(&call.q);

@@ -79,6 +79,10 @@ pub(super) struct Sizes {
     pub scale: f32,
     /// From the flags of a row of the batch, which tell padding, to those of the next.
     pub padding: usize,
+    /// Whether there are any. CubeCL 0.10 leaves out of the hash of an option whether it is there, and finds kernels that it kept on disk by their
+    /// hashes alone.
+    #[cube(comptime)]
+    pub padded: bool,
 }
 
 /// The rows of one cube.
@@ -388,7 +392,8 @@ impl<R: CubeRuntime> Call<R> {
         let keys = self.keys().sum();
         let padding = self.padding.as_ref().map_or(0, |p| p.meta.strides()[0]);
         let [batch, queries, ..] = self.shape();
-        SizesLaunch::new(batch, self.kv_heads(), queries, self.rows(), keys, self.scale, padding)
+        let padded = self.padding.is_some();
+        SizesLaunch::new(batch, self.kv_heads(), queries, self.rows(), keys, self.scale, padding, padded)
     }
 
     pub(super) fn block_args(&self) -> SequenceArg<R, Block> {

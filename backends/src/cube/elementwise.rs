@@ -18,6 +18,7 @@ fn rotary_kernel(
     n: usize,
     heads: usize,
     half: usize,
+    sign: f32,
 ) {
     let unit = unit_number();
     if unit >= n * heads * half {
@@ -27,7 +28,7 @@ fn rotary_kernel(
     let row = head / heads;
     let from = row * row_stride + head % heads * head_stride + i;
     let (first, second) = (x[from], x[from + half]);
-    let (c, s) = (cos.numbers[row * cos.stride + i], sin.numbers[row * sin.stride + i]);
+    let (c, s) = (cos.numbers[row * cos.stride + i], sign * sin.numbers[row * sin.stride + i]);
     y[2 * head * half + i] = first * c - second * s;
     y[(2 * head + 1) * half + i] = second * c + first * s;
 }
@@ -71,11 +72,12 @@ fn swiglu_backward_kernel(
     d_up[unit] = d * (g * s);
 }
 
-/// See [`crate::ModelBackend::rotary`].
+/// See [`crate::ModelBackend::rotary`]; a `sign` of −1 rotates by the negative angle.
 pub(super) fn rotary<R: CubeRuntime>(
     x: CubeTensor<R>,
     cos: CubeTensor<R>,
     sin: CubeTensor<R>,
+    sign: f32,
 ) -> CubeTensor<R> {
     let [n, heads, d] = x.meta.shape().dims();
     let (row_stride, head_stride) = (x.meta.strides()[0], x.meta.strides()[1]);
@@ -96,6 +98,7 @@ pub(super) fn rotary<R: CubeRuntime>(
             n,
             heads,
             d / 2,
+            sign,
         );
     }
     y

@@ -1,5 +1,5 @@
-//! Linear layers with a frozen weight and LoRA. Up to [`FEW`] rows are multiplied while each weight is read once, in the type that it is kept in;
-//! more of them by the library's product, to which LoRA is added.
+//! Linear layers of one input, with frozen weights and LoRA. Up to [`FEW`] rows are multiplied while each weight is read once, in the type that it
+//! is kept in, by one kernel for all layers; more of them by the library's product, to which LoRA is added.
 //!
 //! The order in which a product is summed depends on its length alone.
 
@@ -8,7 +8,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::{Rows, blocks, cube_number, cubes, empty, rows_arg, unit_number};
+use super::launch::{Rows, blocks, cube_number, cubes, empty, parts, rows_arg, unit_number};
 use super::matmul::product;
 use super::rows::{cube_sum, units};
 
@@ -16,12 +16,12 @@ use super::rows::{cube_sum, units};
 const FEW: usize = 16;
 /// The rows that one cube multiplies.
 const ROWS: usize = 8;
-/// Units that share a row of the weight, or columns of it beside one another.
+/// Units that share a row of a weight, or columns of it beside one another.
 const LANES: usize = 32;
-/// Rows of the weight in one cube: a cube has four planes of the usual size.
+/// Rows of a weight in one cube: a cube has four planes of the usual size.
 const OUTPUTS: usize = 4;
-/// Parts of a column of the weight, each for units of its own.
-const PARTS: usize = 8;
+/// Shares of a column of a weight, each for units of its own.
+const SHARES: usize = 8;
 
 /// A matrix in any layout.
 #[derive(CubeType, CubeLaunch)]
@@ -38,35 +38,46 @@ fn strided_arg<R: CubeRuntime>(x: CubeTensor<R>) -> StridedLaunch<R> {
     StridedLaunch::new(x.into_array_arg(), row, column)
 }
 
-/// `y = scaling · x·Mᵀ` for a narrow `M`: a cube a product.
-#[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
-fn narrow_kernel(
-    x: &Rows,
-    m: &Strided,
-    y: &mut Array<f32>,
-    rows: usize,
+/// `scaling · x·Mᵀ` for a narrow `M`, one of several products of a launch.
+#[derive(CubeType, CubeLaunch)]
+struct Narrow {
+    x: Rows,
+    m: Strided,
+    /// Rows of `M`.
     width: usize,
+    /// Columns of `M`.
     len: usize,
     scaling: f32,
-    #[comptime] units: usize,
-) {
-    let cube = cube_number();
-    if cube >= rows * width {
-        terminate!();
-    }
+    /// Where the product begins in the result.
+    start: usize,
+}
+
+/// Products with narrow matrices, a cube an element.
+#[cube(launch_unchecked)]
+fn narrow_kernel(all: &Sequence<Narrow>, y: &mut Array<f32>, rows: usize, #[comptime] units: usize) {
     let mut scratch = SharedMemory::<f32>::new(units);
-    let (row, column) = (cube / width, cube % width);
-    let (from, start) = (row * x.stride, column * m.row);
-    let mut sum = 0.0f32;
-    let mut i = UNIT_POS as usize;
-    while i < len {
-        sum += x.numbers[from + i] * m.numbers[start + i * m.column];
-        i += units;
-    }
-    let sum = cube_sum(sum, &mut scratch);
-    if UNIT_POS == 0 {
-        y[cube] = scaling * sum;
+    let cube = cube_number();
+    let mut before = 0usize;
+    #[unroll]
+    for number in 0..all.len() {
+        let product = all.index(number);
+        let own = rows * product.width;
+        if cube >= before && cube < before + own {
+            let cube = cube - before;
+            let (row, column) = (cube / product.width, cube % product.width);
+            let (from, start) = (row * product.x.stride, column * product.m.row);
+            let mut sum = 0.0f32;
+            let mut i = UNIT_POS as usize;
+            while i < product.len {
+                sum += product.x.numbers[from + i] * product.m.numbers[start + i * product.m.column];
+                i += units;
+            }
+            let sum = cube_sum(sum, &mut scratch);
+            if UNIT_POS == 0 {
+                y[product.start + cube] = product.scaling * sum;
+            }
+        }
+        before += own;
     }
 }
 
@@ -78,25 +89,33 @@ struct LowRank {
     rank: usize,
 }
 
-/// `sum`, the element of a product in `row` and `column`, with bias and LoRA.
+/// What is added to a product.
+///
+/// CubeCL 0.10 leaves out of the hash of an option whether it is there, and finds kernels that it kept on disk by their hashes alone: so it is said
+/// once more.
+#[derive(CubeType, CubeLaunch)]
+struct Addend {
+    #[cube(comptime)]
+    present: [bool; 3],
+    /// A number a column.
+    bias: ComptimeOption<Array<f32>>,
+    lora: ComptimeOption<LowRank>,
+    residual: ComptimeOption<Rows>,
+}
+
+/// `sum`, the element of a product in `row` and `column`, with what is added to it.
 #[cube]
-fn with_bias_and_lora(
-    sum: f32,
-    bias: &ComptimeOption<Array<f32>>,
-    lora: &ComptimeOption<LowRank>,
-    row: usize,
-    column: usize,
-) -> f32 {
+fn completed(sum: f32, addend: &Addend, row: usize, column: usize) -> f32 {
     let mut sum = sum;
     #[comptime]
-    match bias {
+    match &addend.bias {
         ComptimeOption::Some(bias) => {
             sum += bias[column];
         }
         ComptimeOption::None => {}
     }
     #[comptime]
-    match lora {
+    match &addend.lora {
         ComptimeOption::Some(lora) => {
             let (from, start) = (row * lora.rank, column * lora.wide.row);
             let mut added = 0.0f32;
@@ -107,80 +126,102 @@ fn with_bias_and_lora(
         }
         ComptimeOption::None => {}
     }
+    #[comptime]
+    match &addend.residual {
+        ComptimeOption::Some(residual) => {
+            sum += residual.numbers[row * residual.stride + column];
+        }
+        ComptimeOption::None => {}
+    }
     sum
 }
 
-/// `y[n, o] = Σ_k x[n, k] · weight[o, k]`, with bias and LoRA: [`LANES`] units along each row of the weight.
+/// One of several layers of a launch.
+#[derive(CubeType, CubeLaunch)]
+struct Layer {
+    /// From a row of its weight to the next.
+    stride: usize,
+    /// Rows of its weight.
+    outputs: usize,
+    addend: Addend,
+    /// Where its output begins in the result.
+    start: usize,
+}
+
+/// `y[n, o] = Σ_k x[n, k] · weight[o, k]` of each layer, completed: [`LANES`] units along each row of a weight.
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 fn few_rows_kernel<W: Float>(
     x: &Rows,
-    weight: &Array<W>,
-    weight_stride: usize,
-    bias: &ComptimeOption<Array<f32>>,
-    lora: &ComptimeOption<LowRank>,
+    weights: &Sequence<Array<W>>,
+    layers: &Sequence<Layer>,
     y: &mut Array<f32>,
     all: usize,
     len: usize,
-    outputs: usize,
     #[comptime] rows: usize,
     #[define(W)] _dtype: StorageType,
 ) {
     let (lane, place) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
-    let output = cube_number() * OUTPUTS + place;
+    let cube = cube_number();
     let first = CUBE_POS_Z as usize * rows;
-    let mut sums = Array::<f32>::new(rows);
-    #[unroll]
-    for row in 0..rows {
-        sums[row] = 0.0;
-    }
-    if output < outputs {
-        let from = output * weight_stride;
-        let mut k = lane;
-        while k < len {
-            let w = f32::cast_from(weight[from + k]);
-            #[unroll]
-            for row in 0..rows {
-                // Rows beyond the last are the last once more.
-                sums[row] += w * x.numbers[min(first + row, all - 1) * x.stride + k];
-            }
-            k += LANES;
-        }
-    }
     // A lane more, so that units which read beside one another do so in different banks.
     let mut scratch = SharedMemory::<f32>::new(comptime!(OUTPUTS * rows * (LANES + 1)));
+    let mut sums = Array::<f32>::new(rows);
+    let mut before = 0usize;
     #[unroll]
-    for row in 0..rows {
-        scratch[(place * rows + row) * (LANES + 1) + lane] = sums[row];
-    }
-    sync_cube();
-    let row = first + lane;
-    if lane < rows && row < all && output < outputs {
-        let from = (place * rows + lane) * (LANES + 1);
-        let mut sum = 0.0f32;
-        for i in 0..LANES {
-            sum += scratch[from + i];
+    for number in 0..layers.len() {
+        let (layer, weight) = (layers.index(number), weights.index(number));
+        let own = layer.outputs.div_ceil(OUTPUTS);
+        if cube >= before && cube < before + own {
+            let output = (cube - before) * OUTPUTS + place;
+            #[unroll]
+            for row in 0..rows {
+                sums[row] = 0.0;
+            }
+            if output < layer.outputs {
+                let from = output * layer.stride;
+                let mut k = lane;
+                while k < len {
+                    let w = f32::cast_from(weight[from + k]);
+                    #[unroll]
+                    for row in 0..rows {
+                        // Rows beyond the last are the last once more.
+                        sums[row] += w * x.numbers[min(first + row, all - 1) * x.stride + k];
+                    }
+                    k += LANES;
+                }
+            }
+            #[unroll]
+            for row in 0..rows {
+                scratch[(place * rows + row) * (LANES + 1) + lane] = sums[row];
+            }
+            sync_cube();
+            let row = first + lane;
+            if lane < rows && row < all && output < layer.outputs {
+                let from = (place * rows + lane) * (LANES + 1);
+                let mut sum = 0.0f32;
+                for i in 0..LANES {
+                    sum += scratch[from + i];
+                }
+                y[layer.start + row * layer.outputs + output] = completed(sum, &layer.addend, row, output);
+            }
         }
-        y[row * outputs + output] = with_bias_and_lora(sum, bias, lora, row, output);
+        before += own;
     }
 }
 
-/// `y[n, k] = Σ_o x[n, o] · weight[o, k]`, with LoRA: [`LANES`] columns a cube, of which each has [`PARTS`] units.
+/// `y[n, k] = Σ_o x[n, o] · weight[o, k]`, completed and summed over the layers: [`LANES`] columns a cube, of which each has [`SHARES`] units.
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
 fn few_rows_transposed_kernel<W: Float>(
-    x: &Rows,
-    weight: &Array<W>,
-    weight_stride: usize,
-    lora: &ComptimeOption<LowRank>,
+    inputs: &Sequence<Rows>,
+    weights: &Sequence<Array<W>>,
+    layers: &Sequence<Layer>,
     y: &mut Array<f32>,
     all: usize,
     len: usize,
-    outputs: usize,
     #[comptime] rows: usize,
     #[define(W)] _dtype: StorageType,
 ) {
-    let (lane, part) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
+    let (lane, share) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
     let column = cube_number() * LANES + lane;
     let first = CUBE_POS_Z as usize * rows;
     let mut sums = Array::<f32>::new(rows);
@@ -189,127 +230,208 @@ fn few_rows_transposed_kernel<W: Float>(
         sums[row] = 0.0;
     }
     if column < len {
-        let mut o = part;
-        while o < outputs {
-            let w = f32::cast_from(weight[o * weight_stride + column]);
-            #[unroll]
-            for row in 0..rows {
-                sums[row] += w * x.numbers[min(first + row, all - 1) * x.stride + o];
+        #[unroll]
+        for number in 0..layers.len() {
+            let (layer, weight, x) = (layers.index(number), weights.index(number), inputs.index(number));
+            let mut o = share;
+            while o < layer.outputs {
+                let w = f32::cast_from(weight[o * layer.stride + column]);
+                #[unroll]
+                for row in 0..rows {
+                    sums[row] += w * x.numbers[min(first + row, all - 1) * x.stride + o];
+                }
+                o += SHARES;
             }
-            o += PARTS;
         }
     }
-    let mut scratch = SharedMemory::<f32>::new(comptime!(PARTS * rows * LANES));
+    let mut scratch = SharedMemory::<f32>::new(comptime!(SHARES * rows * LANES));
     #[unroll]
     for row in 0..rows {
-        scratch[(part * rows + row) * LANES + lane] = sums[row];
+        scratch[(share * rows + row) * LANES + lane] = sums[row];
     }
     sync_cube();
-    // Units of part p add up the rows p, p + PARTS, …
-    let mut own = part;
+    // Units of share s add up the rows s, s + SHARES, …
+    let mut own = share;
     while own < rows {
         let row = first + own;
         if row < all && column < len {
             let mut sum = 0.0f32;
-            for i in 0..PARTS {
+            for i in 0..SHARES {
                 sum += scratch[(i * rows + own) * LANES + lane];
             }
-            y[row * len + column] = with_bias_and_lora(sum, &ComptimeOption::new_None(), lora, row, column);
+            #[unroll]
+            for number in 0..layers.len() {
+                sum = completed(sum, &layers.index(number).addend, row, column);
+            }
+            y[row * len + column] = sum;
         }
-        own += PARTS;
+        own += SHARES;
     }
 }
 
-/// Adds bias and LoRA to a product that lies without gaps.
+/// Completes a product that lies without gaps.
 #[cube(launch_unchecked)]
-fn add_kernel(
-    bias: &ComptimeOption<Array<f32>>,
-    lora: &ComptimeOption<LowRank>,
-    y: &mut Array<f32>,
-    rows: usize,
-    len: usize,
-) {
+fn complete_kernel(addend: &Addend, y: &mut Array<f32>, rows: usize, len: usize) {
     let unit = unit_number();
     if unit >= rows * len {
         terminate!();
     }
-    let (row, column) = (unit / len, unit % len);
-    y[unit] = with_bias_and_lora(y[unit], bias, lora, row, column);
+    y[unit] = completed(y[unit], addend, unit / len, unit % len);
 }
 
-/// `dA = gᵀ·x` and `dB = dyᵀ·h`, a unit an element: first those of `dA`, then those of `dB`.
-#[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
-fn factors_kernel(
-    x: &Rows,
-    g: &Array<f32>,
-    dy: &Rows,
-    h: &Array<f32>,
-    da: &mut Array<f32>,
-    db: &mut Array<f32>,
-    rows: usize,
+/// Gradients to which others are added.
+#[derive(CubeType, CubeLaunch)]
+struct Sums {
+    a: Rows,
+    b: Rows,
+}
+
+/// `dA = gᵀ·x` and `dB = dyᵀ·h` of one of several layers of a launch.
+#[derive(CubeType, CubeLaunch)]
+struct FactorGrads {
+    g: Array<f32>,
+    dy: Rows,
+    h: Array<f32>,
     rank: usize,
-    len: usize,
+    /// Columns of `dy`.
     outputs: usize,
-) {
+    /// Whether there are sums; see [`Addend`].
+    #[cube(comptime)]
+    present: bool,
+    sums: ComptimeOption<Sums>,
+    /// Where `dA` and `dB` begin in the result.
+    start_a: usize,
+    start_b: usize,
+}
+
+/// The gradients of factors, a unit an element: of each layer first those of `dA`, then those of `dB`.
+#[cube(launch_unchecked)]
+fn factors_kernel(x: &Rows, all: &Sequence<FactorGrads>, grads: &mut Array<f32>, rows: usize, len: usize) {
     let unit = unit_number();
-    let mut sum = 0.0f32;
-    if unit < rank * len {
-        let (r, i) = (unit / len, unit % len);
-        for row in 0..rows {
-            sum += g[row * rank + r] * x.numbers[row * x.stride + i];
+    let mut before = 0usize;
+    #[unroll]
+    for number in 0..all.len() {
+        let layer = all.index(number);
+        let (of_a, own) = (layer.rank * len, layer.rank * (len + layer.outputs));
+        if unit >= before && unit < before + own {
+            let unit = unit - before;
+            let mut sum = 0.0f32;
+            if unit < of_a {
+                let (r, i) = (unit / len, unit % len);
+                for row in 0..rows {
+                    sum += layer.g[row * layer.rank + r] * x.numbers[row * x.stride + i];
+                }
+                #[comptime]
+                match &layer.sums {
+                    ComptimeOption::Some(sums) => {
+                        sum += sums.a.numbers[r * sums.a.stride + i];
+                    }
+                    ComptimeOption::None => {}
+                }
+                grads[layer.start_a + unit] = sum;
+            } else {
+                let unit = unit - of_a;
+                let (o, r) = (unit / layer.rank, unit % layer.rank);
+                for row in 0..rows {
+                    sum += layer.dy.numbers[row * layer.dy.stride + o] * layer.h[row * layer.rank + r];
+                }
+                #[comptime]
+                match &layer.sums {
+                    ComptimeOption::Some(sums) => {
+                        sum += sums.b.numbers[o * sums.b.stride + r];
+                    }
+                    ComptimeOption::None => {}
+                }
+                grads[layer.start_b + unit] = sum;
+            }
         }
-        da[unit] = sum;
-    } else if unit < rank * (len + outputs) {
-        let unit = unit - rank * len;
-        let (o, r) = (unit / rank, unit % rank);
-        for row in 0..rows {
-            sum += dy.numbers[row * dy.stride + o] * h[row * rank + r];
-        }
-        db[unit] = sum;
+        before += own;
     }
 }
 
-/// `scaling · x·Mᵀ` for a narrow `M` in any layout.
-///
-/// # Shapes
-/// `x [N, k]`, `m [r, k]` → `[N, r]`
-fn narrow<R: CubeRuntime>(x: &CubeTensor<R>, m: CubeTensor<R>, scaling: f64) -> CubeTensor<R> {
-    let [rows, width, len] = [x.meta.shape()[0], m.meta.shape()[0], m.meta.shape()[1]];
-    let y = empty(x, [rows, width]);
-    let units = units(len);
+/// Factors of LoRA.
+#[derive(Clone)]
+pub(super) struct Factors<R: CubeRuntime> {
+    /// `[r, in]`
+    pub a: CubeTensor<R>,
+    /// `[out, r]`
+    pub b: CubeTensor<R>,
+    pub scaling: f64,
+}
+
+/// A layer.
+pub(super) struct Linear<R: CubeRuntime> {
+    /// `[out, in]`
+    pub weight: CubeTensor<R>,
+    /// `[out]`
+    pub bias: Option<CubeTensor<R>>,
+    pub lora: Option<Factors<R>>,
+    /// `[N, out]`, which is added to its output.
+    pub residual: Option<CubeTensor<R>>,
+}
+
+/// What is added to a product, on the host.
+struct Added<R: CubeRuntime> {
+    bias: Option<CubeTensor<R>>,
+    /// `narrow [N, r]` and `wide [.., r]`
+    lora: Option<(CubeTensor<R>, CubeTensor<R>)>,
+    residual: Option<CubeTensor<R>>,
+}
+
+impl<R: CubeRuntime> Added<R> {
+    fn is_nothing(&self) -> bool {
+        self.bias.is_none() && self.lora.is_none() && self.residual.is_none()
+    }
+
+    fn arg(self) -> AddendLaunch<R> {
+        let lora = self.lora.map(|(narrow, wide)| {
+            let rank = wide.meta.shape()[1];
+            LowRankLaunch::new(narrow.into_array_arg(), strided_arg(wide), rank)
+        });
+        let bias = self.bias.map(CubeTensor::into_array_arg);
+        let present = [bias.is_some(), lora.is_some(), self.residual.is_some()];
+        AddendLaunch::new(present, bias.into(), lora.into(), self.residual.map(rows_arg).into())
+    }
+}
+
+/// A product with a narrow matrix in any layout, on the host: `x [N, k]`, `m [r, k]`, and the factor.
+type Product<R> = (CubeTensor<R>, CubeTensor<R>, f64);
+
+/// `scaling · x·Mᵀ` `[N, r]` of each product, all of the same rows.
+fn narrow<R: CubeRuntime>(products: Vec<Product<R>>) -> Vec<CubeTensor<R>> {
+    let Some((x, ..)) = products.first() else { return Vec::new() };
+    let (rows, client) = (x.meta.shape()[0], x.client.clone());
+    let shapes: Vec<_> = products.iter().map(|(_, m, _)| [rows, m.meta.shape()[0]]).collect();
+    let (y, results) = parts(x, &shapes);
+    let units = units(products.iter().map(|(_, m, _)| m.meta.shape()[1]).max().unwrap_or(1));
+    let args = products.into_iter().zip(&results).map(|((x, m, scaling), (_, start))| {
+        let [width, len] = m.meta.shape().dims();
+        NarrowLaunch::new(rows_arg(x), strided_arg(m), width, len, scaling as f32, *start)
+    });
     // SAFETY: cubes beyond the last product do nothing, and no unit leaves its rows.
     unsafe {
         narrow_kernel::launch_unchecked(
-            &y.client,
-            cubes(rows * width, 1),
+            &client,
+            cubes(shapes.iter().map(|[rows, width]| rows * width).sum(), 1),
             CubeDim::new_1d(units),
-            rows_arg(x.clone()),
-            strided_arg(m),
-            y.clone().into_array_arg(),
+            args.collect(),
+            y.into_array_arg(),
             rows,
-            width,
-            len,
-            scaling as f32,
             units as usize,
         );
     }
-    y
+    results.into_iter().map(|(result, _)| result).collect()
 }
 
-/// What LoRA adds to a product, where there is any.
-type Added<R> = Option<(CubeTensor<R>, CubeTensor<R>)>;
-
-fn lora_arg<R: CubeRuntime>(added: Added<R>) -> ComptimeOptionArgs<LowRank, R> {
-    let arg = |(narrow, wide): (CubeTensor<R>, CubeTensor<R>)| {
-        let rank = wide.meta.shape()[1];
-        LowRankLaunch::new(narrow.into_array_arg(), strided_arg(wide), rank)
-    };
-    added.map(arg).into()
-}
-
-fn bias_arg<R: CubeRuntime>(bias: Option<CubeTensor<R>>) -> ComptimeOptionArgs<Array<f32>, R> {
-    bias.map(CubeTensor::into_array_arg).into()
+/// The products of the layers for which `product` has one; none for the others.
+fn narrow_of<R: CubeRuntime, T>(
+    layers: &[T],
+    product: impl Fn(&T) -> Option<Product<R>>,
+) -> Vec<Option<CubeTensor<R>>> {
+    let products: Vec<_> = layers.iter().map(product).collect();
+    let present: Vec<bool> = products.iter().map(Option::is_some).collect();
+    let mut results = narrow(products.into_iter().flatten().collect()).into_iter();
+    present.into_iter().map(|present| if present { results.next() } else { None }).collect()
 }
 
 /// Rows that a cube multiplies where there are `n`: a kernel is compiled for each of few numbers.
@@ -317,61 +439,68 @@ fn chunk(n: usize) -> usize {
     n.next_power_of_two().min(ROWS)
 }
 
-/// `x·Wᵀ` of few rows, with bias and LoRA.
-fn few_rows<R: CubeRuntime>(
-    x: CubeTensor<R>,
-    weight: CubeTensor<R>,
-    bias: Option<CubeTensor<R>>,
-    added: Added<R>,
-) -> CubeTensor<R> {
-    let ([rows, len], [outputs, _]) = (x.meta.shape().dims(), weight.meta.shape().dims());
-    let (y, dtype) = (empty(&x, [rows, outputs]), weight.dtype);
-    let stride = weight.meta.strides()[0];
+/// `x·Wᵀ` of few rows, completed.
+fn few_rows<R: CubeRuntime>(x: CubeTensor<R>, layers: Vec<(CubeTensor<R>, Added<R>)>) -> Vec<CubeTensor<R>> {
+    let [rows, len] = x.meta.shape().dims();
+    let shapes: Vec<_> = layers.iter().map(|(weight, _)| [rows, weight.meta.shape()[0]]).collect();
+    let ((y, results), dtype) = (parts(&x, &shapes), layers[0].0.dtype);
+    let mut weights = SequenceArg::new();
+    let mut args = SequenceArg::new();
+    for ((weight, added), (_, start)) in layers.into_iter().zip(&results) {
+        let (outputs, stride) = (weight.meta.shape()[0], weight.meta.strides()[0]);
+        weights.push(weight.into_array_arg());
+        args.push(LayerLaunch::new(stride, outputs, added.arg(), *start));
+    }
     // SAFETY: nothing is read or written beyond the last row, output and column.
     unsafe {
         few_rows_kernel::launch_unchecked(
-            &y.client,
-            cubes(outputs.div_ceil(OUTPUTS), rows.div_ceil(chunk(rows))),
+            &x.client.clone(),
+            cubes(
+                shapes.iter().map(|[_, outputs]| outputs.div_ceil(OUTPUTS)).sum(),
+                rows.div_ceil(chunk(rows)),
+            ),
             CubeDim::new_2d(LANES as u32, OUTPUTS as u32),
             rows_arg(x),
-            weight.into_array_arg(),
-            stride,
-            bias_arg(bias),
-            lora_arg(added),
-            y.clone().into_array_arg(),
+            weights,
+            args,
+            y.into_array_arg(),
             rows,
             len,
-            outputs,
             chunk(rows),
             dtype.into(),
         );
     }
-    y
+    results.into_iter().map(|(result, _)| result).collect()
 }
 
-/// `x·W` of few rows, with LoRA.
+/// `Σ x·W` of few rows over the layers, completed.
 fn few_rows_transposed<R: CubeRuntime>(
-    x: CubeTensor<R>,
-    weight: CubeTensor<R>,
-    added: Added<R>,
+    layers: Vec<(CubeTensor<R>, CubeTensor<R>, Added<R>)>,
 ) -> CubeTensor<R> {
-    let ([rows, outputs], [_, len]) = (x.meta.shape().dims(), weight.meta.shape().dims());
-    let (y, dtype) = (empty(&x, [rows, len]), weight.dtype);
-    let stride = weight.meta.strides()[0];
+    let (x, weight, _) = &layers[0];
+    let (rows, len, dtype) = (x.meta.shape()[0], weight.meta.shape()[1], weight.dtype);
+    let y = empty(x, [rows, len]);
+    let mut inputs = SequenceArg::new();
+    let mut weights = SequenceArg::new();
+    let mut args = SequenceArg::new();
+    for (x, weight, added) in layers {
+        let (outputs, stride) = (weight.meta.shape()[0], weight.meta.strides()[0]);
+        inputs.push(rows_arg(x));
+        weights.push(weight.into_array_arg());
+        args.push(LayerLaunch::new(stride, outputs, added.arg(), 0));
+    }
     // SAFETY: nothing is read or written beyond the last row, output and column.
     unsafe {
         few_rows_transposed_kernel::launch_unchecked(
             &y.client,
             cubes(len.div_ceil(LANES), rows.div_ceil(chunk(rows))),
-            CubeDim::new_2d(LANES as u32, PARTS as u32),
-            rows_arg(x),
-            weight.into_array_arg(),
-            stride,
-            lora_arg(added),
+            CubeDim::new_2d(LANES as u32, SHARES as u32),
+            inputs,
+            weights,
+            args,
             y.clone().into_array_arg(),
             rows,
             len,
-            outputs,
             chunk(rows),
             dtype.into(),
         );
@@ -379,21 +508,20 @@ fn few_rows_transposed<R: CubeRuntime>(
     y
 }
 
-/// Adds bias and LoRA to `y`, which nobody else holds.
-fn add<R: CubeRuntime>(y: &CubeTensor<R>, bias: Option<CubeTensor<R>>, added: Added<R>) {
-    if bias.is_none() && added.is_none() {
+/// Completes `y`, which nobody else holds.
+fn complete<R: CubeRuntime>(y: &CubeTensor<R>, added: Added<R>) {
+    if added.is_nothing() {
         return;
     }
     let [rows, len] = y.meta.shape().dims();
     let (count, dim) = blocks(rows * len);
     // SAFETY: units beyond the last element do nothing.
     unsafe {
-        add_kernel::launch_unchecked(
+        complete_kernel::launch_unchecked(
             &y.client,
             count,
             dim,
-            bias_arg(bias),
-            lora_arg(added),
+            added.arg(),
             y.clone().into_array_arg(),
             rows,
             len,
@@ -407,102 +535,167 @@ fn turned<R: CubeRuntime>(mut x: CubeTensor<R>) -> CubeTensor<R> {
     x
 }
 
-/// Factors of LoRA.
-pub(super) struct Factors<R: CubeRuntime> {
-    /// `[r, in]`
-    pub a: CubeTensor<R>,
-    /// `[out, r]`
-    pub b: CubeTensor<R>,
-    pub scaling: f64,
-}
-
-/// See [`crate::ModelBackend::frozen_linear`].
-pub(super) fn frozen_linear<R: CubeRuntime>(
+/// The outputs of all layers, and `s·x·Aᵀ` of those with LoRA; see [`crate::ModelBackend::frozen_linears`].
+pub(super) fn frozen_linears<R: CubeRuntime>(
     x: CubeTensor<R>,
-    weight: CubeTensor<R>,
-    bias: Option<CubeTensor<R>>,
-    lora: Option<Factors<R>>,
-) -> CubeTensor<R> {
-    let added = lora.map(|l| (narrow(&x, l.a, l.scaling), l.b));
-    if x.meta.shape()[0] <= FEW {
-        return few_rows(x, weight, bias, added);
-    }
-    let y = product(x, turned(weight));
-    add(&y, bias, added);
-    y
+    layers: Vec<Linear<R>>,
+) -> Vec<(CubeTensor<R>, Option<CubeTensor<R>>)> {
+    let kept = narrow_of(&layers, |layer| layer.lora.as_ref().map(|l| (x.clone(), l.a.clone(), l.scaling)));
+    let few = x.meta.shape()[0] <= FEW;
+    let layers: Vec<_> = layers
+        .into_iter()
+        .zip(&kept)
+        .map(|(Linear { weight, bias, lora, residual }, narrow)| {
+            let lora = narrow.clone().zip(lora).map(|(narrow, l)| (narrow, l.b));
+            (weight, Added { bias, lora, residual })
+        })
+        .collect();
+    let outputs: Vec<_> = if few && of_one_type(layers.iter().map(|(weight, _)| weight)) {
+        few_rows(x, layers)
+    } else if few {
+        layers.into_iter().flat_map(|layer| few_rows(x.clone(), vec![layer])).collect()
+    } else {
+        let output = |(weight, added)| {
+            let y = product(x.clone(), turned(weight));
+            complete(&y, added);
+            y
+        };
+        layers.into_iter().map(output).collect()
+    };
+    outputs.into_iter().zip(kept).collect()
 }
 
-/// The gradients of the input, and of the factors.
-type Grads<R> = (Option<CubeTensor<R>>, Option<(CubeTensor<R>, CubeTensor<R>)>);
+/// Whether one launch can read all these weights.
+fn of_one_type<'a, R: CubeRuntime>(weights: impl Iterator<Item = &'a CubeTensor<R>>) -> bool {
+    let mut types = weights.map(|weight| weight.dtype);
+    let first = types.next();
+    types.all(|dtype| Some(dtype) == first)
+}
 
-/// See [`crate::ModelBackend::frozen_linear_backward`].
-pub(super) fn frozen_linear_backward<R: CubeRuntime>(
-    dy: CubeTensor<R>,
+/// What reaches the output of a layer.
+pub(super) struct Slope<R: CubeRuntime> {
+    /// `[N, out]`
+    pub dy: CubeTensor<R>,
+    /// `[out, in]`
+    pub weight: CubeTensor<R>,
+    pub lora: Option<Factors<R>>,
+    /// `s·x·Aᵀ`, where the forward pass kept it.
+    pub kept: Option<CubeTensor<R>>,
+    /// The gradients of the factors so far.
+    pub sums: Option<FactorPair<R>>,
+}
+
+/// `[r, in]` and `[out, r]`
+pub(super) type FactorPair<R> = (CubeTensor<R>, CubeTensor<R>);
+
+/// The gradients of the input, if wanted, and of the factors of each layer; see [`crate::ModelBackend::frozen_linears_backward`].
+pub(super) fn frozen_linears_backward<R: CubeRuntime>(
     x: Option<CubeTensor<R>>,
-    weight: CubeTensor<R>,
-    lora: Option<Factors<R>>,
+    slopes: Vec<Slope<R>>,
     wants_dx: bool,
-) -> Grads<R> {
+) -> (Option<CubeTensor<R>>, Vec<Option<FactorPair<R>>>) {
     // g = s·dy·B
-    let lora = lora.map(|l| {
-        let g = narrow(&dy, turned(l.b.clone()), l.scaling);
-        (l, g)
+    let g = narrow_of(&slopes, |slope| {
+        slope.lora.as_ref().map(|l| (slope.dy.clone(), turned(l.b.clone()), l.scaling))
     });
     let dx = wants_dx.then(|| {
-        let added = lora.as_ref().map(|(l, g)| (g.clone(), turned(l.a.clone())));
-        transposed(dy.clone(), weight, added)
+        let lora = |(slope, g): (&Slope<R>, &Option<CubeTensor<R>>)| {
+            let lora = slope.lora.as_ref().zip(g.clone()).map(|(l, g)| (g, turned(l.a.clone())));
+            (slope.dy.clone(), slope.weight.clone(), Added { bias: None, lora, residual: None })
+        };
+        transposed(slopes.iter().zip(&g).map(lora).collect())
     });
-    let factors = lora.map(|(l, g)| {
-        let x = x.expect("LoRA's backward pass needs the input");
-        let h = narrow(&x, l.a, l.scaling);
-        factors(x, g, dy, h)
+    let missing = narrow_of(&slopes, |slope| {
+        let lora = slope.lora.as_ref().filter(|_| slope.kept.is_none())?;
+        Some((x.clone().expect(INPUT), lora.a.clone(), lora.scaling))
     });
-    (dx, factors)
+    let of_lora = slopes.into_iter().zip(g).zip(missing).map(|((slope, g), missing)| {
+        let h = slope.kept.or(missing);
+        g.zip(h).map(|(g, h)| Outer { g, dy: slope.dy, h, sums: slope.sums })
+    });
+    let of_lora: Vec<_> = of_lora.collect();
+    let present: Vec<bool> = of_lora.iter().map(Option::is_some).collect();
+    let of_lora: Vec<_> = of_lora.into_iter().flatten().collect();
+    let mut grads =
+        if of_lora.is_empty() { Vec::new() } else { factors(x.expect(INPUT), of_lora) }.into_iter();
+    (dx, present.into_iter().map(|present| if present { grads.next() } else { None }).collect())
+}
+
+const INPUT: &str = "LoRA's backward pass needs the input";
+
+/// `Σ x·W` over the layers, completed.
+fn transposed<R: CubeRuntime>(layers: Vec<(CubeTensor<R>, CubeTensor<R>, Added<R>)>) -> CubeTensor<R> {
+    let few = layers[0].0.meta.shape()[0] <= FEW;
+    if few && of_one_type(layers.iter().map(|(_, weight, _)| weight)) {
+        return few_rows_transposed(layers);
+    }
+    let mut sum = None;
+    for (x, weight, added) in layers {
+        let added = Added { residual: sum.take(), ..added };
+        sum = Some(if few {
+            few_rows_transposed(vec![(x, weight, added)])
+        } else {
+            let y = product(x, weight);
+            complete(&y, added);
+            y
+        });
+    }
+    sum.expect("at least one layer")
 }
 
 /// See [`crate::ModelBackend::frozen_transposed`].
 pub(super) fn frozen_transposed<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>) -> CubeTensor<R> {
-    transposed(x, weight, None)
+    transposed(vec![(x, weight, Added { bias: None, lora: None, residual: None })])
 }
 
-/// `x·W`, with LoRA.
-fn transposed<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, added: Added<R>) -> CubeTensor<R> {
-    if x.meta.shape()[0] <= FEW {
-        return few_rows_transposed(x, weight, added);
-    }
-    let y = product(x, weight);
-    add(&y, None, added);
-    y
-}
-
-/// `dA = gᵀ·x [r, in]` and `dB = dyᵀ·h [out, r]`.
-fn factors<R: CubeRuntime>(
-    x: CubeTensor<R>,
+/// What the gradients of a layer's factors are made of.
+struct Outer<R: CubeRuntime> {
+    /// `[N, r]`
     g: CubeTensor<R>,
+    /// `[N, out]`
     dy: CubeTensor<R>,
+    /// `[N, r]`
     h: CubeTensor<R>,
-) -> (CubeTensor<R>, CubeTensor<R>) {
-    let ([rows, len], outputs) = (x.meta.shape().dims(), dy.meta.shape()[1]);
-    let rank = g.meta.shape()[1];
-    let (da, db) = (empty(&x, [rank, len]), empty(&x, [outputs, rank]));
-    let (count, dim) = blocks(rank * (len + outputs));
+    sums: Option<FactorPair<R>>,
+}
+
+/// `dA = gᵀ·x [r, in]` and `dB = dyᵀ·h [out, r]` of each layer.
+fn factors<R: CubeRuntime>(x: CubeTensor<R>, layers: Vec<Outer<R>>) -> Vec<FactorPair<R>> {
+    let [rows, len] = x.meta.shape().dims();
+    let size = |layer: &Outer<R>| (layer.g.meta.shape()[1], layer.dy.meta.shape()[1]);
+    let sizes: Vec<_> = layers.iter().map(size).collect();
+    let shapes: Vec<_> = sizes.iter().flat_map(|&(rank, outputs)| [[rank, len], [outputs, rank]]).collect();
+    let (grads, results) = parts(&x, &shapes);
+    let args =
+        layers.into_iter().zip(&sizes).zip(results.chunks(2)).map(|((layer, &(rank, outputs)), at)| {
+            let sums = layer.sums.map(|(a, b)| SumsLaunch::new(rows_arg(a), rows_arg(b)));
+            FactorGradsLaunch::new(
+                layer.g.into_array_arg(),
+                rows_arg(layer.dy),
+                layer.h.into_array_arg(),
+                rank,
+                outputs,
+                sums.is_some(),
+                sums.into(),
+                at[0].1,
+                at[1].1,
+            )
+        });
+    let args = args.collect();
+    let (count, dim) = blocks(sizes.iter().map(|(rank, outputs)| rank * (len + outputs)).sum());
     // SAFETY: units beyond the last element do nothing.
     unsafe {
         factors_kernel::launch_unchecked(
-            &da.client.clone(),
+            &x.client.clone(),
             count,
             dim,
             rows_arg(x),
-            g.into_array_arg(),
-            rows_arg(dy),
-            h.into_array_arg(),
-            da.clone().into_array_arg(),
-            db.clone().into_array_arg(),
+            args,
+            grads.into_array_arg(),
             rows,
-            rank,
             len,
-            outputs,
         );
     }
-    (da, db)
+    let pair = |at: &[(CubeTensor<R>, usize)]| (at[0].0.clone(), at[1].0.clone());
+    results.chunks(2).map(pair).collect()
 }
