@@ -197,8 +197,8 @@ impl Job for WeightsMakeTheOutput {
             let out =
                 B::matmul(weights.clone(), v.reshape([b, h, n, d])).swap_dims(1, 2).reshape([b * t, h * d]);
             let x = x + layer.self_attn.o_proj.forward(out);
-            let h = layer.post_attention_layernorm.forward(x.clone());
-            let got = values(&backbone.norm.forward(layer.mlp.forward(h, x)));
+            let normed = layer.post_attention_layernorm.forward(x.clone());
+            let got = values(&backbone.norm.forward(layer.mlp.forward(normed, x)));
             let width = c.hidden_size;
             for (i, want) in values(&hidden).chunks_exact(width).enumerate().filter(|(i, _)| second.valid[*i])
             {
