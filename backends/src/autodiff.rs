@@ -16,8 +16,8 @@ use burn::tensor::backend::AutodiffBackend;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use crate::{
-    AttentionCall, AttentionMask, DeviceMemory, HostMask, LinearGrads, LinearOutput, LinearRef, LoraRef,
-    ModelBackend, StoredDtype, StoredMatrix, WeightUse,
+    AttentionCall, AttentionMask, DeviceMemory, HostMask, KeyValueBlock, LinearGrads, LinearOutput,
+    LinearRef, LoraRef, ModelBackend, StoredDtype, StoredMatrix, WeightUse,
 };
 
 pub use waiting::{Waiting, inputs, waiting};
@@ -201,6 +201,24 @@ impl<B: ModelBackend> Backward<B, 1> for Rotary {
     }
 }
 
+/// Parents: what was there, and what is new. State: the positions of each.
+#[derive(Debug)]
+struct Append;
+
+impl<B: Backend> Backward<B, 2> for Append {
+    type State = [usize; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = from_float::<B, 4>(grads.consume::<B>(&ops.node));
+        let [before, more] = ops.state;
+        for (parent, (from, len)) in ops.parents.into_iter().zip([(0, before), (before, more)]) {
+            if let Some(n) = parent {
+                grads.register::<B>(n.id, to_float(dy.clone().narrow(2, from, len)));
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct SwiGlu;
 
@@ -348,6 +366,33 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         let (parent, cos, sin) = (node(&x), cos.clone().inner(), sin.clone().inner());
         let y = B::rotary(x.inner(), &cos, &sin);
         record(Rotary, [parent], y, || (cos, sin))
+    }
+
+    fn rotary_all<const N: usize>(
+        xs: [Tensor<Self, 3>; N],
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> [Tensor<Self, 3>; N] {
+        let parents = xs.each_ref().map(node);
+        let (cos, sin) = (cos.clone().inner(), sin.clone().inner());
+        let mut ys = B::rotary_all(xs.map(Tensor::inner), &cos, &sin).into_iter();
+        parents.map(|parent| {
+            let y = ys.next().expect("a result for each");
+            record(Rotary, [parent], y, || (cos.clone(), sin.clone()))
+        })
+    }
+
+    fn appended(tail: KeyValueBlock<Self>, new: KeyValueBlock<Self>) -> KeyValueBlock<Self> {
+        let positions = [&tail, &new].map(|block| block.key.dims()[2]);
+        let parents = [[&tail.key, &new.key], [&tail.value, &new.value]].map(|pair| pair.map(node));
+        let [tail, new] =
+            [tail, new].map(|block| KeyValueBlock { key: block.key.inner(), value: block.value.inner() });
+        let all = B::appended(tail, new);
+        let [keys, values] = parents;
+        KeyValueBlock {
+            key: record(Append, keys, all.key, || positions),
+            value: record(Append, values, all.value, || positions),
+        }
     }
 
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {

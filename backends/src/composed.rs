@@ -116,7 +116,7 @@ pub fn frozen_linears_backward<B: ModelBackend>(
 ) -> LinearsGrads<B> {
     let mut sum: Option<Tensor<B, 2>> = None;
     let mut factors = Vec::with_capacity(slopes.len());
-    for LinearSlope { dy, weight, lora, sums, .. } in slopes {
+    for LinearSlope { dy, weight, lora, sums, .. } in slopes.into_iter().rev() {
         let input = lora.and(x.clone());
         let (dx, grads) = B::frozen_linear_backward(dy, input, weight, lora, wants_dx);
         sum = match (sum, dx) {
@@ -128,6 +128,7 @@ pub fn frozen_linears_backward<B: ModelBackend>(
             (grads, _) => grads,
         });
     }
+    factors.reverse();
     (sum, factors)
 }
 
@@ -183,6 +184,12 @@ pub fn rotary<B: Backend>(x: Tensor<B, 3>, cos: &Tensor<B, 2>, sin: &Tensor<B, 2
     let (x1, x2) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
     let y1 = x1.clone() * c.clone() - x2.clone() * s.clone();
     Tensor::cat(vec![y1, x2 * c + x1 * s], 2)
+}
+
+/// Keys and values of `new` after those of `tail`.
+pub fn appended<B: Backend>(tail: KeyValueBlock<B>, new: KeyValueBlock<B>) -> KeyValueBlock<B> {
+    let joined = |tail, new| Tensor::cat(vec![tail, new], 2);
+    KeyValueBlock { key: joined(tail.key, new.key), value: joined(tail.value, new.value) }
 }
 
 /// The logistic function in at least f32 and in f64 for f64 (Burn's own always computes in f32).

@@ -1,5 +1,6 @@
 //! The backends whose kernels CubeCL compiles: CUDA, ROCm, and any graphics API through wgpu.
 
+mod append;
 mod attention;
 mod attention_backward;
 mod elementwise;
@@ -19,9 +20,9 @@ use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
 
 use self::matmul::product;
 use crate::{
-    AttentionCall, AttentionGrads, AttentionMask, DeviceMemory, HostMask, LinearGrads, LinearOutput,
-    LinearRef, LinearSlope, LinearsGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse, check_device,
-    composed,
+    AttentionCall, AttentionGrads, AttentionMask, DeviceMemory, HostMask, KeyValueBlock, LinearGrads,
+    LinearOutput, LinearRef, LinearSlope, LinearsGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse,
+    check_device, composed,
 };
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
@@ -154,17 +155,31 @@ where
     }
 
     fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
-        match in_f32([&x]) && in_f32([cos, sin]) {
-            true => wrapped(elementwise::rotary(raw(x), raw(cos.clone()), raw(sin.clone()), 1.0)),
-            false => composed::rotary(x, cos, sin),
-        }
+        let [y] = rotated([x], cos, sin, 1.0);
+        y
     }
 
     fn rotary_backward(dy: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
-        match in_f32([&dy]) && in_f32([cos, sin]) {
-            true => wrapped(elementwise::rotary(raw(dy), raw(cos.clone()), raw(sin.clone()), -1.0)),
-            false => composed::rotary(dy, cos, &sin.clone().neg()),
+        let [dx] = rotated([dy], cos, sin, -1.0);
+        dx
+    }
+
+    fn rotary_all<const N: usize>(
+        xs: [Tensor<Self, 3>; N],
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> [Tensor<Self, 3>; N] {
+        rotated(xs, cos, sin, 1.0)
+    }
+
+    fn appended(tail: KeyValueBlock<Self>, new: KeyValueBlock<Self>) -> KeyValueBlock<Self> {
+        if !in_f32([&tail.key, &tail.value, &new.key, &new.value]) {
+            return composed::appended(tail, new);
         }
+        let primitives =
+            |block: KeyValueBlock<Self>| [block.key, block.value].map(|x| x.into_primitive().tensor());
+        let [key, value] = append::appended(primitives(tail), primitives(new)).map(wrapped);
+        KeyValueBlock { key, value }
     }
 
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -280,6 +295,20 @@ fn wrapped<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>, con
     x: CubeTensor<R>,
 ) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+/// Heads rotated by the angle times `sign`, which is 1 or −1.
+fn rotated<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>, const N: usize>(
+    xs: [Tensor<B, 3>; N],
+    cos: &Tensor<B, 2>,
+    sin: &Tensor<B, 2>,
+    sign: f32,
+) -> [Tensor<B, 3>; N] {
+    if xs.iter().all(|x| in_f32([x])) && in_f32([cos, sin]) {
+        return elementwise::rotary(xs.map(raw), raw(cos.clone()), raw(sin.clone()), sign).map(wrapped);
+    }
+    let sin = sin.clone().mul_scalar(sign);
+    xs.map(|x| composed::rotary(x, cos, &sin))
 }
 
 /// A call of attention as kernels take it, if they can do it.

@@ -281,6 +281,15 @@ pub trait ModelBackend: Backend {
         Self::rotary(dy, cos, &sin.clone().neg())
     }
 
+    /// [`ModelBackend::rotary`] of several tensors of the same positions.
+    fn rotary_all<const N: usize>(
+        xs: [Tensor<Self, 3>; N],
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> [Tensor<Self, 3>; N] {
+        xs.map(|x| Self::rotary(x, cos, sin))
+    }
+
     /// `silu(gate) · up`, elementwise (Shazeer, arXiv 2002.05202).
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
         composed::swiglu(gate, up)
@@ -382,6 +391,14 @@ pub trait ModelBackend: Backend {
     /// `logits [N, V]`, `N` penalties → `[N, V]`
     fn penalised(logits: Tensor<Self, 2>, penalties: &[Penalty]) -> Tensor<Self, 2> {
         composed::penalised(logits, penalties)
+    }
+
+    /// Keys and values of `new` after those of `tail`.
+    ///
+    /// # Shapes
+    /// `[B, G, n, d]` and `[B, G, t, d]` → `[B, G, n + t, d]`
+    fn appended(tail: KeyValueBlock<Self>, new: KeyValueBlock<Self>) -> KeyValueBlock<Self> {
+        composed::appended(tail, new)
     }
 
     /// A cache with `new` at the positions from `from` on; in place where nobody else holds the cache.

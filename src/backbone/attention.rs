@@ -58,8 +58,10 @@ impl<B: ModelBackend> Attention<B> {
 
         // 1. project, norm where the family does, rotate: q [B, t, H, d], k and v [B, G, t, d]
         let [q, key, value] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x);
-        let q = rotated_heads(q, h, d, &self.q_norm, context);
-        let key = rotated_heads(key, g, d, &self.k_norm, context).swap_dims(1, 2);
+        let (q, key) = (by_head(q, h, d, &self.q_norm), by_head(key, g, d, &self.k_norm));
+        let [q, key] = B::rotary_all([q, key], &context.cos, &context.sin);
+        let q = q.reshape([b, t, h, d]);
+        let key = key.reshape([b, t, g, d]).swap_dims(1, 2);
         let value = value.reshape([b, t, g, d]).swap_dims(1, 2);
 
         // 2. keep: [B, G, kept + t, d]
@@ -86,8 +88,9 @@ impl<B: ModelBackend> Attention<B> {
         keys: Vec<Tensor<B, 4>>,
     ) -> Tensor<B, 4> {
         let (h, device) = (config.num_attention_heads, x.device());
-        let q =
-            rotated_heads(self.q_proj.forward(x), h, config.head_dim, &self.q_norm, context).swap_dims(1, 2);
+        let q = by_head(self.q_proj.forward(x), h, config.head_dim, &self.q_norm);
+        let q = B::rotary(q, &context.cos, &context.sin);
+        let q = q.reshape([context.batch, context.len, h, config.head_dim]).swap_dims(1, 2);
         let scores = keys.into_iter().map(|keys| {
             let [b, g, n, d] = keys.dims();
             let keys = keys.unsqueeze_dim::<5>(2).expand([b, g, h / g, n, d]).reshape([b, h, n, d]);
@@ -119,20 +122,18 @@ fn scale(d: usize) -> f64 {
     (d as f64).powf(-0.5)
 }
 
-/// Queries or keys by head, normalised where the family has it, and rotated: `[B·t, heads·d]` → `[B, t, heads, d]`
-fn rotated_heads<B: ModelBackend>(
+/// Queries or keys by head, normalised where the family does: `[N, heads·d]` → `[N, heads, d]`
+fn by_head<B: ModelBackend>(
     x: Tensor<B, 2>,
     heads: usize,
     d: usize,
     norm: &Option<RmsNorm<B>>,
-    context: &PassContext<B>,
-) -> Tensor<B, 4> {
-    let (b, t, n) = (context.batch, context.len, context.batch * context.len);
-    let x = match norm {
+) -> Tensor<B, 3> {
+    let n = x.dims()[0];
+    match norm {
         Some(norm) => norm.forward(x.reshape([n * heads, d])).reshape([n, heads, d]),
         None => x.reshape([n, heads, d]),
-    };
-    B::rotary(x, &context.cos, &context.sin).reshape([b, t, heads, d])
+    }
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -189,15 +189,12 @@ impl<B: ModelBackend> KeyValues<B> {
 }
 
 /// Keys and values after those of `tail`.
-pub(super) fn extended<B: Backend>(
+pub(super) fn extended<B: ModelBackend>(
     tail: Option<&KeyValueBlock<B>>,
     new: KeyValueBlock<B>,
 ) -> KeyValueBlock<B> {
     match tail {
-        Some(tail) => KeyValueBlock {
-            key: Tensor::cat(vec![tail.key.clone(), new.key], 2),
-            value: Tensor::cat(vec![tail.value.clone(), new.value], 2),
-        },
+        Some(tail) => B::appended(tail.clone(), new),
         None => new,
     }
 }

@@ -96,8 +96,13 @@ fn elementwise_operations_agree() {
                 close(B::rotary_backward(x.clone(), &cos, &sin), back, &format!("{what}, backward"));
                 let want = composed::rotary(x.clone(), &cos, &sin);
                 close(B::rotary(x.clone(), &cos, &sin), want.clone(), &what);
-                let got = B::rotary(gapped(x), &gapped(cos), &gapped(sin));
-                close(got, want, &format!("{what}, apart"));
+                let other = filled::<B, 3>("other", [n, 2, d], &device);
+                let (cos, sin) = (gapped(cos), gapped(sin));
+                let second = composed::rotary(other.clone(), &cos, &sin);
+                let got = B::rotary_all([gapped(x), other], &cos, &sin);
+                for (got, want) in got.into_iter().zip([want, second]) {
+                    close(got, want, &format!("{what}, apart, beside others"));
+                }
             }
             for shape in [[1, 1], [1, 1536], [3, 65], [70, 130]] {
                 let [gate, up, dy] = ["gate", "up", "dy"].map(|name| filled::<B, 2>(name, shape, &device));
@@ -156,6 +161,30 @@ fn stored(numbers: &[f32], shape: [usize; 2], dtype: StoredDtype) -> StoredMatri
     let mut bytes = vec![0; dtype.bytes(numbers.len()).unwrap()];
     dtype.narrow(numbers, &mut bytes);
     StoredMatrix::new(dtype, shape, Bytes::from_bytes_vec(bytes))
+}
+
+#[test]
+fn keys_and_values_grow() {
+    struct Growth;
+    impl Job for Growth {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for [batch, heads, before, more, d] in [[1, 1, 1, 1, 1], [2, 3, 5, 1, 64], [3, 2, 1, 4, 7]] {
+                let block = |name: &str, n| {
+                    let shape = [batch, n, heads, d];
+                    let four =
+                        |of| gapped(filled::<B, 4>(&format!("{name} {of}"), shape, &device)).swap_dims(1, 2);
+                    KeyValueBlock { key: four("key"), value: four("value") }
+                };
+                let (tail, new) = (block("tail", before), block("new", more));
+                let want = composed::appended(tail.clone(), new.clone());
+                let got = B::appended(tail, new);
+                assert_eq!(values(got.key), values(want.key), "{batch} {heads} {before} {more} {d}");
+                assert_eq!(values(got.value), values(want.value), "{batch} {heads} {before} {more} {d}");
+            }
+        }
+    }
+    on_backend(Growth);
 }
 
 /// Rounded to numbers that each of these types holds.
@@ -374,7 +403,10 @@ fn attention_agrees_over_any_blocks_with_and_without_padding() {
                     let given = call(if apart { gapped(q.clone()) } else { q.clone() });
                     let (got, lse) = B::block_attention(&given);
                     close(got.clone(), want.clone(), &what);
-                    let wants: Vec<bool> = (0..sizes.len()).map(|i| !shared || i > 0).collect();
+                    if shared {
+                        continue;
+                    }
+                    let wants: Vec<bool> = (0..sizes.len()).map(|i| i != 1).collect();
                     let slope = if apart { turned(d_out.clone()) } else { d_out.clone() };
                     let want =
                         composed::block_attention_backward(&plain, d_out.clone(), want, want_lse, &wants);

@@ -82,6 +82,7 @@ pub(super) struct Sizes {
     /// Whether there are any. CubeCL 0.10 leaves out of the hash of an option whether it is there, and finds kernels that it kept on disk by their
     /// hashes alone.
     #[cube(comptime)]
+    #[allow(dead_code)]
     pub padded: bool,
 }
 

@@ -5,32 +5,49 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::{Rows, blocks, empty, rows_arg, unit_number};
+use super::launch::{Rows, blocks, empty, parts, rows_arg, unit_number};
+
+/// Heads to rotate, one of several tensors of a launch.
+#[derive(CubeType, CubeLaunch)]
+struct Heads {
+    numbers: Array<f32>,
+    /// From a position to the next, and from a head to the next.
+    position: usize,
+    head: usize,
+    /// Heads of a position.
+    heads: usize,
+    /// Where its result begins.
+    start: usize,
+}
 
 #[cube(launch_unchecked)]
 fn rotary_kernel(
-    x: &Array<f32>,
+    all: &Sequence<Heads>,
     cos: &Rows,
     sin: &Rows,
     y: &mut Array<f32>,
-    row_stride: usize,
-    head_stride: usize,
-    n: usize,
-    heads: usize,
+    positions: usize,
     half: usize,
     sign: f32,
 ) {
     let unit = unit_number();
-    if unit >= n * heads * half {
-        terminate!();
+    let mut before = 0usize;
+    #[unroll]
+    for number in 0..all.len() {
+        let x = all.index(number);
+        let own = positions * x.heads * half;
+        if unit >= before && unit < before + own {
+            let (head, i) = ((unit - before) / half, (unit - before) % half);
+            let row = head / x.heads;
+            let from = row * x.position + head % x.heads * x.head + i;
+            let (first, second) = (x.numbers[from], x.numbers[from + half]);
+            let (c, s) = (cos.numbers[row * cos.stride + i], sign * sin.numbers[row * sin.stride + i]);
+            let to = x.start + 2 * head * half + i;
+            y[to] = first * c - second * s;
+            y[to + half] = second * c + first * s;
+        }
+        before += own;
     }
-    let (head, i) = (unit / half, unit % half);
-    let row = head / heads;
-    let from = row * row_stride + head % heads * head_stride + i;
-    let (first, second) = (x[from], x[from + half]);
-    let (c, s) = (cos.numbers[row * cos.stride + i], sign * sin.numbers[row * sin.stride + i]);
-    y[2 * head * half + i] = first * c - second * s;
-    y[(2 * head + 1) * half + i] = second * c + first * s;
 }
 
 #[cube]
@@ -72,36 +89,40 @@ fn swiglu_backward_kernel(
     d_up[unit] = d * (g * s);
 }
 
-/// See [`crate::ModelBackend::rotary`]; a `sign` of −1 rotates by the negative angle.
-pub(super) fn rotary<R: CubeRuntime>(
-    x: CubeTensor<R>,
+/// Tensors `[N, heads, d]` of the same positions; see [`crate::ModelBackend::rotary`]. A `sign` of −1 rotates by the negative angle.
+pub(super) fn rotary<R: CubeRuntime, const N: usize>(
+    xs: [CubeTensor<R>; N],
     cos: CubeTensor<R>,
     sin: CubeTensor<R>,
     sign: f32,
-) -> CubeTensor<R> {
-    let [n, heads, d] = x.meta.shape().dims();
-    let (row_stride, head_stride) = (x.meta.strides()[0], x.meta.strides()[1]);
-    let y = empty(&x, [n, heads, d]);
-    let (count, dim) = blocks(n * heads * d / 2);
+) -> [CubeTensor<R>; N] {
+    let shapes: [[usize; 3]; N] = xs.each_ref().map(|x| x.meta.shape().dims());
+    let [positions, _, d] = shapes[0];
+    let (y, results) = parts(&xs[0], &shapes);
+    let client = xs[0].client.clone();
+    let args = xs.into_iter().zip(&shapes).zip(&results).map(|((x, [_, heads, _]), (_, start))| {
+        let (position, head) = (x.meta.strides()[0], x.meta.strides()[1]);
+        HeadsLaunch::new(x.into_array_arg(), position, head, *heads, *start)
+    });
+    let args = args.collect();
+    let (count, dim) = blocks(shapes.iter().map(|shape| shape.iter().product::<usize>() / 2).sum());
     // SAFETY: units beyond the last pair do nothing.
     unsafe {
         rotary_kernel::launch_unchecked(
-            &y.client,
+            &client,
             count,
             dim,
-            x.into_array_arg(),
+            args,
             rows_arg(cos),
             rows_arg(sin),
-            y.clone().into_array_arg(),
-            row_stride,
-            head_stride,
-            n,
-            heads,
+            y.into_array_arg(),
+            positions,
             d / 2,
             sign,
         );
     }
-    y
+    let results: Vec<_> = results.into_iter().map(|(result, _)| result).collect();
+    results.try_into().expect("a result for each")
 }
 
 /// See [`crate::ModelBackend::swiglu`].

@@ -42,26 +42,27 @@ pub(super) fn empty<R: CubeRuntime, const D: usize>(
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), DType::F32)
 }
 
-/// Room for several matrices in f32 in one piece beside `like`: all of it, and each with its place, counted in numbers.
-pub(super) fn parts<R: CubeRuntime>(
+/// Room for several tensors in f32 in one piece beside `like`: all of it, and each with its place, counted in numbers.
+pub(super) fn parts<R: CubeRuntime, const D: usize>(
     like: &CubeTensor<R>,
-    shapes: &[[usize; 2]],
+    shapes: &[[usize; D]],
 ) -> (CubeTensor<R>, Vec<(CubeTensor<R>, usize)>) {
     const SIZE: usize = size_of::<f32>();
     // Where a tensor may begin: WebGPU promises no finer steps.
     let step = (like.client.properties().memory.alignment as usize).max(256) / SIZE;
     let mut starts = Vec::with_capacity(shapes.len());
     let mut all = 0;
-    for [rows, len] in shapes {
+    for shape in shapes {
         starts.push(all);
-        all = (all + rows * len).next_multiple_of(step);
+        all = (all + shape.iter().product::<usize>()).next_multiple_of(step);
     }
     let room = empty(like, [all]);
-    let part = |(&[rows, len], &start): (&[usize; 2], &usize)| {
-        let rest = room.handle.size() as usize - (start + rows * len) * SIZE;
+    let part = |(&shape, &start): (&[usize; D], &usize)| {
+        let end = start + shape.iter().product::<usize>();
+        let rest = room.handle.size() as usize - end * SIZE;
         let handle = room.handle.clone().offset_start((start * SIZE) as u64).offset_end(rest as u64);
-        let (client, device, shape) = (like.client.clone(), like.device.clone(), Shape::from([rows, len]));
-        (CubeTensor::new_contiguous(client, device, shape, handle, DType::F32), start)
+        let (client, device) = (like.client.clone(), like.device.clone());
+        (CubeTensor::new_contiguous(client, device, Shape::from(shape), handle, DType::F32), start)
     };
     let parts = shapes.iter().zip(&starts).map(part).collect();
     (room, parts)

@@ -96,6 +96,7 @@ struct LowRank {
 #[derive(CubeType, CubeLaunch)]
 struct Addend {
     #[cube(comptime)]
+    #[allow(dead_code)]
     present: [bool; 3],
     /// A number a column.
     bias: ComptimeOption<Array<f32>>,
@@ -297,6 +298,7 @@ struct FactorGrads {
     outputs: usize,
     /// Whether there are sums; see [`Addend`].
     #[cube(comptime)]
+    #[allow(dead_code)]
     present: bool,
     sums: ComptimeOption<Sums>,
     /// Where `dA` and `dB` begin in the result.
