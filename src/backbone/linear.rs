@@ -27,8 +27,10 @@ impl<B: ModelBackend> Linear<B> {
     /// # Shapes
     /// `[N, in]` → `[N, out]`; activations are two-dimensional, because a weight is copied to broadcast over more.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let [y] = Self::forward_all([self], x);
-        y
+        match &self.lora {
+            Some(ActiveLora::Stacked(stack)) => stack.forward(x.clone()) + self.alone(x, None),
+            _ => self.alone(x, None),
+        }
     }
 
     /// Applies the layer and adds `residual [N, out]`.
@@ -38,10 +40,7 @@ impl<B: ModelBackend> Linear<B> {
     pub fn forward_onto(&self, x: Tensor<B, 2>, residual: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.lora {
             Some(ActiveLora::Stacked(_)) => residual + self.forward(x),
-            _ => {
-                let [y] = outputs([self.parts(Some(&residual))], x);
-                y
-            }
+            _ => self.alone(x, Some(&residual)),
         }
     }
 
@@ -50,14 +49,16 @@ impl<B: ModelBackend> Linear<B> {
     /// # Shapes
     /// `[N, in]` → `[N, out]` by layer
     pub fn forward_all<const N: usize>(layers: [&Self; N], x: Tensor<B, 2>) -> [Tensor<B, 2>; N] {
-        let mut ys = outputs(layers.map(|layer| layer.parts(None)), x.clone()).into_iter();
-        layers.map(|layer| {
-            let y = ys.next().expect("an output for each layer");
-            match &layer.lora {
-                Some(ActiveLora::Stacked(stack)) => stack.forward(x.clone()) + y,
-                _ => y,
-            }
-        })
+        if layers.iter().any(|layer| matches!(layer.lora, Some(ActiveLora::Stacked(_)))) {
+            return layers.map(|layer| layer.forward(x.clone()));
+        }
+        outputs(layers.map(|layer| layer.parts(None)), x)
+    }
+
+    /// The layer without factors of several roles.
+    fn alone(&self, x: Tensor<B, 2>, residual: Option<&Tensor<B, 2>>) -> Tensor<B, 2> {
+        let [y] = outputs([self.parts(residual)], x);
+        y
     }
 
     /// What a backend applies at once; factors of several roles are not among it.
