@@ -1,6 +1,7 @@
 //! The backends whose kernels CubeCL compiles: CUDA, ROCm, and any graphics API through wgpu.
 
 mod append;
+mod arena;
 mod attention;
 mod attention_backward;
 mod elementwise;
@@ -55,7 +56,9 @@ where
 
     fn frozen_weight(matrix: StoredMatrix, _used: WeightUse, device: &Self::Device) -> Self::Weight {
         let (dtype, shape) = (float(matrix.dtype()).expect("numbers that the device keeps"), matrix.shape());
-        Tensor::from_data(TensorData::from_bytes(matrix.into_bytes(), shape, dtype), (device, dtype))
+        let data = TensorData::from_bytes(matrix.into_bytes(), shape, dtype);
+        // Memory of just its size: a page of what comes and goes is up to ten times as large.
+        Self::memory_persistent_allocations(device, data, |data| Tensor::from_data(data, (device, dtype)))
     }
 
     fn frozen_linear(

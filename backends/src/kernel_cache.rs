@@ -17,10 +17,11 @@ use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 use crate::cache_folder::kernel_folder;
 
 /// What kernels consist of: the exact versions of the crates that they are in, and those of this crate.
-const KERNELS: [&str; 11] = [
+const KERNELS: [&str; 12] = [
     include_str!("../Cargo.toml"),
     include_str!("cube.rs"),
     include_str!("cube/append.rs"),
+    include_str!("cube/arena.rs"),
     include_str!("cube/attention.rs"),
     include_str!("cube/attention_backward.rs"),
     include_str!("cube/elementwise.rs"),

@@ -9,8 +9,12 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
+
+use super::arena::{STEP, room};
+
+/// Bytes of a number.
+const SIZE: usize = size_of::<f32>();
 
 /// The most cubes of one dimension of a launch that every device takes.
 const CUBES: usize = 65_535;
@@ -39,7 +43,14 @@ pub(super) fn empty<R: CubeRuntime, const D: usize>(
     like: &CubeTensor<R>,
     shape: [usize; D],
 ) -> CubeTensor<R> {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), DType::F32)
+    let memory = room(like, shape.iter().product::<usize>() * SIZE);
+    CubeTensor::new_contiguous(
+        like.client.clone(),
+        like.device.clone(),
+        Shape::from(shape),
+        memory,
+        DType::F32,
+    )
 }
 
 /// Room for several tensors in f32 in one piece beside `like`: all of it, and each with its place, counted in numbers.
@@ -47,25 +58,23 @@ pub(super) fn parts<R: CubeRuntime, const D: usize>(
     like: &CubeTensor<R>,
     shapes: &[[usize; D]],
 ) -> (CubeTensor<R>, Vec<(CubeTensor<R>, usize)>) {
-    const SIZE: usize = size_of::<f32>();
-    // Where a tensor may begin: WebGPU promises no finer steps.
-    let step = (like.client.properties().memory.alignment as usize).max(256) / SIZE;
+    let step = like.client.properties().memory.alignment.max(STEP) as usize / SIZE;
     let mut starts = Vec::with_capacity(shapes.len());
     let mut all = 0;
     for shape in shapes {
         starts.push(all);
         all = (all + shape.iter().product::<usize>()).next_multiple_of(step);
     }
-    let room = empty(like, [all]);
+    let whole = empty(like, [all]);
     let part = |(&shape, &start): (&[usize; D], &usize)| {
         let end = start + shape.iter().product::<usize>();
-        let rest = room.handle.size() as usize - end * SIZE;
-        let handle = room.handle.clone().offset_start((start * SIZE) as u64).offset_end(rest as u64);
+        let rest = (all - end) * SIZE;
+        let memory = whole.handle.clone().offset_start((start * SIZE) as u64).offset_end(rest as u64);
         let (client, device) = (like.client.clone(), like.device.clone());
-        (CubeTensor::new_contiguous(client, device, Shape::from(shape), handle, DType::F32), start)
+        (CubeTensor::new_contiguous(client, device, Shape::from(shape), memory, DType::F32), start)
     };
     let parts = shapes.iter().zip(&starts).map(part).collect();
-    (room, parts)
+    (whole, parts)
 }
 
 /// Numbers from the host, beside `like`.
