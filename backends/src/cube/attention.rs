@@ -177,7 +177,7 @@ fn attention_kernel<M: Int>(
     tiles: usize,
     #[comptime] rows: usize,
     #[comptime] d: usize,
-    #[define(M)] _padding: StorageType,
+    #[define(M)] _flag: StorageType,
 ) {
     let place = place(sizes, tiles);
     if place.batch >= sizes.batch {

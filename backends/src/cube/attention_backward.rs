@@ -30,7 +30,7 @@ fn queries_kernel<M: Int>(
     tiles: usize,
     #[comptime] rows: usize,
     #[comptime] d: usize,
-    #[define(M)] _padding: StorageType,
+    #[define(M)] _flag: StorageType,
 ) {
     let place = place(sizes, tiles);
     if place.batch >= sizes.batch {
@@ -165,7 +165,7 @@ fn keys_kernel<M: Int>(
     start: usize,
     tiles: usize,
     #[comptime] d: usize,
-    #[define(M)] _padding: StorageType,
+    #[define(M)] _flag: StorageType,
 ) {
     let place = place(sizes, tiles);
     if place.batch >= sizes.batch {
