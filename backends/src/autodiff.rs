@@ -90,6 +90,22 @@ fn chained<B: Backend, C: CheckpointStrategy, const D: usize>(
     record(Chain, parents, value, || ())
 }
 
+/// `x` as a place for gradients, if it is tracked. It is held for that alone: it is no reader of what the graph computes.
+fn target<B: Backend>(mut x: Node<B>) -> Option<Node<B>> {
+    x.rc = std::sync::Arc::new(x.node.id);
+    x.is_tracked().then_some(x)
+}
+
+/// The gradients that all `targets` have so far, no longer registered: what is registered next has to hold them. None where one has none, and
+/// then nothing is taken.
+fn taken<B: Backend, const N: usize, const D: usize>(
+    grads: &mut Gradients,
+    targets: [&Node<B>; N],
+) -> Option<[Tensor<B, D>; N]> {
+    let all = targets.iter().all(|target| grads.get::<B>(target).is_some());
+    all.then(|| targets.map(|target| from_float(grads.remove::<B>(target).expect("one was found"))))
+}
+
 /// State: each operand, where the other one's gradient needs it.
 #[derive(Debug)]
 struct Matmul<const D: usize>;
@@ -175,13 +191,17 @@ impl<B: ModelBackend> Backward<B, 1> for TransposedLinear {
 struct RmsNorm;
 
 impl<B: ModelBackend> Backward<B, 1> for RmsNorm {
-    type State = (Tensor<B, 2>, Tensor<B, 1>, f64);
+    type State = (Tensor<B, 2>, Tensor<B, 1>, f64, Option<Node<B>>);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = from_float(grads.consume::<B>(&ops.node));
-        let (x, weight, eps) = ops.state;
-        if let [Some(n)] = ops.parents {
-            grads.register::<B>(n.id, to_float(B::rms_norm_backward(dy, x, &weight, eps)));
+        let (x, weight, eps, target) = ops.state;
+        if let Some(target) = target {
+            let dx = match taken(grads, [&target]) {
+                Some([sum]) => B::rms_norm_backward_onto(sum, dy, x, &weight, eps),
+                None => B::rms_norm_backward(dy, x, &weight, eps),
+            };
+            grads.register::<B>(target.node.id, to_float(dx));
         }
     }
 }
@@ -359,7 +379,8 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     fn rms_norm(x: Tensor<Self, 2>, weight: &Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {
         let (parent, x, weight) = (node(&x), x.inner(), weight.clone().inner());
         let y = B::rms_norm(x.clone(), &weight, eps);
-        record(RmsNorm, [parent], y, || (x, weight, eps))
+        let place = target(parent.clone());
+        record(RmsNorm, [parent], y, || (x, weight, eps, place))
     }
 
     fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {

@@ -321,6 +321,18 @@ pub fn block_attention<B: ModelBackend>(call: &AttentionCall<B>) -> (Tensor<B, 4
     (unfold_queries(weighted_values(p, &call.blocks), t), lse)
 }
 
+/// Gradients of keys and values with the sums of their blocks.
+pub(crate) fn onto<B: Backend>(
+    sums: Vec<Option<KeyValueBlock<B>>>,
+    grads: Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
+) -> Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>> {
+    let add = |(sum, grads): (Option<KeyValueBlock<B>>, Option<_>)| match (sum, grads) {
+        (Some(sum), Some((key, value))) => Some((key + sum.key, value + sum.value)),
+        (_, grads) => grads,
+    };
+    sums.into_iter().zip(grads).map(add).collect()
+}
+
 /// `x [B, G, r, k]` times `y [B or 1, G, k, m]`; rows that share `y` are one matrix.
 fn by_row<B: ModelBackend>(x: Tensor<B, 4>, y: Tensor<B, 4>) -> Tensor<B, 4> {
     let ([b, g, r, k], [shared, _, _, m]) = (x.dims(), y.dims());

@@ -152,8 +152,23 @@ where
         eps: f64,
     ) -> Tensor<Self, 2> {
         match in_f32([&dy, &x]) {
-            true => wrapped(rows::rms_norm_backward(raw(dy), raw(x), raw(weight.clone()), eps)),
+            true => wrapped(rows::rms_norm_backward(None, raw(dy), raw(x), raw(weight.clone()), eps)),
             false => composed::rms_norm_backward(dy, x, weight, eps),
+        }
+    }
+
+    fn rms_norm_backward_onto(
+        sum: Tensor<Self, 2>,
+        dy: Tensor<Self, 2>,
+        x: Tensor<Self, 2>,
+        weight: &Tensor<Self, 1>,
+        eps: f64,
+    ) -> Tensor<Self, 2> {
+        match in_f32([&sum, &dy, &x]) {
+            true => {
+                wrapped(rows::rms_norm_backward(Some(raw(sum)), raw(dy), raw(x), raw(weight.clone()), eps))
+            }
+            false => composed::rms_norm_backward(dy, x, weight, eps) + sum,
         }
     }
 
@@ -227,11 +242,27 @@ where
         lse: Tensor<Self, 4>,
         wants: &[bool],
     ) -> AttentionGrads<Self> {
-        let Some(kernel) = kernel_call(call) else {
-            return composed::block_attention_backward(call, d_out, out, lse, wants);
+        Self::block_attention_backward_onto(vec![None; wants.len()], call, d_out, out, lse, wants)
+    }
+
+    fn block_attention_backward_onto(
+        sums: Vec<Option<KeyValueBlock<Self>>>,
+        call: &AttentionCall<Self>,
+        d_out: Tensor<Self, 4>,
+        out: Tensor<Self, 4>,
+        lse: Tensor<Self, 4>,
+        wants: &[bool],
+    ) -> AttentionGrads<Self> {
+        let added_in_f32 = sums.iter().flatten().all(|sum| in_f32([&sum.key, &sum.value]));
+        let Some(kernel) = kernel_call(call).filter(|_| added_in_f32) else {
+            let AttentionGrads { query, blocks } =
+                composed::block_attention_backward(call, d_out, out, lse, wants);
+            return AttentionGrads { query, blocks: composed::onto(sums, blocks) };
         };
         let [d_out, out, lse] = [d_out, out, lse].map(|x| x.into_primitive().tensor());
-        let (query, blocks) = attention_backward::attention_backward(&kernel, d_out, out, lse, wants);
+        let sums = sums.into_iter().map(|sum| sum.map(|sum| [sum.key, sum.value].map(raw)));
+        let wanted = wants.iter().zip(sums).map(|(&wanted, sum)| wanted.then_some(sum)).collect();
+        let (query, blocks) = attention_backward::attention_backward(&kernel, d_out, out, lse, wanted);
         let blocks = blocks.into_iter().map(|grads| grads.map(|(k, v)| (wrapped(k), wrapped(v))));
         AttentionGrads { query: wrapped(query), blocks: blocks.collect() }
     }

@@ -267,6 +267,20 @@ pub trait ModelBackend: Backend {
         composed::rms_norm_backward(dy, x, weight, eps)
     }
 
+    /// [`ModelBackend::rms_norm_backward`], and `sum` added to it.
+    ///
+    /// # Shapes
+    /// `sum`, `dy`, `x` `[N, D]`, `weight [D]` → `[N, D]`
+    fn rms_norm_backward_onto(
+        sum: Tensor<Self, 2>,
+        dy: Tensor<Self, 2>,
+        x: Tensor<Self, 2>,
+        weight: &Tensor<Self, 1>,
+        eps: f64,
+    ) -> Tensor<Self, 2> {
+        Self::rms_norm_backward(dy, x, weight, eps) + sum
+    }
+
     /// Rotary embedding with halves rotated (Su et al., arXiv 2104.09864, as in Llama): with `x = [x₁, x₂]`,
     /// `[x₁·cos − x₂·sin, x₂·cos + x₁·sin]`.
     ///
@@ -323,6 +337,19 @@ pub trait ModelBackend: Backend {
         wants: &[bool],
     ) -> AttentionGrads<Self> {
         composed::block_attention_backward(call, d_out, out, lse, wants)
+    }
+
+    /// [`ModelBackend::block_attention_backward`]; to the gradients of each block that has one, its sum is added.
+    fn block_attention_backward_onto(
+        sums: Vec<Option<KeyValueBlock<Self>>>,
+        call: &AttentionCall<Self>,
+        d_out: Tensor<Self, 4>,
+        out: Tensor<Self, 4>,
+        lse: Tensor<Self, 4>,
+        wants: &[bool],
+    ) -> AttentionGrads<Self> {
+        let AttentionGrads { query, blocks } = Self::block_attention_backward(call, d_out, out, lse, wants);
+        AttentionGrads { query, blocks: composed::onto(sums, blocks) }
     }
 
     /// `−log softmax(logits)[target]` of each row, in at least f32.

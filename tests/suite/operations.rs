@@ -68,8 +68,12 @@ fn norms_agree() {
                 let want = composed::rms_norm_backward(dy.clone(), x.clone(), &weight, 1e-5);
                 let got = B::rms_norm_backward(dy.clone(), x.clone(), &weight, 1e-5);
                 close(got, want.clone(), &format!("{what}, backward"));
-                let got = B::rms_norm_backward(gapped(dy), gapped(x.clone()), &weight, 1e-5);
+                let got = B::rms_norm_backward(gapped(dy.clone()), gapped(x.clone()), &weight, 1e-5);
                 close(got, want, &format!("{what}, backward, apart"));
+                let sum = gapped(filled::<B, 2>("sum", [rows, len], &device));
+                let want = composed::rms_norm_backward(dy.clone(), x.clone(), &weight, 1e-5) + sum.clone();
+                let got = B::rms_norm_backward_onto(sum, dy, x.clone(), &weight, 1e-5);
+                close(got, want, &format!("{what}, backward, onto a sum"));
                 if by_row::<B>(&device) {
                     let last = |x: Tensor<B, 2>| x.narrow(0, rows - 1, 1);
                     let alone = B::rms_norm(last(x.clone()), &weight, 1e-5);
@@ -410,13 +414,25 @@ fn attention_agrees_over_any_blocks_with_and_without_padding() {
                     let slope = if apart { turned(d_out.clone()) } else { d_out.clone() };
                     let want =
                         composed::block_attention_backward(&plain, d_out.clone(), want, want_lse, &wants);
-                    let got = B::block_attention_backward(&given, slope, got, lse, &wants);
-                    close(got.query, want.query, &format!("{what}, d_q"));
-                    for (i, (got, want)) in got.blocks.into_iter().zip(want.blocks).enumerate() {
-                        assert_eq!(got.is_some(), wants[i], "{what}");
-                        if let (Some(got), Some(want)) = (got, want) {
-                            close(got.0, want.0, &format!("{what}, d_key {i}"));
-                            close(got.1, want.1, &format!("{what}, d_value {i}"));
+                    let [alone, summed] = [slope.clone(), slope];
+                    let alone = B::block_attention_backward(&given, alone, got.clone(), lse.clone(), &wants);
+                    // Gradients that were there before, of all blocks but the last.
+                    let sum =
+                        |(i, block): (usize, &KeyValueBlock<B>)| (i + 1 < sizes.len()).then(|| block.clone());
+                    let sums: Vec<_> = blocks.iter().enumerate().map(sum).collect();
+                    let summed =
+                        B::block_attention_backward_onto(sums.clone(), &given, summed, got, lse, &wants);
+                    for (got, sums) in [(alone, vec![None; sizes.len()]), (summed, sums)] {
+                        close(got.query, want.query.clone(), &format!("{what}, d_q"));
+                        for (i, (got, sum)) in got.blocks.into_iter().zip(sums).enumerate() {
+                            assert_eq!(got.is_some(), wants[i], "{what}");
+                            let Some((key, value)) = got else { continue };
+                            let (mut want_key, mut want_value) = want.blocks[i].clone().unwrap();
+                            if let Some(sum) = sum {
+                                (want_key, want_value) = (want_key + sum.key, want_value + sum.value);
+                            }
+                            close(key, want_key, &format!("{what}, d_key {i}"));
+                            close(value, want_value, &format!("{what}, d_value {i}"));
                         }
                     }
                 }

@@ -6,7 +6,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::prelude::*;
 
-use super::{Ad, chained, from_float, node, record, to_float, untracked};
+use super::{Ad, Node, chained, from_float, node, record, taken, target, to_float, untracked};
 use crate::{AttentionCall, KeyValueBlock, ModelBackend};
 
 /// A tensor of every head.
@@ -19,7 +19,7 @@ struct AttentionState<B: Backend> {
     out: Tensor<B, 4>,
     lse: Tensor<B, 4>,
     query: Option<NodeId>,
-    blocks: Vec<[Option<NodeId>; 2]>,
+    blocks: Vec<[Option<Node<B>>; 2]>,
 }
 
 /// Parent: the queries, with the tracked blocks [`chained`] to them. All gradients are registered here, under the nodes
@@ -34,14 +34,19 @@ impl<B: ModelBackend> Backward<B, 1> for Attention {
         let d_out = from_float(grads.consume::<B>(&ops.node));
         let AttentionState { call, out, lse, query, blocks } = ops.state;
         let wants: Vec<bool> = blocks.iter().map(|kv| kv.iter().any(Option::is_some)).collect();
-        let got = B::block_attention_backward(&call, d_out, out, lse, &wants);
+        let sum = |[key, value]: &[Option<Node<B>>; 2]| {
+            let [key, value] = taken(grads, [key.as_ref()?, value.as_ref()?])?;
+            Some(KeyValueBlock { key, value })
+        };
+        let sums = blocks.iter().map(sum).collect();
+        let got = B::block_attention_backward_onto(sums, &call, d_out, out, lse, &wants);
         if let Some(query) = query {
             grads.register::<B>(query, to_float(got.query));
         }
         for (nodes, got) in blocks.into_iter().zip(got.blocks) {
             for (node, grad) in nodes.into_iter().zip(got.into_iter().flat_map(|(k, v)| [k, v])) {
                 if let Some(node) = node {
-                    grads.register::<B>(node, to_float(grad));
+                    grads.register::<B>(node.node.id, to_float(grad));
                 }
             }
         }
@@ -52,8 +57,7 @@ impl<B: ModelBackend> Backward<B, 1> for Attention {
 pub(super) fn block_attention<B: ModelBackend, C: CheckpointStrategy>(
     call: &AttentionCall<Ad<B, C>>,
 ) -> (Heads<B, C>, Heads<B, C>) {
-    let id = |x: &Heads<B, C>| Some(node(x)).filter(|n| n.is_tracked()).map(|n| n.node.id);
-    let blocks: Vec<_> = call.blocks.iter().map(|b| [id(&b.key), id(&b.value)]).collect();
+    let blocks: Vec<_> = call.blocks.iter().map(|b| [&b.key, &b.value].map(|x| target(node(x)))).collect();
     let inner = AttentionCall {
         q: call.q.clone().inner(),
         blocks: call
@@ -71,7 +75,7 @@ pub(super) fn block_attention<B: ModelBackend, C: CheckpointStrategy>(
             chain = chained(chain, [node(&block.key), node(&block.value)]);
         }
     }
-    let query = id(&call.q);
+    let query = target(node(&call.q)).map(|q| q.node.id);
     let state = || AttentionState { call: inner, out: out.clone(), lse: lse.clone(), query, blocks };
     (record(Attention, [node(&chain)], out.clone(), state), untracked(lse))
 }

@@ -9,7 +9,7 @@ use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::prelude::*;
 use parking_lot::Mutex;
 
-use super::{Ad, Node, chained, from_float, node, record, to_float, untracked};
+use super::{Ad, Node, chained, from_float, node, record, taken, target, to_float, untracked};
 use crate::{LinearOutput, LinearRef, LinearSlope, LoraRef, ModelBackend};
 
 /// Factors of LoRA, and where their gradients go.
@@ -59,7 +59,7 @@ impl<B: ModelBackend> Backward<B, 1> for Linears {
                 grads.register::<B>(residual, to_float(dy.clone()));
             }
             let sums = layer.lora.as_ref().and_then(|lora| match &lora.nodes {
-                [Some(a), Some(b)] => taken(grads, a, b),
+                [Some(a), Some(b)] => taken(grads, [a, b]).map(|[a, b]| (a, b)),
                 _ => None,
             });
             let lora = layer.lora.as_ref().map(|l| LoraRef { a: &l.a, b: &l.b, scaling: l.scaling });
@@ -84,16 +84,6 @@ impl<B: ModelBackend> Backward<B, 1> for Linears {
     }
 }
 
-/// The gradients that both factors have so far, no longer registered.
-fn taken<B: Backend>(
-    grads: &mut Gradients,
-    a: &Node<B>,
-    b: &Node<B>,
-) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
-    grads.get::<B>(a).and(grads.get::<B>(b))?;
-    Some((from_float(grads.remove::<B>(a)?), from_float(grads.remove::<B>(b)?)))
-}
-
 /// Parent: [`Linears`]. State: the number of the layer, and where its gradient is left.
 #[derive(Debug)]
 struct Output;
@@ -113,12 +103,7 @@ pub(super) fn frozen_linears<B: ModelBackend, C: CheckpointStrategy>(
     x: Tensor<Ad<B, C>, 2>,
     layers: &[LinearRef<'_, Ad<B, C>>],
 ) -> Vec<LinearOutput<Ad<B, C>>> {
-    // A node that is held for its number alone is no reader of what it stands for.
-    let tracked = |mut n: Node<B>| {
-        n.rc = Arc::new(n.node.id);
-        n.is_tracked().then_some(n)
-    };
-    let id = |x: &Tensor<Ad<B, C>, 2>| tracked(node(x)).map(|n| n.node.id);
+    let id = |x: &Tensor<Ad<B, C>, 2>| target(node(x)).map(|n| n.node.id);
     let inner = x.clone().inner();
     let factors: Vec<_> = layers
         .iter()
@@ -127,7 +112,7 @@ pub(super) fn frozen_linears<B: ModelBackend, C: CheckpointStrategy>(
                 a: l.a.clone().inner(),
                 b: l.b.clone().inner(),
                 scaling: l.scaling,
-                nodes: [tracked(node(l.a)), tracked(node(l.b))],
+                nodes: [target(node(l.a)), target(node(l.b))],
             })
         })
         .collect();

@@ -149,7 +149,8 @@ fn queries_kernel<M: Int>(
     }
 }
 
-/// The gradients of the keys and values of one block, which begins with key `start` of all: a cube takes some of its keys and all rows.
+/// The gradients of the keys and values of one block, which begins with key `start` of all: a cube takes some of its keys and all rows. `onto`
+/// tells kernels with a sum from those without, as in [`Sizes::padded`].
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 fn keys_kernel<M: Int>(
@@ -159,12 +160,14 @@ fn keys_kernel<M: Int>(
     d_out: &Heads,
     lse: &Array<f32>,
     delta: &Array<f32>,
+    sum: &ComptimeOption<Block>,
     d_key: &mut Array<f32>,
     d_value: &mut Array<f32>,
     sizes: &Sizes,
     start: usize,
     tiles: usize,
     #[comptime] d: usize,
+    #[comptime] _onto: bool,
     #[define(M)] _flag: StorageType,
 ) {
     let place = place(sizes, tiles);
@@ -248,8 +251,20 @@ fn keys_kernel<M: Int>(
             let key = from + place_in_tile;
             if place_in_tile < KEYS && key < n {
                 let at = ((place.batch * sizes.kv_heads + place.head) * n + key) * d + column;
-                d_key[at] = key_sums[i];
-                d_value[at] = value_sums[i];
+                let mut of_key = key_sums[i];
+                let mut of_value = value_sums[i];
+                #[comptime]
+                match sum {
+                    ComptimeOption::Some(sum) => {
+                        of_key +=
+                            sum.key.numbers[block_start(&sum.key, &place) + key * sum.key.position + column];
+                        of_value += sum.value.numbers
+                            [block_start(&sum.value, &place) + key * sum.value.position + column];
+                    }
+                    ComptimeOption::None => {}
+                }
+                d_key[at] = of_key;
+                d_value[at] = of_value;
             }
         }
     }
@@ -258,13 +273,13 @@ fn keys_kernel<M: Int>(
 /// The gradients of keys and of values `[B, G, n, d]`.
 pub(super) type BlockGrads<R> = (CubeTensor<R>, CubeTensor<R>);
 
-/// The gradients of the queries `[B, t, H, d]`, and of the blocks that `wants` names; see [`crate::ModelBackend::block_attention_backward`].
+/// The gradients of the queries `[B, t, H, d]`, and of the blocks that are wanted, with the sum that each may have; see [`crate::ModelBackend::block_attention_backward`].
 pub(super) fn attention_backward<R: CubeRuntime>(
     call: &Call<R>,
     d_out: CubeTensor<R>,
     out: CubeTensor<R>,
     lse: CubeTensor<R>,
-    wants: &[bool],
+    wanted: Vec<Option<Option<[CubeTensor<R>; 2]>>>,
 ) -> (CubeTensor<R>, Vec<Option<BlockGrads<R>>>) {
     let [batch, t, heads, d] = call.shape();
     let (kv_heads, (rows, tiles), q) = (call.kv_heads(), call.tiles(), call.q());
@@ -294,8 +309,9 @@ pub(super) fn attention_backward<R: CubeRuntime>(
         );
     }
     let mut start = 0;
-    let grads = call.keys().zip(wants).enumerate().map(|(i, (n, &wanted))| {
-        let grads = wanted.then(|| {
+    let grads = call.keys().zip(wanted).enumerate().map(|(i, (n, wanted))| {
+        let grads = wanted.map(|sum| {
+            let onto = sum.is_some();
             let [d_key, d_value] = [(); 2].map(|()| empty(q, [batch, kv_heads, n, d]));
             let tiles = n.div_ceil(KEYS);
             let (padding, dtype) = call.padding();
@@ -311,12 +327,14 @@ pub(super) fn attention_backward<R: CubeRuntime>(
                     heads_arg(d_out.clone()),
                     lse.clone().into_array_arg(),
                     delta.clone().into_array_arg(),
+                    sum.map(block_arg).into(),
                     d_key.clone().into_array_arg(),
                     d_value.clone().into_array_arg(),
                     call.sizes(),
                     start,
                     tiles,
                     d,
+                    onto,
                     dtype,
                 );
             }

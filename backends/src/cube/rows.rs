@@ -92,16 +92,20 @@ fn norm_kernel(
     }
 }
 
+/// `onto` tells kernels with a sum from those without: CubeCL 0.10 finds kernels that it kept on disk by a hash which leaves that out.
 #[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
 fn norm_backward_kernel(
     dy: &Rows,
     x: &Rows,
     weight: &Array<f32>,
+    sum: &ComptimeOption<Rows>,
     dx: &mut Array<f32>,
     rows: usize,
     len: usize,
     eps: f32,
     #[comptime] units: usize,
+    #[comptime] _onto: bool,
 ) {
     let row = cube_number();
     if row >= rows {
@@ -119,8 +123,15 @@ fn norm_backward_kernel(
     let along = cube_sum(along, &mut scratch) / f32::cast_from(len);
     let mut i = UNIT_POS as usize;
     while i < len {
-        dx[row * len + i] =
-            (dy.numbers[slope + i] * weight[i] - x.numbers[from + i] * factor * along) * factor;
+        let mut slope_x = (dy.numbers[slope + i] * weight[i] - x.numbers[from + i] * factor * along) * factor;
+        #[comptime]
+        match sum {
+            ComptimeOption::Some(sum) => {
+                slope_x += sum.numbers[row * sum.stride + i];
+            }
+            ComptimeOption::None => {}
+        }
+        dx[row * len + i] = slope_x;
         i += units;
     }
 }
@@ -217,8 +228,9 @@ pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, 
     y
 }
 
-/// See [`crate::ModelBackend::rms_norm_backward`].
+/// See [`crate::ModelBackend::rms_norm_backward`]; a sum is added to it.
 pub(super) fn rms_norm_backward<R: CubeRuntime>(
+    sum: Option<CubeTensor<R>>,
     dy: CubeTensor<R>,
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
@@ -227,6 +239,7 @@ pub(super) fn rms_norm_backward<R: CubeRuntime>(
     let [rows, len] = x.meta.shape().dims();
     let dx = empty(&x, [rows, len]);
     let units = units(len);
+    let onto = sum.is_some();
     // SAFETY: cubes beyond the last row do nothing, and no unit leaves its row.
     unsafe {
         norm_backward_kernel::launch_unchecked(
@@ -236,11 +249,13 @@ pub(super) fn rms_norm_backward<R: CubeRuntime>(
             rows_arg(dy),
             rows_arg(x),
             weight.into_array_arg(),
+            sum.map(rows_arg).into(),
             dx.clone().into_array_arg(),
             rows,
             len,
             eps as f32,
             units as usize,
+            onto,
         );
     }
     dx
