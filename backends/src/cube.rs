@@ -7,6 +7,7 @@ mod attention_backward;
 mod elementwise;
 mod launch;
 mod linear;
+mod linear_kernels;
 mod matmul;
 mod reduce;
 mod rows;
