@@ -120,7 +120,7 @@ measure() {
     printf '%4d s  %s: %s\n' "$SECONDS" "$name" "$status"
     return "$status"
 }
-read -ra modules <<<"${MODULES:-golden gradients batches channels references properties training}"
+read -ra modules <<<"${MODULES:-operations golden gradients batches channels references properties training}"
 finish() {
     kill "$monitor" 2>/dev/null
     # A kernel that does not compile is logged with its source.
