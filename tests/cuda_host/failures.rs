@@ -101,14 +101,14 @@ fn a_card_that_is_lost_is_a_sentence_and_a_run_goes_on_from_its_last_checkpoint(
     if toolkit().is_none() {
         return;
     }
-    let doubled = |n| 2 * n;
-    assert!(fails_everywhere(generation, "CUDA_STUB_LOST", 1, doubled, &parts) >= 8);
+    let later = |n| n + n / 2 + 1;
+    assert!(fails_everywhere(generation, "CUDA_STUB_LOST", 1, later, &parts) >= 8);
 
     let place = Place::new();
     let output = place.path("run");
     let checkpoints = |dir: &Path| fs::read_dir(dir.join("checkpoints")).map_or(0, |all| all.count());
     // The run is lost ever later until it has left a checkpoint; then it is gone on with.
-    let mut n = 1 << 10;
+    let mut n = 1 << 7;
     loop {
         let run = place.train(&output, &["--overwrite"]);
         let said = failure(on_stub(run, &place, &[("CUDA_STUB_LOST", n)]).unwrap());
