@@ -1,6 +1,7 @@
 //! What a team learns by: distillation against numbers computed in f64 on the host, against finite differences, and at its ends.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use crate::batches::open_team;
 use crate::channels::Setting;
@@ -17,28 +18,31 @@ type PerToken = BTreeMap<u64, Vec<Vec<f64>>>;
 
 /// What is known of each sample's target tokens, by the sample's number.
 #[derive(Clone, Debug)]
-struct Given(BTreeMap<u64, TensorData>);
+struct Given<D> {
+    numbers: BTreeMap<u64, TensorData>,
+    device: D,
+}
 
-impl Given {
-    fn rows<B: Backend>(&self, batch: &TeamBatch) -> Tensor<B, 2> {
-        let device = B::Device::default();
-        let rows = batch.numbers.iter().map(|number| Tensor::from_data(self.0[number].clone(), &device));
-        Tensor::cat(rows.collect(), 0)
+impl<D> Given<D> {
+    fn rows<B: Backend<Device = D>>(&self, batch: &TeamBatch) -> Tensor<B, 2> {
+        let row = |number| Tensor::from_data(self.numbers[number].clone(), &self.device);
+        Tensor::cat(batch.numbers.iter().map(row).collect(), 0)
     }
 }
 
-impl<B: ModelBackend> Teach<B> for Given {
+impl<D: Send + Sync, B: ModelBackend<Device = D>> Teach<B> for Given<D> {
     fn log_probs(&self, batch: &TeamBatch) -> Tensor<B, 2> {
         self.rows(batch)
     }
 }
 
-fn given(numbers: &PerToken) -> Given {
+fn given<D: Clone>(numbers: &PerToken, device: &D) -> Given<D> {
     let data = |rows: &Vec<Vec<f64>>| {
         let values: Vec<f32> = rows.iter().flatten().map(|x| *x as f32).collect();
         TensorData::new(values, [rows.len(), rows[0].len()])
     };
-    Given(numbers.iter().map(|(n, rows)| (*n, data(rows))).collect())
+    let numbers = numbers.iter().map(|(n, rows)| (*n, data(rows))).collect();
+    Given { numbers, device: device.clone() }
 }
 
 fn log_softmax(logits: &[f64]) -> Vec<f64> {
@@ -83,9 +87,9 @@ fn stranger(like: &PerToken) -> PerToken {
 
 /// A loss that is linear in the logits of the target: its gradient with respect to them is given. Trajectories as ever.
 #[derive(Debug)]
-struct Linear(Given);
+struct Linear<D>(Given<D>);
 
-impl<B: ModelBackend> Objective<B> for Linear {
+impl<D: Debug + Send + Sync, B: ModelBackend<Device = D>> Objective<B> for Linear<D> {
     fn loss(&self, term: LossTerm<'_, B>) -> Loss<B> {
         if term.text != Text::Target {
             return CrossEntropy.loss(term);
@@ -110,7 +114,7 @@ impl Job for Direct {
             let case = Case { model: &g.model, batch, through: &[true; 4], lambda: 0.0 };
             let (logits, tokens) = predictions(&g, &p, batch);
             let teacher = stranger(&logits);
-            let got = case.recomputed_by(&Distillation::new(given(&teacher), WEIGHT), &p);
+            let got = case.recomputed_by(&Distillation::new(given(&teacher, &device), WEIGHT), &p);
 
             // The loss of one token and its slope in each logit.
             let count: usize = tokens.values().map(Vec::len).sum();
@@ -133,7 +137,7 @@ impl Job for Direct {
                 };
                 log_softmax(row).into_iter().enumerate().map(slope).collect()
             });
-            let want = case.recomputed_by(&Linear(given(&slopes)), &p);
+            let want = case.recomputed_by(&Linear(given(&slopes, &device)), &p);
             same_gradients(&got.gradients, &want.gradients, 1e-4, &what);
             same_gradients(&want.gradients, &got.gradients, 1e-4, &what);
         }
@@ -158,7 +162,8 @@ impl Job for Slopes {
             let p = g.parameters.clone();
             let batch = &batch(&g.samples);
             let case = Case { model: &g.model, batch, through: &[true; 4], lambda: 0.5 };
-            let objective = Distillation::new(given(&stranger(&predictions(&g, &p, batch).0)), WEIGHT);
+            let objective =
+                Distillation::new(given(&stranger(&predictions(&g, &p, batch).0), &device), WEIGHT);
             let gradients = case.recomputed_by(&objective, &p).gradients;
             slope_of_every_tensor(|p| case.loss_by(&objective, p), &p, &gradients, &setting.name());
         }
@@ -185,7 +190,7 @@ impl Job for Ends {
         let (logits, tokens) = predictions(&g, &p, batch);
 
         // Who has nothing to learn: the team is its own teacher.
-        let own = Distillation::new(given(&each(&logits, |_, _, row| log_softmax(row))), 1.0);
+        let own = Distillation::new(given(&each(&logits, |_, _, row| log_softmax(row)), &device), 1.0);
         let (got, scale) = (case(0.0).recomputed_by(&own, &p), case(0.0).recomputed(&p).gradients.norm());
         close(got.losses.iter().sum(), 0.0, 1.0, 1e-6, "divergence of a team from itself");
         close(got.gradients.norm(), 0.0, scale, 1e-5, "its gradient");
@@ -198,7 +203,7 @@ impl Job for Ends {
         });
         let want = case(0.5).recomputed(&p);
         for (teacher, weight) in [(sure, 1.0), (stranger(&logits), 0.0)] {
-            let got = case(0.5).recomputed_by(&Distillation::new(given(&teacher), weight), &p);
+            let got = case(0.5).recomputed_by(&Distillation::new(given(&teacher, &device), weight), &p);
             for (got, want) in got.losses.iter().zip(&want.losses) {
                 close(*got, *want, 1.0, 1e-6, "a stage's loss");
             }
@@ -224,7 +229,7 @@ impl Job for Rows {
         let numbers = vec![4, 0, 9];
         let all = batch(&g.samples).numbered(numbers.clone());
         let (logits, _) = predictions(&g, &g.parameters, &all);
-        let teacher = given(&stranger(&logits));
+        let teacher = given(&stranger(&logits), &device);
         let config = TrainConfig { trajectory_weight: 0.5, ..TrainConfig::default() };
         let trainer = g.trainer(config).with_objective(Distillation::new(teacher, WEIGHT));
         let together = trainer.gradients(&[all]);

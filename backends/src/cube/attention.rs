@@ -10,7 +10,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::{cube_number, cubes, dense, empty};
+use super::launch::{cube_number, cubes, dense, empty, zeros};
 
 /// Units of a cube, and keys of a tile: each unit has the scores of one key.
 pub(super) const UNITS: usize = 128;
@@ -86,21 +86,21 @@ pub(super) struct Sizes {
     pub padded: bool,
 }
 
-/// The rows of one cube.
+/// The place of one cube.
 #[derive(CubeType)]
 pub(super) struct Place {
     pub batch: usize,
     pub head: usize,
-    /// The first row.
-    pub first: usize,
+    /// Which tile of rows or keys.
+    pub tile: usize,
 }
 
-/// What a cube works on: rows go fastest, then KV heads, then the batch.
+/// What a cube works on: tiles go fastest, then KV heads, then the batch.
 #[cube]
 pub(super) fn place(sizes: &Sizes, tiles: usize) -> Place {
     let cube = cube_number();
     let head = cube / tiles;
-    Place { batch: head / sizes.kv_heads, head: head % sizes.kv_heads, first: cube % tiles }
+    Place { batch: head / sizes.kv_heads, head: head % sizes.kv_heads, tile: cube % tiles }
 }
 
 /// Where row `rho` of a KV head lies in `[B, t, H, d]`.
@@ -165,6 +165,39 @@ pub(super) fn block_start(x: &Heads, place: &Place) -> usize {
     place.batch * x.batch + place.head * x.head
 }
 
+/// Leaves a unit's share of `[rows, d]`, a column of it, in `scratch`; every column has `UNITS / d` units.
+#[cube]
+pub(super) fn leave(
+    share: &Array<f32>,
+    scratch: &mut SharedMemory<f32>,
+    #[comptime] rows: usize,
+    #[comptime] d: usize,
+) {
+    let (column, group) = (UNIT_POS as usize % d, UNIT_POS as usize / d);
+    if group < comptime!(UNITS / d) {
+        #[unroll]
+        for row in 0..rows {
+            scratch[(group * rows + row) * d + column] = share[row];
+        }
+    }
+}
+
+/// The sum of all shares of element `i` of `[rows, d]` that [`leave`] has left.
+#[cube]
+pub(super) fn collected(
+    scratch: &SharedMemory<f32>,
+    i: usize,
+    #[comptime] rows: usize,
+    #[comptime] d: usize,
+) -> f32 {
+    let mut sum = 0.0f32;
+    #[unroll]
+    for group in 0..comptime!(UNITS / d) {
+        sum += scratch[group * rows * d + i];
+    }
+    sum
+}
+
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 fn attention_kernel<M: Int>(
@@ -183,7 +216,7 @@ fn attention_kernel<M: Int>(
     if place.batch >= sizes.batch {
         terminate!();
     }
-    let first = place.first * rows;
+    let first = place.tile * rows;
     let unit = UNIT_POS as usize;
     // Each row's maximum and sum are looked for by `share` units, the first of which keeps them.
     let share = comptime!(UNITS / rows);
@@ -203,11 +236,7 @@ fn attention_kernel<M: Int>(
         maxima[own] = f32::new(LEAST);
         sums[own] = 0.0;
     }
-    let mut outputs = Array::<f32>::new(rows);
-    #[unroll]
-    for row in 0..rows {
-        outputs[row] = 0.0;
-    }
+    let mut outputs = zeros(rows);
     sync_cube();
 
     let farthest = farthest(sizes, first, rows);
@@ -221,11 +250,7 @@ fn attention_kernel<M: Int>(
         while from < n && start + from <= farthest {
             // 1. The scores of one key with each row.
             let key = from + unit;
-            let mut products = Array::<f32>::new(rows);
-            #[unroll]
-            for row in 0..rows {
-                products[row] = 0.0;
-            }
+            let mut products = zeros(rows);
             let mut seen = false;
             if key < n {
                 seen = is_valid::<M>(padding, sizes, place.batch, start + key);
@@ -309,25 +334,16 @@ fn attention_kernel<M: Int>(
 
     // 5. The shares of all groups.
     sync_cube();
-    if group < groups {
-        #[unroll]
-        for row in 0..rows {
-            scores[(group * rows + row) * d + column] = outputs[row];
-        }
-    }
+    leave(&outputs, &mut scores, rows, d);
     sync_cube();
     let mut i = unit;
     while i < rows * d {
         let row = i / d;
         let rho = first + row;
         if rho < sizes.rows {
-            let mut sum = 0.0f32;
-            #[unroll]
-            for group in 0..groups {
-                sum += scores[group * rows * d + i];
-            }
             // A row that sees nothing gives zeros.
-            out.numbers[row_start(out, sizes, &place, rho) + i % d] = sum / max(sums[row], 1.0e-30);
+            out.numbers[row_start(out, sizes, &place, rho) + i % d] =
+                collected(&scores, i, rows, d) / max(sums[row], 1.0e-30);
         }
         i += UNITS;
     }

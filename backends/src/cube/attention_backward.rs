@@ -6,10 +6,10 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::attention::{
-    Block, Call, Heads, ROWS, Sizes, UNITS, block_arg, block_start, farthest, heads_arg, is_valid, limit,
-    load, place, row_start,
+    Block, Call, Heads, ROWS, Sizes, UNITS, block_arg, block_start, collected, farthest, heads_arg, is_valid,
+    leave, limit, load, place, row_start,
 };
-use super::launch::{cubes, dense, empty};
+use super::launch::{cubes, dense, empty, zeros};
 
 /// Keys of a cube that sums over rows: each has a unit for each row of a tile.
 const KEYS: usize = UNITS / ROWS;
@@ -36,7 +36,7 @@ fn queries_kernel<M: Int>(
     if place.batch >= sizes.batch {
         terminate!();
     }
-    let first = place.first * rows;
+    let first = place.tile * rows;
     let unit = UNIT_POS as usize;
     let groups = comptime!(UNITS / d);
     let (column, group) = (unit % d, unit / d);
@@ -63,11 +63,7 @@ fn queries_kernel<M: Int>(
             delta[all + rho] = sum;
         }
     }
-    let mut sums = Array::<f32>::new(rows);
-    #[unroll]
-    for row in 0..rows {
-        sums[row] = 0.0;
-    }
+    let mut sums = zeros(rows);
     sync_cube();
 
     let farthest = farthest(sizes, first, rows);
@@ -80,13 +76,8 @@ fn queries_kernel<M: Int>(
         let mut from = 0usize;
         while from < n && start + from <= farthest {
             let key = from + unit;
-            let mut products = Array::<f32>::new(rows);
-            let mut weights = Array::<f32>::new(rows);
-            #[unroll]
-            for row in 0..rows {
-                products[row] = 0.0;
-                weights[row] = 0.0;
-            }
+            let mut products = zeros(rows);
+            let mut weights = zeros(rows);
             let mut seen = false;
             if key < n {
                 seen = is_valid::<M>(padding, sizes, place.batch, start + key);
@@ -127,23 +118,14 @@ fn queries_kernel<M: Int>(
         start += n;
     }
 
-    if group < groups {
-        #[unroll]
-        for row in 0..rows {
-            scores[(group * rows + row) * d + column] = sums[row];
-        }
-    }
+    leave(&sums, &mut scores, rows, d);
     sync_cube();
     let mut i = unit;
     while i < rows * d {
         let rho = first + i / d;
         if rho < sizes.rows {
-            let mut sum = 0.0f32;
-            #[unroll]
-            for group in 0..groups {
-                sum += scores[group * rows * d + i];
-            }
-            d_q.numbers[row_start(d_q, sizes, &place, rho) + i % d] = sum * sizes.scale;
+            d_q.numbers[row_start(d_q, sizes, &place, rho) + i % d] =
+                collected(&scores, i, rows, d) * sizes.scale;
         }
         i += UNITS;
     }
@@ -175,7 +157,7 @@ fn keys_kernel<M: Int>(
         terminate!();
     }
     let n = block.len;
-    let from = place.first * KEYS;
+    let from = place.tile * KEYS;
     let unit = UNIT_POS as usize;
     // One unit for each score of a tile.
     let (row, key) = (unit / KEYS, from + unit % KEYS);
@@ -190,13 +172,8 @@ fn keys_kernel<M: Int>(
     let mut slopes = SharedMemory::<f32>::new(comptime!(ROWS * d));
     let mut weights = SharedMemory::<f32>::new(UNITS);
     let mut scores = SharedMemory::<f32>::new(UNITS);
-    let mut key_sums = Array::<f32>::new(each);
-    let mut value_sums = Array::<f32>::new(each);
-    #[unroll]
-    for i in 0..each {
-        key_sums[i] = 0.0;
-        value_sums[i] = 0.0;
-    }
+    let mut key_sums = zeros(each);
+    let mut value_sums = zeros(each);
     let mut real = false;
     if key < n {
         real = is_valid::<M>(padding, sizes, place.batch, start + key);

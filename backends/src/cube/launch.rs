@@ -77,8 +77,12 @@ pub(super) fn parts<R: CubeRuntime, const D: usize>(
     (whole, parts)
 }
 
-/// Numbers from the host, beside `like`.
-pub(super) fn numbers<R: CubeRuntime>(like: &CubeTensor<R>, values: &[u32]) -> CubeTensor<R> {
+/// Indices from the host, beside `like`.
+///
+/// # Panics
+/// If one is not below `bound`: a kernel would read what is not there.
+pub(super) fn indices<R: CubeRuntime>(like: &CubeTensor<R>, values: &[u32], bound: usize) -> CubeTensor<R> {
+    assert!(values.iter().all(|&i| (i as usize) < bound), "indices below {bound}");
     let handle = like.client.create_from_slice(u32::as_bytes(values));
     let shape = Shape::from([values.len()]);
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, DType::U32)
@@ -108,4 +112,15 @@ pub(super) fn cube_number() -> usize {
 #[cube]
 pub(super) fn unit_number() -> usize {
     cube_number() * CUBE_DIM as usize + UNIT_POS as usize
+}
+
+/// `n` zeros of a unit's own.
+#[cube]
+pub(super) fn zeros(#[comptime] n: usize) -> Array<f32> {
+    let mut all = Array::<f32>::new(n);
+    #[unroll]
+    for i in 0..n {
+        all[i] = 0.0;
+    }
+    all
 }

@@ -25,7 +25,6 @@ fn strided_arg<R: CubeRuntime>(x: CubeTensor<R>) -> StridedLaunch<R> {
 }
 
 /// Factors of LoRA.
-#[derive(Clone)]
 pub(super) struct Factors<R: CubeRuntime> {
     /// `[r, in]`
     pub a: CubeTensor<R>,
@@ -98,14 +97,10 @@ fn narrow<R: CubeRuntime>(products: Vec<Product<R>>) -> Vec<CubeTensor<R>> {
     results.into_iter().map(|(result, _)| result).collect()
 }
 
-/// The products of the layers for which `product` has one; none for the others.
-fn narrow_of<R: CubeRuntime, T>(
-    layers: &[T],
-    product: impl Fn(&T) -> Option<Product<R>>,
-) -> Vec<Option<CubeTensor<R>>> {
-    let products: Vec<_> = layers.iter().map(product).collect();
-    let present: Vec<bool> = products.iter().map(Option::is_some).collect();
-    let mut results = narrow(products.into_iter().flatten().collect()).into_iter();
+/// What `work` makes of the items that are there, in their places.
+fn of_present<T, U>(items: Vec<Option<T>>, work: impl FnOnce(Vec<T>) -> Vec<U>) -> Vec<Option<U>> {
+    let present: Vec<bool> = items.iter().map(Option::is_some).collect();
+    let mut results = work(items.into_iter().flatten().collect()).into_iter();
     present.into_iter().map(|present| if present { results.next() } else { None }).collect()
 }
 
@@ -215,7 +210,8 @@ pub(super) fn frozen_linears<R: CubeRuntime>(
     x: CubeTensor<R>,
     layers: Vec<Linear<R>>,
 ) -> Vec<(CubeTensor<R>, Option<CubeTensor<R>>)> {
-    let kept = narrow_of(&layers, |layer| layer.lora.as_ref().map(|l| (x.clone(), l.a.clone(), l.scaling)));
+    let kept = layers.iter().map(|layer| layer.lora.as_ref().map(|l| (x.clone(), l.a.clone(), l.scaling)));
+    let kept = of_present(kept.collect(), narrow);
     let few = x.meta.shape()[0] <= FEW;
     let layers: Vec<_> = layers
         .into_iter()
@@ -270,9 +266,10 @@ pub(super) fn frozen_linears_backward<R: CubeRuntime>(
     wants_dx: bool,
 ) -> (Option<CubeTensor<R>>, Vec<Option<FactorPair<R>>>) {
     // g = s·dy·B
-    let g = narrow_of(&slopes, |slope| {
-        slope.lora.as_ref().map(|l| (slope.dy.clone(), turned(l.b.clone()), l.scaling))
-    });
+    let g = slopes
+        .iter()
+        .map(|slope| slope.lora.as_ref().map(|l| (slope.dy.clone(), turned(l.b.clone()), l.scaling)));
+    let g = of_present(g.collect(), narrow);
     let dx = wants_dx.then(|| {
         let lora = |(slope, g): (&Slope<R>, &Option<CubeTensor<R>>)| {
             let lora = slope.lora.as_ref().zip(g.clone()).map(|(l, g)| (g, turned(l.a.clone())));
@@ -280,20 +277,20 @@ pub(super) fn frozen_linears_backward<R: CubeRuntime>(
         };
         transposed(slopes.iter().zip(&g).map(lora).collect())
     });
-    let missing = narrow_of(&slopes, |slope| {
+    let missing = slopes.iter().map(|slope| {
         let lora = slope.lora.as_ref().filter(|_| slope.kept.is_none())?;
         Some((x.clone().expect(INPUT), lora.a.clone(), lora.scaling))
     });
+    let missing = of_present(missing.collect(), narrow);
     let of_lora = slopes.into_iter().zip(g).zip(missing).map(|((slope, g), missing)| {
         let h = slope.kept.or(missing);
         g.zip(h).map(|(g, h)| Outer { g, dy: slope.dy, h, sums: slope.sums })
     });
-    let of_lora: Vec<_> = of_lora.collect();
-    let present: Vec<bool> = of_lora.iter().map(Option::is_some).collect();
-    let of_lora: Vec<_> = of_lora.into_iter().flatten().collect();
-    let mut grads =
-        if of_lora.is_empty() { Vec::new() } else { factors(x.expect(INPUT), of_lora) }.into_iter();
-    (dx, present.into_iter().map(|present| if present { grads.next() } else { None }).collect())
+    let grads = of_present(of_lora.collect(), |layers| match layers.is_empty() {
+        true => Vec::new(),
+        false => factors(x.expect(INPUT), layers),
+    });
+    (dx, grads)
 }
 
 const INPUT: &str = "LoRA's backward pass needs the input";

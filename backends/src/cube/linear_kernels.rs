@@ -3,7 +3,7 @@
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 
-use super::launch::{Rows, cube_number, unit_number};
+use super::launch::{Rows, cube_number, unit_number, zeros};
 use super::rows::cube_sum;
 
 /// The rows that one cube multiplies.
@@ -158,7 +158,6 @@ pub(super) fn few_rows_kernel<W: Float>(
     let first = CUBE_POS_Z as usize * rows;
     // A lane more, so that units which read beside one another do so in different banks.
     let mut scratch = SharedMemory::<f32>::new(comptime!(OUTPUTS * rows * (LANES + 1)));
-    let mut sums = Array::<f32>::new(rows);
     let mut before = 0usize;
     #[unroll]
     for number in 0..layers.len() {
@@ -166,10 +165,7 @@ pub(super) fn few_rows_kernel<W: Float>(
         let own = layer.outputs.div_ceil(OUTPUTS);
         if cube >= before && cube < before + own {
             let output = (cube - before) * OUTPUTS + place;
-            #[unroll]
-            for row in 0..rows {
-                sums[row] = 0.0;
-            }
+            let mut sums = zeros(rows);
             if output < layer.outputs {
                 let from = output * layer.stride;
                 let mut k = lane;
@@ -217,11 +213,7 @@ pub(super) fn few_rows_transposed_kernel<W: Float>(
     let (lane, share) = (UNIT_POS_X as usize, UNIT_POS_Y as usize);
     let column = cube_number() * LANES + lane;
     let first = CUBE_POS_Z as usize * rows;
-    let mut sums = Array::<f32>::new(rows);
-    #[unroll]
-    for row in 0..rows {
-        sums[row] = 0.0;
-    }
+    let mut sums = zeros(rows);
     if column < len {
         #[unroll]
         for number in 0..layers.len() {

@@ -7,7 +7,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::{Rows, cube_number, cubes, empty, numbers, rows_arg};
+use super::launch::{Rows, cube_number, cubes, empty, indices, rows_arg};
 
 /// Units that share a row of `len` elements.
 pub(super) fn units(len: usize) -> u32 {
@@ -18,9 +18,9 @@ pub(super) fn units(len: usize) -> u32 {
     }
 }
 
-/// The sum of what each unit of the cube brings, for all of them; `scratch` has a place for each.
+/// The sum of what each unit of the cube brings, or with `largest` the largest of it, for all of them; `scratch` has a place for each.
 #[cube]
-pub(super) fn cube_sum(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
+fn folded(value: f32, scratch: &mut SharedMemory<f32>, #[comptime] largest: bool) -> f32 {
     let unit = UNIT_POS as usize;
     // Somebody may still read what it held before.
     sync_cube();
@@ -29,7 +29,12 @@ pub(super) fn cube_sum(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
     let mut half = CUBE_DIM as usize / 2;
     while half > 0 {
         if unit < half {
-            scratch[unit] = scratch[unit] + scratch[unit + half];
+            let (own, other) = (scratch[unit], scratch[unit + half]);
+            if comptime!(largest) {
+                scratch[unit] = max(own, other);
+            } else {
+                scratch[unit] = own + other;
+            }
         }
         sync_cube();
         half /= 2;
@@ -37,22 +42,10 @@ pub(super) fn cube_sum(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
     scratch[0]
 }
 
-/// The largest of what each unit of the cube brings, for all of them.
+/// The sum of what each unit of the cube brings, for all of them; `scratch` has a place for each.
 #[cube]
-fn cube_max(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    scratch[unit] = value;
-    sync_cube();
-    let mut half = CUBE_DIM as usize / 2;
-    while half > 0 {
-        if unit < half {
-            scratch[unit] = max(scratch[unit], scratch[unit + half]);
-        }
-        sync_cube();
-        half /= 2;
-    }
-    scratch[0]
+pub(super) fn cube_sum(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
+    folded(value, scratch, false)
 }
 
 /// `1 / sqrt(mean(x²) + eps)` of a row.
@@ -145,7 +138,7 @@ fn exponentials(x: &Array<f32>, from: usize, len: usize, scratch: &mut SharedMem
         largest = max(largest, x[from + i]);
         i += CUBE_DIM as usize;
     }
-    let largest = cube_max(largest, scratch);
+    let largest = folded(largest, scratch, true);
     let mut sum = 0.0f32;
     let mut i = UNIT_POS as usize;
     while i < len {
@@ -264,7 +257,7 @@ pub(super) fn rms_norm_backward<R: CubeRuntime>(
 /// See [`crate::ModelBackend::token_nll`].
 pub(super) fn token_nll<R: CubeRuntime>(logits: CubeTensor<R>, targets: &[u32]) -> CubeTensor<R> {
     let [rows, len] = logits.meta.shape().dims();
-    let (targets, nll) = (numbers(&logits, targets), empty(&logits, [rows]));
+    let (targets, nll) = (indices(&logits, targets, len), empty(&logits, [rows]));
     let units = units(len);
     // SAFETY: cubes beyond the last row do nothing, no unit leaves its row, and targets lie in it.
     unsafe {
@@ -290,7 +283,7 @@ pub(super) fn token_nll_backward<R: CubeRuntime>(
     targets: &[u32],
 ) -> CubeTensor<R> {
     let [rows, len] = logits.meta.shape().dims();
-    let (targets, d_logits) = (numbers(&logits, targets), empty(&logits, [rows, len]));
+    let (targets, d_logits) = (indices(&logits, targets, len), empty(&logits, [rows, len]));
     let units = units(len);
     // SAFETY: cubes beyond the last row do nothing, no unit leaves its row, and targets lie in it.
     unsafe {

@@ -11,7 +11,8 @@ use crate::agents::{Loss, LossTerm, Objective, TeamBatch, Text};
 
 /// What a team is distilled from.
 pub trait Teach<B: ModelBackend>: Send + Sync {
-    /// `log p_t` over the whole vocabulary at each token of the targets of `batch`, rows one after another; −∞ stands for a probability of 0.
+    /// `log p_t` over the whole vocabulary at each token of the targets of `batch`, rows one after another, on the team's device; −∞ stands for a
+    /// probability of 0.
     ///
     /// # Shapes
     /// `[number of target tokens, V]`
@@ -52,8 +53,7 @@ impl<B: ModelBackend, T: Teach<B>> Objective<B> for Distillation<T> {
             return CrossEntropy.loss(term);
         }
         let predictions = term.predictions;
-        // A teacher may know its numbers on a device of its own.
-        let log_p = self.teacher.log_probs(term.batch).to_device(&predictions.logits.device());
+        let log_p = self.teacher.log_probs(term.batch);
         assert_eq!(log_p.dims(), predictions.logits.dims(), "the teacher's tokens and vocabulary");
         let kl = B::token_kl(log_p, predictions.logits.clone());
         let weight = |&row: &usize| if term.batch.labelled[row] { self.weight } else { 1.0 };
