@@ -274,6 +274,9 @@ impl<B: ModelBackend> Backward<B, 1> for TokenKl {
 
 impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     type Weight = B::Weight;
+    type Room = B::Room;
+
+    const GROWS_IN_PLACE: bool = B::GROWS_IN_PLACE;
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         B::device_memory(device)
@@ -400,16 +403,16 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     }
 
     fn appended(tail: KeyValueBlock<Self>, new: KeyValueBlock<Self>) -> KeyValueBlock<Self> {
-        let positions = [&tail, &new].map(|block| block.key.dims()[2]);
-        let parents = [[&tail.key, &new.key], [&tail.value, &new.value]].map(|pair| pair.map(node));
-        let [tail, new] =
-            [tail, new].map(|block| KeyValueBlock { key: block.key.inner(), value: block.value.inner() });
-        let all = B::appended(tail, new);
-        let [keys, values] = parents;
-        KeyValueBlock {
-            key: record(Append, keys, all.key, || positions),
-            value: record(Append, values, all.value, || positions),
-        }
+        longer(tail, new, B::appended)
+    }
+
+    fn grown(
+        room: &mut Self::Room,
+        capacity: usize,
+        tail: KeyValueBlock<Self>,
+        new: KeyValueBlock<Self>,
+    ) -> KeyValueBlock<Self> {
+        longer(tail, new, |tail, new| B::grown(room, capacity, tail, new))
     }
 
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -433,6 +436,23 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         let (parent, log_p, logits) = (node(&logits), log_p.inner(), logits.inner());
         let y = B::token_kl(log_p.clone(), logits.clone());
         record(TokenKl, [parent], y, || (log_p, logits))
+    }
+}
+
+/// Keys and values of `new` after those of `tail`, as `join` puts them.
+fn longer<B: ModelBackend, C: CheckpointStrategy>(
+    tail: KeyValueBlock<Ad<B, C>>,
+    new: KeyValueBlock<Ad<B, C>>,
+    join: impl FnOnce(KeyValueBlock<B>, KeyValueBlock<B>) -> KeyValueBlock<B>,
+) -> KeyValueBlock<Ad<B, C>> {
+    let positions = [&tail, &new].map(|block| block.key.dims()[2]);
+    let [keys, values] = [[&tail.key, &new.key], [&tail.value, &new.value]].map(|pair| pair.map(node));
+    let [tail, new] =
+        [tail, new].map(|block| KeyValueBlock { key: block.key.inner(), value: block.value.inner() });
+    let all = join(tail, new);
+    KeyValueBlock {
+        key: record(Append, keys, all.key, || positions),
+        value: record(Append, values, all.value, || positions),
     }
 }
 

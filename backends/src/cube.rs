@@ -40,6 +40,9 @@ where
     BT: BoolElement,
 {
     type Weight = DeviceMatrix<Self>;
+    type Room = append::Room<R>;
+
+    const GROWS_IN_PLACE: bool = true;
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         // The thread of a device that has failed answers nobody.
@@ -252,9 +255,20 @@ where
         if !in_f32([&tail.key, &tail.value, &new.key, &new.value]) {
             return composed::appended(tail, new);
         }
-        let primitives =
-            |block: KeyValueBlock<Self>| [block.key, block.value].map(|x| x.into_primitive().tensor());
         let [key, value] = append::appended(primitives(tail), primitives(new)).map(wrapped);
+        KeyValueBlock { key, value }
+    }
+
+    fn grown(
+        room: &mut Self::Room,
+        capacity: usize,
+        tail: KeyValueBlock<Self>,
+        new: KeyValueBlock<Self>,
+    ) -> KeyValueBlock<Self> {
+        if !in_f32([&tail.key, &tail.value, &new.key, &new.value]) {
+            return composed::appended(tail, new);
+        }
+        let [key, value] = room.grown(capacity, primitives(tail), primitives(new)).map(wrapped);
         KeyValueBlock { key, value }
     }
 
@@ -399,6 +413,13 @@ fn wrapped<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>, con
     x: CubeTensor<R>,
 ) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+/// Keys and values below the public ones.
+fn primitives<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>>(
+    block: KeyValueBlock<B>,
+) -> [CubeTensor<R>; 2] {
+    [block.key, block.value].map(|x| x.into_primitive().tensor())
 }
 
 /// Heads rotated by the angle times `sign`, which is 1 or −1.

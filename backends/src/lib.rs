@@ -138,6 +138,12 @@ pub trait ModelBackend: Backend {
     /// How a frozen matrix is kept; the same with and without autodiff.
     type Weight: FrozenMatrix;
 
+    /// Memory in which the keys and values of one layer grow, taken when they first do; the same with and without autodiff.
+    type Room: Default + std::fmt::Debug + Send + 'static;
+
+    /// Whether keys and values grow in such memory; else all of them are copied each time.
+    const GROWS_IN_PLACE: bool = false;
+
     /// What its allocator holds on `device` for the calling thread; none where tensors lie in the process's own memory, or once the device
     /// has failed.
     fn device_memory(_device: &Self::Device) -> Option<DeviceMemory> {
@@ -472,6 +478,18 @@ pub trait ModelBackend: Backend {
     /// `[B, G, n, d]` and `[B, G, t, d]` → `[B, G, n + t, d]`
     fn appended(tail: KeyValueBlock<Self>, new: KeyValueBlock<Self>) -> KeyValueBlock<Self> {
         composed::appended(tail, new)
+    }
+
+    /// [`ModelBackend::appended`], in `room` where the backend has such: memory for `capacity` positions, in which each is written once. A room
+    /// is that of one tail, which is what it returned last; what it returned before stays as it is.
+    fn grown(
+        room: &mut Self::Room,
+        capacity: usize,
+        tail: KeyValueBlock<Self>,
+        new: KeyValueBlock<Self>,
+    ) -> KeyValueBlock<Self> {
+        let _ = (room, capacity);
+        Self::appended(tail, new)
     }
 
     /// A cache with `new` at the positions from `from` on; in place where nobody else holds the cache.

@@ -10,6 +10,7 @@ mod config;
 mod decode_cache;
 #[cfg(all(test, feature = "flex"))]
 mod fixtures;
+mod growing;
 mod hook;
 mod key_values;
 mod linear;
@@ -33,6 +34,7 @@ pub use attention::Attention;
 pub use block::Block;
 pub use config::{BackboneConfig, Family, RopeConfig, RopeScaling};
 pub use decode_cache::DecodeCache;
+pub use growing::GrowingKeyValues;
 pub use hook::{Passed, Recorder, ResidualHook};
 pub use key_values::KeyValues;
 pub use linear::Linear;

@@ -248,6 +248,21 @@ fn keys_and_values_grow() {
                 let got = B::appended(tail, new);
                 assert_eq!(values(got.key), values(want.key), "{batch} {heads} {before} {more} {d}");
                 assert_eq!(values(got.value), values(want.value), "{batch} {heads} {before} {more} {d}");
+
+                // In a room, step by step beyond what it holds; what was returned stays as it is.
+                let mut room = B::Room::default();
+                let mut all = vec![block("tail", before)];
+                let mut wanted = all.clone();
+                for step in 0..4 {
+                    let new = block(&format!("new {step}"), more);
+                    let tail = all.last().unwrap().clone();
+                    all.push(B::grown(&mut room, before + 2 * more, tail, new.clone()));
+                    wanted.push(composed::appended(wanted.last().unwrap().clone(), new));
+                }
+                for (step, (got, want)) in all.into_iter().zip(wanted).enumerate() {
+                    assert_eq!(values(got.key), values(want.key), "{before} and {step} of {more}");
+                    assert_eq!(values(got.value), values(want.value), "{before} and {step} of {more}");
+                }
             }
         }
     }

@@ -73,6 +73,7 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 
 impl ModelBackend for Flex {
     type Weight = HostWeight<Self>;
+    type Room = ();
 
     fn attention_mask(mask: HostMask, _device: &Self::Device) -> AttentionMask<Self> {
         AttentionMask::on_host(mask)
