@@ -4,6 +4,7 @@
 
 mod attention;
 mod linear;
+mod rotary;
 mod waiting;
 
 use burn::backend::Autodiff;
@@ -16,8 +17,8 @@ use burn::tensor::backend::AutodiffBackend;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use crate::{
-    AttentionCall, AttentionMask, DeviceMemory, HostMask, KeyValueBlock, LinearGrads, LinearOutput,
-    LinearRef, LoraRef, ModelBackend, StoredDtype, StoredMatrix, WeightUse,
+    AttentionCall, AttentionMask, DeviceMemory, HeadNorm, HostMask, KeyValueBlock, LinearGrads, LinearOutput,
+    LinearRef, LoraRef, ModelBackend, ProductDtype, StoredDtype, StoredMatrix, WeightUse,
 };
 
 pub use waiting::{Waiting, inputs, waiting};
@@ -206,21 +207,6 @@ impl<B: ModelBackend> Backward<B, 1> for RmsNorm {
     }
 }
 
-#[derive(Debug)]
-struct Rotary;
-
-impl<B: ModelBackend> Backward<B, 1> for Rotary {
-    type State = (Tensor<B, 2>, Tensor<B, 2>);
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = from_float(grads.consume::<B>(&ops.node));
-        let (cos, sin) = ops.state;
-        if let [Some(n)] = ops.parents {
-            grads.register::<B>(n.id, to_float(B::rotary_backward(dy, &cos, &sin)));
-        }
-    }
-}
-
 /// Parents: what was there, and what is new. State: the positions of each.
 #[derive(Debug)]
 struct Append;
@@ -338,6 +324,14 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         B::frozen_weight(matrix, used, device)
     }
 
+    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> bool {
+        B::multiplies(dtype, device)
+    }
+
+    fn multiplied_in(weight: Self::Weight, products: ProductDtype) -> Self::Weight {
+        B::multiplied_in(weight, products)
+    }
+
     fn frozen_linear(
         x: Tensor<Self, 2>,
         weight: &Self::Weight,
@@ -384,9 +378,8 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     }
 
     fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
-        let (parent, cos, sin) = (node(&x), cos.clone().inner(), sin.clone().inner());
-        let y = B::rotary(x.inner(), &cos, &sin);
-        record(Rotary, [parent], y, || (cos, sin))
+        let [y] = rotary::rotary_all([x], cos, sin);
+        y
     }
 
     fn rotary_all<const N: usize>(
@@ -394,13 +387,16 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         cos: &Tensor<Self, 2>,
         sin: &Tensor<Self, 2>,
     ) -> [Tensor<Self, 3>; N] {
-        let parents = xs.each_ref().map(node);
-        let (cos, sin) = (cos.clone().inner(), sin.clone().inner());
-        let mut ys = B::rotary_all(xs.map(Tensor::inner), &cos, &sin).into_iter();
-        parents.map(|parent| {
-            let y = ys.next().expect("a result for each");
-            record(Rotary, [parent], y, || (cos.clone(), sin.clone()))
-        })
+        rotary::rotary_all(xs, cos, sin)
+    }
+
+    fn normed_rotary_all<const N: usize>(
+        xs: [Tensor<Self, 3>; N],
+        norms: [HeadNorm<'_, Self>; N],
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> [Tensor<Self, 3>; N] {
+        rotary::normed_rotary_all(xs, norms, cos, sin)
     }
 
     fn appended(tail: KeyValueBlock<Self>, new: KeyValueBlock<Self>) -> KeyValueBlock<Self> {

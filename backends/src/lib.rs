@@ -59,7 +59,7 @@ pub use memory::{DeviceMemory, free_host_memory};
 pub use read::{host_data, host_data_of_all, settle};
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
-pub use weight::{FrozenMatrix, WeightUse};
+pub use weight::{FrozenMatrix, ProductDtype, WeightUse};
 
 /// Borrowed LoRA factors of one linear layer.
 #[derive(Debug)]
@@ -91,6 +91,15 @@ pub struct LinearRef<'a, B: ModelBackend> {
     pub lora: Option<LoraRef<'a, B>>,
     /// `[N, out]`
     pub residual: Option<&'a Tensor<B, 2>>,
+}
+
+/// Borrowed parts of a norm over each head.
+#[derive(Debug)]
+pub struct HeadNorm<'a, B: Backend> {
+    /// `[d]`, frozen.
+    pub weight: &'a Tensor<B, 1>,
+    /// What is added to the mean square.
+    pub eps: f64,
 }
 
 /// What a linear layer makes of its input.
@@ -195,11 +204,27 @@ pub trait ModelBackend: Backend {
         None
     }
 
+    /// Whether products of frozen matrices can be computed in these numbers on `device`. Every backend computes in f32.
+    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> bool {
+        let _ = device;
+        dtype == ProductDtype::F32
+    }
+
     /// Takes over a matrix `[out, in]`.
     ///
     /// # Panics
     /// If the backend does not keep its numbers; see [`ModelBackend::keeps`].
     fn frozen_weight(matrix: StoredMatrix, used: WeightUse, device: &Self::Device) -> Self::Weight;
+
+    /// The matrix, whose products with many rows are computed in `products` from here on, the numbers of both rounded to them. With few rows
+    /// a product waits for the numbers of the matrix, not for arithmetic, and is computed in f32.
+    ///
+    /// # Panics
+    /// If the backend does not compute in them; see [`ModelBackend::multiplies`].
+    fn multiplied_in(weight: Self::Weight, products: ProductDtype) -> Self::Weight {
+        assert_eq!(products, ProductDtype::F32, "what this backend computes in");
+        weight
+    }
 
     /// `y = x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`, LoRA kept factored (Hu et al., arXiv 2106.09685).
     ///
@@ -304,6 +329,27 @@ pub trait ModelBackend: Backend {
         sin: &Tensor<Self, 2>,
     ) -> [Tensor<Self, 3>; N] {
         xs.map(|x| Self::rotary(x, cos, sin))
+    }
+
+    /// [`ModelBackend::rms_norm`] over each head, then [`ModelBackend::rotary`], of several tensors of the same positions.
+    fn normed_rotary_all<const N: usize>(
+        xs: [Tensor<Self, 3>; N],
+        norms: [HeadNorm<'_, Self>; N],
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> [Tensor<Self, 3>; N] {
+        composed::normed_rotary_all(xs, norms, cos, sin)
+    }
+
+    /// The gradient of one tensor of [`ModelBackend::normed_rotary_all`].
+    fn normed_rotary_backward(
+        dy: Tensor<Self, 3>,
+        x: Tensor<Self, 3>,
+        norm: HeadNorm<'_, Self>,
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> Tensor<Self, 3> {
+        composed::normed_rotary_backward(dy, x, norm, cos, sin)
     }
 
     /// `silu(gate) · up`, elementwise (Shazeer, arXiv 2002.05202).

@@ -12,7 +12,6 @@ mod decode_cache;
 mod fixtures;
 mod hook;
 mod key_values;
-mod limits;
 mod linear;
 mod load;
 mod lora;

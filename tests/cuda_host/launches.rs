@@ -224,9 +224,9 @@ fn each_stage_launches_no_more_kernels_than_it_did_and_reads_nothing_but_tokens_
             }
         }
 
-        // Of each row its token, its least score, which tells whether all are finite, and the sum that its probability takes.
-        let numbers = 4 * ROWS as u64;
-        assert_eq!(all.stages[1].reads, [numbers; 3], "{model}: what a decoded token brings to the host");
+        // Of each row its token, the best and the least score, which tell whether all are finite, and the sum that its probability takes.
+        let numbers = 4 * 4 * ROWS as u64;
+        assert_eq!(all.stages[1].reads, [numbers], "{model}: what a decoded token brings to the host");
         assert_eq!(all.stages[2].counts.reads, 0, "{model}: a latent step brings nothing to the host");
         assert_eq!(all.stages[3].counts.reads, 0, "{model}: nor does a trained one");
         // The loss of the final agent; the norm of what reaches the sender, from the squares of keys and values by layer; that of the gradient.

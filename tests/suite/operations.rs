@@ -4,8 +4,8 @@
 use burn::prelude::*;
 use burn::tensor::{Bytes, DType, TensorData};
 use diffmas_backends::{
-    AdamWRange, AdamWState, AttentionCall, HostMask, Job, KeyValueBlock, LinearRef, LinearSlope, LoraRef,
-    ModelBackend, StoredDtype, StoredMatrix, WeightUse, composed, host_data,
+    AdamWRange, AdamWState, AttentionCall, HeadNorm, HostMask, Job, KeyValueBlock, LinearRef, LinearSlope,
+    LoraRef, ModelBackend, ProductDtype, StoredDtype, StoredMatrix, WeightUse, composed, host_data,
 };
 
 use crate::common::{det_fill, on_backend};
@@ -108,6 +108,27 @@ fn elementwise_operations_agree() {
                     close(got, want, &format!("{what}, apart, beside others"));
                 }
             }
+            for ([n, heads, d], others) in
+                [([1, 1, 2], 1), ([3, 2, 6], 3), ([70, 3, 64], 1), ([5, 9, 130], 2)]
+            {
+                let what = format!("{n} positions of {heads} and {others} normed heads of {d}");
+                let (x, other) =
+                    (filled::<B, 3>("x", [n, heads, d], &device), filled("o", [n, others, d], &device));
+                let weights = ["of x", "of others"].map(|name| filled::<B, 1>(name, [d], &device));
+                let norms = || weights.each_ref().map(|weight| HeadNorm { weight, eps: 0.1 });
+                let [cos, sin] = ["cos", "sin"].map(|name| filled::<B, 2>(name, [n, d / 2], &device));
+                let want = composed::normed_rotary_all([x.clone(), other.clone()], norms(), &cos, &sin);
+                let got =
+                    B::normed_rotary_all([gapped(x.clone()), other], norms(), &gapped(cos.clone()), &sin);
+                for (got, want) in got.into_iter().zip(want) {
+                    close(got, want, &what);
+                }
+                let dy = filled::<B, 3>("dy", [n, heads, d], &device);
+                let [norm, again] = [norms(), norms()].map(|[norm, _]| norm);
+                let want = composed::normed_rotary_backward(dy.clone(), x.clone(), norm, &cos, &sin);
+                let got = B::normed_rotary_backward(gapped(dy), x, again, &cos, &gapped(sin.clone()));
+                close(got, want, &format!("{what}, backward"));
+            }
             for shape in [[1, 1], [1, 1536], [3, 65], [70, 130]] {
                 let [gate, up, dy] = ["gate", "up", "dy"].map(|name| filled::<B, 2>(name, shape, &device));
                 let gate = gate.mul_scalar(4.0);
@@ -163,6 +184,43 @@ fn losses_of_tokens_agree() {
         }
     }
     on_backend(Losses);
+}
+
+#[test]
+fn the_best_tokens_agree_and_rows_that_are_not_finite_show() {
+    struct Best;
+    impl Job for Best {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for (rows, len) in [(1, 1), (3, 5), (2, 64), (5, 4099), (2, 151_936)] {
+                let mut numbers = det_fill(&format!("best/{rows}/{len}"), rows * len, 3.0);
+                for row in numbers.chunks_exact_mut(len) {
+                    // Two that are the largest, of which the first counts.
+                    row[len / 2] = 7.5;
+                    row[len - 1] = 7.5;
+                }
+                let logits = |numbers: &[f32]| {
+                    let data = TensorData::new(numbers.to_vec(), [rows, len]);
+                    Tensor::<B, 2>::from_data(data, (&device, DType::F32))
+                };
+                let want = composed::best_tokens(logits(&numbers));
+                for x in [logits(&numbers), gapped(logits(&numbers))] {
+                    for (got, want) in B::best_tokens(x).iter().zip(&want) {
+                        assert_eq!((got.id, want.id), ((len / 2) as u32, (len / 2) as u32), "{len}");
+                        assert!((got.log_prob - want.log_prob).abs() < 2e-5, "{got:?} {want:?}");
+                    }
+                }
+                for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut numbers = numbers.clone();
+                    numbers[0] = wrong;
+                    let best = B::best_tokens(logits(&numbers));
+                    assert!(best[0].log_prob.is_nan(), "{wrong} among {len}: {:?}", best[0]);
+                    assert!(best[1..].iter().all(|best| best.log_prob.is_finite()), "{wrong}: {best:?}");
+                }
+            }
+        }
+    }
+    on_backend(Best);
 }
 
 /// A frozen matrix of `numbers`, kept as `dtype`.
@@ -263,6 +321,67 @@ fn linear_layers_agree_for_few_and_many_rows() {
         }
     }
     on_backend(Linears);
+}
+
+#[test]
+fn products_of_many_rows_round_both_operands_and_no_sum() {
+    struct Products;
+    impl Job for Products {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            assert!(B::multiplies(ProductDtype::F32, &device));
+            // The relative step of each type.
+            let narrow =
+                [(ProductDtype::Tf32, 1 << 11), (ProductDtype::Bf16, 1 << 8), (ProductDtype::F16, 1 << 11)];
+            for (dtype, steps) in narrow {
+                if !B::multiplies(dtype, &device) {
+                    eprintln!("SKIPPED: this device does not multiply {dtype:?}");
+                    continue;
+                }
+                for ([rows, cols, out], kept) in [
+                    ([17, 7, 5], StoredDtype::F32),
+                    ([40, 130, 192], StoredDtype::F32),
+                    ([128, 576, 1536], StoredDtype::F32),
+                    ([40, 64, 160], StoredDtype::F16),
+                ] {
+                    let what = format!("{dtype:?}, {rows} rows, {cols} to {out}, {kept:?}");
+                    let (x, w) = (
+                        filled::<B, 2>("x", [rows, cols], &device),
+                        filled::<B, 2>("w", [out, cols], &device),
+                    );
+                    let dy = filled::<B, 2>("dy", [rows, out], &device);
+                    let weight = |products| {
+                        let matrix = stored(&w.clone().into_data().to_vec().unwrap(), [out, cols], kept);
+                        B::multiplied_in(B::frozen_weight(matrix, WeightUse::Layer, &device), products)
+                    };
+                    let (exact, rounded) = (weight(ProductDtype::F32), weight(dtype));
+                    let few = x.clone().narrow(0, 0, 16);
+                    same(
+                        B::frozen_linear(few.clone(), &rounded, None, None),
+                        B::frozen_linear(few, &exact, None, None),
+                        &format!("{what}, of which 16"),
+                    );
+                    let pairs = [
+                        (
+                            B::frozen_linear(x.clone(), &rounded, None, None),
+                            B::frozen_linear(x, &exact, None, None),
+                        ),
+                        (B::frozen_transposed(dy.clone(), &rounded), B::frozen_transposed(dy, &exact)),
+                    ];
+                    for (got, want) in pairs {
+                        let (got, want) = (values(got), values(want));
+                        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+                        let off = norm(&mut got.iter().zip(&want).map(|(a, b)| a - b))
+                            / norm(&mut want.iter().copied());
+                        // Two operands, each off by half a step at most; and more than f32 is.
+                        assert!(off < 1.0 / f64::from(steps), "{what}: off by {off:.1e} of the norm");
+                        assert!(off > 1e-6, "{what}: nothing is rounded");
+                    }
+                }
+            }
+        }
+    }
+    on_backend(Products);
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub struct DeviceFlags {
     /// How the model's weights are stored: auto is as the file has them, where the backend can [f32; bf16, f16, auto]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<WeightDtype>,
-    /// What is computed in [f32, the only one]
+    /// What products of weights with many positions are computed in, where the device can [f32; tf32, bf16, f16]
     #[arg(long, value_name = "TYPE")]
     pub precision: Option<ComputeDtype>,
     /// Data lines that run together [8]
