@@ -492,8 +492,8 @@ pub fn one_pass() -> ReentrantMutexGuard<'static, ()> {
 /// Makes leaves that burn-autodiff handles in linear time.
 ///
 /// Each leaf starts a graph of its own, and every operation that meets a second graph merges the two, moving either, again and
-/// again for a leaf that is used again: quadratic in the number of nodes. A backward pass over one element of each leaf empties
-/// those graphs; from then on the leaves join whatever graph uses them.
+/// again for a leaf that is used again: quadratic in the number of nodes. A backward pass over nodes that compute nothing and lead to all leaves
+/// empties those graphs; from then on the leaves join whatever graph uses them.
 ///
 /// # Shapes
 /// Any, with at least one element each.
@@ -501,9 +501,17 @@ pub fn leaves<B: Backend, const D: usize>(values: Vec<Tensor<B, D>>) -> Vec<Tens
     let _pass = one_pass();
     let leaves: Vec<Tensor<Autodiff<B>, D>> =
         values.into_iter().map(|t| Tensor::from_inner(t).require_grad()).collect();
-    let first = |t: &Tensor<Autodiff<B>, D>| t.clone().slice([const { 0..1 }; D]).sum();
-    if let Some(sum) = leaves.iter().map(first).reduce(|a, b| a + b) {
-        sum.backward();
+    // By threes, so that what is merged is of one size.
+    let mut chains = leaves.clone();
+    while chains.len() > 1 {
+        let joined = |chains: &[Tensor<Autodiff<B>, D>]| {
+            let [first, second, third] = [0, 1, 2].map(|i| &chains[i.min(chains.len() - 1)]);
+            chained(first.clone(), [node(second), node(third)])
+        };
+        chains = chains.chunks(3).map(joined).collect();
+    }
+    if let Some(root) = chains.pop() {
+        root.backward();
     }
     leaves
 }

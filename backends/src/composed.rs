@@ -11,8 +11,10 @@ use crate::{
     LinearSlope, LinearsGrads, LoraRef, ModelBackend,
 };
 
+mod flat;
 mod scores;
 
+pub use flat::{adamw, added, part, sum_of_squares};
 pub use scores::{best_tokens, penalised, top_tokens, warm_sums, written};
 
 /// Scores of unseen keys; finite, and within half precision's range.

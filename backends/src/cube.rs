@@ -5,6 +5,7 @@ mod arena;
 mod attention;
 mod attention_backward;
 mod elementwise;
+mod flat;
 mod head_norm;
 mod launch;
 mod linear;
@@ -25,9 +26,10 @@ use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
 use self::matmul::product;
 use self::weight::DeviceMatrix;
 use crate::{
-    AttentionCall, AttentionGrads, AttentionMask, BestToken, DeviceMemory, FrozenMatrix, HeadNorm, HostMask,
-    KeyValueBlock, LinearGrads, LinearOutput, LinearRef, LinearSlope, LinearsGrads, LoraRef, ProductDtype,
-    StoredDtype, StoredMatrix, WeightUse, check_device, composed, host_data,
+    AdamWRange, AdamWState, AttentionCall, AttentionGrads, AttentionMask, BestToken, DeviceMemory,
+    FrozenMatrix, HeadNorm, HostMask, KeyValueBlock, LinearGrads, LinearOutput, LinearRef, LinearSlope,
+    LinearsGrads, LoraRef, ProductDtype, StoredDtype, StoredMatrix, WeightUse, check_device, composed,
+    host_data,
 };
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
@@ -398,6 +400,38 @@ where
 
     fn argmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D, Int> {
         reduce::argmax_last(x, I::dtype())
+    }
+
+    fn part(flat: &Tensor<Self, 1>, from: usize, shape: [usize; 2]) -> Tensor<Self, 2> {
+        let raw = raw(flat.clone());
+        match flat::begins(&raw, from) {
+            true => wrapped(flat::part(raw, from, shape)),
+            false => composed::part(flat, from, shape),
+        }
+    }
+
+    fn added(flat: Tensor<Self, 1>, parts: Vec<(usize, Tensor<Self, 2>)>) -> Tensor<Self, 1> {
+        if !in_f32([&flat]) || !parts.iter().all(|(_, part)| in_f32([part])) {
+            return composed::added(flat, parts);
+        }
+        let parts = parts.into_iter().map(|(from, part)| (from, raw(part))).collect();
+        wrapped(flat::added(raw(flat), parts))
+    }
+
+    fn sum_of_squares(x: Tensor<Self, 1>) -> f64 {
+        if !in_f32([&x]) {
+            return composed::sum_of_squares(x);
+        }
+        host_data(wrapped::<_, Self, 1>(flat::squares(raw(x)))).iter::<f64>().sum()
+    }
+
+    fn adamw(state: AdamWState<Self>, gradient: Tensor<Self, 1>, ranges: &[AdamWRange]) -> AdamWState<Self> {
+        if !in_f32([&state.parameters, &state.exp_avg, &state.exp_avg_sq, &gradient]) {
+            return composed::adamw(state, gradient, ranges);
+        }
+        let state = [state.parameters, state.exp_avg, state.exp_avg_sq].map(raw);
+        let [parameters, exp_avg, exp_avg_sq] = flat::adamw(state, raw(gradient), ranges).map(wrapped);
+        AdamWState { parameters, exp_avg, exp_avg_sq }
     }
 }
 

@@ -13,6 +13,7 @@
 
 use burn::prelude::*;
 
+mod adamw;
 mod attention;
 pub mod autodiff;
 mod cache_folder;
@@ -43,6 +44,7 @@ mod weight;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
+pub use adamw::{AdamWRange, AdamWState};
 pub use attention::{AttentionCall, AttentionGrads, KeyValueBlock};
 pub use burn::backend::Autodiff;
 #[cfg(feature = "flex")]
@@ -498,5 +500,40 @@ pub trait ModelBackend: Backend {
     /// `cache [B, G, C, d]`, `new [B, G, t, d]` with `from + t ≤ C` → `[B, G, C, d]`
     fn written(cache: Tensor<Self, 4>, new: Tensor<Self, 4>, from: usize) -> Tensor<Self, 4> {
         composed::written(cache, new, from)
+    }
+
+    /// The matrix that lies in `flat` from the number `from` on, row after row; without a copy where the backend has views.
+    ///
+    /// # Shapes
+    /// `flat [N]`, `shape` of at most `N − from` numbers → `shape`
+    fn part(flat: &Tensor<Self, 1>, from: usize, shape: [usize; 2]) -> Tensor<Self, 2> {
+        composed::part(flat, from, shape)
+    }
+
+    /// `flat`, each matrix added to the numbers from its place on; in place where nobody else holds `flat`. No two matrices have a place in
+    /// common.
+    ///
+    /// # Shapes
+    /// `flat [N]`, matrices that end before `N` → `[N]`
+    fn added(flat: Tensor<Self, 1>, parts: Vec<(usize, Tensor<Self, 2>)>) -> Tensor<Self, 1> {
+        composed::added(flat, parts)
+    }
+
+    /// The sum of the squares of all numbers, on the host; the same bits for the same numbers every time.
+    fn sum_of_squares(x: Tensor<Self, 1>) -> f64 {
+        composed::sum_of_squares(x)
+    }
+
+    /// An update of AdamW (Loshchilov & Hutter, arXiv 1711.05101) of the numbers in `ranges`, which have none in common; the others stay as they
+    /// are. With the gradient `g` times its factor, of each number `θ`
+    ///
+    /// `m ← β₁·m + (1 − β₁)·g`, `v ← β₂·v + (1 − β₂)·g²`, `θ ← (1 − η·λ)·θ − η·(m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)`;
+    ///
+    /// in place where nobody else holds a tensor of `state`.
+    ///
+    /// # Shapes
+    /// All tensors `[N]`.
+    fn adamw(state: AdamWState<Self>, gradient: Tensor<Self, 1>, ranges: &[AdamWRange]) -> AdamWState<Self> {
+        composed::adamw(state, gradient, ranges)
     }
 }

@@ -79,6 +79,8 @@ impl<B: ModelBackend> Trainer<B> {
             answers = Some(TeacherAnswers::new(teacher.clone(), config.teacher_tokens));
             objective = Box::new(Distillation::new(teacher, config.distill_weight));
         }
+        let optimizer = Optimizer::new(config.weight_decay, config.decay, &specs, &parameters)?;
+        let parameters = optimizer.parameters();
         Ok(Self {
             outer: model.to_autodiff(),
             leaves: phase.leaves(&parameters, &specs),
@@ -88,7 +90,7 @@ impl<B: ModelBackend> Trainer<B> {
             objective,
             answers,
             reduce: Box::new(OneProcess),
-            optimizer: Optimizer::new(config.weight_decay, config.decay, &specs),
+            optimizer,
             config,
             model,
             base: None,
@@ -199,9 +201,9 @@ impl<B: ModelBackend> Trainer<B> {
             ))
         };
         let read = read_checkpoint(output, &self.model, &mut self.optimizer, accept)?;
-        let Some((parameters, state)) = read else { return Ok(None) };
-        self.leaves = self.phase.leaves(&parameters, &self.specs);
-        self.parameters = parameters;
+        let Some(state) = read else { return Ok(None) };
+        self.parameters = self.optimizer.parameters();
+        self.leaves = self.phase.leaves(&self.parameters, &self.specs);
         self.changed = changed;
         if chooses {
             self.config.recompute = state.settings.recompute();

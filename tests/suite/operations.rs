@@ -4,8 +4,8 @@
 use burn::prelude::*;
 use burn::tensor::{Bytes, DType, TensorData};
 use diffmas_backends::{
-    AttentionCall, HeadNorm, HostMask, Job, KeyValueBlock, LinearRef, LinearSlope, LoraRef, ModelBackend,
-    ProductDtype, StoredDtype, StoredMatrix, WeightUse, composed, host_data,
+    AdamWRange, AdamWState, AttentionCall, HeadNorm, HostMask, Job, KeyValueBlock, LinearRef, LinearSlope,
+    LoraRef, ModelBackend, ProductDtype, StoredDtype, StoredMatrix, WeightUse, composed, host_data,
 };
 
 use crate::common::{det_fill, on_backend};
@@ -477,6 +477,148 @@ fn layers_of_one_input_agree_with_one_after_another() {
         }
     }
     on_backend(Groups);
+}
+
+/// Matrices in one tensor, each with what follows it that is no part of it.
+const MATRICES: [([usize; 2], usize); 20] = {
+    let mut all = [([3, 5], 49); 20];
+    all[0] = ([1, 1], 63);
+    all[1] = ([8, 576], 0);
+    all[2] = ([7, 7], 15);
+    all[4] = ([130, 33], 0);
+    all
+};
+
+/// Where each begins, and how many numbers there are.
+fn places() -> (Vec<usize>, usize) {
+    let mut end = 0;
+    let begin = |([rows, columns], more): &([usize; 2], usize)| {
+        let from = end;
+        end += rows * columns + more;
+        from
+    };
+    let places = MATRICES.iter().map(begin).collect();
+    (places, end)
+}
+
+#[test]
+fn matrices_lie_in_one_tensor_and_are_added_there() {
+    struct Parts;
+    impl Job for Parts {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            let (places, n) = places();
+            let flat = filled::<B, 1>("flat", [n], &device);
+            let before = values(flat.clone());
+            // The one after [130, 33] begins where no buffer may.
+            assert!(places[5] % 64 != 0);
+            let matrix = |i: usize| {
+                let x = filled::<B, 2>(&format!("matrix {i}"), MATRICES[i].0, &device);
+                if i % 3 == 1 { gapped(x) } else { x }
+            };
+            // Not in the order in which they lie, and the third is not among them.
+            let parts: Vec<_> =
+                (0..MATRICES.len()).rev().filter(|&i| i != 2).map(|i| (places[i], matrix(i))).collect();
+            let want = composed::added(flat.clone(), parts.clone());
+            let got = B::added(flat.clone(), parts.clone());
+            assert_eq!(values(got.clone()), values(want.clone()));
+            assert_eq!(values(flat.clone()), before, "somebody else holds what was added to");
+            let again = B::added(got, parts.clone());
+            assert_eq!(values(again), values(composed::added(want, parts)), "in place");
+            for (&from, (shape, _)) in places.iter().zip(MATRICES) {
+                let part = B::part(&flat, from, shape);
+                assert_eq!(part.dims(), shape);
+                assert_eq!(values(part.clone()), before[from..][..shape[0] * shape[1]], "from {from}");
+                // What is computed of a part changes nothing of the whole.
+                let changed = part.mul_scalar(3.0) + 1.0;
+                assert_eq!(values(changed).len(), shape[0] * shape[1]);
+            }
+            assert_eq!(values(flat), before, "what is computed of parts leaves the whole as it is");
+        }
+    }
+    on_backend(Parts);
+}
+
+#[test]
+fn sums_of_squares_agree_and_are_the_same_every_time() {
+    struct Squares;
+    impl Job for Squares {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for n in [1, 63, 256, 257, 65_537, 300_001] {
+                let x = filled::<B, 1>("x", [n], &device);
+                let got = B::sum_of_squares(x.clone());
+                let want: f64 = values(x.clone()).iter().map(|x| x * x).sum();
+                assert!((got / want - 1.0).abs() < 1e-6, "{n} numbers: {got}, not {want}");
+                assert_eq!(got.to_bits(), B::sum_of_squares(x).to_bits(), "{n} numbers again");
+            }
+        }
+    }
+    on_backend(Squares);
+}
+
+#[test]
+fn updates_of_adamw_agree_and_leave_other_numbers_as_they_are() {
+    struct Updates;
+    impl Job for Updates {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            let (places, n) = places();
+            let range = |matrices: std::ops::Range<usize>, updates: i32, kept: f32| {
+                let betas = [0.9f32, 0.999];
+                AdamWRange {
+                    numbers: places[matrices.start]..places.get(matrices.end).copied().unwrap_or(n),
+                    lr: 0.03,
+                    betas,
+                    eps: 1e-8,
+                    bias_corrections: betas.map(|beta| 1.0 - beta.powi(updates)),
+                    kept,
+                    clip_factor: 0.7,
+                    diagonal: None,
+                }
+            };
+            let mut square = range(2..3, 2, 0.99);
+            square.numbers.end = square.numbers.start + 49;
+            square.diagonal = Some((7, 0.25));
+            // The second matrix and what follows the third are in none of them.
+            let ranges = [range(0..1, 1, 1.0), square, range(3..20, 3, 0.98)];
+            let state = || AdamWState {
+                parameters: filled::<B, 1>("parameters", [n], &device),
+                exp_avg: filled::<B, 1>("first", [n], &device),
+                exp_avg_sq: filled::<B, 1>("second", [n], &device).abs(),
+            };
+            let numbers = |state: &AdamWState<B>| {
+                [&state.parameters, &state.exp_avg, &state.exp_avg_sq].map(|x| values(x.clone()))
+            };
+            let gradient = filled::<B, 1>("gradient", [n], &device);
+            let held = state();
+            let (before, slope) = (numbers(&held), values(gradient.clone()));
+            let want = composed::adamw(state(), gradient.clone(), &ranges);
+            for (start, what) in [(state(), "alone"), (held.clone(), "held by somebody else")] {
+                let got = B::adamw(start, gradient.clone(), &ranges);
+                close(got.parameters.clone(), want.parameters.clone(), what);
+                close(got.exp_avg.clone(), want.exp_avg.clone(), what);
+                close(got.exp_avg_sq.clone(), want.exp_avg_sq.clone(), what);
+                let after = numbers(&got);
+                for i in (0..n).filter(|i| !ranges.iter().any(|range| range.numbers.contains(i))) {
+                    for (before, after) in before.iter().zip(&after) {
+                        assert_eq!(before[i].to_bits(), after[i].to_bits(), "{what}: number {i}");
+                    }
+                }
+            }
+            assert_eq!(numbers(&held), before, "somebody else holds what was updated");
+            assert_eq!(values(gradient), slope);
+            // One number by hand.
+            let i = places[3];
+            let (g, [p, m, v]) = (0.7 * slope[i], before.each_ref().map(|x| x[i]));
+            let (m, v) = (0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g);
+            let step = m / (1.0 - 0.9f64.powi(3)) / ((v / (1.0 - 0.999f64.powi(3))).sqrt() + 1e-8);
+            let by_hand = 0.98 * p - 0.03 * step;
+            let got = values(want.parameters)[i];
+            assert!((got - by_hand).abs() < 1e-5, "{got}, not {by_hand}");
+        }
+    }
+    on_backend(Updates);
 }
 
 /// Sizes of a call of attention: rows, queries, heads, KV heads, head width; keys of each block before the queries' own.
