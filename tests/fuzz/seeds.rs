@@ -42,6 +42,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         }
         "model_config" => models(),
         "jsonl" => vec![data()],
+        "parquet" => parquet(),
         "trace" => MessageDtype::NAMES.iter().map(|name| two_messages(name.parse().unwrap())).collect(),
         "hub_answer" => vec![files_of_a_hub(), headers_of_a_hub()],
         "team" => vec![toml::to_string(&TeamConfig::preset()).unwrap().into(), small_team()],
@@ -50,6 +51,12 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "bench" => vec![bench()],
         _ => panic!("no valid file for the target `{name}`"),
     }
+}
+
+fn parquet() -> Vec<Vec<u8>> {
+    let names = ["messages", "question-none", "question-snappy", "question-zstd"];
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet");
+    names.map(|name| fs::read(folder.join(format!("{name}.parquet"))).unwrap()).to_vec()
 }
 
 fn small_safetensors() -> Vec<u8> {
