@@ -94,9 +94,10 @@ impl ModelFiles {
         let expected = expected(c);
         table.require(&expected)?;
         let matrices = expected.iter().filter_map(|(name, shape)| {
-            let dtype = precision.of::<B>(self.weights.dtype(name), device);
+            let shape: [usize; 2] = shape.as_slice().try_into().ok()?;
+            let dtype = precision.of::<B>(self.weights.dtype(name), shape[1], device);
             let multiplied = c.tie_word_embeddings || name != EMBEDDING;
-            Some(Planned { name, shape: shape.as_slice().try_into().ok()?, dtype, multiplied })
+            Some(Planned { name, shape, dtype, multiplied })
         });
         limits::check::<B>(matrices, device)?;
         let mut read =
@@ -152,7 +153,7 @@ struct Reader<'a, B: Backend> {
 impl<B: ModelBackend> Reader<'_, B> {
     fn weight(&mut self, name: &str, used: WeightUse) -> Result<B::Weight> {
         let shape: [usize; 2] = self.shapes[name].as_slice().try_into().expect("two dimensions");
-        let dtype = self.precision.of::<B>(self.files.weights.dtype(name), self.device);
+        let dtype = self.precision.of::<B>(self.files.weights.dtype(name), shape[1], self.device);
         Ok(B::frozen_weight(self.table.take_matrix(name, shape, dtype)?, used, self.device))
     }
 

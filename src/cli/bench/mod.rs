@@ -44,7 +44,7 @@ pub struct BenchCommand {
     /// Which of the backend's devices, by its number in `diffmas devices` [0]
     #[arg(long, value_name = "N", alias = "device-index")]
     device: Option<usize>,
-    /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, auto]
+    /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, q8, q4, auto]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     dtype: Vec<WeightDtype>,
     /// What is timed, beside loading [all: first-token, prefill, latent-step, decode, train]

@@ -14,7 +14,7 @@ pub struct DeviceFlags {
     /// Which of the backend's devices, by its number in `diffmas devices` [0]
     #[arg(long, value_name = "N", alias = "device-index")]
     pub device: Option<usize>,
-    /// How the model's weights are stored: auto is as the file has them, where the backend can [f32; bf16, f16, auto]
+    /// How the model's weights are stored: auto is as the file has them, where the backend can [f32; bf16, f16, q8, q4, auto]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<WeightDtype>,
     /// What is computed in [f32, the only one]
