@@ -26,17 +26,20 @@ pub(super) trait Rows: Copy + Sync {
     /// `[rows, columns]`
     fn shape(&self) -> [usize; 2];
 
-    /// Adds the products of the rows `r..r + R` of `x` with the rows `o..o + O`, lane by lane and vectors in order, to `acc`; rows after `last`
-    /// are `last` again. To be inlined always.
-    fn accumulate<S: Widen, const O: usize, const R: usize>(
+    /// Adds the products of the rows `r..r + R` of `x` with [`TILE`] rows from `o` on, lane by lane and vectors in order, to `acc`; in place of
+    /// rows that do not exist, the last one counts again. To be inlined always.
+    fn accumulate<S: Widen, const R: usize>(
         &self,
         simd: S,
         x: Matrix<'_>,
         r: usize,
-        o_last: [usize; 2],
-        acc: &mut [[S::f32s; O]; R],
+        o: usize,
+        acc: &mut [[S::f32s; TILE]; R],
     );
 }
+
+/// Rows of a weight that are multiplied at once.
+pub(super) const TILE: usize = 4;
 
 impl Rows for Matrix<'_> {
     fn shape(&self) -> [usize; 2] {
@@ -45,22 +48,22 @@ impl Rows for Matrix<'_> {
     }
 
     #[inline(always)]
-    fn accumulate<S: Widen, const O: usize, const R: usize>(
+    fn accumulate<S: Widen, const R: usize>(
         &self,
         simd: S,
         x: Matrix<'_>,
         r: usize,
-        [o, last]: [usize; 2],
-        acc: &mut [[S::f32s; O]; R],
+        o: usize,
+        acc: &mut [[S::f32s; TILE]; R],
     ) {
         let xs = vectors::<S, R>(x, r);
-        let mut ws = [S::as_simd_f32s(&[]); O];
+        let mut ws = [S::as_simd_f32s(&[]); TILE];
         for (j, ws) in ws.iter_mut().enumerate() {
-            *ws = S::as_simd_f32s(self.row((o + j).min(last)));
+            *ws = S::as_simd_f32s(self.row((o + j).min(self.rows - 1)));
         }
-        let ahead = O * self.row_stride;
+        let ahead = TILE * self.row_stride;
         for i in 0..self.cols / S::F32_LANES {
-            for o in 0..O {
+            for o in 0..TILE {
                 // The same place in the rows of the next tile.
                 prefetch(ws[o].0.as_ptr().wrapping_add(i).cast::<f32>().wrapping_add(ahead));
                 // SAFETY: every row has `cols / F32_LANES` vectors.
@@ -73,7 +76,7 @@ impl Rows for Matrix<'_> {
             }
         }
         if self.cols % S::F32_LANES != 0 {
-            for o in 0..O {
+            for o in 0..TILE {
                 let w = simd.partial_load_f32s(ws[o].1);
                 for j in 0..R {
                     acc[j][o] = simd.mul_add_f32s(w, simd.partial_load_f32s(xs[j].1), acc[j][o]);
@@ -101,7 +104,7 @@ pub(super) fn dots(product: Operands<'_>, addends: Addends<'_>) -> Vec<f32> {
     let Operands { x, w } = product;
     let mut y = vec![0.0; x.rows * w.rows];
     let shared = Shared::new(&mut y);
-    ranges(w.rows, 8, x.rows * w.rows * x.cols).into_par_iter().for_each(|outs| {
+    ranges(w.rows, TILE, x.rows * w.rows * x.cols).into_par_iter().for_each(|outs| {
         let product = Operands { x, w: w.of_rows(outs.clone()) };
         Task::new(product, addends.of(outs.clone()), shared, w.rows, outs.start).run();
     });
@@ -171,78 +174,76 @@ impl<'a, W: Rows> Task<'a, W> {
     }
 }
 
-/// Rows of `w` that are used again from the second-level cache by each strip of `x`.
-pub(super) const BLOCK: usize = 32;
+/// Numbers of `x` that are used again from the second-level cache by each tile of `w`, which stays in the first-level one meanwhile.
+const CACHED: usize = 32 * 1024;
 
 impl<W: Rows> Kernel for Task<'_, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Widen>(self, simd: S) {
+        let (rows, [out, k]) = (self.product.x.rows, self.product.w.shape());
         // As many sums as there are registers for, beside what they are made of.
         let tallest = if S::REGISTER_COUNT >= 32 { 6 } else { 3 };
-        let [out, _] = self.product.w.shape();
-        for start in (0..out).step_by(BLOCK) {
-            let block = start..out.min(start + BLOCK);
-            let mut r = 0;
-            while r < self.product.x.rows {
-                let left = self.product.x.rows - r;
-                let height = left.div_ceil(left.div_ceil(tallest));
-                match height {
-                    1 => self.strip::<S, 8, 1>(simd, r, &block),
-                    2 => self.strip::<S, 4, 2>(simd, r, &block),
-                    3 => self.strip::<S, 4, 3>(simd, r, &block),
-                    4 if S::REGISTER_COUNT >= 32 => self.strip::<S, 4, 4>(simd, r, &block),
-                    5 if S::REGISTER_COUNT >= 32 => self.strip::<S, 4, 5>(simd, r, &block),
-                    _ if S::REGISTER_COUNT >= 32 => self.strip::<S, 4, 6>(simd, r, &block),
-                    _ => unreachable!("no strip is taller"),
+        let block = (CACHED / k.max(1)).next_multiple_of(tallest).max(tallest);
+        for start in (0..rows).step_by(block) {
+            let end = rows.min(start + block);
+            for o in (0..out).step_by(TILE) {
+                let mut r = start;
+                while r < end {
+                    let height = (end - r).div_ceil((end - r).div_ceil(tallest));
+                    match height {
+                        1 => self.tile::<S, 1>(simd, r, o),
+                        2 => self.tile::<S, 2>(simd, r, o),
+                        3 => self.tile::<S, 3>(simd, r, o),
+                        4 if S::REGISTER_COUNT >= 32 => self.tile::<S, 4>(simd, r, o),
+                        5 if S::REGISTER_COUNT >= 32 => self.tile::<S, 5>(simd, r, o),
+                        _ if S::REGISTER_COUNT >= 32 => self.tile::<S, 6>(simd, r, o),
+                        _ => unreachable!("no tile is taller"),
+                    }
+                    r += height;
                 }
-                r += height;
             }
         }
     }
 }
 
 impl<W: Rows> Task<'_, W> {
-    /// Rows `r..r + R` of `x` times the rows `outs` of `w`, `O` at a time, which is a multiple of four.
+    /// Rows `r..r + R` of `x` times [`TILE`] rows of `w` from `o` on.
     #[inline(always)]
-    fn strip<S: Widen, const O: usize, const R: usize>(&self, simd: S, r: usize, outs: &Range<usize>) {
+    fn tile<S: Widen, const R: usize>(&self, simd: S, r: usize, o: usize) {
         let Self { product, addends, .. } = self;
-        for o in outs.clone().step_by(O) {
-            let (count, rows) = (O.min(outs.end - o), [o, outs.end - 1]);
-            let mut acc = [[simd.splat_f32s(0.0); O]; R];
-            product.w.accumulate::<S, O, R>(simd, product.x, r, rows, &mut acc);
-            if let Some(also) = &addends.also {
-                also.w.accumulate::<S, O, R>(simd, also.x, r, rows, &mut acc);
+        let mut acc = [[simd.splat_f32s(0.0); TILE]; R];
+        product.w.accumulate::<S, R>(simd, product.x, r, o, &mut acc);
+        if let Some(also) = &addends.also {
+            also.w.accumulate::<S, R>(simd, also.x, r, o, &mut acc);
+        }
+        let count = TILE.min(product.w.shape()[0] - o);
+        for (j, acc) in acc.iter().enumerate() {
+            let mut sums = reduce(simd, acc);
+            if let Some(bias) = addends.bias {
+                sums.iter_mut().zip(&bias[o..]).for_each(|(sum, bias)| *sum += bias);
             }
-            for (j, acc) in acc.iter().enumerate() {
-                let mut sums = reduce::<S, O>(simd, acc);
-                if let Some(bias) = addends.bias {
-                    sums.iter_mut().zip(&bias[o..]).for_each(|(sum, bias)| *sum += bias);
-                }
-                // SAFETY: `r + j < rows` and `o + count <= out`; this task alone writes its columns.
-                let y = unsafe { self.y.slice((r + j) * self.stride + self.at + o, count) };
-                y.copy_from_slice(&sums[..count]);
-            }
+            // SAFETY: `r + j < rows` and `o + count <= out`; this task alone writes its columns.
+            let y = unsafe { self.y.slice((r + j) * self.stride + self.at + o, count) };
+            y.copy_from_slice(&sums[..count]);
         }
     }
 }
 
-/// The sum over the lanes of each of `O` vectors.
+/// The sum over the lanes of each of four vectors.
 #[inline(always)]
-fn reduce<S: Simd, const O: usize>(simd: S, vectors: &[S::f32s; O]) -> [f32; O] {
-    let mut sums = [0.0; O];
-    for (sums, vectors) in sums.chunks_exact_mut(4).zip(vectors.chunks_exact(4)) {
-        if S::F32_LANES == 1 {
-            sums.copy_from_slice(bytemuck::cast_slice(vectors));
-            continue;
-        }
-        // Four vectors at once: each four lanes of the sum of their transposes belong to the four in turn.
-        let [a, b, c, d] = simd.deinterleave_shfl_f32s([vectors[0], vectors[1], vectors[2], vectors[3]]);
-        let sum = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
-        for four in bytemuck::cast_slice::<_, f32>(&[sum]).chunks_exact(4) {
-            sums.iter_mut().zip(four).for_each(|(sum, x)| *sum += x);
-        }
+fn reduce<S: Simd>(simd: S, vectors: &[S::f32s; TILE]) -> [f32; TILE] {
+    let mut sums = [0.0; TILE];
+    if S::F32_LANES == 1 {
+        sums.copy_from_slice(bytemuck::cast_slice(vectors));
+        return sums;
+    }
+    // Four vectors at once: each four lanes of the sum of their transposes belong to the four in turn.
+    let [a, b, c, d] = simd.deinterleave_shfl_f32s(*vectors);
+    let sum = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
+    for four in bytemuck::cast_slice::<_, f32>(&[sum]).chunks_exact(TILE) {
+        sums.iter_mut().zip(four).for_each(|(sum, x)| *sum += x);
     }
     sums
 }

@@ -7,15 +7,18 @@ use std::ops::Range;
 use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
-use super::dots::{Addends, BLOCK, Operands, Rows, Task, vectors};
+use super::dots::{Addends, Operands, Rows, TILE, Task, vectors};
 use super::instructions::{Kernel, run};
 use super::matmul::Matrix;
 use super::shared::{Shared, WORTH_A_THREAD, prefetch, ranges};
 use super::widen::{Bf16, F16, Format, Q4_0, Q4_1, Q8_0, UNIT, Widen};
 use crate::{StoredDtype, StoredMatrix};
 
-/// Up to this many rows of the other side, widening a weight again for each few of them is faster than storing it widened.
-const FEW_ROWS: usize = 6;
+/// Up to this many rows of the other side are multiplied with numbers as they are widened, once for every two; more, with numbers that were stored.
+const FEW_ROWS: usize = 4;
+
+/// Widened numbers that stay in the first-level cache, for rows that do so beside them, and in the second-level one.
+const CACHED: [usize; 2] = [4 * 1024, 32 * 1024];
 
 /// A row-major matrix `[rows, columns]` whose rows are whole blocks.
 #[derive(Clone, Copy)]
@@ -159,26 +162,26 @@ impl<F: Format<BYTES>, const BYTES: usize> Rows for InRegisters<'_, F, BYTES> {
     }
 
     #[inline(always)]
-    fn accumulate<S: Widen, const O: usize, const R: usize>(
+    fn accumulate<S: Widen, const R: usize>(
         &self,
         simd: S,
         x: Matrix<'_>,
         r: usize,
-        [o, last]: [usize; 2],
-        acc: &mut [[S::f32s; O]; R],
+        o: usize,
+        acc: &mut [[S::f32s; TILE]; R],
     ) {
         let width = self.of.bytes.len() / self.of.rows;
         let (xs, lanes) = (vectors::<S, R>(x, r), S::F32_LANES);
-        let mut ws: [(&[[u8; BYTES]], &[u8]); O] = [(&[], &[]); O];
+        let mut ws: [(&[[u8; BYTES]], &[u8]); TILE] = [(&[], &[]); TILE];
         for (j, ws) in ws.iter_mut().enumerate() {
-            *ws = self.of.bytes[(o + j).min(last) * width..][..width].as_chunks();
+            *ws = self.of.bytes[(o + j).min(self.of.rows - 1) * width..][..width].as_chunks();
         }
         for i in 0..self.of.cols / UNIT {
-            for o in 0..O {
+            for o in 0..TILE {
                 // SAFETY: every row has `cols / UNIT` units.
                 let bytes = unsafe { ws[o].0.get_unchecked(i) };
                 // The same place in the rows of the next tile.
-                prefetch(bytes.as_ptr().wrapping_add(O * width).cast());
+                prefetch(bytes.as_ptr().wrapping_add(TILE * width).cast());
                 let unit = F::widen(simd, bytes);
                 for (v, w) in unit.as_ref().iter().enumerate() {
                     for j in 0..R {
@@ -190,7 +193,7 @@ impl<F: Format<BYTES>, const BYTES: usize> Rows for InRegisters<'_, F, BYTES> {
             }
         }
         let tail = self.of.cols % UNIT;
-        for o in 0..if tail > 0 { O } else { 0 } {
+        for o in 0..if tail > 0 { TILE } else { 0 } {
             let unit = F::widen(simd, &padded(ws[o].1));
             for (v, w) in unit.as_ref()[..tail.div_ceil(lanes)].iter().enumerate() {
                 for j in 0..R {
@@ -207,11 +210,12 @@ impl<F: Format<BYTES>, const BYTES: usize> Rows for InRegisters<'_, F, BYTES> {
 pub(super) fn dots(x: Matrix<'_>, w: Narrow<'_>, addends: Addends<'_>) -> Vec<f32> {
     let mut y = vec![0.0; x.rows * w.rows];
     let shared = Shared::new(&mut y);
-    ranges(w.rows, 8, x.rows * w.rows * x.cols).into_par_iter().for_each(|outs| {
+    ranges(w.rows, TILE, x.rows * w.rows * x.cols).into_par_iter().for_each(|outs| {
         let in_cache = || {
-            let mut wide = Vec::new();
-            for from in outs.clone().step_by(BLOCK) {
-                let outs = from..outs.end.min(from + BLOCK);
+            let (mut wide, cached) = (Vec::new(), CACHED[usize::from(x.rows * x.cols > CACHED[1])]);
+            let height = (cached / w.cols.max(1)).next_multiple_of(TILE).max(TILE);
+            for from in outs.clone().step_by(height) {
+                let outs = from..outs.end.min(from + height);
                 let strip = w.widen(outs.clone(), 0..w.cols, &mut wide);
                 Task::new(Operands { x, w: strip }, addends.of(outs), shared, w.rows, from).run();
             }
