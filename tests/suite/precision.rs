@@ -130,7 +130,8 @@ impl Job for Narrow {
             // Thinking multiplies rounding in `tiny-llama`: PyTorch's f32 misses the gradients by 6e-5 there.
             let steps = (name == "tiny-llama").then_some(0);
             let [mine, theirs] = pair(steps).map(|g| gradients(&g));
-            same_gradients(&mine, &theirs, 1e-5, &format!("{name} {dtype}"));
+            // Layers in f32 add in another order.
+            same_gradients(&mine, &theirs, 3e-5, &format!("{name} {dtype}"));
 
             // The file itself has 16 bits: they are kept, or widened.
             let Some(file) = file_type(stored).map(|stored| copy(name, dir.path(), stored, |_, _| ())) else {
