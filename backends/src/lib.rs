@@ -53,6 +53,8 @@ pub use cache_folder::{cache_folder, keep_no_kernels};
 pub use device::{BackendKind, BackendVisitor, DeviceError, Job, for_each_backend};
 pub use device_failure::check_device;
 pub use device_info::{DeviceInfo, software_wanted};
+#[cfg(feature = "flex")]
+pub use flex::cpu_instructions;
 pub use human_bytes::human_bytes;
 pub use mask::{AttentionMask, HostMask};
 pub use memory::{DeviceMemory, free_host_memory};

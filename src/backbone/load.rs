@@ -145,7 +145,7 @@ struct Reader<'a, B: Backend> {
 impl<B: ModelBackend> Reader<'_, B> {
     fn weight(&mut self, name: &str, used: WeightUse) -> Result<B::Weight> {
         let shape: [usize; 2] = self.shapes[name].as_slice().try_into().expect("two dimensions");
-        let dtype = self.precision.of::<B>(self.files.weights.dtype(name), self.device);
+        let dtype = self.precision.of::<B>(self.files.weights.dtype(name), shape[1], self.device);
         let weight = B::frozen_weight(self.table.take_matrix(name, shape, dtype)?, used, self.device);
         Ok(B::multiplied_in(weight, self.precision.compute.products()))
     }

@@ -14,6 +14,10 @@ named_enum! {
         Bf16 = "bf16",
         /// 16 bits each, of which 5 are the exponent: nothing above 65504.
         F16 = "f16",
+        /// 8 bits each and 16 for every 32 of a row: GGUF's Q8_0.
+        Q8 = "q8",
+        /// 4 bits each and 16 for every 32 of a row: GGUF's Q4_0; Q4_1 where a file has that.
+        Q4 = "q4",
         /// As the file has them, quantised blocks too, where the backend can keep them; else f32.
         Auto = "auto",
     }
@@ -57,7 +61,7 @@ impl Precision {
         let lacks = |field: &str, what: &str| {
             Err(Error::invalid(format!("{field}, but this device of backend {} {what}", B::name(device))))
         };
-        if self.weights.named().is_some_and(|dtype| !B::keeps(dtype, device)) {
+        if self.weights.named(None).is_some_and(|dtype| !B::keeps(dtype, device)) {
             let what = "has no such numbers; f32 works everywhere, and auto takes what it can";
             return lacks(&format!("dtype is {}", self.weights), what);
         }
@@ -68,10 +72,16 @@ impl Precision {
         Ok(())
     }
 
-    /// How a matrix that the file has as `stored` is kept on `device`.
-    pub(super) fn of<B: ModelBackend>(self, stored: Option<StoredDtype>, device: &B::Device) -> StoredDtype {
+    /// How a matrix of `columns` that the file has as `stored` is kept on `device`; f32 where a row would not be whole blocks.
+    pub(super) fn of<B: ModelBackend>(
+        self,
+        stored: Option<StoredDtype>,
+        columns: usize,
+        device: &B::Device,
+    ) -> StoredDtype {
         let kept = || stored.filter(|dtype| B::keeps(*dtype, device));
-        self.weights.named().or_else(kept).unwrap_or(StoredDtype::F32)
+        let wanted = self.weights.named(stored).or_else(kept);
+        wanted.filter(|dtype| dtype.bytes(columns).is_some()).unwrap_or(StoredDtype::F32)
     }
 }
 
@@ -88,12 +98,14 @@ impl ComputeDtype {
 }
 
 impl WeightDtype {
-    /// The type that it names.
-    fn named(self) -> Option<StoredDtype> {
+    /// The type that it names, for numbers that the file has as `stored`.
+    fn named(self, stored: Option<StoredDtype>) -> Option<StoredDtype> {
         match self {
             Self::F32 => Some(StoredDtype::F32),
             Self::Bf16 => Some(StoredDtype::Bf16),
             Self::F16 => Some(StoredDtype::F16),
+            Self::Q8 => Some(StoredDtype::Q8_0),
+            Self::Q4 => stored.filter(|dtype| *dtype == StoredDtype::Q4_1).or(Some(StoredDtype::Q4_0)),
             Self::Auto => None,
         }
     }
@@ -106,7 +118,7 @@ mod tests {
     #[test]
     fn a_wrong_name_is_a_sentence_that_lists_the_right_ones() {
         let error = "bf61".parse::<WeightDtype>().unwrap_err().to_string();
-        assert_eq!(error, "unknown dtype `bf61`; did you mean `bf16`? (known: f32, bf16, f16, auto)");
+        assert_eq!(error, "unknown dtype `bf61`; did you mean `bf16`? (known: f32, bf16, f16, q8, q4, auto)");
         let error = "bf61".parse::<ComputeDtype>().unwrap_err().to_string();
         assert_eq!(error, "unknown precision `bf61`; did you mean `bf16`? (known: f32, tf32, bf16, f16)");
     }

@@ -35,7 +35,7 @@ pub struct DeviceState {
 /// What a device can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Abilities {
-    /// How weights can be stored, by the names of `--dtype`; `blocks` are those of GGUF files.
+    /// How weights can be stored, by the names of `--dtype`; `blocks` are all others of GGUF files.
     pub weights: Vec<&'static str>,
     /// What it has arithmetic for.
     pub arithmetic: Vec<&'static str>,
@@ -56,7 +56,9 @@ impl Job for Ask {
             ("f32", StoredDtype::F32),
             ("bf16", StoredDtype::Bf16),
             ("f16", StoredDtype::F16),
-            ("blocks", GgmlDType::Q8_0.into()),
+            ("q8", StoredDtype::Q8_0),
+            ("q4", StoredDtype::Q4_0),
+            ("blocks", GgmlDType::Q6K.into()),
         ];
         let computed = [("f32", DType::F32), ("bf16", DType::BF16), ("f16", DType::F16)];
         let computes = |dtype: DType| B::dtype_usage(&device, dtype).contains(DTypeUsage::Arithmetic);
@@ -109,7 +111,7 @@ mod tests {
         for state in devices().filter(|state| state.kind.is_cpu()) {
             let [device] = &state.devices.unwrap()[..] else { panic!("one device") };
             let abilities = device.abilities.as_ref().unwrap();
-            assert!(abilities.weights.contains(&"f32") && abilities.weights.contains(&"blocks"));
+            assert_eq!(abilities.weights, ["f32", "bf16", "f16", "q8", "q4", "blocks"]);
             assert!(abilities.arithmetic.contains(&"f32") && abilities.largest_tensor.is_none());
             assert_eq!(abilities.products, ["f32"]);
             assert_eq!((device.info.index, device.info.software), (0, false));

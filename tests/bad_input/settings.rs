@@ -48,7 +48,7 @@ fn types_of_numbers_that_there_are_not_are_listed_beside_those_there_are() {
         assert_eq!(out.status.code(), Some(2));
         String::from_utf8(out.stderr).unwrap()
     };
-    says(&flag("--dtype", "bf61"), &["--dtype", "`bf61`", "`bf16`", "f32, bf16, f16, auto"]);
+    says(&flag("--dtype", "bf61"), &["--dtype", "`bf61`", "`bf16`", "f32, bf16, f16, q8, q4, auto"]);
     says(&flag("--precision", "bf61"), &["--precision", "`bf61`", "`bf16`", "f32, tf32, bf16, f16"]);
     // The CPU multiplies f32 alone.
     let message = train(&["--backend", "flex", "--precision", "tf32"]);

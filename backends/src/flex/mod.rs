@@ -1,6 +1,6 @@
 //! Burn's fast CPU backend, with kernels of our own where composed operations are limited by memory traffic, by one core or
-//! by allocation: linear layers on weights as they lie ([`dots`], [`sums`]), attention over blocks ([`attention`]), and
-//! elementwise passes ([`elementwise`]).
+//! by allocation: linear layers on weights as they lie ([`dots`], [`sums`]) and as they are stored ([`narrow`]), attention over blocks
+//! ([`attention`]), and elementwise passes ([`elementwise`]).
 //!
 //! What belongs to a row is summed in an order of its own: it has the same bits whatever rows and padding stand beside it, and whatever the
 //! number of threads. Gradients of parameters are sums over rows and agree to rounding. Tensors that are not f32 take the composed
@@ -11,12 +11,18 @@ mod batched;
 mod dots;
 mod elementwise;
 mod flat;
+mod instructions;
 mod linear;
 mod matmul;
+mod narrow;
 mod scores;
 mod shared;
 mod sums;
 mod weighted;
+mod widen;
+
+pub(crate) use instructions::check as check_instructions;
+pub use instructions::cpu_instructions;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -105,9 +111,10 @@ impl ModelBackend for Flex {
         bias: Option<&Tensor<Self, 1>>,
         lora: Option<LoraRef<'_, Self>>,
     ) -> Tensor<Self, 2> {
-        match weight {
-            HostWeight::Dense(w) if is_f32(&x) => linear::forward(x, w, bias, lora),
-            _ => host::frozen_linear(x, weight, bias, lora),
+        if is_f32(&x) {
+            linear::forward(x, weight, bias, lora)
+        } else {
+            host::frozen_linear(x, weight, bias, lora)
         }
     }
 
@@ -118,14 +125,15 @@ impl ModelBackend for Flex {
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
     ) -> LinearGrads<Self> {
-        match weight {
-            HostWeight::Dense(w) if is_f32(&dy) => linear::backward(dy, x, w, lora, wants_dx),
-            _ => host::frozen_linear_backward(dy, x, weight, lora, wants_dx),
+        if is_f32(&dy) {
+            linear::backward(dy, x, weight, lora, wants_dx)
+        } else {
+            host::frozen_linear_backward(dy, x, weight, lora, wants_dx)
         }
     }
 
     fn frozen_transposed(x: Tensor<Self, 2>, weight: &Self::Weight) -> Tensor<Self, 2> {
-        host::frozen_transposed(x, weight)
+        if is_f32(&x) { linear::transposed_forward(x, weight) } else { host::frozen_transposed(x, weight) }
     }
 
     fn embed(weight: &Self::Weight, ids: &[u32], device: &Self::Device) -> Tensor<Self, 2> {

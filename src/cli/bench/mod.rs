@@ -44,11 +44,11 @@ pub struct BenchCommand {
     /// Which of the backend's devices, by its number in `diffmas devices` [0]
     #[arg(long, value_name = "N", alias = "device-index", help_heading = "Device")]
     device: Option<usize>,
-    /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, auto]
+    /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, q8, q4, auto]
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Device")]
     dtype: Vec<WeightDtype>,
     /// What products with them are computed in; what a backend does not have is left out [f32; tf32, bf16, f16]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Device")]
     precision: Vec<ComputeDtype>,
     /// What is timed, beside loading [all: first-token, prefill, latent-step, decode, train]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = one_of::<WorkKind>(), hide_possible_values = true, help_heading = "Work")]
