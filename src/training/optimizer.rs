@@ -7,12 +7,12 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::host_data;
 
-use super::Decay;
+use super::TrainConfig;
 use crate::backbone::{ParameterSpecs, Parameters, Pull};
 use crate::checkpoint::NamedTensors;
 use crate::error::{Error, Result};
 
-/// AdamW (arXiv 1711.05101) with betas 0.9/0.999 and eps 1e-8, decoupled weight decay as in torch.
+/// AdamW (arXiv 1711.05101), decoupled weight decay as in torch.
 pub struct Optimizer<B: Backend> {
     rule: AdamW,
     /// The same without weight decay.
@@ -24,13 +24,14 @@ pub struct Optimizer<B: Backend> {
 }
 
 impl<B: Backend> Optimizer<B> {
-    /// An optimiser that has seen no gradient yet; `specs` say where `decay` pulls.
-    pub fn new(weight_decay: f64, decay: Decay, specs: &ParameterSpecs) -> Self {
+    /// An optimiser as `config` describes it that has seen no gradient yet; `specs` say where its `decay` pulls.
+    pub fn new(config: &TrainConfig, specs: &ParameterSpecs) -> Self {
+        let TrainConfig { weight_decay, decay, .. } = *config;
         let rule = |weight_decay: f64| {
             AdamWConfig::new()
-                .with_beta_1(0.9)
-                .with_beta_2(0.999)
-                .with_epsilon(1e-8)
+                .with_beta_1(config.adam_beta1 as f32)
+                .with_beta_2(config.adam_beta2 as f32)
+                .with_epsilon(config.adam_epsilon as f32)
                 .with_weight_decay(weight_decay as f32)
                 .build()
         };

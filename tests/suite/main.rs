@@ -16,6 +16,7 @@ mod inputs;
 mod limits;
 mod merge;
 mod message_dtype;
+mod models;
 mod objectives;
 mod operations;
 mod outside;

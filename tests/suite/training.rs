@@ -243,7 +243,8 @@ impl Job for Decays {
         let still: Parameters<B> = names.iter().map(|n| (n.to_string(), value().zeros_like())).collect();
         // Without a gradient what is left of an update is the decay: a tenth of the way to where it pulls.
         let after = |decay| {
-            let after = Optimizer::new(0.5, decay, &specs).step(0.2, &parameters, &still);
+            let config = TrainConfig { weight_decay: 0.5, decay, ..TrainConfig::default() };
+            let after = Optimizer::new(&config, &specs).step(0.2, &parameters, &still);
             names.map(|name| {
                 values(after.get(name)).iter().map(|x| (x * 1e6).round() / 1e6).collect::<Vec<_>>()
             })
