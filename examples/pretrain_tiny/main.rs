@@ -23,7 +23,7 @@ use diffmas::checkpoint::{StoredType, write_tensors};
 use diffmas::evaluation::{Accuracy, Checking, Control, Scoring, evaluate};
 use diffmas::files::write_atomic;
 use diffmas::inference::DecodeOptions;
-use diffmas::training::{Decay, FlatGradient, Optimizer, clip_factor};
+use diffmas::training::{FlatGradient, Optimizer, TrainConfig, clip_factor};
 use diffmas::{Error, Result};
 use documents::{Document, Documents};
 use model::Sizes;
@@ -64,7 +64,8 @@ impl Job for Pretrain {
         B::seed(&device, SEED);
         let mut weights: Parameters<B> = sizes.fresh(&device);
         eprintln!("{} parameters", weights.num_elements());
-        let mut optimizer = Optimizer::new(0.05, Decay::All, &ParameterSpecs::default(), &weights)?;
+        let config = TrainConfig { weight_decay: 0.05, ..TrainConfig::default() };
+        let mut optimizer = Optimizer::new(&config, &ParameterSpecs::default(), &weights)?;
         let mut documents: Option<(usize, Documents)> = None;
         let clock = Instant::now();
         let mut read = 0;

@@ -5,7 +5,7 @@ use diffmas_backends::ModelBackend;
 
 use super::model::{last_position, prefill};
 use super::{AdapterScope, AgentPlan, Embedded, FeedKind, Team, TeamBatch, TeamLayout, TeamPlan};
-use crate::backbone::{Backbone, GrowingKeyValues, KeyValues, Positions};
+use crate::backbone::{Backbone, GrowingKeyValues, KeyValues, Positions, RowKeys};
 use crate::communication::{Context, Message, ReceivedMessages, Rollout};
 
 impl<B: ModelBackend> Team<B> {
@@ -44,7 +44,12 @@ impl<B: ModelBackend> Team<B> {
     pub(super) fn as_one(&self, agents: &[usize], contexts: &[Context<B>]) -> (Backbone<B>, Context<B>) {
         match (agents, contexts) {
             ([j], [context]) => (self.roles[*j].clone(), context.clone()),
-            _ => (self.together(agents), Context::stack(contexts)),
+            _ => {
+                let mut all = self.together(agents);
+                let keys: Option<Vec<_>> = agents.iter().map(|&j| self.roles[j].row_keys.as_ref()).collect();
+                all.row_keys = keys.map(|keys| RowKeys::joined(keys.into_iter()));
+                (all, Context::stack(contexts))
+            }
         }
     }
 

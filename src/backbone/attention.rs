@@ -1,5 +1,7 @@
 //! Grouped-query self-attention over blocks of keys and values (Ainslie et al., arXiv 2305.13245).
 
+use std::sync::Arc;
+
 use burn::prelude::*;
 use diffmas_backends::{AttentionCall, AttentionMask, Autodiff, KeyValueBlock, ModelBackend};
 
@@ -18,6 +20,8 @@ pub struct PassContext<B: Backend> {
     pub sin: Tensor<B, 2>,
     /// Who sees whom.
     pub mask: AttentionMask<B>,
+    /// The keys of the `B·t` new positions, where LoRA's factors read inputs with dropout.
+    pub dropout_keys: Option<Arc<[u64]>>,
 }
 
 /// `o(softmax(q·Kᵀ / √d + M)·V)` by head: `K` and `V` are those of all blocks and the new positions, `M` hides padding and the future, and
@@ -56,8 +60,9 @@ impl<B: ModelBackend> Attention<B> {
         let (b, t, n) = (context.batch, context.len, context.batch * context.len);
         let (h, g, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
+        let keys = context.dropout_keys.as_deref();
         // 1. project, norm where the family does, rotate: q [B, t, H, d], k and v [B, G, t, d]
-        let [q, key, value] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x);
+        let [q, key, value] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x, keys);
         let heads = [q.reshape([n, h, d]), key.reshape([n, g, d])];
         let [q, key] = match [&self.q_norm, &self.k_norm] {
             [Some(q_norm), Some(k_norm)] => {
@@ -79,7 +84,7 @@ impl<B: ModelBackend> Attention<B> {
         let (out, _) = B::block_attention(&call);
 
         // 4. output: [B·t, H·d] → [B·t, D]
-        self.o_proj.forward_onto(out.reshape([n, h * d]), residual)
+        self.o_proj.forward_onto(out.reshape([n, h * d]), residual, keys)
     }
 
     /// How much each position attends to each key, rows of a softmax; what [`Attention::forward`] computes without keeping it.
@@ -194,7 +199,7 @@ mod tests {
         let [cos, sin] = rotary.cos_sin(&at, &Default::default());
         let mask =
             TestBackend::attention_mask(HostMask::new(1, t, total, Some(valid.clone())), &Default::default());
-        let context = PassContext { batch: 1, len: t, cos, sin, mask };
+        let context = PassContext { batch: 1, len: t, cos, sin, mask, dropout_keys: None };
         let x = random([t, 12], 60);
 
         let mut keys: Heads = known.iter().chain([&tail_known]).flat_map(|kv| kv[0].clone()).collect();

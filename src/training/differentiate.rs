@@ -6,11 +6,15 @@ use std::sync::Arc;
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::{FlatGradient, FlatLayout, Recompute, TrainConfig, recompute};
-use crate::agents::{Dropout, Dropped, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, TeamStages};
+use crate::agents::{
+    Dropout, Dropped, FactorDraws, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, TeamStages,
+};
 use crate::backbone::{Parameters, frobenius};
 
 /// Keeps the draws of communication dropout apart from those of the samples' order, which have the same seed.
 const DROPOUT: u64 = 0x6472_6f70;
+/// Keeps the draws of LoRA's dropout apart from both.
+const LORA_DROPOUT: u64 = 0x6c6f_7261;
 
 /// What the gradient of some of an update's rows is, and what is told of it.
 #[derive(Debug)]
@@ -40,7 +44,7 @@ impl<B: ModelBackend> UpdateGradient<B> {
     }
 }
 
-/// The draws of communication dropout in one update.
+/// The draws of communication dropout and of LoRA's in one update.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draws {
     dropout: Dropout,
@@ -52,7 +56,7 @@ impl Draws {
     /// Those of update `step` (from 0).
     pub(super) fn new(config: &TrainConfig, step: usize) -> Self {
         let dropout = Dropout { senders: config.sender_dropout, positions: config.position_dropout };
-        Self { dropout, seed: config.seed ^ DROPOUT, step }
+        Self { dropout, seed: config.seed, step }
     }
 
     /// The plan of `model` on `batch`, and what is hidden in it: for each row by its number, whatever rows stand beside it.
@@ -63,15 +67,20 @@ impl Draws {
     ) -> (TeamPlan, Vec<Dropped>) {
         let mut plan =
             TeamPlan::new(&model.layout.config, batch, |rollout| model.channel.inner.layout(rollout));
+        let in_run =
+            |numbers: &[u64]| -> Vec<u64> { numbers.iter().map(|n| (self.step as u64) << 32 | n).collect() };
+        let sample_ids = in_run(&batch.message_numbers());
+        if model.layout.adapters.adapters.values().any(|adapter| adapter.config.lora_dropout > 0.0) {
+            let (messages, questions) = (sample_ids.clone(), in_run(&batch.numbers));
+            plan.factor_draws = Some(FactorDraws { seed: self.seed ^ LORA_DROPOUT, messages, questions });
+        }
         if self.dropout == Dropout::default() {
             return (plan, Vec::new());
         }
-        let numbers = batch.message_numbers();
-        let sample_ids: Vec<u64> = numbers.iter().map(|n| (self.step as u64) << 32 | n).collect();
         let hide = |message: &mut _, before: Option<&_>, dropped: &_| {
             model.channel.inner.hide(message, before, dropped)
         };
-        let dropped = plan.drop_messages(self.dropout, self.seed, &sample_ids, hide);
+        let dropped = plan.drop_messages(self.dropout, self.seed ^ DROPOUT, &sample_ids, hide);
         (plan, dropped)
     }
 }

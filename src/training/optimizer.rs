@@ -5,16 +5,15 @@ use std::sync::Arc;
 use burn::prelude::*;
 use diffmas_backends::{AdamWRange, AdamWState, ModelBackend, host_data};
 
-use super::{Decay, FlatGradient, FlatLayout};
+use super::{FlatGradient, FlatLayout, TrainConfig};
 use crate::backbone::{ParameterSpecs, Parameters, Pull};
 use crate::checkpoint::NamedTensors;
 use crate::error::{Error, Result};
 
-const BETAS: [f32; 2] = [0.9, 0.999];
-const EPS: f32 = 1e-8;
-
-/// AdamW (arXiv 1711.05101) with betas 0.9/0.999 and eps 1e-8, decoupled weight decay as in torch, on one tensor of all that learns.
+/// AdamW (arXiv 1711.05101), decoupled weight decay as in torch, on one tensor of all that learns.
 pub struct Optimizer<B: ModelBackend> {
+    betas: [f32; 2],
+    eps: f32,
     weight_decay: f64,
     layout: Arc<FlatLayout>,
     /// Of each matrix, in the order of the layout, where weight decay pulls it and how many updates it has had.
@@ -25,19 +24,15 @@ pub struct Optimizer<B: ModelBackend> {
 }
 
 impl<B: ModelBackend> Optimizer<B> {
-    /// An optimiser of `parameters` that has seen no gradient yet; `specs` say where `decay` pulls.
+    /// An optimiser of `parameters` as `config` describes it that has seen no gradient yet; `specs` say where its `decay` pulls.
     ///
     /// # Errors
     /// If the device cannot hold them in one piece.
     ///
     /// # Panics
     /// If there is no parameter.
-    pub fn new(
-        weight_decay: f64,
-        decay: Decay,
-        specs: &ParameterSpecs,
-        parameters: &Parameters<B>,
-    ) -> Result<Self> {
+    pub fn new(config: &TrainConfig, specs: &ParameterSpecs, parameters: &Parameters<B>) -> Result<Self> {
+        let TrainConfig { weight_decay, decay, .. } = *config;
         let pull = |name: &str| specs.get(name).map_or_else(Pull::default, |spec| decay.pull(spec));
         // Those that are treated alike lie side by side.
         let mut matrices: Vec<_> =
@@ -54,6 +49,8 @@ impl<B: ModelBackend> Optimizer<B> {
             exp_avg_sq: zeros(),
         };
         Ok(Self {
+            betas: [config.adam_beta1 as f32, config.adam_beta2 as f32],
+            eps: config.adam_epsilon as f32,
             weight_decay,
             matrices: matrices.into_iter().map(|(pull, ..)| (pull, 0)).collect(),
             layout: Arc::new(layout),
@@ -111,9 +108,9 @@ impl<B: ModelBackend> Optimizer<B> {
             ranges.push(AdamWRange {
                 numbers: place.from..end,
                 lr: lr as f32,
-                betas: BETAS,
-                eps: EPS,
-                bias_corrections: BETAS.map(|beta| 1.0 - beta.powi(updates as i32)),
+                betas: self.betas,
+                eps: self.eps,
+                bias_corrections: self.betas.map(|beta| 1.0 - beta.powi(updates as i32)),
                 kept: if pull == Pull::Nowhere { 1.0 } else { (1.0 - decay) as f32 },
                 clip_factor,
                 diagonal,

@@ -10,7 +10,8 @@ use super::{
     Recompute, Reduce, RunSettings, Teacher, TrainConfig, phases, read_checkpoint,
 };
 use crate::agents::{AdapterScope, Base, Objective, Team, TeamModel};
-use crate::backbone::{ParameterGroup, ParameterSpecs, Parameters};
+use crate::backbone::{AdapterLayout, ParameterGroup, ParameterSpecs, Parameters};
+use crate::checkpoint::target_modules::LM_HEAD;
 use crate::error::{Error, Result};
 use crate::inference::Writing;
 use crate::text::TokenizedSample;
@@ -51,9 +52,17 @@ impl<B: ModelBackend> Trainer<B> {
     pub fn new(config: TrainConfig, model: TeamModel<B>, parameters: Parameters<B>) -> Result<Self> {
         config.validate()?;
         config.check_team(&model.layout.config)?;
-        if model.layout.adapters.adapters.values().any(|a| a.config.lora_dropout > 0.0) {
+        let drops_at_head =
+            |a: &AdapterLayout| a.config.lora_dropout > 0.0 && a.modules.contains_key(LM_HEAD);
+        if model.layout.adapters.adapters.values().any(drops_at_head) {
             return Err(Error::invalid(
-                "lora_dropout is not supported: set it to 0 in adapter_config.json to train this adapter",
+                "lora_dropout is not supported where `lm_head` is among target_modules: set it to 0 to train such an adapter",
+            ));
+        }
+        if model.layout.adapters.adapters.values().any(|a| !a.config.modules_to_save.is_empty()) {
+            return Err(Error::invalid(
+                "the field `modules_to_save` of adapter_config.json is set, but whole modules are not trained here: merge the adapter, and \
+                 train on the merged model",
             ));
         }
         if parameters.is_empty() {
@@ -79,7 +88,7 @@ impl<B: ModelBackend> Trainer<B> {
             answers = Some(TeacherAnswers::new(teacher.clone(), config.teacher_tokens));
             objective = Box::new(Distillation::new(teacher, config.distill_weight));
         }
-        let optimizer = Optimizer::new(config.weight_decay, config.decay, &specs, &parameters)?;
+        let optimizer = Optimizer::new(&config, &specs, &parameters)?;
         let parameters = optimizer.parameters();
         Ok(Self {
             outer: model.to_autodiff(),

@@ -134,8 +134,7 @@ impl<B: ModelBackend> Golden<B> {
         config.validate().unwrap();
         let backbone = ModelFiles::open(model).unwrap().load::<B>(device, precision).unwrap();
         let adapter = folder(name).join("adapter");
-        let (adapters, mut parameters) =
-            AdapterSet::read(&adapter, Some(scope), &config, &backbone.config, device).unwrap();
+        let (adapters, mut parameters) = AdapterSet::read(&adapter, Some(scope), &config, &backbone).unwrap();
         if scope == AdapterScope::PerRole {
             parameters = refilled_per_role(&adapters, &parameters, &input);
         }

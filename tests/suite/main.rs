@@ -15,6 +15,7 @@ mod gradients;
 mod inputs;
 mod merge;
 mod message_dtype;
+mod models;
 mod objectives;
 mod operations;
 mod outside;

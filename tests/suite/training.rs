@@ -243,7 +243,8 @@ impl Job for Decays {
         let still: Parameters<B> = names.iter().map(|n| (n.to_string(), value().zeros_like())).collect();
         // Without a gradient what is left of an update is the decay: a tenth of the way to where it pulls.
         let after = |decay| {
-            let mut optimizer = Optimizer::new(0.5, decay, &specs, &parameters).unwrap();
+            let config = TrainConfig { weight_decay: 0.5, decay, ..TrainConfig::default() };
+            let mut optimizer = Optimizer::new(&config, &specs, &parameters).unwrap();
             let mut gradient = FlatGradient::new(optimizer.layout().clone(), &device);
             gradient.add(&still);
             optimizer.step(0.2, &gradient, 1.0);
