@@ -64,7 +64,9 @@ impl Kind {
     /// Writes the model to `dir/model` and the adapter to `dir/adapter`.
     fn write(&self, dir: &Path) {
         let [model, adapter] = ["model", "adapter"].map(|name| dir.join(name));
-        [&model, &adapter].map(|dir| fs::create_dir(dir).unwrap());
+        for dir in [&model, &adapter] {
+            fs::create_dir(dir).unwrap();
+        }
         fs::write(model.join("config.json"), self.config.to_string()).unwrap();
         fs::write(adapter.join("adapter_config.json"), self.adapter.to_string()).unwrap();
         let own = |(name, shape): (&String, &Vec<usize>)| (name.clone(), filled(name, shape.clone()));
