@@ -49,7 +49,7 @@ pub fn gguf(data: &[u8]) {
     let path = file("model.gguf", data);
     let Ok(weights) = GgufWeights::open(&path) else { return };
     read_all(&weights);
-    if let Ok(config) = BackboneConfig::from_gguf(&path, weights.content()) {
+    if let Ok(config) = BackboneConfig::from_gguf(&weights) {
         sensible(&config);
     }
     if let Ok(tokenizer) = Tokenizer::from_gguf(&path, weights.content())

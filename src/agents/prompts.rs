@@ -262,7 +262,7 @@ impl PromptBuilder {
     }
 
     /// The token ids of `sample`'s prompt for agent `index`, which found the texts of `inbox`: sender and token ids. In pre-tokenised
-    /// data they stand before the prompt.
+    /// data they stand before the prompt. `vocab_size` is the number of embeddings.
     ///
     /// # Errors
     /// As [`PromptBuilder::build`].
@@ -272,6 +272,7 @@ impl PromptBuilder {
         sample: &TokenizedSample,
         index: usize,
         inbox: &[(usize, Vec<u32>)],
+        vocab_size: usize,
     ) -> Result<Vec<u32>> {
         let own = || sample.prompts[index].clone();
         match (&sample.source, &self.tokenizer) {
@@ -283,9 +284,12 @@ impl PromptBuilder {
                 let inbox = inbox.iter().map(text).collect::<Result<Vec<_>>>()?;
                 let context = self.context(source, &inbox);
                 let prompted = self.messages_after(&context, path, source, index, &inbox)?;
-                self.encode_prompt(tokenizer, &prompted.messages, source).map_err(|e| {
-                    Error::line(path, sample.line, format!("agent `{}`: {e}", self.names[index]))
-                })
+                let name = &self.names[index];
+                let of_agent = |e| Error::line(path, sample.line, format!("agent `{name}`: {e}"));
+                let ids = self.encode_prompt(tokenizer, &prompted.messages, source).map_err(of_agent)?;
+                check_ids(&format!("the prompt of agent `{name}`"), &ids, vocab_size)
+                    .map_err(|m| Error::line(path, sample.line, m))?;
+                Ok(ids)
             }
             _ => Ok(inbox.iter().flat_map(|(_, ids)| ids.iter().copied()).chain(own()).collect()),
         }

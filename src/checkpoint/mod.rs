@@ -4,10 +4,12 @@ mod adapter_config;
 mod candle_error;
 mod fingerprint;
 pub(crate) mod gguf;
+mod gguf_parts;
 pub(crate) mod hash;
 pub mod hub;
 pub mod peft;
 mod safetensors;
+mod saved_modules;
 pub mod target_modules;
 mod weights;
 
@@ -21,6 +23,7 @@ pub use safetensors::{
     NamedTensors, SafetensorsWeights, StoredType, read_safetensors, write_safetensors, write_tensors,
 };
 pub(crate) use safetensors::{RawTensor, read_raw, read_safetensors_metadata, write_raw};
+pub(crate) use saved_modules::SavedModules;
 pub use target_modules::TargetModules;
 pub use weights::Weights;
-pub(crate) use weights::{WeightTable, first_non_finite};
+pub(crate) use weights::{EMBEDDING, HEAD, WeightTable, first_non_finite};

@@ -106,9 +106,17 @@ impl Session {
             Some(model) => model,
             None => {
                 let known = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.as_str());
-                Arc::new(read_model(&config, known, resolve)?)
+                let files = read_model(&config, known, resolve)?;
+                Arc::new(match &adapter {
+                    Some(dir) => files.with_saved_modules(dir)?,
+                    None => files,
+                })
             }
         };
+        if adapter.is_none() && model.is_replaced() {
+            let why = "modules of the model were replaced by those of an adapter (`modules_to_save`); open it anew without";
+            return Err(Error::invalid(why));
+        }
         if let (Some(dir), Some(origin)) = (&adapter, &origin) {
             compare_base(dir, &origin.base, &model)?;
         }

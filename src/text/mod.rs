@@ -1,5 +1,6 @@
 //! From files to token ids: tokenizer, chat template, data lines.
 
+mod added_tokens;
 mod chat;
 mod data;
 mod gguf_tokenizer;

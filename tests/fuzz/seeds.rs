@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use diffmas::agents::TeamConfig;
-use diffmas::backbone::{KeyValues, Positions, WeightDtype};
+use diffmas::backbone::{KeyValues, Positions, Precision, WeightDtype};
 use diffmas::backends::{Flex, KeyValueBlock};
 use diffmas::bench::{
     BenchConfig, BenchRecord, Column, ColumnEvent, Measurement, ModelRecord, Run, Shape, Work,
@@ -23,7 +23,7 @@ fn bench() -> Vec<u8> {
     let model = ModelRecord::new("m", true, &Shape::Smollm2_135m.config());
     let mut record = BenchRecord::new(model, BenchConfig::default());
     for (backend, dtype) in [("flex", WeightDtype::F32), ("vulkan", WeightDtype::Bf16)] {
-        let mut column = Column::new(backend, dtype);
+        let mut column = Column::new(backend, Precision::stored(dtype));
         column.add(ColumnEvent::Measured { measurement: Measurement::new(Work::Prefill, &runs) });
         column.add(ColumnEvent::Skipped { work: Work::LatentStep, reason: "too long".into() });
         column.add(ColumnEvent::Failed { reason: "out of memory".into() });

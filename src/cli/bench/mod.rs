@@ -5,7 +5,7 @@ mod child;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::backbone::WeightDtype;
+use diffmas::backbone::{ComputeDtype, WeightDtype};
 use diffmas::backends::{BackendKind, DeviceError};
 use diffmas::bench::{
     BenchConfig, BenchModel, BenchRecord, Column, ColumnEvent, ColumnRequest, Comparison, ModelRecord, Shape,
@@ -20,7 +20,7 @@ use super::{fetch, interrupt, output, verbosity};
 
 /// What stands below the help.
 pub const AFTER_HELP: &str = "\
-A backend and a type of weights are a column of the table, measured in a process of its own. Lists are separated by commas.
+A backend, a type of weights and a precision are a column of the table, measured in a process of its own. Lists are separated by commas.
 
 Example: diffmas bench --shape smollm2-135m --backend flex --output bench";
 
@@ -44,9 +44,12 @@ pub struct BenchCommand {
     /// Which of the backend's devices, by its number in `diffmas devices` [0]
     #[arg(long, value_name = "N", alias = "device-index", help_heading = "Device")]
     device: Option<usize>,
-    /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, auto]
+    /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, q8, q4, auto]
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Device")]
     dtype: Vec<WeightDtype>,
+    /// What products with them are computed in; what a backend does not have is left out [f32; tf32, bf16, f16]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Device")]
+    precision: Vec<ComputeDtype>,
     /// What is timed, beside loading [all: first-token, prefill, latent-step, decode, train]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = one_of::<WorkKind>(), hide_possible_values = true, help_heading = "Work")]
     works: Vec<WorkKind>,
@@ -101,12 +104,16 @@ impl BenchCommand {
         let mut bench = Bench { record, against, lock };
         let dtypes = given(&self.dtype, vec![WeightDtype::F32, WeightDtype::Bf16]);
         let mut requests = Vec::new();
+        let precisions = given(&self.precision, vec![ComputeDtype::F32]);
         for backend in backends {
-            requests.extend(once(&dtypes).map(|dtype| ColumnRequest {
+            let numbers =
+                once(&dtypes).flat_map(|dtype| once(&precisions).map(move |precision| (dtype, precision)));
+            requests.extend(numbers.map(|(dtype, precision)| ColumnRequest {
                 model: model.clone(),
                 backend: backend.name().into(),
                 device: self.device,
                 dtype,
+                precision,
                 config: bench.record.settings.clone(),
                 named: !self.backend.is_empty(),
             }));
@@ -230,7 +237,7 @@ impl Bench<'_> {
 
 /// A column, with a line of progress for each work; until all is done or the user asks to stop.
 fn measured(request: &ColumnRequest) -> Result<Column> {
-    let mut column = Column::new(request.backend.clone(), request.dtype);
+    let mut column = Column::new(request.backend.clone(), request.numbers());
     let name = column.name();
     child::run(request, |event| {
         match &event {

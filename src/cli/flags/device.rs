@@ -17,10 +17,10 @@ pub struct DeviceFlags {
     /// Which of the backend's devices, by its number in `diffmas devices` [0]
     #[arg(long, value_name = "N", alias = "device-index")]
     pub device: Option<usize>,
-    /// How the model's weights are stored: auto is as the file has them, where the backend can [f32; bf16, f16, auto]
+    /// How the model's weights are stored: auto is as the file has them, where the backend can [f32; bf16, f16, q8, q4, auto]
     #[arg(long, value_name = "TYPE", value_parser = offered::<WeightDtype>(), hide_possible_values = true)]
     pub dtype: Option<WeightDtype>,
-    /// What is computed in [f32, the only one]
+    /// What products of weights with many positions are computed in, where the device can [f32; tf32, bf16, f16]
     #[arg(long, value_name = "TYPE", value_parser = offered::<ComputeDtype>(), hide_possible_values = true)]
     pub precision: Option<ComputeDtype>,
     /// Data lines that run together [8]

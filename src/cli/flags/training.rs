@@ -42,6 +42,15 @@ pub struct TrainingFlags {
     /// Decoupled weight decay [0]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
     pub weight_decay: Option<f64>,
+    /// Decay of AdamW's mean of gradients [0.9]
+    #[arg(long, value_name = "BETA1", value_parser = number, allow_negative_numbers = true)]
+    pub adam_beta1: Option<f64>,
+    /// Decay of AdamW's mean of squared gradients [0.999]
+    #[arg(long, value_name = "BETA2", value_parser = number, allow_negative_numbers = true)]
+    pub adam_beta2: Option<f64>,
+    /// What AdamW adds to the root of that mean [1e-8]
+    #[arg(long, value_name = "EPSILON", value_parser = number, allow_negative_numbers = true)]
+    pub adam_epsilon: Option<f64>,
     /// What weight decay pulls on: everything; or as in transformers' Trainer, which spares biases and norms, and with them gates,
     /// embeddings and queries, and pulls the learned feed towards the identity [all, hf]
     #[arg(long, value_parser = offered::<Decay>(), hide_possible_values = true)]
