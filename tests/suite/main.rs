@@ -14,6 +14,7 @@ mod golden;
 mod gradients;
 mod inputs;
 mod limits;
+mod lora_dropout;
 mod merge;
 mod message_dtype;
 mod models;

@@ -115,7 +115,8 @@ impl Meta<'_> {
 
     fn rope_scaling(&self, theta: f64, head_dim: usize) -> Result<RopeScaling> {
         const FACTORS: &str = "rope_freqs.weight";
-        let linear = |factor: Option<f64>| factor.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor });
+        let linear =
+            |factor: Option<f64>| factor.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor });
         let scaling = match self.value("rope.scaling.type") {
             None => linear(self.number("rope.scale_linear")?.filter(|factor| *factor != 1.0)),
             Some(Value::String(kind)) if kind == "none" => RopeScaling::None,
@@ -245,7 +246,9 @@ mod tests {
         ];
         assert_eq!(read(&fields, None).unwrap().rope.scaling, RopeScaling::yarn(4.0, 2048));
         let more = [&fields[..], &[("llama.rope.scaling.attn_factor", Some(Value::F32(2.0)))]].concat();
-        assert!(read(&more, None).unwrap_err().to_string().contains("`llama.rope.scaling.attn_factor` is set"));
+        assert!(
+            read(&more, None).unwrap_err().to_string().contains("`llama.rope.scaling.attn_factor` is set")
+        );
         let error = read(&fields, Some(&[2.0; 8])).unwrap_err().to_string();
         assert!(error.contains("`rope_freqs.weight` scales"), "{error}");
     }
