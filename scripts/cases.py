@@ -21,10 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 OPEN = {
     "cases": {
         "61": "a GGUF file without its pre-tokenizer: refused, since wrong ids would go unnoticed",
-        "72": "messages whose content is a list of parts",
-        "73": "messages without content",
-        "75": "answers that are numbers",
-        "80": "NaN as a number of a data line",
     },
     "hostile": {
         "01": "its check looks for a file that the input itself brings",

@@ -271,6 +271,10 @@ impl BackendKind {
         if self == Self::Cuda {
             return quietly(crate::cuda::compiler).flatten().map(drop).map_err(|reason| self.missing(reason));
         }
+        #[cfg(feature = "flex")]
+        if self == Self::Flex {
+            return crate::flex::check_instructions().map_err(|reason| self.missing(reason));
+        }
         Ok(())
     }
 

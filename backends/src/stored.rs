@@ -4,9 +4,9 @@ use std::fmt;
 use std::ops::Range;
 
 use burn::tensor::Bytes;
-use candle_core::Device;
-use candle_core::quantized::GgmlDType;
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -24,6 +24,13 @@ pub enum StoredDtype {
 }
 
 impl StoredDtype {
+    /// Blocks of 32 signed bytes and a scale (GGUF's Q8_0): 8.5 bits a number.
+    pub const Q8_0: Self = Self::Blocks(BlockFormat(GgmlDType::Q8_0));
+    /// Blocks of 32 numbers of 4 bits and a scale (GGUF's Q4_0): 4.5 bits a number.
+    pub const Q4_0: Self = Self::Blocks(BlockFormat(GgmlDType::Q4_0));
+    /// Blocks of 32 numbers of 4 bits, a scale and a least number (GGUF's Q4_1): 5 bits a number.
+    pub const Q4_1: Self = Self::Blocks(BlockFormat(GgmlDType::Q4_1));
+
     /// Numbers that are written together: 1, or as many as a block holds.
     pub fn block_values(self) -> usize {
         match self {
@@ -71,10 +78,11 @@ impl StoredDtype {
         Ok(())
     }
 
-    /// Rounds `values` to the nearest numbers of a type without blocks, ties to even, as bytes in the machine's order.
+    /// Rounds `values` to the nearest numbers of the type, ties to even, as bytes in the machine's order; whole blocks as llama.cpp quantises
+    /// them without weights of importance.
     ///
     /// # Panics
-    /// If the type has blocks, or the lengths do not fit.
+    /// If the lengths do not fit, or candle does not quantise to the blocks.
     pub fn narrow(self, values: &[f32], out: &mut [u8]) {
         assert_eq!(self.bytes(values.len()), Some(out.len()), "as many bytes as the numbers take");
         match self {
@@ -87,7 +95,7 @@ impl StoredDtype {
                 let out = out.chunks_exact_mut(2).zip(values);
                 out.for_each(|(out, v)| out.copy_from_slice(&f16::from_f32(*v).to_bits().to_ne_bytes()));
             }
-            Self::Blocks(format) => panic!("nothing is quantised to {format} here"),
+            Self::Blocks(format) => format.quantise(values, out).expect("a format that is quantised to"),
         }
     }
 }
@@ -116,7 +124,7 @@ impl From<GgmlDType> for StoredDtype {
 
 /// One of GGUF's formats of quantised blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockFormat(GgmlDType);
+pub struct BlockFormat(pub(crate) GgmlDType);
 
 /// Why blocks cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +132,13 @@ pub struct BlockFormat(GgmlDType);
 pub struct BlockError(#[from] pub candle_core::Error);
 
 impl BlockFormat {
+    /// Quantises `values`, whole blocks, to `out`.
+    fn quantise(self, values: &[f32], out: &mut [u8]) -> Result<(), BlockError> {
+        let values = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
+        out.copy_from_slice(&QTensor::quantize(&values, self.0)?.data()?);
+        Ok(())
+    }
+
     /// Dequantises `bytes`, whole blocks, to `out`.
     fn dequantise(self, bytes: &[u8], out: &mut [f32]) -> Result<(), BlockError> {
         // candle reads the blocks in place as structs, which must be aligned.

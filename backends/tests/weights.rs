@@ -10,7 +10,8 @@ use diffmas_backends::{
 };
 
 const FORMATS: [StoredDtype; 3] = [StoredDtype::F32, StoredDtype::Bf16, StoredDtype::F16];
-const BLOCKS: [GgmlDType; 3] = [GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K];
+const BLOCKS: [GgmlDType; 5] =
+    [GgmlDType::Q8_0, GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q4K, GgmlDType::Q6K];
 
 /// Numbers between −1 and 1 that differ with `seed`.
 fn numbers(seed: u64, n: usize) -> Vec<f32> {
@@ -150,31 +151,69 @@ fn operations_on_any_format_agree_on_ndarray() {
     gradients_agree::<burn::backend::NdArray>();
 }
 
+/// Numbers of a random batch: which rows of `among`, at least one.
+#[cfg(feature = "flex")]
+fn some_rows(seed: u64, among: usize) -> std::ops::Range<usize> {
+    let [from, count] = numbers(seed, 2)[..] else { unreachable!() };
+    let below = |x: f32, n: usize| ((x + 1.0) / 2.0 * n as f32) as usize % n;
+    let from = below(from, among);
+    from..from + 1 + below(count, among - from)
+}
+
 #[cfg(feature = "flex")]
 #[test]
-fn a_row_of_a_product_with_a_narrow_weight_does_not_depend_on_the_rows_beside_it() {
+fn a_row_of_a_product_does_not_depend_on_the_rows_beside_it_or_on_threads() {
     use diffmas_backends::Flex;
-    type Product<'a> = dyn Fn(Tensor<Flex, 2>) -> Tensor<Flex, 2> + 'a;
-    for Case { what, matrix, .. } in cases([9_000, 256]) {
-        let weight = Flex::frozen_weight(matrix, WeightUse::Layer, &Default::default());
-        let (x, y) = (tensor::<Flex, 2>(1, [40, 256]), tensor::<Flex, 2>(2, [40, 9_000]));
-        let forward = |x| Flex::frozen_linear(x, &weight, None, None);
-        let transposed = |y| Flex::frozen_transposed(y, &weight);
-        let ways: [(&str, &Product, &Tensor<Flex, 2>); 2] =
-            [("forward", &forward, &x), ("transposed", &transposed, &y)];
-        for (way, f, input) in ways {
-            let all = f(input.clone());
-            let width = all.dims()[1];
-            let all = all.into_data();
-            for (from, n) in [(0, 1), (7, 2), (11, 20)] {
-                let some = f(input.clone().slice_dim(0, from..from + n)).into_data();
-                assert!(
-                    some.as_slice::<f32>().unwrap()
-                        == &all.as_slice::<f32>().unwrap()[from * width..(from + n) * width],
-                    "{what}, {way}: rows {from} to {}",
-                    from + n
-                );
+    type Product<'a> = dyn Fn(Tensor<Flex, 2>) -> Tensor<Flex, 2> + Sync + 'a;
+    const ROWS: usize = 60;
+    let bits = |t: Tensor<Flex, 2>| t.into_data().iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
+    for (shape, used) in [[65, 70], [600, 256]]
+        .into_iter()
+        .flat_map(|shape| [WeightUse::Layer, WeightUse::Table].map(|used| (shape, used)))
+    {
+        let [out, cols] = shape;
+        let (a, b) = (tensor::<Flex, 2>(4, [3, cols]), tensor::<Flex, 2>(5, [out, 3]));
+        let (bias, lora) = (tensor::<Flex, 1>(3, [out]), Some(LoraRef { a: &a, b: &b, scaling: 0.7 }));
+        let (x, y) = (tensor::<Flex, 2>(1, [ROWS, cols]), tensor::<Flex, 2>(2, [ROWS, out]));
+        for Case { what, matrix, .. } in cases(shape) {
+            let weight = Flex::frozen_weight(matrix, used, &Default::default());
+            let forward = |x| Flex::frozen_linear(x, &weight, Some(&bias), lora);
+            let transposed = |y| Flex::frozen_transposed(y, &weight);
+            let gradient = |y: Tensor<Flex, 2>| {
+                let x = Tensor::ones([y.dims()[0], cols], &Default::default());
+                Flex::frozen_linear_backward(y, Some(x), &weight, lora, true).0.unwrap()
+            };
+            let ways: [(&str, &Product, &Tensor<Flex, 2>); 3] =
+                [("forward", &forward, &x), ("transposed", &transposed, &y), ("gradient", &gradient, &y)];
+            for (way, f, input) in ways {
+                let all = bits(f(input.clone()));
+                let width = all.len() / ROWS;
+                for seed in 0..12 {
+                    let rows = some_rows(seed, ROWS);
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads([1, 2, 5][seed as usize % 3]);
+                    let some =
+                        pool.build().unwrap().install(|| bits(f(input.clone().slice_dim(0, rows.clone()))));
+                    let alike = some == all[rows.start * width..rows.end * width];
+                    assert!(alike, "{what}, {used:?}, {way}: rows {rows:?}");
+                }
             }
         }
+    }
+}
+
+/// Runs tests of this file once more with each kind of instructions that the processor has.
+#[cfg(feature = "flex")]
+#[test]
+fn every_kind_of_instructions_passes_these_tests() {
+    let kinds = diffmas_backends::cpu_instructions();
+    for kind in kinds.iter().filter(|_| std::env::var_os("DIFFMAS_CPU").is_none()) {
+        let again = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "operations_on_any_format_agree_on_flex"])
+            .arg("a_row_of_a_product_does_not_depend_on_the_rows_beside_it_or_on_threads")
+            .env("DIFFMAS_CPU", kind)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&again.stdout);
+        assert!(again.status.success() && said.contains("2 passed"), "{kind}: {said}");
     }
 }

@@ -3,9 +3,9 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::model::{last_position, prefill, read_on};
+use super::model::{last_position, prefill};
 use super::{AdapterScope, AgentPlan, Embedded, FeedKind, Team, TeamBatch, TeamLayout, TeamPlan};
-use crate::backbone::{Backbone, KeyValues, RowKeys};
+use crate::backbone::{Backbone, GrowingKeyValues, KeyValues, Positions, RowKeys};
 use crate::communication::{Context, Message, ReceivedMessages, Rollout};
 
 impl<B: ModelBackend> Team<B> {
@@ -192,15 +192,14 @@ impl<B: ModelBackend> Team<B> {
         let mut h = last_position(hidden.clone(), batch);
         let mut latents = vec![h.clone()];
         let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&prompt]).collect();
-        let mut latent: Option<KeyValues<B>> = None;
+        let mut latent = GrowingKeyValues::new(batch, seen.len());
         for valid in seen {
-            let z = Embedded { x: self.next_input(agents, h, backbone), batch, valid };
-            let (hidden, grown) = read_on(backbone, z, &past, latent.as_ref(), context.hook(), &mut next);
-            h = hidden;
+            let z = self.next_input(agents, h, backbone);
+            let at = Positions::issue(&valid, &mut next);
+            h = backbone.forward_growing(z, &at, &past, &mut latent, context.hook());
             latents.push(h.clone());
-            latent = Some(grown);
         }
-        Stepped { prompt, hidden, latent, latents, next }
+        Stepped { prompt, hidden, latent: latent.into_key_values(), latents, next }
     }
 
     /// Stage I of all upstream agents that send something: what the final agent finds.

@@ -38,7 +38,7 @@ pub struct Attention<B: ModelBackend> {
     pub o_proj: Linear<B>,
     /// Over each query head, Qwen3 only.
     pub q_norm: Option<RmsNorm<B>>,
-    /// Over each key head, Qwen3 only.
+    /// Over each key head, where there is one over queries.
     pub k_norm: Option<RmsNorm<B>>,
 }
 
@@ -63,8 +63,14 @@ impl<B: ModelBackend> Attention<B> {
         let keys = context.dropout_keys.as_deref();
         // 1. project, norm where the family does, rotate: q [B, t, H, d], k and v [B, G, t, d]
         let [q, key, value] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x, keys);
-        let (q, key) = (by_head(q, h, d, &self.q_norm), by_head(key, g, d, &self.k_norm));
-        let [q, key] = B::rotary_all([q, key], &context.cos, &context.sin);
+        let heads = [q.reshape([n, h, d]), key.reshape([n, g, d])];
+        let [q, key] = match [&self.q_norm, &self.k_norm] {
+            [Some(q_norm), Some(k_norm)] => {
+                let norms = [q_norm, k_norm].map(RmsNorm::of_heads);
+                B::normed_rotary_all(heads, norms, &context.cos, &context.sin)
+            }
+            _ => B::rotary_all(heads, &context.cos, &context.sin),
+        };
         let q = q.reshape([b, t, h, d]);
         let key = key.reshape([b, t, g, d]).swap_dims(1, 2);
         let value = value.reshape([b, t, g, d]).swap_dims(1, 2);
@@ -93,8 +99,11 @@ impl<B: ModelBackend> Attention<B> {
         keys: Vec<Tensor<B, 4>>,
     ) -> Tensor<B, 4> {
         let (h, device) = (config.num_attention_heads, x.device());
-        let q = by_head(self.q_proj.forward(x), h, config.head_dim, &self.q_norm);
-        let q = B::rotary(q, &context.cos, &context.sin);
+        let q = self.q_proj.forward(x).reshape([context.batch * context.len, h, config.head_dim]);
+        let [q] = match &self.q_norm {
+            Some(norm) => B::normed_rotary_all([q], [norm.of_heads()], &context.cos, &context.sin),
+            None => B::rotary_all([q], &context.cos, &context.sin),
+        };
         let q = q.reshape([context.batch, context.len, h, config.head_dim]).swap_dims(1, 2);
         let scores = keys.into_iter().map(|keys| {
             let [b, g, n, d] = keys.dims();
@@ -125,20 +134,6 @@ impl<B: ModelBackend> Attention<B> {
 /// `1 / √d`
 fn scale(d: usize) -> f64 {
     (d as f64).powf(-0.5)
-}
-
-/// Queries or keys by head, normalised where the family does: `[N, heads·d]` → `[N, heads, d]`
-fn by_head<B: ModelBackend>(
-    x: Tensor<B, 2>,
-    heads: usize,
-    d: usize,
-    norm: &Option<RmsNorm<B>>,
-) -> Tensor<B, 3> {
-    let n = x.dims()[0];
-    match norm {
-        Some(norm) => norm.forward(x.reshape([n * heads, d])).reshape([n, heads, d]),
-        None => x.reshape([n, heads, d]),
-    }
 }
 
 #[cfg(all(test, feature = "flex"))]

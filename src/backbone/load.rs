@@ -8,7 +8,6 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::{ModelBackend, WeightUse};
 
-use super::limits::{self, Planned};
 use super::tensors::expected;
 use super::{
     Attention, Backbone, BackboneConfig, Block, Linear, Mlp, OpenedWith, Precision, RmsNorm, RotaryEmbedding,
@@ -106,20 +105,14 @@ impl ModelFiles {
     /// Reads the weights onto `device`: matrices in Hugging Face's `[out, in]` layout as `precision` says, norms and biases as f32.
     ///
     /// # Errors
-    /// Naming tensors that are missing, left over, of another shape, not finite or too large, or that the device cannot keep such numbers or
-    /// matrices of such a size.
+    /// Naming tensors that are missing, left over, of another shape, not finite or too large for their type, or that the device cannot keep or
+    /// multiply such numbers.
     pub fn load<B: ModelBackend>(&self, device: &B::Device, precision: Precision) -> Result<Backbone<B>> {
         precision.check::<B>(device)?;
         let c = &self.config;
         let table = WeightTable::new(self.weights.as_ref());
         let expected = expected(c);
         table.require(&expected)?;
-        let matrices = expected.iter().filter_map(|(name, shape)| {
-            let dtype = precision.of::<B>(self.weights.dtype(name), device);
-            let multiplied = c.tie_word_embeddings || name != EMBEDDING;
-            Some(Planned { name, shape: shape.as_slice().try_into().ok()?, dtype, multiplied })
-        });
-        limits::check::<B>(matrices, device)?;
         let mut read =
             Reader { files: self, table, shapes: expected.into_iter().collect(), precision, device };
         let embed_tokens: B::Weight = read.weight(EMBEDDING, WeightUse::Table)?;
@@ -173,8 +166,9 @@ struct Reader<'a, B: Backend> {
 impl<B: ModelBackend> Reader<'_, B> {
     fn weight(&mut self, name: &str, used: WeightUse) -> Result<B::Weight> {
         let shape: [usize; 2] = self.shapes[name].as_slice().try_into().expect("two dimensions");
-        let dtype = self.precision.of::<B>(self.files.weights.dtype(name), self.device);
-        Ok(B::frozen_weight(self.table.take_matrix(name, shape, dtype)?, used, self.device))
+        let dtype = self.precision.of::<B>(self.files.weights.dtype(name), shape[1], self.device);
+        let weight = B::frozen_weight(self.table.take_matrix(name, shape, dtype)?, used, self.device);
+        Ok(B::multiplied_in(weight, self.precision.compute.products()))
     }
 
     fn vector(&mut self, name: &str) -> Result<Tensor<B, 1>> {

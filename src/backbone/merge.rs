@@ -77,6 +77,7 @@ pub fn merge(
             let from = base.join(name);
             fs::copy(&from, dir.join(name)).map_err(|error| Error::file(&from, error))?;
         }
+        copy_templates(base, dir)?;
         let shapes: Vec<_> = tensors.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
         let path = dir.join("model.safetensors");
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
@@ -91,6 +92,25 @@ pub fn merge(
         table.finish(config.tie_word_embeddings)
     })?;
     Ok(dtype)
+}
+
+/// The folder of chat templates beside the default one, as `transformers` names it.
+const TEMPLATES: &str = "additional_chat_templates";
+
+/// Copies the chat templates beside the default one.
+fn copy_templates(base: &Path, dir: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(base.join(TEMPLATES)) else { return Ok(()) };
+    for entry in entries {
+        let from = entry.map_err(|error| Error::file(base.join(TEMPLATES), error))?.path();
+        if let Some(name) =
+            from.file_name().filter(|_| from.is_file() && from.extension() == Some("jinja".as_ref()))
+        {
+            let to = dir.join(TEMPLATES);
+            let copied = fs::create_dir_all(&to).and_then(|()| fs::copy(&from, to.join(name)));
+            copied.map_err(|error| Error::file(&from, error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds `s·B·A` to the rows `values`, from row `first` on, of the weight `name`, `[out, in]`, where the adapter has factors for it.

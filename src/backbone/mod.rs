@@ -10,9 +10,9 @@ mod config;
 mod decode_cache;
 #[cfg(all(test, feature = "flex"))]
 mod fixtures;
+mod growing;
 mod hook;
 mod key_values;
-mod limits;
 mod linear;
 mod load;
 mod lora;
@@ -37,6 +37,7 @@ pub use attention::Attention;
 pub use block::Block;
 pub use config::{BackboneConfig, Family, RopeConfig, RopeScaling};
 pub use decode_cache::DecodeCache;
+pub use growing::GrowingKeyValues;
 pub use hook::{Passed, Recorder, ResidualHook};
 pub use key_values::KeyValues;
 pub use linear::Linear;

@@ -9,8 +9,8 @@ use diffmas_backends::{Autodiff, FrozenMatrix, HostMask, KeyValueBlock, ModelBac
 use super::attention::PassContext;
 use super::key_values::extended;
 use super::{
-    BackboneConfig, Block, DecodeCache, KeyValues, Linear, OpenedWith, Positions, Precision, Recorder,
-    ResidualHook, RmsNorm, RotaryEmbedding, RowKeys,
+    BackboneConfig, Block, DecodeCache, GrowingKeyValues, KeyValues, Linear, OpenedWith, Positions,
+    Precision, Recorder, ResidualHook, RmsNorm, RotaryEmbedding, RowKeys,
 };
 
 /// A frozen causal language model. Cloning shares all weights.
@@ -54,7 +54,7 @@ impl<B: ModelBackend> Backbone<B> {
     /// applied before each layer.
     ///
     /// Returns the hidden states after the final norm, and `tail` extended by the new positions. Keep what no longer grows in `past`, which
-    /// is read where it lies, since the tail is copied each time it grows.
+    /// is read where it lies, since the tail is copied; what grows step by step is [`GrowingKeyValues`].
     ///
     /// # Shapes
     /// `x [B·t, D]`, row-major over rows → `[B·t, D]`
@@ -81,6 +81,26 @@ impl<B: ModelBackend> Backbone<B> {
             block
         });
         (hidden, KeyValues { layers, positions: own })
+    }
+
+    /// Like [`Backbone::forward`] with the positions of `growing` for a tail, which the new ones then belong to.
+    ///
+    /// # Shapes
+    /// `x [B·t, D]`, row-major over rows → `[B·t, D]`
+    ///
+    /// # Panics
+    /// If rows or lengths of the arguments do not fit together.
+    pub fn forward_growing(
+        &self,
+        x: Tensor<B, 2>,
+        positions: &Positions,
+        past: &[&KeyValues<B>],
+        growing: &mut GrowingKeyValues<B>,
+        hook: Option<&dyn ResidualHook<B>>,
+    ) -> Tensor<B, 2> {
+        growing.extend(positions);
+        let own = growing.positions().clone();
+        self.pass(0..self.layers.len(), x, positions, past, &own, hook, |l, new| growing.append(l, new))
     }
 
     /// Like [`Backbone::forward`] with the positions of `cache` for a tail, which are extended in place.
@@ -290,6 +310,26 @@ mod tests {
             }
             past.push(own);
         }
+    }
+
+    #[test]
+    fn what_grows_holds_what_a_tail_would() {
+        let model = backbone();
+        let (mut growing, mut tail) = (GrowingKeyValues::new(2, 3), None);
+        let mut next = [3, 4];
+        // More than there is room for.
+        for step in 0..5u32 {
+            let at = Positions::issue(&[true; 2], &mut next);
+            let x = model.embed(&[step, 10 - step]);
+            let got = model.forward_growing(x.clone(), &at, &[], &mut growing, None);
+            let (want, grown) = model.forward(x, &at, &[], tail.as_ref(), None);
+            assert_eq!(numbers(&got), numbers(&want));
+            tail = Some(grown);
+        }
+        let (got, want) = (growing.into_key_values().unwrap(), tail.unwrap());
+        assert_eq!(got.positions, want.positions);
+        assert_eq!(numbers(&got.layers[1].value), numbers(&want.layers[1].value));
+        assert!(GrowingKeyValues::<TestBackend>::new(2, 3).into_key_values().is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How base weights are stored, and what is computed in.
 
-use diffmas_backends::{ModelBackend, StoredDtype};
+use diffmas_backends::{ModelBackend, ProductDtype, StoredDtype};
 
 use crate::error::{Error, Result};
 
@@ -14,17 +14,27 @@ named_enum! {
         Bf16 = "bf16",
         /// 16 bits each, of which 5 are the exponent: nothing above 65504.
         F16 = "f16",
+        /// 8 bits each and 16 for every 32 of a row: GGUF's Q8_0.
+        Q8 = "q8",
+        /// 4 bits each and 16 for every 32 of a row: GGUF's Q4_0; Q4_1 where a file has that.
+        Q4 = "q4",
         /// As the file has them, quantised blocks too, where the backend can keep them; else f32.
         Auto = "auto",
     }
 }
 
 named_enum! {
-    /// What activations are computed in.
+    /// What products of base weights with many rows are computed in. They are summed in f32, and so is all else.
     ComputeDtype, "precision" {
         /// 32 bits.
         #[default]
         F32 = "f32",
+        /// NVIDIA's tensor cores: f32 with 10 bits of fraction in place of 23.
+        Tf32 = "tf32",
+        /// 16 bits, of which 8 are the exponent.
+        Bf16 = "bf16",
+        /// 16 bits, of which 5 are the exponent.
+        F16 = "f16",
     }
 }
 
@@ -33,7 +43,7 @@ named_enum! {
 pub struct Precision {
     /// How base weights are stored.
     pub weights: WeightDtype,
-    /// What activations are computed in.
+    /// What products with them are computed in.
     pub compute: ComputeDtype,
 }
 
@@ -43,35 +53,59 @@ impl Precision {
         Self { weights, ..Self::default() }
     }
 
-    /// Refuses a type of weights that `device` does not have.
+    /// Refuses types of weights and of products that `device` does not have.
     ///
     /// # Errors
     /// If it does not.
     pub(crate) fn check<B: ModelBackend>(self, device: &B::Device) -> Result<()> {
-        match self.weights.named() {
-            Some(dtype) if !B::keeps(dtype, device) => Err(Error::invalid(format!(
-                "dtype is {}, but this device of backend {} has no such numbers; f32 works everywhere, and auto takes what it can",
-                self.weights,
-                B::name(device)
-            ))),
-            _ => Ok(()),
+        let lacks = |field: &str, what: &str| {
+            Err(Error::invalid(format!("{field}, but this device of backend {} {what}", B::name(device))))
+        };
+        if self.weights.named(None).is_some_and(|dtype| !B::keeps(dtype, device)) {
+            let what = "has no such numbers; f32 works everywhere, and auto takes what it can";
+            return lacks(&format!("dtype is {}", self.weights), what);
         }
+        if !B::multiplies(self.compute.products(), device) {
+            let what = "does not multiply such numbers; `diffmas devices` tells what it does, and f32 works everywhere";
+            return lacks(&format!("precision is {}", self.compute), what);
+        }
+        Ok(())
     }
 
-    /// How a matrix that the file has as `stored` is kept on `device`.
-    pub(super) fn of<B: ModelBackend>(self, stored: Option<StoredDtype>, device: &B::Device) -> StoredDtype {
+    /// How a matrix of `columns` that the file has as `stored` is kept on `device`; f32 where a row would not be whole blocks.
+    pub(super) fn of<B: ModelBackend>(
+        self,
+        stored: Option<StoredDtype>,
+        columns: usize,
+        device: &B::Device,
+    ) -> StoredDtype {
         let kept = || stored.filter(|dtype| B::keeps(*dtype, device));
-        self.weights.named().or_else(kept).unwrap_or(StoredDtype::F32)
+        let wanted = self.weights.named(stored).or_else(kept);
+        wanted.filter(|dtype| dtype.bytes(columns).is_some()).unwrap_or(StoredDtype::F32)
+    }
+}
+
+impl ComputeDtype {
+    /// What the backend is told.
+    pub(crate) fn products(self) -> ProductDtype {
+        match self {
+            Self::F32 => ProductDtype::F32,
+            Self::Tf32 => ProductDtype::Tf32,
+            Self::Bf16 => ProductDtype::Bf16,
+            Self::F16 => ProductDtype::F16,
+        }
     }
 }
 
 impl WeightDtype {
-    /// The type that it names.
-    fn named(self) -> Option<StoredDtype> {
+    /// The type that it names, for numbers that the file has as `stored`.
+    fn named(self, stored: Option<StoredDtype>) -> Option<StoredDtype> {
         match self {
             Self::F32 => Some(StoredDtype::F32),
             Self::Bf16 => Some(StoredDtype::Bf16),
             Self::F16 => Some(StoredDtype::F16),
+            Self::Q8 => Some(StoredDtype::Q8_0),
+            Self::Q4 => stored.filter(|dtype| *dtype == StoredDtype::Q4_1).or(Some(StoredDtype::Q4_0)),
             Self::Auto => None,
         }
     }
@@ -84,8 +118,8 @@ mod tests {
     #[test]
     fn a_wrong_name_is_a_sentence_that_lists_the_right_ones() {
         let error = "bf61".parse::<WeightDtype>().unwrap_err().to_string();
-        assert_eq!(error, "unknown dtype `bf61`; did you mean `bf16`? (known: f32, bf16, f16, auto)");
-        let error = "bf16".parse::<ComputeDtype>().unwrap_err().to_string();
-        assert_eq!(error, "unknown precision `bf16`; known: f32");
+        assert_eq!(error, "unknown dtype `bf61`; did you mean `bf16`? (known: f32, bf16, f16, q8, q4, auto)");
+        let error = "bf61".parse::<ComputeDtype>().unwrap_err().to_string();
+        assert_eq!(error, "unknown precision `bf61`; did you mean `bf16`? (known: f32, tf32, bf16, f16)");
     }
 }

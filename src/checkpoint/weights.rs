@@ -176,13 +176,13 @@ impl<'a> WeightTable<'a> {
     }
 
     /// The matrix `name`, all finite, with its numbers written as `dtype`, and a note that it is used. Numbers that are stored so are handed
-    /// over as they are, others are widened or rounded a piece at a time.
+    /// over as they are, others are widened, rounded or quantised a piece at a time.
     ///
     /// # Errors
     /// As [`WeightTable::take`], and when `dtype` cannot hold a number.
     ///
     /// # Panics
-    /// If `dtype` has blocks and the matrix is not stored in these.
+    /// If a row is not made of whole blocks of `dtype`, or nothing is quantised to these and the matrix is not stored in them.
     pub fn take_matrix(&mut self, name: &str, shape: [usize; 2], dtype: StoredDtype) -> Result<StoredMatrix> {
         if dtype == StoredDtype::F32 {
             return Ok(StoredMatrix::from_f32(self.take(name, &shape)?, shape));
@@ -195,12 +195,19 @@ impl<'a> WeightTable<'a> {
             self.weights.read_bytes(name, bytemuck::cast_slice_mut(&mut words))?;
         } else {
             let narrow = |buffer: &mut Vec<f32>, (at, out): (usize, &mut [u16])| -> Result<()> {
-                let values = &mut buffer[..out.len()];
+                let out = bytemuck::cast_slice_mut::<u16, u8>(out);
+                let values = &mut buffer[..out.len() / dtype.block_bytes() * dtype.block_values()];
                 self.weights.read_values(name, at * CHUNK, values)?;
-                dtype.narrow(values, bytemuck::cast_slice_mut(out));
+                // A block may hide it.
+                if let Some(within) = first_non_finite(values) {
+                    return Err(self.not_finite(name, at * CHUNK + within, values[within]));
+                }
+                dtype.narrow(values, out);
                 Ok(())
             };
-            words.par_chunks_mut(CHUNK).enumerate().try_for_each_init(|| vec![0.0; CHUNK], narrow)?;
+            let piece = CHUNK / dtype.block_values() * dtype.block_bytes() / 2;
+            let pieces = words.par_chunks_mut(piece).enumerate();
+            first_error(pieces.map_init(|| vec![0.0; CHUNK], narrow))?;
         }
         let matrix = StoredMatrix::new(dtype, shape, Bytes::from_elems(words));
         self.check_finite(name, &matrix)?;
@@ -231,8 +238,7 @@ impl<'a> WeightTable<'a> {
                 None => Ok(()),
             }
         };
-        // The first of several, whichever thread comes to its own sooner.
-        bytes.par_chunks(size).enumerate().find_map_first(|piece| check(piece).err()).map_or(Ok(()), Err)
+        first_error(bytes.par_chunks(size).enumerate().map(check))
     }
 
     /// Says that value `at` of a tensor is not finite, or became so as `dtype`.
@@ -281,6 +287,11 @@ impl<'a> WeightTable<'a> {
     fn error(&self, message: String) -> Error {
         Error::file(self.weights.path(), message)
     }
+}
+
+/// The first of several errors, whichever thread comes to its own sooner.
+fn first_error(results: impl IndexedParallelIterator<Item = Result<()>>) -> Result<()> {
+    results.find_map_first(Result::err).map_or(Ok(()), Err)
 }
 
 /// Fills `out` with values that `read` gives by the place of the first of them, in parallel a chunk at a time.

@@ -9,6 +9,8 @@ use burn::tensor::backend::DTypeUsage;
 use candle_core::quantized::GgmlDType;
 use diffmas_backends::{BackendKind, DeviceError, DeviceInfo, Job, ModelBackend, StoredDtype};
 
+use crate::backbone::ComputeDtype;
+
 /// How long a driver may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -33,10 +35,12 @@ pub struct DeviceState {
 /// What a device can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Abilities {
-    /// How weights can be stored, by the names of `--dtype`; `blocks` are those of GGUF files.
+    /// How weights can be stored, by the names of `--dtype`; `blocks` are all others of GGUF files.
     pub weights: Vec<&'static str>,
     /// What it has arithmetic for.
     pub arithmetic: Vec<&'static str>,
+    /// What products of weights can be computed in, by the names of `--precision`.
+    pub products: Vec<&'static str>,
     /// Bytes of the largest tensor, where something else than memory bounds it.
     pub largest_tensor: Option<u64>,
 }
@@ -52,15 +56,22 @@ impl Job for Ask {
             ("f32", StoredDtype::F32),
             ("bf16", StoredDtype::Bf16),
             ("f16", StoredDtype::F16),
-            ("blocks", GgmlDType::Q8_0.into()),
+            ("q8", StoredDtype::Q8_0),
+            ("q4", StoredDtype::Q4_0),
+            ("blocks", GgmlDType::Q6K.into()),
         ];
         let computed = [("f32", DType::F32), ("bf16", DType::BF16), ("f16", DType::F16)];
         let computes = |dtype: DType| B::dtype_usage(&device, dtype).contains(DTypeUsage::Arithmetic);
         let weights = stored.into_iter().filter(|(_, dtype)| B::keeps(*dtype, &device));
         let arithmetic = computed.into_iter().filter(|(_, dtype)| computes(*dtype));
+        let multiplies = |name: &str| {
+            name.parse().is_ok_and(|dtype: ComputeDtype| B::multiplies(dtype.products(), &device))
+        };
+        let products = ComputeDtype::NAMES.iter().copied().filter(|name| multiplies(name));
         Abilities {
             weights: weights.map(|(name, _)| name).collect(),
             arithmetic: arithmetic.map(|(name, _)| name).collect(),
+            products: products.collect(),
             largest_tensor: B::largest_tensor(&device),
         }
     }
@@ -100,8 +111,9 @@ mod tests {
         for state in devices().filter(|state| state.kind.is_cpu()) {
             let [device] = &state.devices.unwrap()[..] else { panic!("one device") };
             let abilities = device.abilities.as_ref().unwrap();
-            assert!(abilities.weights.contains(&"f32") && abilities.weights.contains(&"blocks"));
+            assert_eq!(abilities.weights, ["f32", "bf16", "f16", "q8", "q4", "blocks"]);
             assert!(abilities.arithmetic.contains(&"f32") && abilities.largest_tensor.is_none());
+            assert_eq!(abilities.products, ["f32"]);
             assert_eq!((device.info.index, device.info.software), (0, false));
         }
     }

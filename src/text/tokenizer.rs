@@ -363,7 +363,7 @@ pub(crate) mod tests {
         tokenizer
             .chat_template()
             .unwrap()
-            .render(&[ChatMessage::new("user", "x")], true, Thinking::Auto)
+            .render(&[ChatMessage::new("user", "x")], None, true, Thinking::Auto)
             .unwrap()
     }
 
@@ -518,7 +518,7 @@ pub(crate) mod tests {
         let tokenizer = Tokenizer::from_gguf(path, &content).unwrap();
         assert_eq!((tokenizer.end_of_turn(), tokenizer.vocab_size()), (2, 49152));
         let user = ChatMessage::new("user", "What is the capital of France?");
-        let text = tokenizer.chat_template().unwrap().render(&[user], true, Thinking::Auto).unwrap();
+        let text = tokenizer.chat_template().unwrap().render(&[user], None, true, Thinking::Auto).unwrap();
         let question = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
         assert!(text.starts_with("<|im_start|>system\nYou are a helpful") && text.ends_with(question));
         let ids = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198];

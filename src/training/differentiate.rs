@@ -1,10 +1,11 @@
 //! The gradient of an update's micro-batches, one after another.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use diffmas_backends::{Autodiff, ModelBackend};
 
-use super::{Recompute, TrainConfig, recompute};
+use super::{FlatGradient, FlatLayout, Recompute, TrainConfig, recompute};
 use crate::agents::{
     Dropout, Dropped, FactorDraws, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, TeamStages,
 };
@@ -24,8 +25,10 @@ pub struct UpdateGradient<B: ModelBackend> {
     pub trajectory_loss: f64,
     /// Their part of the mean divergence from a teacher, where there is one.
     pub distillation_loss: Option<f64>,
-    /// Gradients by parameter.
+    /// Gradients by parameter: parts of `flat`.
     pub gradients: Parameters<B>,
+    /// All of them in one tensor.
+    pub flat: FlatGradient<B>,
     /// By upstream agent, the squared norm of ∂loss/∂message, where a gradient reaches it.
     pub message_squares: Vec<Option<f64>>,
     /// Messages that communication dropout hid as a whole, and single positions and vectors.
@@ -88,6 +91,8 @@ pub(super) struct Differentiation<'a, B: ModelBackend> {
     pub outer: &'a TeamModel<Autodiff<B>>,
     pub parameters: &'a Parameters<B>,
     pub leaves: &'a Parameters<Autodiff<B>>,
+    /// Where what learns lies.
+    pub layout: &'a Arc<FlatLayout>,
     pub objective: &'a dyn Objective<Autodiff<B>>,
     /// Agents that the gradient goes through.
     pub through: &'a [bool],
@@ -111,6 +116,7 @@ impl<B: ModelBackend> Differentiation<'_, B> {
             trajectory_loss: 0.0,
             distillation_loss: None,
             gradients: Parameters::default(),
+            flat: FlatGradient::new(self.layout.clone(), &self.model.backbone.device()),
             message_squares: vec![None; config.agents.len() - 1],
             dropped: [0; 2],
             positions: batches.iter().map(|b| b.tokens() + config.total_steps() * b.message_rows()).sum(),
@@ -118,6 +124,7 @@ impl<B: ModelBackend> Differentiation<'_, B> {
         for batch in batches {
             self.add(&mut all, batch, weights);
         }
+        all.gradients = all.flat.by_name();
         all
     }
 
@@ -134,7 +141,8 @@ impl<B: ModelBackend> Differentiation<'_, B> {
         let inner = TeamStages { model: self.model, batch, plan, objective: None, weights, through };
         let objective = Some(self.objective);
         let outer = TeamStages { model: self.outer, batch, plan, objective, weights, through };
-        let outcome = recompute(&inner, &outer, self.parameters, self.leaves, &inner.reached(), keep);
+        let (parameters, leaves, reached) = (self.parameters, self.leaves, inner.reached());
+        let outcome = recompute(&inner, &outer, parameters, leaves, &reached, keep, &mut all.flat);
         let (last, upstream) = outcome.losses.split_last().expect("the final agent is a stage");
         let trajectory_loss: f64 = upstream.iter().sum();
         all.loss += last + trajectory_loss;
@@ -142,7 +150,6 @@ impl<B: ModelBackend> Differentiation<'_, B> {
         if let Some(divergence) = outcome.distillation {
             *all.distillation_loss.get_or_insert(0.0) += divergence;
         }
-        all.gradients.add(outcome.gradients);
         for (stage, cotangents) in outcome.cotangents.into_iter().enumerate() {
             for (j, tensors) in cotangents.map(|c| inner.split(stage, c)).into_iter().flatten() {
                 *all.message_squares[j].get_or_insert(0.0) += frobenius(&tensors).powi(2);

@@ -25,15 +25,17 @@ pub struct GraphMemory {
 const NODES: u64 = 32 << 10;
 
 impl GraphMemory {
-    /// That of `batch` in a team of the form `layout`, where a number takes `size` bytes, and prompts are read layer by layer with `checkpointing`.
+    /// That of `batch` in a team of the form `layout`, where a number takes `size` bytes, keys and values of latent steps are there once if they
+    /// grow `in_place`, and prompts are read layer by layer with `checkpointing`.
     pub fn new(
         layout: &TeamLayout,
         plan: &TeamPlan,
         batch: &TeamBatch,
         size: usize,
+        in_place: bool,
         checkpointing: bool,
     ) -> Self {
-        let arithmetic = Arithmetic { layout, plan, batch, size: size as u64, checkpointing };
+        let arithmetic = Arithmetic { layout, plan, batch, size: size as u64, in_place, checkpointing };
         let stages: Vec<[u64; 2]> = plan.stages.iter().map(|stage| arithmetic.stage(stage)).collect();
         // Only what somebody reads waits for its gradient; anything else has it at once.
         let waits: Vec<bool> =
@@ -71,6 +73,8 @@ struct Arithmetic<'a> {
     batch: &'a TeamBatch,
     /// Bytes of a number.
     size: u64,
+    /// Whether keys and values of latent steps are there once.
+    in_place: bool,
     /// Whether of prompts the graph of one layer is there at a time.
     checkpointing: bool,
 }
@@ -100,9 +104,11 @@ impl Arithmetic<'_> {
             prompt += steps;
             return [self.prompts(j, rows * prompt) + texts, 0];
         }
-        let joined = (rows * steps * (steps + 1) / 2) as u64 * self.key_values();
+        // Copied, there are those of each step with all before it.
+        let held = if self.in_place { steps } else { steps * (steps + 1) / 2 };
+        let held = (rows * held) as u64 * self.key_values();
         let latent =
-            (rows * steps) as u64 * (self.position(j) - self.key_values()) + joined + self.nodes(steps);
+            (rows * steps) as u64 * (self.position(j) - self.key_values()) + held + self.nodes(steps);
         [self.prompts(j, rows * prompt), latent + texts]
     }
 

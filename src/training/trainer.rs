@@ -88,6 +88,8 @@ impl<B: ModelBackend> Trainer<B> {
             answers = Some(TeacherAnswers::new(teacher.clone(), config.teacher_tokens));
             objective = Box::new(Distillation::new(teacher, config.distill_weight));
         }
+        let optimizer = Optimizer::new(&config, &specs, &parameters)?;
+        let parameters = optimizer.parameters();
         Ok(Self {
             outer: model.to_autodiff(),
             leaves: phase.leaves(&parameters, &specs),
@@ -97,7 +99,7 @@ impl<B: ModelBackend> Trainer<B> {
             objective,
             answers,
             reduce: Box::new(OneProcess),
-            optimizer: Optimizer::new(&config, &specs),
+            optimizer,
             config,
             model,
             base: None,
@@ -208,9 +210,9 @@ impl<B: ModelBackend> Trainer<B> {
             ))
         };
         let read = read_checkpoint(output, &self.model, &mut self.optimizer, accept)?;
-        let Some((parameters, state)) = read else { return Ok(None) };
-        self.leaves = self.phase.leaves(&parameters, &self.specs);
-        self.parameters = parameters;
+        let Some(state) = read else { return Ok(None) };
+        self.parameters = self.optimizer.parameters();
+        self.leaves = self.phase.leaves(&self.parameters, &self.specs);
         self.changed = changed;
         if chooses {
             self.config.recompute = state.settings.recompute();

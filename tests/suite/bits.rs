@@ -1,14 +1,16 @@
 //! On the CPU backend nothing of a row depends on the rows beside it, on padding or on the number of threads: not in a single bit.
 
 use crate::batches::{FEEDS, open_team};
-use crate::channels::Setting;
+use crate::channels::{MODEL, Setting};
 use crate::common::*;
 use diffmas::agents::{ChannelKind, FeedKind, Team, TeamBatch, Topology};
-use diffmas::backbone::KeyValues;
+use diffmas::backbone::{KeyValues, ModelFiles, Precision, WeightDtype};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::{Message, ReceivedMessages};
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::TokenizedSample;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use std::ops::ControlFlow;
 
 /// What a team makes of one row.
@@ -131,6 +133,41 @@ impl Job for Neighbours {
 #[test]
 fn a_row_is_the_same_to_the_bit_whatever_stands_beside_it() {
     on_backend(Neighbours);
+}
+
+struct NarrowWeights;
+
+impl Job for NarrowWeights {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        if !is_exact::<B>(&device) {
+            return;
+        }
+        let model = folder(MODEL).join("model");
+        for dtype in [WeightDtype::Bf16, WeightDtype::F16, WeightDtype::Q8, WeightDtype::Q4] {
+            let mut g = Setting::new(ChannelKind::HYBRID, Topology::Sequential).load::<B>(&device);
+            g.model.backbone =
+                ModelFiles::open(&model).unwrap().load(&device, Precision::stored(dtype)).unwrap();
+            let team = g.model.bind(&g.parameters);
+            let alone: Vec<Row> = g.samples.iter().flat_map(|s| rows(&team, &[s])).collect();
+            let mut rng = ChaCha8Rng::seed_from_u64(dtype as u64);
+            for size in [2, 5, 7, 13, 20] {
+                let chosen: Vec<usize> = (0..size).map(|_| rng.random_range(0..alone.len())).collect();
+                let samples: Vec<_> = chosen.iter().map(|&i| &g.samples[i]).collect();
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(rng.random_range(1..6));
+                let together = pool.build().unwrap().install(|| rows(&team, &samples));
+                for (row, i) in together.iter().zip(&chosen) {
+                    assert!(*row == alone[*i], "{dtype}: row {i} of {size}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_to_the_bit_beside_any_rows_with_weights_of_any_type() {
+    on_backend(NarrowWeights);
 }
 
 struct Threads;

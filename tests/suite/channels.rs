@@ -16,7 +16,7 @@ use diffmas::inference::{DecodeOptions, Writing};
 use diffmas::text::TokenizedSample;
 use diffmas::training::{Curriculum, PhaseConfig, TrainConfig};
 
-const MODEL: &str = "tiny-qwen3";
+pub const MODEL: &str = "tiny-qwen3";
 
 /// Every channel that passes internal state.
 pub const LATENT: [ChannelKind; 4] =

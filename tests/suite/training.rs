@@ -10,7 +10,7 @@ use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{DataMark, Decay, Event, Optimizer, StopReason, TrainConfig, Trainer};
+use diffmas::training::{DataMark, Decay, Event, FlatGradient, Optimizer, StopReason, TrainConfig, Trainer};
 
 fn config() -> TrainConfig {
     TrainConfig {
@@ -244,7 +244,11 @@ impl Job for Decays {
         // Without a gradient what is left of an update is the decay: a tenth of the way to where it pulls.
         let after = |decay| {
             let config = TrainConfig { weight_decay: 0.5, decay, ..TrainConfig::default() };
-            let after = Optimizer::new(&config, &specs).step(0.2, &parameters, &still);
+            let mut optimizer = Optimizer::new(&config, &specs, &parameters).unwrap();
+            let mut gradient = FlatGradient::new(optimizer.layout().clone(), &device);
+            gradient.add(&still);
+            optimizer.step(0.2, &gradient, 1.0);
+            let after = optimizer.parameters();
             names.map(|name| {
                 values(after.get(name)).iter().map(|x| (x * 1e6).round() / 1e6).collect::<Vec<_>>()
             })

@@ -9,11 +9,11 @@ use std::ops::Range;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::dots::{Operands, dots_into};
 use super::elementwise::{exp, largest, total};
+use super::instructions::arch;
 use super::matmul::{FEW_RESULTS, Matrix, few_as_of_many, product};
 use super::weighted::add_weighted;
 use super::{contiguous, tensor, values};
@@ -227,7 +227,7 @@ pub(super) fn forward(call: &AttentionCall<Flex>) -> (Tensor<Flex, 4>, Tensor<Fl
         |(i, (out, lse))| {
             let (b, h) = plan.task(i);
             let mut s = plan.scores(plan.queries(&q, b, h), b, h);
-            let sums = Arch::new().dispatch(
+            let sums = arch().dispatch(
                 #[inline(always)]
                 || softmax_rows(&plan, b, &mut s),
             );
@@ -334,7 +334,7 @@ pub(super) fn backward(
             let mut p = plan.whole_times_transposed(q, &plan.keys, b, h);
             p.iter_mut().for_each(|s| *s *= plan.scale);
             let mut d_s = plan.whole_times_transposed(d_out, &plan.values, b, h);
-            Arch::new().dispatch(
+            arch().dispatch(
                 #[inline(always)]
                 || score_gradients(&plan, b, lse, out, d_out, &mut p, &mut d_s),
             );

@@ -8,7 +8,7 @@ use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 use rayon::prelude::*;
 
-use super::dots::{Operands, dots};
+use super::dots::{Addends, Operands, dots};
 use super::matmul::{Matrix, product, worth_threads};
 use super::shared::{Shared, ranges};
 use super::tensor;
@@ -74,7 +74,7 @@ fn one(y: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     if a.col_stride != 1 {
         product(y, b.cols, false, a, b, 1.0, worth_threads(a, b));
     } else if b.col_stride != 1 {
-        y.copy_from_slice(&dots(&[Operands { x: a, w: b.t() }], None));
+        y.copy_from_slice(&dots(Operands { x: a, w: b.t() }, Addends::default()));
     } else {
         y.par_chunks_mut(ROWS * b.cols).enumerate().for_each(|(i, y)| {
             let from = i * ROWS;

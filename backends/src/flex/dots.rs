@@ -1,107 +1,205 @@
 //! `x·wᵀ`, both operands row-major: every element is a dot product of two rows as they lie, so that neither is packed nor
 //! transposed, and few rows cost no more than reading the weight once.
 //!
-//! An element is summed in the same order whatever the number of rows, threads or tiles: batched equals unbatched bit for bit.
+//! An element is summed in the same order whatever the number of rows, threads or tiles, and however the weight is stored: batched equals
+//! unbatched bit for bit.
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, bytemuck};
 use rayon::prelude::*;
 
+use super::instructions::{Kernel, run};
 use super::matmul::Matrix;
 use super::shared::{Shared, prefetch, ranges};
+use super::widen::Widen;
 
 /// Two matrices of which all pairs of rows are multiplied, `x [rows, k]` and `w [out, k]`; neither transposed.
 #[derive(Clone, Copy)]
-pub(super) struct Operands<'a> {
+pub(super) struct Operands<'a, W = Matrix<'a>> {
     pub x: Matrix<'a>,
-    pub w: Matrix<'a>,
+    pub w: W,
 }
 
-/// `y[r, o] = bias[o] + Σ_terms Σ_i x[r, i]·w[o, i]` → `[rows, out]`, on all threads.
-pub(super) fn dots(terms: &[Operands<'_>], bias: Option<&[f32]>) -> Vec<f32> {
-    let (rows, out) = (terms[0].x.rows, terms[0].w.rows);
-    let work = rows * out * terms[0].x.cols;
-    let mut y = vec![0.0; rows * out];
+/// Rows of a weight, however they are stored.
+pub(super) trait Rows: Copy + Sync {
+    /// `[rows, columns]`
+    fn shape(&self) -> [usize; 2];
+
+    /// Adds the products of the rows `r..r + R` of `x` with [`TILE`] rows from `o` on, lane by lane and vectors in order, to `acc`; in place of
+    /// rows that do not exist, the last one counts again. To be inlined always.
+    fn accumulate<S: Widen, const R: usize>(
+        &self,
+        simd: S,
+        x: Matrix<'_>,
+        r: usize,
+        o: usize,
+        acc: &mut [[S::f32s; TILE]; R],
+    );
+}
+
+/// Rows of a weight that are multiplied at once.
+pub(super) const TILE: usize = 4;
+
+impl Rows for Matrix<'_> {
+    fn shape(&self) -> [usize; 2] {
+        assert!(self.col_stride == 1, "rows with gaps");
+        [self.rows, self.cols]
+    }
+
+    #[inline(always)]
+    fn accumulate<S: Widen, const R: usize>(
+        &self,
+        simd: S,
+        x: Matrix<'_>,
+        r: usize,
+        o: usize,
+        acc: &mut [[S::f32s; TILE]; R],
+    ) {
+        let xs = vectors::<S, R>(x, r);
+        let mut ws = [S::as_simd_f32s(&[]); TILE];
+        for (j, ws) in ws.iter_mut().enumerate() {
+            *ws = S::as_simd_f32s(self.row((o + j).min(self.rows - 1)));
+        }
+        let ahead = TILE * self.row_stride;
+        for i in 0..self.cols / S::F32_LANES {
+            for o in 0..TILE {
+                // The same place in the rows of the next tile.
+                prefetch(ws[o].0.as_ptr().wrapping_add(i).cast::<f32>().wrapping_add(ahead));
+                // SAFETY: every row has `cols / F32_LANES` vectors.
+                let w = unsafe { *ws[o].0.get_unchecked(i) };
+                for j in 0..R {
+                    // SAFETY: as above.
+                    let x = unsafe { *xs[j].0.get_unchecked(i) };
+                    acc[j][o] = simd.mul_add_f32s(w, x, acc[j][o]);
+                }
+            }
+        }
+        if self.cols % S::F32_LANES != 0 {
+            for o in 0..TILE {
+                let w = simd.partial_load_f32s(ws[o].1);
+                for j in 0..R {
+                    acc[j][o] = simd.mul_add_f32s(w, simd.partial_load_f32s(xs[j].1), acc[j][o]);
+                }
+            }
+        }
+    }
+}
+
+/// The rows `r..r + R` of `x` in vectors, and what is left of each.
+#[inline(always)]
+pub(super) fn vectors<'a, S: Simd, const R: usize>(
+    x: Matrix<'a>,
+    r: usize,
+) -> [(&'a [S::f32s], &'a [f32]); R] {
+    let mut xs = [S::as_simd_f32s(&[]); R];
+    for (j, xs) in xs.iter_mut().enumerate() {
+        *xs = S::as_simd_f32s(x.row(r + j));
+    }
+    xs
+}
+
+/// `y[r, o] = Σ_i x[r, i]·w[o, i]` and what is added → `[rows, out]`, on all threads.
+pub(super) fn dots(product: Operands<'_>, addends: Addends<'_>) -> Vec<f32> {
+    let Operands { x, w } = product;
+    let mut y = vec![0.0; x.rows * w.rows];
     let shared = Shared::new(&mut y);
-    ranges(out, 4, work)
-        .into_par_iter()
-        .for_each(|outs| Arch::new().dispatch(Task::new(terms, bias, shared, out, outs)));
+    ranges(w.rows, TILE, x.rows * w.rows * x.cols).into_par_iter().for_each(|outs| {
+        let product = Operands { x, w: w.of_rows(outs.clone()) };
+        Task::new(product, addends.of(outs.clone()), shared, w.rows, outs.start).run();
+    });
     y
 }
 
 /// `y[r, o] = Σ_i x[r, i]·w[o, i]` on the calling thread, rows of `y` being `stride` apart.
 pub(super) fn dots_into(y: &mut [f32], stride: usize, operands: Operands<'_>) {
-    let outs = 0..operands.w.rows;
-    Arch::new().dispatch(Task::new(&[operands], None, Shared::new(y), stride, outs));
+    Task::new(operands, Addends::default(), Shared::new(y), stride, 0).run();
 }
 
-/// The columns `outs` of the product.
-struct Task<'a> {
-    terms: &'a [Operands<'a>],
-    bias: Option<&'a [f32]>,
-    y: Shared<'a>,
-    stride: usize,
-    rows: usize,
-    outs: Range<usize>,
+/// What is added to a product `[rows, out]`.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Addends<'a> {
+    /// Another product of the same shape.
+    pub also: Option<Operands<'a>>,
+    /// `[out]`
+    pub bias: Option<&'a [f32]>,
 }
 
-impl<'a> Task<'a> {
-    /// A task whose bounds have been checked.
-    fn new(
-        terms: &'a [Operands<'a>],
-        bias: Option<&'a [f32]>,
-        y: Shared<'a>,
-        stride: usize,
-        outs: Range<usize>,
-    ) -> Self {
-        let (rows, out) = (terms[0].x.rows, terms[0].w.rows);
-        for Operands { x, w } in terms {
-            assert!(x.rows == rows && w.rows == out && x.cols == w.cols, "operands of other shapes");
-            assert!(x.col_stride == 1 && w.col_stride == 1, "rows with gaps");
-        }
-        assert!(bias.is_none_or(|b| b.len() == out) && outs.end <= out, "a bias of another shape");
-        assert!(
-            rows == 0 || out <= stride && (rows - 1) * stride + out <= y.len(),
-            "a result of another shape"
-        );
-        Self { terms, bias, y, stride, rows, outs }
+impl Addends<'_> {
+    /// What is added to the columns `outs`.
+    pub fn of(self, outs: Range<usize>) -> Self {
+        let also = self.also.map(|Operands { x, w }| Operands { x, w: w.of_rows(outs.clone()) });
+        Self { also, bias: self.bias.map(|b| &b[outs]) }
     }
 }
 
-/// Rows of `w` that are used again from the second-level cache by each strip of `x`.
-const BLOCK: usize = 32;
+/// A product, the columns `at..` of `y`.
+pub(super) struct Task<'a, W> {
+    product: Operands<'a, W>,
+    addends: Addends<'a>,
+    y: Shared<'a>,
+    stride: usize,
+    at: usize,
+}
 
-impl WithSimd for Task<'_> {
+impl<'a, W: Rows> Task<'a, W> {
+    /// A task whose bounds have been checked.
+    pub fn new(
+        product: Operands<'a, W>,
+        addends: Addends<'a>,
+        y: Shared<'a>,
+        stride: usize,
+        at: usize,
+    ) -> Self {
+        let (rows, [out, k]) = (product.x.rows, product.w.shape());
+        let fits = |x: Matrix<'_>, [w_rows, w_cols]: [usize; 2]| {
+            x.rows == rows && x.cols == w_cols && w_rows == out && x.col_stride == 1
+        };
+        assert!(fits(product.x, [out, k]), "operands of other shapes");
+        assert!(
+            addends.also.is_none_or(|l| fits(l.x, Rows::shape(&l.w))),
+            "another product of another shape"
+        );
+        assert!(addends.bias.is_none_or(|b| b.len() == out), "a bias of another shape");
+        assert!(
+            rows == 0 || at + out <= stride && (rows - 1) * stride + at + out <= y.len(),
+            "a result of another shape"
+        );
+        Self { product, addends, y, stride, at }
+    }
+
+    /// Computes on the calling thread, which alone writes these columns.
+    pub fn run(self) {
+        run(self);
+    }
+}
+
+/// Numbers of `x` that are used again from the second-level cache by each tile of `w`, which stays in the first-level one meanwhile.
+const CACHED: usize = 32 * 1024;
+
+impl<W: Rows> Kernel for Task<'_, W> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let mut start = self.outs.start;
-        while start < self.outs.end {
-            let block = start..self.outs.end.min(start + BLOCK);
-            start = block.end;
-            let mut r = 0;
-            while r < self.rows {
-                let left = self.rows - r;
-                if S::REGISTER_COUNT >= 32 {
-                    let height = left.div_ceil(left.div_ceil(6));
+    fn run<S: Widen>(self, simd: S) {
+        let (rows, [out, k]) = (self.product.x.rows, self.product.w.shape());
+        // As many sums as there are registers for, beside what they are made of.
+        let tallest = if S::REGISTER_COUNT >= 32 { 6 } else { 3 };
+        let block = (CACHED / k.max(1)).next_multiple_of(tallest).max(tallest);
+        for start in (0..rows).step_by(block) {
+            let end = rows.min(start + block);
+            for o in (0..out).step_by(TILE) {
+                let mut r = start;
+                while r < end {
+                    let height = (end - r).div_ceil((end - r).div_ceil(tallest));
                     match height {
-                        1 => self.strip::<S, 4, 1>(simd, r, &block),
-                        2 => self.strip::<S, 4, 2>(simd, r, &block),
-                        3 => self.strip::<S, 4, 3>(simd, r, &block),
-                        4 => self.strip::<S, 4, 4>(simd, r, &block),
-                        5 => self.strip::<S, 4, 5>(simd, r, &block),
-                        _ => self.strip::<S, 4, 6>(simd, r, &block),
-                    }
-                    r += height;
-                } else {
-                    let height = left.div_ceil(left.div_ceil(4));
-                    match height {
-                        1 => self.strip::<S, 2, 1>(simd, r, &block),
-                        2 => self.strip::<S, 2, 2>(simd, r, &block),
-                        3 => self.strip::<S, 2, 3>(simd, r, &block),
-                        _ => self.strip::<S, 2, 4>(simd, r, &block),
+                        1 => self.tile::<S, 1>(simd, r, o),
+                        2 => self.tile::<S, 2>(simd, r, o),
+                        3 => self.tile::<S, 3>(simd, r, o),
+                        4 if S::REGISTER_COUNT >= 32 => self.tile::<S, 4>(simd, r, o),
+                        5 if S::REGISTER_COUNT >= 32 => self.tile::<S, 5>(simd, r, o),
+                        _ if S::REGISTER_COUNT >= 32 => self.tile::<S, 6>(simd, r, o),
+                        _ => unreachable!("no tile is taller"),
                     }
                     r += height;
                 }
@@ -110,90 +208,42 @@ impl WithSimd for Task<'_> {
     }
 }
 
-impl Task<'_> {
-    /// Rows `r..r + R` of `x` times the rows `outs` of `w`, `O` at a time.
+impl<W: Rows> Task<'_, W> {
+    /// Rows `r..r + R` of `x` times [`TILE`] rows of `w` from `o` on.
     #[inline(always)]
-    fn strip<S: Simd, const O: usize, const R: usize>(&self, simd: S, r: usize, outs: &Range<usize>) {
-        let mut o = outs.start;
-        while o < outs.end {
-            let rows = self.tile::<S, O, R>(simd, r, o, outs.end - 1);
-            let count = O.min(outs.end - o);
-            for (j, of_row) in rows.iter().enumerate() {
-                let mut sums = reduce::<S, O>(simd, of_row);
-                if let Some(bias) = self.bias {
-                    sums.iter_mut().zip(&bias[o..]).for_each(|(sum, bias)| *sum += bias);
-                }
-                // SAFETY: `r + j < rows` and `o + count <= out`; this task alone writes the columns `outs`.
-                let y = unsafe { self.y.slice((r + j) * self.stride + o, count) };
-                y.copy_from_slice(&sums[..count]);
-            }
-            o += O;
+    fn tile<S: Widen, const R: usize>(&self, simd: S, r: usize, o: usize) {
+        let Self { product, addends, .. } = self;
+        let mut acc = [[simd.splat_f32s(0.0); TILE]; R];
+        product.w.accumulate::<S, R>(simd, product.x, r, o, &mut acc);
+        if let Some(also) = &addends.also {
+            also.w.accumulate::<S, R>(simd, also.x, r, o, &mut acc);
         }
-    }
-
-    /// Dot products of `R` rows of `x` with `O` rows of `w`; rows after `last` are `last` again.
-    #[inline(always)]
-    fn tile<S: Simd, const O: usize, const R: usize>(
-        &self,
-        simd: S,
-        r: usize,
-        o: usize,
-        last: usize,
-    ) -> [[S::f32s; O]; R] {
-        let mut acc = [[simd.splat_f32s(0.0); O]; R];
-        for &Operands { x, w } in self.terms {
-            let k = x.cols;
-            let mut xs = [S::as_simd_f32s(&[]); R];
-            for (j, xs) in xs.iter_mut().enumerate() {
-                *xs = S::as_simd_f32s(x.row(r + j));
+        let count = TILE.min(product.w.shape()[0] - o);
+        for (j, acc) in acc.iter().enumerate() {
+            let mut sums = reduce(simd, acc);
+            if let Some(bias) = addends.bias {
+                sums.iter_mut().zip(&bias[o..]).for_each(|(sum, bias)| *sum += bias);
             }
-            let mut ws = [S::as_simd_f32s(&[]); O];
-            for (j, ws) in ws.iter_mut().enumerate() {
-                *ws = S::as_simd_f32s(w.row((o + j).min(last)));
-            }
-            let ahead = O * w.row_stride;
-            for i in 0..k / S::F32_LANES {
-                let mut of_w = [simd.splat_f32s(0.0); O];
-                for j in 0..O {
-                    // The same place in the rows of the next tile.
-                    prefetch(ws[j].0.as_ptr().wrapping_add(i).cast::<f32>().wrapping_add(ahead));
-                    // SAFETY: every row has `k / F32_LANES` vectors.
-                    of_w[j] = unsafe { *ws[j].0.get_unchecked(i) };
-                }
-                for j in 0..R {
-                    // SAFETY: as above.
-                    let x = unsafe { *xs[j].0.get_unchecked(i) };
-                    for o in 0..O {
-                        acc[j][o] = simd.mul_add_f32s(of_w[o], x, acc[j][o]);
-                    }
-                }
-            }
-            if k % S::F32_LANES != 0 {
-                for o in 0..O {
-                    let w = simd.partial_load_f32s(ws[o].1);
-                    for j in 0..R {
-                        acc[j][o] = simd.mul_add_f32s(w, simd.partial_load_f32s(xs[j].1), acc[j][o]);
-                    }
-                }
-            }
+            // SAFETY: `r + j < rows` and `o + count <= out`; this task alone writes its columns.
+            let y = unsafe { self.y.slice((r + j) * self.stride + self.at + o, count) };
+            y.copy_from_slice(&sums[..count]);
         }
-        acc
     }
 }
 
-/// The sum over the lanes of each of `O` vectors.
+/// The sum over the lanes of each of four vectors.
 #[inline(always)]
-fn reduce<S: Simd, const O: usize>(simd: S, vectors: &[S::f32s; O]) -> [f32; O] {
-    let mut sums = [0.0; O];
-    if let ([a, b, c, d], true) = (&vectors[..], S::F32_LANES > 1) {
-        // Four vectors at once: each four lanes of the sum of their transposes belong to the four in turn.
-        let [a, b, c, d] = simd.deinterleave_shfl_f32s([*a, *b, *c, *d]);
-        let sum = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
-        for four in pulp::bytemuck::cast_slice::<_, f32>(&[sum]).chunks_exact(4) {
-            sums.iter_mut().zip(four).for_each(|(sum, x)| *sum += x);
-        }
-    } else {
-        sums.iter_mut().zip(vectors).for_each(|(sum, v)| *sum = simd.reduce_sum_f32s(*v));
+fn reduce<S: Simd>(simd: S, vectors: &[S::f32s; TILE]) -> [f32; TILE] {
+    let mut sums = [0.0; TILE];
+    if S::F32_LANES == 1 {
+        sums.copy_from_slice(bytemuck::cast_slice(vectors));
+        return sums;
+    }
+    // Four vectors at once: each four lanes of the sum of their transposes belong to the four in turn.
+    let [a, b, c, d] = simd.deinterleave_shfl_f32s(*vectors);
+    let sum = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
+    for four in bytemuck::cast_slice::<_, f32>(&[sum]).chunks_exact(TILE) {
+        sums.iter_mut().zip(four).for_each(|(sum, x)| *sum += x);
     }
     sums
 }

@@ -2,9 +2,9 @@
 
 use burn::backend::Flex;
 use burn::prelude::*;
-use pulp::Arch;
 use rayon::prelude::*;
 
+use super::instructions::arch;
 use super::{contiguous, tensor, values};
 
 /// Fewer elements than this are not worth waking another core for.
@@ -13,7 +13,7 @@ const PARALLEL_ELEMENTS: usize = 32 * 1024;
 /// Calls `f(i, out_row_i)` for all rows of `width`, on several cores where it pays, with the processor's vector instructions.
 fn for_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() < PARALLEL_ELEMENTS {
-        Arch::new().dispatch(
+        arch().dispatch(
             #[inline(always)]
             || out.chunks_exact_mut(width).enumerate().for_each(|(i, row)| f(i, row)),
         );
@@ -21,7 +21,7 @@ fn for_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync)
         let rows = out.len() / width;
         let group = rows.div_ceil(4 * rayon::current_num_threads()).max(1);
         out.par_chunks_mut(group * width).enumerate().for_each(|(g, part)| {
-            Arch::new().dispatch(
+            arch().dispatch(
                 #[inline(always)]
                 || {
                     for (i, row) in part.chunks_exact_mut(width).enumerate() {
@@ -249,7 +249,7 @@ pub(super) fn token_nll(logits: Tensor<Flex, 2>, targets: &[u32]) -> Tensor<Flex
         .par_chunks_exact(vocab)
         .zip(targets)
         .map(|(row, &t)| {
-            Arch::new().dispatch(
+            arch().dispatch(
                 #[inline(always)]
                 || {
                     let (max, sum) = max_and_sum(row);

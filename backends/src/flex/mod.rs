@@ -1,6 +1,6 @@
 //! Burn's fast CPU backend, with kernels of our own where composed operations are limited by memory traffic, by one core or
-//! by allocation: linear layers on weights as they lie ([`dots`], [`sums`]), attention over blocks ([`attention`]), and
-//! elementwise passes ([`elementwise`]).
+//! by allocation: linear layers on weights as they lie ([`dots`], [`sums`]) and as they are stored ([`narrow`]), attention over blocks
+//! ([`attention`]), and elementwise passes ([`elementwise`]).
 //!
 //! What belongs to a row is summed in an order of its own: it has the same bits whatever rows and padding stand beside it, and whatever the
 //! number of threads. Gradients of parameters are sums over rows and agree to rounding. Tensors that are not f32 take the composed
@@ -10,12 +10,19 @@ mod attention;
 mod batched;
 mod dots;
 mod elementwise;
+mod flat;
+mod instructions;
 mod linear;
 mod matmul;
+mod narrow;
 mod scores;
 mod shared;
 mod sums;
 mod weighted;
+mod widen;
+
+pub(crate) use instructions::check as check_instructions;
+pub use instructions::cpu_instructions;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -24,8 +31,8 @@ use burn::tensor::{DType, TensorData, TensorPrimitive};
 
 use crate::host::{self, HostWeight};
 use crate::{
-    AttentionCall, AttentionGrads, AttentionMask, BestToken, HostMask, Job, LinearGrads, LoraRef,
-    ModelBackend, Penalty, ScoredToken, StoredDtype, StoredMatrix, WeightUse, composed,
+    AdamWRange, AdamWState, AttentionCall, AttentionGrads, AttentionMask, BestToken, HostMask, Job,
+    LinearGrads, LoraRef, ModelBackend, Penalty, ScoredToken, StoredDtype, StoredMatrix, WeightUse, composed,
 };
 
 /// A job that runs on a worker of a thread pool of its own. From there a kernel keeps one half of its work and hands out the
@@ -73,6 +80,7 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 
 impl ModelBackend for Flex {
     type Weight = HostWeight<Self>;
+    type Room = ();
 
     fn attention_mask(mask: HostMask, _device: &Self::Device) -> AttentionMask<Self> {
         AttentionMask::on_host(mask)
@@ -103,9 +111,10 @@ impl ModelBackend for Flex {
         bias: Option<&Tensor<Self, 1>>,
         lora: Option<LoraRef<'_, Self>>,
     ) -> Tensor<Self, 2> {
-        match weight {
-            HostWeight::Dense(w) if is_f32(&x) => linear::forward(x, w, bias, lora),
-            _ => host::frozen_linear(x, weight, bias, lora),
+        if is_f32(&x) {
+            linear::forward(x, weight, bias, lora)
+        } else {
+            host::frozen_linear(x, weight, bias, lora)
         }
     }
 
@@ -116,14 +125,15 @@ impl ModelBackend for Flex {
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
     ) -> LinearGrads<Self> {
-        match weight {
-            HostWeight::Dense(w) if is_f32(&dy) => linear::backward(dy, x, w, lora, wants_dx),
-            _ => host::frozen_linear_backward(dy, x, weight, lora, wants_dx),
+        if is_f32(&dy) {
+            linear::backward(dy, x, weight, lora, wants_dx)
+        } else {
+            host::frozen_linear_backward(dy, x, weight, lora, wants_dx)
         }
     }
 
     fn frozen_transposed(x: Tensor<Self, 2>, weight: &Self::Weight) -> Tensor<Self, 2> {
-        host::frozen_transposed(x, weight)
+        if is_f32(&x) { linear::transposed_forward(x, weight) } else { host::frozen_transposed(x, weight) }
     }
 
     fn embed(weight: &Self::Weight, ids: &[u32], device: &Self::Device) -> Tensor<Self, 2> {
@@ -235,5 +245,25 @@ impl ModelBackend for Flex {
 
     fn written(cache: Tensor<Self, 4>, new: Tensor<Self, 4>, from: usize) -> Tensor<Self, 4> {
         if is_f32(&cache) { scores::written(cache, new, from) } else { composed::written(cache, new, from) }
+    }
+
+    fn added(flat: Tensor<Self, 1>, parts: Vec<(usize, Tensor<Self, 2>)>) -> Tensor<Self, 1> {
+        match is_f32(&flat) && parts.iter().all(|(_, part)| is_f32(part)) {
+            true => flat::added(flat, parts),
+            false => composed::added(flat, parts),
+        }
+    }
+
+    fn sum_of_squares(x: Tensor<Self, 1>) -> f64 {
+        if is_f32(&x) { flat::sum_of_squares(x) } else { composed::sum_of_squares(x) }
+    }
+
+    fn adamw(state: AdamWState<Self>, gradient: Tensor<Self, 1>, ranges: &[AdamWRange]) -> AdamWState<Self> {
+        let all = [&state.parameters, &state.exp_avg, &state.exp_avg_sq, &gradient];
+        if all.into_iter().all(is_f32) {
+            flat::adamw(state, gradient, ranges)
+        } else {
+            composed::adamw(state, gradient, ranges)
+        }
     }
 }

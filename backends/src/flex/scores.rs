@@ -2,10 +2,10 @@
 
 use burn::backend::Flex;
 use burn::prelude::*;
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::elementwise::{exp, sum};
+use super::instructions::arch;
 use super::{contiguous, tensor, values};
 use crate::scores::{BestToken, Penalty, ScoredToken, max, top};
 
@@ -16,7 +16,7 @@ pub(super) fn best_tokens(logits: Tensor<Flex, 2>) -> Vec<BestToken> {
     let [_, vocab] = logits.dims();
     let logits = contiguous(logits);
     let facts = |row: &[f32]| {
-        Arch::new().dispatch(
+        arch().dispatch(
             #[inline(always)]
             || {
                 let best = max(row);
@@ -55,7 +55,7 @@ pub(super) fn warm_sums(logits: Tensor<Flex, 2>, temperatures: &[f64]) -> Vec<f6
         .zip(temperatures)
         .map(|(row, &temperature)| {
             let scale = temperature.recip() as f32;
-            Arch::new().dispatch(
+            arch().dispatch(
                 #[inline(always)]
                 || {
                     let best = max(row);

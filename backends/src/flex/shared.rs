@@ -38,7 +38,7 @@ impl<'a> Shared<'a> {
 }
 
 /// The least number of multiplications that is worth waking another thread for.
-const WORTH_A_THREAD: usize = 16 * 1024;
+pub(super) const WORTH_A_THREAD: usize = 16 * 1024;
 
 /// `0..n` as one range a thread, their bounds multiples of `step`; one range alone where `work` multiplications are too few.
 pub(super) fn ranges(n: usize, step: usize, work: usize) -> Vec<Range<usize>> {

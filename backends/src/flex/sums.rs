@@ -1,14 +1,16 @@
 //! `g·w`, `w` row-major: rows of `w` weighted and added, reading `w` once as it lies.
 //!
-//! An element is summed in the same order whatever the number of rows, columns or threads: one running sum a chunk of terms, a fused
-//! multiply-add each, and the chunks' sums in order.
+//! An element is summed in the same order whatever the number of rows, columns or threads, and however `w` is stored: one running sum a chunk
+//! of terms, a fused multiply-add each, and the chunks' sums in order.
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::instructions::arch;
 use super::matmul::{Matrix, product, worth_threads};
+use super::narrow::Narrow;
 use super::shared::{Shared, prefetch, ranges};
 
 /// Terms of a chunk: a quarter of all, so that few are summed one after the other and rounding stays small, within these bounds. `gemm` is
@@ -27,36 +29,94 @@ fn chunks(terms: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     (0..count).map(move |i| i * terms / count..(i + 1) * terms / count)
 }
 
+/// Rows that are weighted and added.
+pub(super) trait Terms: Copy + Sync {
+    /// `[terms, columns]`
+    fn shape(&self) -> [usize; 2];
+
+    /// Columns between two places where a row can be taken apart.
+    fn step(&self) -> usize;
+
+    /// Terms that are got at once, of so many that are needed.
+    fn at_once(&self, terms: usize) -> usize;
+
+    /// Some terms and columns, in `buffer` where they are not in memory.
+    fn part<'a>(&'a self, terms: Range<usize>, cols: Range<usize>, buffer: &'a mut Vec<f32>) -> Matrix<'a>;
+}
+
+impl Terms for Matrix<'_> {
+    fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    fn step(&self) -> usize {
+        16
+    }
+
+    fn at_once(&self, terms: usize) -> usize {
+        terms
+    }
+
+    fn part<'a>(&'a self, terms: Range<usize>, cols: Range<usize>, _buffer: &'a mut Vec<f32>) -> Matrix<'a> {
+        self.of_rows(terms).of_cols(cols)
+    }
+}
+
+impl Terms for Narrow<'_> {
+    fn shape(&self) -> [usize; 2] {
+        Self::shape(self)
+    }
+
+    fn step(&self) -> usize {
+        Self::step(self)
+    }
+
+    fn at_once(&self, _terms: usize) -> usize {
+        // As many as are added before a result is stored: with as many columns, they stay in the first-level cache.
+        4
+    }
+
+    fn part<'a>(&'a self, terms: Range<usize>, cols: Range<usize>, buffer: &'a mut Vec<f32>) -> Matrix<'a> {
+        self.widen(terms, cols, buffer)
+    }
+}
+
 /// `y += g·w` for `g [rows, terms]`, `w [terms, cols]`, `y [rows, cols]`, on all threads; neither transposed.
-pub(super) fn add_product(y: &mut [f32], g: Matrix<'_>, w: Matrix<'_>) {
-    assert_eq!((y.len(), g.cols), (g.rows * w.cols, w.rows), "matrices of other shapes");
+pub(super) fn add_product(y: &mut [f32], g: Matrix<'_>, w: impl Terms) {
+    let [terms, cols] = w.shape();
+    assert_eq!((y.len(), g.cols), (g.rows * cols, terms), "matrices of other shapes");
     // `gemm` has other orders for vectors and for one or two terms.
-    if g.rows <= FEW_ROWS || w.cols == 1 || g.cols <= 2 {
+    if g.rows <= FEW_ROWS || cols == 1 || g.cols <= 2 {
         let shared = Shared::new(y);
-        ranges(w.cols, 16, g.rows * w.cols * w.rows)
+        ranges(cols, w.step(), g.rows * cols * terms)
             .into_par_iter()
             .for_each(|cols| add_to_columns(shared, cols, g, w));
     } else {
+        let mut buffer = Vec::new();
         for terms in chunks(g.cols) {
-            let (g, w) = (g.of_cols(terms.clone()), w.of_rows(terms));
-            product(y, w.cols, true, g, w, 1.0, worth_threads(g, w));
+            let (g, w) = (g.of_cols(terms.clone()), w.part(terms, 0..cols, &mut buffer));
+            product(y, cols, true, g, w, 1.0, worth_threads(g, w));
         }
     }
 }
 
 /// The columns `cols` of [`add_product`], on the calling thread, which alone writes them.
-fn add_to_columns(y: Shared<'_>, cols: Range<usize>, g: Matrix<'_>, w: Matrix<'_>) {
-    let width = (CACHED / g.rows.max(1)).next_multiple_of(64).min(cols.len().max(1));
-    let mut sums = vec![0.0; g.rows * width];
+fn add_to_columns(y: Shared<'_>, cols: Range<usize>, g: Matrix<'_>, w: impl Terms) {
+    let [all_terms, stride] = w.shape();
+    let width = (CACHED / g.rows.max(1)).next_multiple_of(w.step().max(64)).min(cols.len().max(1));
+    let (mut sums, mut buffer) = (vec![0.0; g.rows * width], Vec::new());
     for from in cols.clone().step_by(width) {
         let cols = from..cols.end.min(from + width);
-        let part = w.of_cols(cols.clone());
-        for terms in chunks(w.rows) {
+        for terms in chunks(all_terms) {
             sums.fill(0.0);
-            add_sums(&mut sums, width, g.of_cols(terms.clone()), part.of_rows(terms));
+            for from in terms.clone().step_by(w.at_once(terms.len())) {
+                let terms = from..terms.end.min(from + w.at_once(terms.len()));
+                let part = w.part(terms.clone(), cols.clone(), &mut buffer);
+                add_sums(&mut sums, width, g.of_cols(terms), part);
+            }
             for (r, sums) in sums.chunks_exact(width).enumerate() {
                 // SAFETY: `r < rows` and `cols` are columns of the result that no other task writes.
-                let y = unsafe { y.slice(r * w.cols + cols.start, cols.len()) };
+                let y = unsafe { y.slice(r * stride + cols.start, cols.len()) };
                 y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
             }
         }
@@ -67,7 +127,7 @@ fn add_to_columns(y: Shared<'_>, cols: Range<usize>, g: Matrix<'_>, w: Matrix<'_
 fn add_sums(y: &mut [f32], stride: usize, g: Matrix<'_>, w: Matrix<'_>) {
     assert!(g.cols == w.rows && w.cols <= stride, "matrices of other shapes");
     assert!(g.col_stride == 1 && w.col_stride == 1, "rows with gaps");
-    Arch::new().dispatch(Task { y, stride, g, w });
+    arch().dispatch(Task { y, stride, g, w });
 }
 
 /// `y += g·w`.

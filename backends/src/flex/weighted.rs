@@ -1,7 +1,8 @@
 //! Weighted sums of a few numbers a row, as attention takes them of values: kept in registers over all rows that are summed.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
+use super::instructions::arch;
 use super::matmul::Matrix;
 use super::shared::prefetch;
 
@@ -9,7 +10,7 @@ use super::shared::prefetch;
 pub(super) fn add_weighted(y: &mut [f32], stride: usize, g: Matrix<'_>, w: Matrix<'_>) {
     assert!(g.cols == w.rows && w.cols <= stride, "matrices of other shapes");
     assert!(g.col_stride == 1 && w.col_stride == 1, "rows with gaps");
-    Arch::new().dispatch(Task { y, stride, g, w });
+    arch().dispatch(Task { y, stride, g, w });
 }
 
 /// `y += g·w`.
