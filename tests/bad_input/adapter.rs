@@ -72,8 +72,9 @@ fn an_embedding_that_was_saved_along_must_be_the_models() {
     let out = place.eval(&[&"--adapter", &adapter]).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let adapter = adapter.to_str().unwrap();
-    let train =
-        |more: &[&str]| failure(place.train(&place.path("out"), &[&["--adapter", adapter], more].concat()));
+    let train = |more: &[&str]| {
+        failure(place.train(&place.path("out"), &[&["--adapter", adapter][..], more].concat()))
+    };
     says(&train(&[]), &["`modules_to_save`", "merge the adapter"]);
     says(&train(&["--adapter-scope", "per_role"]), &["`modules_to_save`", "per_role"]);
 
