@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use diffmas::agents::{AgentConfig, PromptBuilder, TeamConfig};
-use diffmas::text::{Answers, TokenizedSample, Tokenizer, read_jsonl};
+use diffmas::text::{Answers, TokenizedSample, Tokenizer, read_samples};
 use diffmas::{Error, Result};
 use rayon::prelude::*;
 
@@ -61,7 +61,7 @@ fn main() -> Result<()> {
 }
 
 fn tokenised(path: &Path, builder: &PromptBuilder, vocab_size: usize) -> Result<Vec<TokenizedSample>> {
-    let samples = read_jsonl(path, Answers::Required)?;
+    let samples = read_samples(&path.into(), Answers::Required)?;
     let built: Vec<_> = samples.par_iter().map(|s| builder.build(path, s, vocab_size)).collect();
     built.into_iter().collect()
 }

@@ -40,6 +40,10 @@ pub struct Logits {
 /// Runs `ids` through the model in one pass.
 pub fn logits(kind: BackendKind, model: &str, adapter: Option<&Path>, ids: &[u32]) -> Result<Logits> {
     let files = ModelFiles::open(model.as_ref())?;
+    let files = match adapter {
+        Some(dir) => files.with_saved_modules(dir)?,
+        None => files,
+    };
     let vocab_size = files.config.vocab_size;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
         return Err(Error::invalid(format!("--ids holds {id}, but the model has only {vocab_size} tokens")));
@@ -59,7 +63,7 @@ impl Job for Forward<'_> {
     fn run<B: ModelBackend>(self, device: B::Device) -> Result<Logits> {
         let mut backbone: Backbone<B> = self.files.load(&device, Precision::default())?;
         if let Some(dir) = self.adapter {
-            let (adapter, factors) = AdapterLayout::read(dir, &backbone.config, &device)?;
+            let (adapter, factors) = AdapterLayout::read(dir, &backbone)?;
             backbone = backbone.with_adapter(&adapter.bind(&factors));
         }
         let positions = Positions::issue(&vec![true; self.ids.len()], &mut [0]);

@@ -8,7 +8,7 @@ use diffmas::agents::{
 };
 use diffmas::backbone::{ModelFiles, Precision};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
-use diffmas::text::{Answers, TokenizedSample, read_jsonl};
+use diffmas::text::{Answers, TokenizedSample, read_samples};
 use diffmas::training::{Event, TrainConfig, Trainer};
 use diffmas::{Error, Result};
 
@@ -51,7 +51,7 @@ impl Job for Learn<'_> {
 
     fn run<B: ModelBackend>(self, device: B::Device) -> Self::Output {
         let prompts = PromptBuilder::new(&self.team.agents, self.model.tokenizer.clone())?;
-        let lines = read_jsonl(self.data, Answers::Required)?;
+        let lines = read_samples(&self.data.into(), Answers::Required)?;
         let build = |line| prompts.build(self.data, line, self.model.config.vocab_size);
         let samples: Vec<TokenizedSample> = lines.iter().map(build).collect::<Result<_>>()?;
         let backbone = self.model.load::<B>(&device, Precision::default())?;

@@ -20,17 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Refused in a sentence that names the field; the peers take them.
 OPEN = {
     "cases": {
-        "22": "weights without the prefix `model.`",
-        "24": "biases of Llama's `o_proj` and MLP",
-        "29": "the architecture `mistral`",
-        "33": "a special token that only tokenizer_config.json has",
-        "42": "`exclude_modules` of PEFT",
         "61": "a GGUF file without its pre-tokenizer: refused, since wrong ids would go unnoticed",
-        "63": "GGUF files in several parts",
-        "72": "messages whose content is a list of parts",
-        "73": "messages without content",
-        "75": "answers that are numbers",
-        "80": "NaN as a number of a data line",
     },
     "hostile": {
         "01": "its check looks for a file that the input itself brings",

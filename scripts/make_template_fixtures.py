@@ -41,6 +41,31 @@ CONVERSATIONS = {
     "code": turns("```python\nfor i in range(10):\n    print(f\"{i:>3}\")\n```\n# ok", "x = 3.14159 * (y2 - 12345)", "it'LL"),
 }
 
+CLOCK = {"type": "function", "function": {
+    "name": "clock", "description": "The time.",
+    "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}, "required": ["zone"]}}}
+
+
+def calling(arguments):
+    call = {"type": "function", "function": {"name": "clock", "arguments": arguments}}
+    return [
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "12:45", "name": "clock"},
+        {"role": "assistant", "content": "A quarter to one.", "reasoning_content": "12:45"},
+        {"role": "user", "content": "And now?"},
+        {"role": "assistant", "content": "", "tool_calls": [call, call]},
+        {"role": "tool", "content": "12:46"},
+    ]
+
+
+# Conversations with tools: those that are offered, and calls as a mapping or as its JSON.
+WITH_TOOLS = {
+    "tools": (turns("Hi", system="Be kind."), [CLOCK]),
+    "calls": (calling({"zone": "UTC", "é": [1.5, None, True]}), [CLOCK]),
+    "calls as JSON without tools": (calling('{"zone": "UTC"}'), None),
+}
+
 
 def main(folder):
     for name in ["smollm2", "qwen3"]:
@@ -51,17 +76,19 @@ def main(folder):
             tokenizer_file=str(source / "tokenizer.json"),
             **{k: config[k] for k in ("bos_token", "eos_token", "chat_template", "clean_up_tokenization_spaces")})
         cases = []
-        for title, messages in CONVERSATIONS.items():
+        conversations = {title: (messages, None) for title, messages in CONVERSATIONS.items()} | WITH_TOOLS
+        for title, (messages, tools) in conversations.items():
             for add_generation_prompt in (False, True):
                 for thinking in (None, True, False):
                     if thinking is not None and not (name == "qwen3" and add_generation_prompt):
                         continue
                     options = {} if thinking is None else {"enable_thinking": thinking}
                     text = tokenizer.apply_chat_template(
-                        messages, tokenize=False, add_generation_prompt=add_generation_prompt, **options)
+                        messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt, **options)
                     cases.append({
                         "title": title,
                         "messages": messages,
+                        "tools": tools,
                         "add_generation_prompt": add_generation_prompt,
                         "enable_thinking": thinking,
                         "text": text,

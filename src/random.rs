@@ -13,20 +13,32 @@ pub(crate) fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
     rng
 }
 
-/// Numbers in `[0, 1)` that a name stands for, from the `from`-th on: splitmix64 (Steele et al., OOPSLA 2014) of
-/// `fnv1a64(name) + (i + 1)·golden`, top 24 bits. Any part of them can be had without those before, and a few lines of another language make
+/// What separates the numbers of one stream in splitmix64 (Steele et al., OOPSLA 2014).
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The output function of splitmix64.
+fn scrambled(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Number `i` of the stream of splitmix64 that begins at `key`: any of them can be had without those before.
+pub(crate) fn splitmix(key: u64, i: u64) -> u64 {
+    scrambled(key.wrapping_add(i.wrapping_add(1).wrapping_mul(GOLDEN)))
+}
+
+/// FNV-1a of a name.
+pub(crate) fn hash_of(name: &str) -> u64 {
+    name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3))
+}
+
+/// Numbers in `[0, 1)` that a name stands for, from the `from`-th on: the stream of splitmix64 that begins at
+/// `fnv1a64(name)`, top 24 bits of each. Any part of them can be had without those before, and a few lines of another language make
 /// the same.
 pub(crate) fn uniform(name: &str, from: u64) -> impl Iterator<Item = f64> + use<> {
-    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-    let start =
-        name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
-    (from..).map(move |i| {
-        let mut z = start.wrapping_add(i.wrapping_add(1).wrapping_mul(GOLDEN));
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        (z >> 40) as f64 / f64::from(1u32 << 24)
-    })
+    let key = hash_of(name);
+    (from..).map(move |i| (splitmix(key, i) >> 40) as f64 / f64::from(1u32 << 24))
 }
 
 #[cfg(test)]

@@ -104,6 +104,25 @@ fn a_demo_leaves_a_table_and_a_page_on_every_channel_and_task() {
 }
 
 #[test]
+fn a_demo_runs_on_another_model_and_goes_on_with_it() {
+    let place = Place::new();
+    let out = place.path("demo");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tiny-facts");
+    let model = place.copy(&tiny, "own").to_str().unwrap().to_string();
+    let ran = demo(&out, &["--model", &model, "--questions", "8", "--max-steps", "1"]).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(!out.join("model").exists());
+    let plan = fs::read_to_string(out.join("demo.toml")).unwrap();
+    says(&plan, &[&format!("model = \"{model}\"")]);
+    fs::remove_file(out.join("report.html")).unwrap();
+    fs::remove_dir_all(&model).unwrap();
+    let mut again = diffmas(&[&"demo", &"--resume", &"--output", &out]);
+    let failed = again.output().unwrap();
+    says(&String::from_utf8_lossy(&failed.stderr), &["own"]);
+    assert_eq!(failed.status.code(), Some(1), "it is the model that it goes on with");
+}
+
+#[test]
 fn a_demo_that_is_there_is_kept_without_a_flag_and_text_is_not_a_channel_of_it() {
     let place = Place::new();
     let out = place.path("out");

@@ -82,7 +82,7 @@ fn lines_of_several_questions_are_trained_on_scored_answered_and_reported() {
         serde_json::from_str(&fs::read_to_string(scores.join("results.json")).unwrap()).unwrap();
     assert_eq!((number(&results["samples"]), number(&results["clusters"])), (9, 5));
     assert_eq!(number(&results["accuracy"]["checked"]), 9);
-    let place_of = |line: &Value| (number(&line["line"]), number(&line["question"]));
+    let place_of = |line: &Value| (number(&line["line"]), number(&line["question_index"]));
     assert_eq!(lines(&scores.join("samples.jsonl")).iter().map(place_of).collect::<Vec<_>>(), places());
 
     // Killed after the first lines, it goes on to the same scores.
@@ -112,9 +112,9 @@ fn lines_of_several_questions_are_trained_on_scored_answered_and_reported() {
     let answers = place.path("answers.jsonl");
     answer("2", &["--output", answers.to_str().unwrap()]).assert().success();
     let answered = lines(&answers);
-    let place_of = |line: &Value| (number(&line["line"]), line.get("question").map_or(1, number));
+    let place_of = |line: &Value| (number(&line["line"]), line.get("question_index").map_or(1, number));
     assert_eq!(answered.iter().map(place_of).collect::<Vec<_>>(), places());
-    let single = answered.iter().filter(|line| line.get("question").is_none());
+    let single = answered.iter().filter(|line| line.get("question_index").is_none());
     assert_eq!(single.map(|line| number(&line["line"])).collect::<Vec<_>>(), [2, 5], "lines of one question");
     let printed = answer("8", &[]).output().unwrap().stdout;
     let printed = String::from_utf8(printed).unwrap();

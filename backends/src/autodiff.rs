@@ -4,6 +4,7 @@
 
 mod attention;
 mod linear;
+mod rotary;
 mod waiting;
 
 use burn::backend::Autodiff;
@@ -16,8 +17,8 @@ use burn::tensor::backend::AutodiffBackend;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 
 use crate::{
-    AttentionCall, AttentionMask, DeviceMemory, HostMask, KeyValueBlock, LinearGrads, LinearOutput,
-    LinearRef, LoraRef, ModelBackend, StoredDtype, StoredMatrix, WeightUse,
+    AttentionCall, AttentionMask, DeviceMemory, HeadNorm, HostMask, KeyValueBlock, LinearGrads, LinearOutput,
+    LinearRef, LoraRef, ModelBackend, ProductDtype, StoredDtype, StoredMatrix, WeightUse,
 };
 
 pub use waiting::{Waiting, inputs, waiting};
@@ -206,21 +207,6 @@ impl<B: ModelBackend> Backward<B, 1> for RmsNorm {
     }
 }
 
-#[derive(Debug)]
-struct Rotary;
-
-impl<B: ModelBackend> Backward<B, 1> for Rotary {
-    type State = (Tensor<B, 2>, Tensor<B, 2>);
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = from_float(grads.consume::<B>(&ops.node));
-        let (cos, sin) = ops.state;
-        if let [Some(n)] = ops.parents {
-            grads.register::<B>(n.id, to_float(B::rotary_backward(dy, &cos, &sin)));
-        }
-    }
-}
-
 /// Parents: what was there, and what is new. State: the positions of each.
 #[derive(Debug)]
 struct Append;
@@ -288,6 +274,9 @@ impl<B: ModelBackend> Backward<B, 1> for TokenKl {
 
 impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     type Weight = B::Weight;
+    type Room = B::Room;
+
+    const GROWS_IN_PLACE: bool = B::GROWS_IN_PLACE;
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         B::device_memory(device)
@@ -338,6 +327,14 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         B::frozen_weight(matrix, used, device)
     }
 
+    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> bool {
+        B::multiplies(dtype, device)
+    }
+
+    fn multiplied_in(weight: Self::Weight, products: ProductDtype) -> Self::Weight {
+        B::multiplied_in(weight, products)
+    }
+
     fn frozen_linear(
         x: Tensor<Self, 2>,
         weight: &Self::Weight,
@@ -384,9 +381,8 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
     }
 
     fn rotary(x: Tensor<Self, 3>, cos: &Tensor<Self, 2>, sin: &Tensor<Self, 2>) -> Tensor<Self, 3> {
-        let (parent, cos, sin) = (node(&x), cos.clone().inner(), sin.clone().inner());
-        let y = B::rotary(x.inner(), &cos, &sin);
-        record(Rotary, [parent], y, || (cos, sin))
+        let [y] = rotary::rotary_all([x], cos, sin);
+        y
     }
 
     fn rotary_all<const N: usize>(
@@ -394,26 +390,29 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         cos: &Tensor<Self, 2>,
         sin: &Tensor<Self, 2>,
     ) -> [Tensor<Self, 3>; N] {
-        let parents = xs.each_ref().map(node);
-        let (cos, sin) = (cos.clone().inner(), sin.clone().inner());
-        let mut ys = B::rotary_all(xs.map(Tensor::inner), &cos, &sin).into_iter();
-        parents.map(|parent| {
-            let y = ys.next().expect("a result for each");
-            record(Rotary, [parent], y, || (cos.clone(), sin.clone()))
-        })
+        rotary::rotary_all(xs, cos, sin)
+    }
+
+    fn normed_rotary_all<const N: usize>(
+        xs: [Tensor<Self, 3>; N],
+        norms: [HeadNorm<'_, Self>; N],
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> [Tensor<Self, 3>; N] {
+        rotary::normed_rotary_all(xs, norms, cos, sin)
     }
 
     fn appended(tail: KeyValueBlock<Self>, new: KeyValueBlock<Self>) -> KeyValueBlock<Self> {
-        let positions = [&tail, &new].map(|block| block.key.dims()[2]);
-        let parents = [[&tail.key, &new.key], [&tail.value, &new.value]].map(|pair| pair.map(node));
-        let [tail, new] =
-            [tail, new].map(|block| KeyValueBlock { key: block.key.inner(), value: block.value.inner() });
-        let all = B::appended(tail, new);
-        let [keys, values] = parents;
-        KeyValueBlock {
-            key: record(Append, keys, all.key, || positions),
-            value: record(Append, values, all.value, || positions),
-        }
+        longer(tail, new, B::appended)
+    }
+
+    fn grown(
+        room: &mut Self::Room,
+        capacity: usize,
+        tail: KeyValueBlock<Self>,
+        new: KeyValueBlock<Self>,
+    ) -> KeyValueBlock<Self> {
+        longer(tail, new, |tail, new| B::grown(room, capacity, tail, new))
     }
 
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -437,6 +436,23 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         let (parent, log_p, logits) = (node(&logits), log_p.inner(), logits.inner());
         let y = B::token_kl(log_p.clone(), logits.clone());
         record(TokenKl, [parent], y, || (log_p, logits))
+    }
+}
+
+/// Keys and values of `new` after those of `tail`, as `join` puts them.
+fn longer<B: ModelBackend, C: CheckpointStrategy>(
+    tail: KeyValueBlock<Ad<B, C>>,
+    new: KeyValueBlock<Ad<B, C>>,
+    join: impl FnOnce(KeyValueBlock<B>, KeyValueBlock<B>) -> KeyValueBlock<B>,
+) -> KeyValueBlock<Ad<B, C>> {
+    let positions = [&tail, &new].map(|block| block.key.dims()[2]);
+    let [keys, values] = [[&tail.key, &new.key], [&tail.value, &new.value]].map(|pair| pair.map(node));
+    let [tail, new] =
+        [tail, new].map(|block| KeyValueBlock { key: block.key.inner(), value: block.value.inner() });
+    let all = join(tail, new);
+    KeyValueBlock {
+        key: record(Append, keys, all.key, || positions),
+        value: record(Append, values, all.value, || positions),
     }
 }
 
@@ -476,8 +492,8 @@ pub fn one_pass() -> ReentrantMutexGuard<'static, ()> {
 /// Makes leaves that burn-autodiff handles in linear time.
 ///
 /// Each leaf starts a graph of its own, and every operation that meets a second graph merges the two, moving either, again and
-/// again for a leaf that is used again: quadratic in the number of nodes. A backward pass over one element of each leaf empties
-/// those graphs; from then on the leaves join whatever graph uses them.
+/// again for a leaf that is used again: quadratic in the number of nodes. A backward pass over nodes that compute nothing and lead to all leaves
+/// empties those graphs; from then on the leaves join whatever graph uses them.
 ///
 /// # Shapes
 /// Any, with at least one element each.
@@ -485,9 +501,17 @@ pub fn leaves<B: Backend, const D: usize>(values: Vec<Tensor<B, D>>) -> Vec<Tens
     let _pass = one_pass();
     let leaves: Vec<Tensor<Autodiff<B>, D>> =
         values.into_iter().map(|t| Tensor::from_inner(t).require_grad()).collect();
-    let first = |t: &Tensor<Autodiff<B>, D>| t.clone().slice([const { 0..1 }; D]).sum();
-    if let Some(sum) = leaves.iter().map(first).reduce(|a, b| a + b) {
-        sum.backward();
+    // By threes, so that what is merged is of one size.
+    let mut chains = leaves.clone();
+    while chains.len() > 1 {
+        let joined = |chains: &[Tensor<Autodiff<B>, D>]| {
+            let [first, second, third] = [0, 1, 2].map(|i| &chains[i.min(chains.len() - 1)]);
+            chained(first.clone(), [node(second), node(third)])
+        };
+        chains = chains.chunks(3).map(joined).collect();
+    }
+    if let Some(root) = chains.pop() {
+        root.backward();
     }
     leaves
 }

@@ -7,12 +7,14 @@ use burn::prelude::*;
 use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 
 use crate::{
-    AttentionCall, AttentionGrads, KeyValueBlock, LinearGrads, LinearOutput, LinearRef, LinearSlope,
-    LinearsGrads, LoraRef, ModelBackend,
+    AttentionCall, AttentionGrads, HeadNorm, KeyValueBlock, LinearGrads, LinearOutput, LinearRef,
+    LinearSlope, LinearsGrads, LoraRef, ModelBackend,
 };
 
+mod flat;
 mod scores;
 
+pub use flat::{adamw, added, part, sum_of_squares};
 pub use scores::{best_tokens, penalised, top_tokens, warm_sums, written};
 
 /// Scores of unseen keys; finite, and within half precision's range.
@@ -184,6 +186,35 @@ pub fn rotary<B: Backend>(x: Tensor<B, 3>, cos: &Tensor<B, 2>, sin: &Tensor<B, 2
     let (x1, x2) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
     let y1 = x1.clone() * c.clone() - x2.clone() * s.clone();
     Tensor::cat(vec![y1, x2 * c + x1 * s], 2)
+}
+
+/// A norm over each head, then the rotation; see [`ModelBackend::normed_rotary_all`].
+pub fn normed_rotary_all<B: ModelBackend, const N: usize>(
+    xs: [Tensor<B, 3>; N],
+    norms: [HeadNorm<'_, B>; N],
+    cos: &Tensor<B, 2>,
+    sin: &Tensor<B, 2>,
+) -> [Tensor<B, 3>; N] {
+    let mut norms = norms.into_iter();
+    let normed = xs.map(|x| {
+        let (norm, [n, heads, d]) = (norms.next().expect("a norm for each"), x.dims());
+        B::rms_norm(x.reshape([n * heads, d]), norm.weight, norm.eps).reshape([n, heads, d])
+    });
+    B::rotary_all(normed, cos, sin)
+}
+
+/// See [`ModelBackend::normed_rotary_backward`].
+pub fn normed_rotary_backward<B: ModelBackend>(
+    dy: Tensor<B, 3>,
+    x: Tensor<B, 3>,
+    norm: HeadNorm<'_, B>,
+    cos: &Tensor<B, 2>,
+    sin: &Tensor<B, 2>,
+) -> Tensor<B, 3> {
+    let [n, heads, d] = x.dims();
+    let rows = |x: Tensor<B, 3>| x.reshape([n * heads, d]);
+    let turned = B::rotary_backward(dy, cos, sin);
+    B::rms_norm_backward(rows(turned), rows(x), norm.weight, norm.eps).reshape([n, heads, d])
 }
 
 /// Keys and values of `new` after those of `tail`.

@@ -5,26 +5,31 @@ mod arena;
 mod attention;
 mod attention_backward;
 mod elementwise;
+mod flat;
+mod head_norm;
 mod launch;
 mod linear;
 mod linear_kernels;
 mod matmul;
 mod reduce;
 mod rows;
+mod weight;
 
 use burn::prelude::*;
 use burn::tensor::backend::{DTypeUsage, DeviceOps};
-use burn::tensor::{DType, TensorData, TensorPrimitive};
+use burn::tensor::{DType, TensorPrimitive};
 use burn_cubecl::cubecl::server::ComputeServer;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
 
 use self::matmul::product;
+use self::weight::DeviceMatrix;
 use crate::{
-    AttentionCall, AttentionGrads, AttentionMask, DeviceMemory, HostMask, KeyValueBlock, LinearGrads,
-    LinearOutput, LinearRef, LinearSlope, LinearsGrads, LoraRef, StoredDtype, StoredMatrix, WeightUse,
-    check_device, composed,
+    AdamWRange, AdamWState, AttentionCall, AttentionGrads, AttentionMask, BestToken, DeviceMemory,
+    FrozenMatrix, HeadNorm, HostMask, KeyValueBlock, LinearGrads, LinearOutput, LinearRef, LinearSlope,
+    LinearsGrads, LoraRef, ProductDtype, StoredDtype, StoredMatrix, WeightUse, check_device, composed,
+    host_data,
 };
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
@@ -36,7 +41,10 @@ where
     I: IntElement,
     BT: BoolElement,
 {
-    type Weight = Tensor<Self, 2>;
+    type Weight = DeviceMatrix<Self>;
+    type Room = append::Room<R>;
+
+    const GROWS_IN_PLACE: bool = true;
 
     fn device_memory(device: &Self::Device) -> Option<DeviceMemory> {
         // The thread of a device that has failed answers nobody.
@@ -55,11 +63,17 @@ where
         Some(R::client(device).properties().memory.max_page_size)
     }
 
+    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> bool {
+        matmul::multiplies(dtype, R::client(device).properties())
+    }
+
     fn frozen_weight(matrix: StoredMatrix, _used: WeightUse, device: &Self::Device) -> Self::Weight {
-        let (dtype, shape) = (float(matrix.dtype()).expect("numbers that the device keeps"), matrix.shape());
-        let data = TensorData::from_bytes(matrix.into_bytes(), shape, dtype);
-        // Memory of just its size: a page of what comes and goes is up to ten times as large.
-        Self::memory_persistent_allocations(device, data, |data| Tensor::from_data(data, (device, dtype)))
+        let dtype = float(matrix.dtype()).expect("numbers that the device keeps");
+        DeviceMatrix::new(matrix, dtype, R::client(device).properties().memory.max_page_size, device)
+    }
+
+    fn multiplied_in(weight: Self::Weight, products: ProductDtype) -> Self::Weight {
+        weight.multiplied_in(products)
     }
 
     fn frozen_linear(
@@ -68,8 +82,12 @@ where
         bias: Option<&Tensor<Self, 1>>,
         lora: Option<LoraRef<'_, Self>>,
     ) -> Tensor<Self, 2> {
+        let Some(whole) = weight.whole() else {
+            let pieces = weight.pieces().map(|(_, piece)| Self::frozen_linear(x.clone(), &piece, None, None));
+            return composed::with_bias_and_lora(Tensor::cat(pieces.collect(), 1), x, bias, lora);
+        };
         if !linear_in_f32(&x, lora) {
-            return composed::frozen_linear(x, weight, bias, lora);
+            return composed::frozen_linear(x, whole, bias, lora);
         }
         let layer = LinearRef { weight, bias, lora, residual: None };
         let output = Self::frozen_linears(x, &[layer]).pop();
@@ -83,8 +101,12 @@ where
         lora: Option<LoraRef<'_, Self>>,
         wants_dx: bool,
     ) -> LinearGrads<Self> {
+        let Some(whole) = weight.whole() else {
+            let dx = wants_dx.then(|| Self::frozen_transposed(dy.clone(), weight));
+            return composed::with_lora_gradients(dx, dy, x, lora);
+        };
         if !linear_in_f32(&dy, lora) {
-            return composed::frozen_linear_backward(dy, x, weight, lora, wants_dx);
+            return composed::frozen_linear_backward(dy, x, whole, lora, wants_dx);
         }
         let slope = LinearSlope { dy, weight, lora, kept: None, sums: None };
         let (dx, mut factors) = Self::frozen_linears_backward(x, vec![slope], wants_dx);
@@ -95,11 +117,12 @@ where
         let in_f32 = |layer: &LinearRef<'_, Self>| {
             linear_in_f32(&x, layer.lora) && layer.residual.is_none_or(|residual| in_f32([residual]))
         };
-        if !layers.iter().all(in_f32) {
+        let matrices: Option<Vec<_>> = layers.iter().map(|layer| matrix(layer.weight)).collect();
+        let Some(matrices) = matrices.filter(|_| layers.iter().all(in_f32)) else {
             return composed::frozen_linears(x, layers);
-        }
-        let layers = layers.iter().map(|layer| linear::Linear {
-            weight: raw(layer.weight.clone()),
+        };
+        let layers = layers.iter().zip(matrices).map(|(layer, matrix)| linear::Linear {
+            matrix,
             bias: layer.bias.map(|bias| raw(bias.clone())),
             lora: layer.lora.map(factors),
             residual: layer.residual.map(|residual| raw(residual.clone())),
@@ -113,12 +136,14 @@ where
         slopes: Vec<LinearSlope<'_, Self>>,
         wants_dx: bool,
     ) -> LinearsGrads<Self> {
-        if !slopes.iter().all(|slope| linear_in_f32(&slope.dy, slope.lora)) {
+        let in_f32 = |slope: &LinearSlope<'_, Self>| linear_in_f32(&slope.dy, slope.lora);
+        let matrices: Option<Vec<_>> = slopes.iter().map(|slope| matrix(slope.weight)).collect();
+        let Some(matrices) = matrices.filter(|_| slopes.iter().all(in_f32)) else {
             return composed::frozen_linears_backward(x, slopes, wants_dx);
-        }
-        let slopes = slopes.into_iter().map(|slope| linear::Slope {
+        };
+        let slopes = slopes.into_iter().zip(matrices).map(|(slope, matrix)| linear::Slope {
             dy: raw(slope.dy),
-            weight: raw(slope.weight.clone()),
+            matrix,
             lora: slope.lora.map(factors),
             kept: slope.kept.map(raw),
             sums: slope.sums.map(|(a, b)| (raw(a), raw(b))),
@@ -129,14 +154,24 @@ where
     }
 
     fn frozen_transposed(x: Tensor<Self, 2>, weight: &Self::Weight) -> Tensor<Self, 2> {
-        match in_f32([&x]) {
-            true => wrapped(linear::frozen_transposed(raw(x), raw(weight.clone()))),
-            false => composed::frozen_transposed(x, weight),
+        let Some(whole) = weight.whole() else {
+            let of_piece = |(from, piece): (usize, Self::Weight)| {
+                Self::frozen_transposed(x.clone().narrow(1, from, piece.shape()[0]), &piece)
+            };
+            let sum = weight.pieces().map(of_piece).reduce(|sum, part| sum + part);
+            return sum.expect("one piece at least");
+        };
+        match matrix(weight).filter(|_| in_f32([&x])) {
+            Some(matrix) => wrapped(linear::frozen_transposed(raw(x), matrix)),
+            None => composed::frozen_transposed(x, whole),
         }
     }
 
-    fn embed(weight: &Self::Weight, ids: &[u32], _device: &Self::Device) -> Tensor<Self, 2> {
-        composed::embed(weight, ids)
+    fn embed(weight: &Self::Weight, ids: &[u32], device: &Self::Device) -> Tensor<Self, 2> {
+        match weight.whole() {
+            Some(whole) => composed::embed(whole, ids),
+            None => weight.embed(ids, device),
+        }
     }
 
     fn rms_norm(x: Tensor<Self, 2>, weight: &Tensor<Self, 1>, eps: f64) -> Tensor<Self, 2> {
@@ -191,13 +226,51 @@ where
         rotated(xs, cos, sin, 1.0)
     }
 
+    fn normed_rotary_all<const N: usize>(
+        xs: [Tensor<Self, 3>; N],
+        norms: [HeadNorm<'_, Self>; N],
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> [Tensor<Self, 3>; N] {
+        if !xs.iter().all(|x| in_f32([x])) || !in_f32([cos, sin]) {
+            return composed::normed_rotary_all(xs, norms, cos, sin);
+        }
+        let (xs, norms) = (xs.map(raw), norms.map(head_norm));
+        head_norm::normed_rotary(xs, norms, raw(cos.clone()), raw(sin.clone())).map(wrapped)
+    }
+
+    fn normed_rotary_backward(
+        dy: Tensor<Self, 3>,
+        x: Tensor<Self, 3>,
+        norm: HeadNorm<'_, Self>,
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> Tensor<Self, 3> {
+        if !in_f32([&dy, &x]) || !in_f32([cos, sin]) {
+            return composed::normed_rotary_backward(dy, x, norm, cos, sin);
+        }
+        let (dy, x, norm) = (raw(dy), raw(x), head_norm(norm));
+        wrapped(head_norm::normed_rotary_backward(dy, x, norm, raw(cos.clone()), raw(sin.clone())))
+    }
+
     fn appended(tail: KeyValueBlock<Self>, new: KeyValueBlock<Self>) -> KeyValueBlock<Self> {
         if !in_f32([&tail.key, &tail.value, &new.key, &new.value]) {
             return composed::appended(tail, new);
         }
-        let primitives =
-            |block: KeyValueBlock<Self>| [block.key, block.value].map(|x| x.into_primitive().tensor());
         let [key, value] = append::appended(primitives(tail), primitives(new)).map(wrapped);
+        KeyValueBlock { key, value }
+    }
+
+    fn grown(
+        room: &mut Self::Room,
+        capacity: usize,
+        tail: KeyValueBlock<Self>,
+        new: KeyValueBlock<Self>,
+    ) -> KeyValueBlock<Self> {
+        if !in_f32([&tail.key, &tail.value, &new.key, &new.value]) {
+            return composed::appended(tail, new);
+        }
+        let [key, value] = room.grown(capacity, primitives(tail), primitives(new)).map(wrapped);
         KeyValueBlock { key, value }
     }
 
@@ -286,9 +359,21 @@ where
         }
     }
 
+    fn best_tokens(logits: Tensor<Self, 2>) -> Vec<BestToken> {
+        if !in_f32([&logits]) || logits.dims()[1] > rows::INDEXED {
+            return composed::best_tokens(logits);
+        }
+        let best: Tensor<Self, 2> = wrapped(rows::best(raw(logits)));
+        let numbers: Vec<f32> = host_data(best).iter().collect();
+        let rows = numbers.as_chunks::<{ rows::BEST }>().0.iter();
+        rows.map(|&[id, largest, least, sum]| BestToken::new(id as u32, largest, least, sum)).collect()
+    }
+
     fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {
         match in_f32([&a, &b]) {
-            true => wrapped(product(a.into_primitive().tensor(), b.into_primitive().tensor())),
+            true => {
+                wrapped(product(a.into_primitive().tensor(), b.into_primitive().tensor(), ProductDtype::F32))
+            }
             false => a.matmul(b),
         }
     }
@@ -316,6 +401,38 @@ where
     fn argmax_last<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D, Int> {
         reduce::argmax_last(x, I::dtype())
     }
+
+    fn part(flat: &Tensor<Self, 1>, from: usize, shape: [usize; 2]) -> Tensor<Self, 2> {
+        let raw = raw(flat.clone());
+        match flat::begins(&raw, from) {
+            true => wrapped(flat::part(raw, from, shape)),
+            false => composed::part(flat, from, shape),
+        }
+    }
+
+    fn added(flat: Tensor<Self, 1>, parts: Vec<(usize, Tensor<Self, 2>)>) -> Tensor<Self, 1> {
+        if !in_f32([&flat]) || !parts.iter().all(|(_, part)| in_f32([part])) {
+            return composed::added(flat, parts);
+        }
+        let parts = parts.into_iter().map(|(from, part)| (from, raw(part))).collect();
+        wrapped(flat::added(raw(flat), parts))
+    }
+
+    fn sum_of_squares(x: Tensor<Self, 1>) -> f64 {
+        if !in_f32([&x]) {
+            return composed::sum_of_squares(x);
+        }
+        host_data(wrapped::<_, Self, 1>(flat::squares(raw(x)))).iter::<f64>().sum()
+    }
+
+    fn adamw(state: AdamWState<Self>, gradient: Tensor<Self, 1>, ranges: &[AdamWRange]) -> AdamWState<Self> {
+        if !in_f32([&state.parameters, &state.exp_avg, &state.exp_avg_sq, &gradient]) {
+            return composed::adamw(state, gradient, ranges);
+        }
+        let state = [state.parameters, state.exp_avg, state.exp_avg_sq].map(raw);
+        let [parameters, exp_avg, exp_avg_sq] = flat::adamw(state, raw(gradient), ranges).map(wrapped);
+        AdamWState { parameters, exp_avg, exp_avg_sq }
+    }
 }
 
 /// The tensor below the public one, its last dimension without gaps.
@@ -332,6 +449,13 @@ fn wrapped<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>, con
     Tensor::from_primitive(TensorPrimitive::Float(x))
 }
 
+/// Keys and values below the public ones.
+fn primitives<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>>(
+    block: KeyValueBlock<B>,
+) -> [CubeTensor<R>; 2] {
+    [block.key, block.value].map(|x| x.into_primitive().tensor())
+}
+
 /// Heads rotated by the angle times `sign`, which is 1 or −1.
 fn rotated<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>, const N: usize>(
     xs: [Tensor<B, 3>; N],
@@ -344,6 +468,13 @@ fn rotated<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>, con
     }
     let sin = sin.clone().mul_scalar(sign);
     xs.map(|x| composed::rotary(x, cos, &sin))
+}
+
+/// A norm over heads below the public one.
+fn head_norm<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>>(
+    norm: HeadNorm<'_, B>,
+) -> head_norm::Norm<R> {
+    (raw(norm.weight.clone()), norm.eps)
 }
 
 /// A call of attention as kernels take it, if they can do it.
@@ -359,6 +490,14 @@ where
     let blocks = call.blocks.iter().map(|b| [primitive(&b.key), primitive(&b.value)]).collect();
     let padding = call.mask.padding(&call.q.device()).map(Tensor::into_primitive);
     attention::Call::new(primitive(&call.q), blocks, padding, call.scale)
+}
+
+/// A frozen matrix as kernels take it, if it is in one piece.
+fn matrix<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>>(
+    weight: &DeviceMatrix<B>,
+) -> Option<linear::Matrix<R>> {
+    let numbers = raw(weight.whole()?.clone());
+    Some(linear::Matrix { numbers, products: weight.products })
 }
 
 /// The factors of LoRA below the public ones.

@@ -17,7 +17,7 @@ use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 use crate::cache_folder::kernel_folder;
 
 /// What kernels consist of: the exact versions of the crates that they are in, and those of this crate.
-const KERNELS: [&str; 13] = [
+const KERNELS: [&str; 16] = [
     include_str!("../Cargo.toml"),
     include_str!("cube.rs"),
     include_str!("cube/append.rs"),
@@ -25,12 +25,15 @@ const KERNELS: [&str; 13] = [
     include_str!("cube/attention.rs"),
     include_str!("cube/attention_backward.rs"),
     include_str!("cube/elementwise.rs"),
+    include_str!("cube/flat.rs"),
+    include_str!("cube/head_norm.rs"),
     include_str!("cube/launch.rs"),
     include_str!("cube/linear.rs"),
     include_str!("cube/linear_kernels.rs"),
     include_str!("cube/matmul.rs"),
     include_str!("cube/reduce.rs"),
     include_str!("cube/rows.rs"),
+    include_str!("cube/weight.rs"),
 ];
 
 /// The file that says what the others were.

@@ -13,6 +13,7 @@
 
 use burn::prelude::*;
 
+mod adamw;
 mod attention;
 pub mod autodiff;
 mod cache_folder;
@@ -43,6 +44,7 @@ mod weight;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
+pub use adamw::{AdamWRange, AdamWState};
 pub use attention::{AttentionCall, AttentionGrads, KeyValueBlock};
 pub use burn::backend::Autodiff;
 #[cfg(feature = "flex")]
@@ -59,7 +61,7 @@ pub use memory::{DeviceMemory, free_host_memory};
 pub use read::{host_data, host_data_of_all, settle};
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
-pub use weight::{FrozenMatrix, WeightUse};
+pub use weight::{FrozenMatrix, ProductDtype, WeightUse};
 
 /// Borrowed LoRA factors of one linear layer.
 #[derive(Debug)]
@@ -91,6 +93,15 @@ pub struct LinearRef<'a, B: ModelBackend> {
     pub lora: Option<LoraRef<'a, B>>,
     /// `[N, out]`
     pub residual: Option<&'a Tensor<B, 2>>,
+}
+
+/// Borrowed parts of a norm over each head.
+#[derive(Debug)]
+pub struct HeadNorm<'a, B: Backend> {
+    /// `[d]`, frozen.
+    pub weight: &'a Tensor<B, 1>,
+    /// What is added to the mean square.
+    pub eps: f64,
 }
 
 /// What a linear layer makes of its input.
@@ -130,6 +141,12 @@ pub type LinearGrads<B> = (Option<Tensor<B, 2>>, Option<(Tensor<B, 2>, Tensor<B,
 pub trait ModelBackend: Backend {
     /// How a frozen matrix is kept; the same with and without autodiff.
     type Weight: FrozenMatrix;
+
+    /// Memory in which the keys and values of one layer grow, taken when they first do; the same with and without autodiff.
+    type Room: Default + std::fmt::Debug + Send + 'static;
+
+    /// Whether keys and values grow in such memory; else all of them are copied each time.
+    const GROWS_IN_PLACE: bool = false;
 
     /// What its allocator holds on `device` for the calling thread; none where tensors lie in the process's own memory, or once the device
     /// has failed.
@@ -195,11 +212,27 @@ pub trait ModelBackend: Backend {
         None
     }
 
+    /// Whether products of frozen matrices can be computed in these numbers on `device`. Every backend computes in f32.
+    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> bool {
+        let _ = device;
+        dtype == ProductDtype::F32
+    }
+
     /// Takes over a matrix `[out, in]`.
     ///
     /// # Panics
     /// If the backend does not keep its numbers; see [`ModelBackend::keeps`].
     fn frozen_weight(matrix: StoredMatrix, used: WeightUse, device: &Self::Device) -> Self::Weight;
+
+    /// The matrix, whose products with many rows are computed in `products` from here on, the numbers of both rounded to them. With few rows
+    /// a product waits for the numbers of the matrix, not for arithmetic, and is computed in f32.
+    ///
+    /// # Panics
+    /// If the backend does not compute in them; see [`ModelBackend::multiplies`].
+    fn multiplied_in(weight: Self::Weight, products: ProductDtype) -> Self::Weight {
+        assert_eq!(products, ProductDtype::F32, "what this backend computes in");
+        weight
+    }
 
     /// `y = x · Wᵀ + bias + s·(x · Aᵀ)·Bᵀ`, LoRA kept factored (Hu et al., arXiv 2106.09685).
     ///
@@ -304,6 +337,27 @@ pub trait ModelBackend: Backend {
         sin: &Tensor<Self, 2>,
     ) -> [Tensor<Self, 3>; N] {
         xs.map(|x| Self::rotary(x, cos, sin))
+    }
+
+    /// [`ModelBackend::rms_norm`] over each head, then [`ModelBackend::rotary`], of several tensors of the same positions.
+    fn normed_rotary_all<const N: usize>(
+        xs: [Tensor<Self, 3>; N],
+        norms: [HeadNorm<'_, Self>; N],
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> [Tensor<Self, 3>; N] {
+        composed::normed_rotary_all(xs, norms, cos, sin)
+    }
+
+    /// The gradient of one tensor of [`ModelBackend::normed_rotary_all`].
+    fn normed_rotary_backward(
+        dy: Tensor<Self, 3>,
+        x: Tensor<Self, 3>,
+        norm: HeadNorm<'_, Self>,
+        cos: &Tensor<Self, 2>,
+        sin: &Tensor<Self, 2>,
+    ) -> Tensor<Self, 3> {
+        composed::normed_rotary_backward(dy, x, norm, cos, sin)
     }
 
     /// `silu(gate) · up`, elementwise (Shazeer, arXiv 2002.05202).
@@ -430,11 +484,58 @@ pub trait ModelBackend: Backend {
         composed::appended(tail, new)
     }
 
+    /// [`ModelBackend::appended`], in `room` where the backend has such: memory for `capacity` positions, in which each is written once. A room
+    /// is that of one tail, which is what it returned last; what it returned before stays as it is.
+    fn grown(
+        room: &mut Self::Room,
+        capacity: usize,
+        tail: KeyValueBlock<Self>,
+        new: KeyValueBlock<Self>,
+    ) -> KeyValueBlock<Self> {
+        let _ = (room, capacity);
+        Self::appended(tail, new)
+    }
+
     /// A cache with `new` at the positions from `from` on; in place where nobody else holds the cache.
     ///
     /// # Shapes
     /// `cache [B, G, C, d]`, `new [B, G, t, d]` with `from + t ≤ C` → `[B, G, C, d]`
     fn written(cache: Tensor<Self, 4>, new: Tensor<Self, 4>, from: usize) -> Tensor<Self, 4> {
         composed::written(cache, new, from)
+    }
+
+    /// The matrix that lies in `flat` from the number `from` on, row after row; without a copy where the backend has views.
+    ///
+    /// # Shapes
+    /// `flat [N]`, `shape` of at most `N − from` numbers → `shape`
+    fn part(flat: &Tensor<Self, 1>, from: usize, shape: [usize; 2]) -> Tensor<Self, 2> {
+        composed::part(flat, from, shape)
+    }
+
+    /// `flat`, each matrix added to the numbers from its place on; in place where nobody else holds `flat`. No two matrices have a place in
+    /// common.
+    ///
+    /// # Shapes
+    /// `flat [N]`, matrices that end before `N` → `[N]`
+    fn added(flat: Tensor<Self, 1>, parts: Vec<(usize, Tensor<Self, 2>)>) -> Tensor<Self, 1> {
+        composed::added(flat, parts)
+    }
+
+    /// The sum of the squares of all numbers, on the host; the same bits for the same numbers every time.
+    fn sum_of_squares(x: Tensor<Self, 1>) -> f64 {
+        composed::sum_of_squares(x)
+    }
+
+    /// An update of AdamW (Loshchilov & Hutter, arXiv 1711.05101) of the numbers in `ranges`, which have none in common; the others stay as they
+    /// are. With the gradient `g` times its factor, of each number `θ`
+    ///
+    /// `m ← β₁·m + (1 − β₁)·g`, `v ← β₂·v + (1 − β₂)·g²`, `θ ← (1 − η·λ)·θ − η·(m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)`;
+    ///
+    /// in place where nobody else holds a tensor of `state`.
+    ///
+    /// # Shapes
+    /// All tensors `[N]`.
+    fn adamw(state: AdamWState<Self>, gradient: Tensor<Self, 1>, ranges: &[AdamWRange]) -> AdamWState<Self> {
+        composed::adamw(state, gradient, ranges)
     }
 }

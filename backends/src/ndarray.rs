@@ -8,6 +8,7 @@ use crate::{LinearGrads, LoraRef, ModelBackend, StoredDtype, StoredMatrix, Weigh
 
 impl ModelBackend for NdArray {
     type Weight = HostWeight<Self>;
+    type Room = ();
 
     fn keeps(_dtype: StoredDtype, _device: &Self::Device) -> bool {
         true

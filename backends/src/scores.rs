@@ -12,6 +12,15 @@ pub struct BestToken {
     pub log_prob: f32,
 }
 
+impl BestToken {
+    /// From the largest and the least score of a row, and `Σ exp(score − largest)`.
+    pub(crate) fn new(id: u32, largest: f32, least: f32, sum: f32) -> Self {
+        // Infinity and what is no number show in the sum, too.
+        let finite = [largest, least, sum].into_iter().all(f32::is_finite);
+        Self { id, log_prob: if finite { -sum.ln() } else { f32::NAN } }
+    }
+}
+
 /// A token and its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoredToken {

@@ -44,3 +44,17 @@ pub enum WeightUse {
     /// An embedding, an output head, or both: single rows are read, too.
     Table,
 }
+
+/// What products of a frozen matrix with many rows are computed in; they are summed in f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProductDtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// NVIDIA's tensor cores: f32 with 10 bits of fraction in place of 23.
+    Tf32,
+    /// 16 bits, of which 8 are the exponent.
+    Bf16,
+    /// 16 bits, of which 5 are the exponent.
+    F16,
+}

@@ -23,7 +23,7 @@ use diffmas::checkpoint::{StoredType, write_tensors};
 use diffmas::evaluation::{Accuracy, Checking, Control, Scoring, evaluate};
 use diffmas::files::write_atomic;
 use diffmas::inference::DecodeOptions;
-use diffmas::training::{Decay, Optimizer, clip};
+use diffmas::training::{FlatGradient, Optimizer, TrainConfig, clip_factor};
 use diffmas::{Error, Result};
 use documents::{Document, Documents};
 use model::Sizes;
@@ -64,7 +64,8 @@ impl Job for Pretrain {
         B::seed(&device, SEED);
         let mut weights: Parameters<B> = sizes.fresh(&device);
         eprintln!("{} parameters", weights.num_elements());
-        let mut optimizer = Optimizer::new(0.05, Decay::All, &ParameterSpecs::default());
+        let config = TrainConfig { weight_decay: 0.05, ..TrainConfig::default() };
+        let mut optimizer = Optimizer::new(&config, &ParameterSpecs::default(), &weights)?;
         let mut documents: Option<(usize, Documents)> = None;
         let clock = Instant::now();
         let mut read = 0;
@@ -88,8 +89,10 @@ impl Job for Pretrain {
                 .iter()
                 .filter_map(|(name, leaf)| Some((name.clone(), leaf.grad_remove(&mut grads)?)))
                 .collect();
-            let (gradients, _) = clip(gradients.clone(), gradients.norm(), 1.0);
-            weights = optimizer.step(rate(step, self.steps), &weights, &gradients);
+            let mut gradient = FlatGradient::new(optimizer.layout().clone(), &device);
+            gradient.add(&gradients);
+            optimizer.step(rate(step, self.steps), &gradient, clip_factor(gradient.norm(), 1.0));
+            weights = optimizer.parameters();
             if (step + 1) % 50 == 0 {
                 let (step, seconds) = (step + 1, clock.elapsed().as_secs_f64());
                 eprintln!("update {step}/{}: loss {value:.4}, {seconds:.0} s", self.steps);

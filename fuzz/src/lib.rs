@@ -15,18 +15,19 @@ use diffmas::bench::{BenchRecord, Comparison};
 use diffmas::checkpoint::hub::answer::{self, ContentRange, Etag, FileHeaders, Listing};
 use diffmas::checkpoint::{AdapterConfig, GgufWeights, SafetensorsWeights, Weights};
 use diffmas::communication::{Fingerprint, MessageDtype, ReceivedMessages, TraceOwner};
-use diffmas::text::{Answers, ChatMessage, ChatTemplate, Thinking, Tokenizer, read_jsonl};
+use diffmas::text::{Answers, ChatMessage, ChatTemplate, DataSource, Thinking, Tokenizer, read_samples};
 
 /// A fuzzed reader.
 pub type Target = fn(&[u8]);
 
 /// Every reader by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("safetensors", safetensors),
     ("gguf", gguf),
     ("peft", peft),
     ("model_config", model_config),
     ("jsonl", jsonl),
+    ("parquet", parquet),
     ("team", team),
     ("trace", trace),
     ("hub_answer", hub_answer),
@@ -48,7 +49,7 @@ pub fn gguf(data: &[u8]) {
     let path = file("model.gguf", data);
     let Ok(weights) = GgufWeights::open(&path) else { return };
     read_all(&weights);
-    if let Ok(config) = BackboneConfig::from_gguf(&path, weights.content()) {
+    if let Ok(config) = BackboneConfig::from_gguf(&weights) {
         sensible(&config);
     }
     if let Ok(tokenizer) = Tokenizer::from_gguf(&path, weights.content())
@@ -80,13 +81,22 @@ pub fn model_config(data: &[u8]) {
     }
 }
 
+/// A Parquet file of data.
+pub fn parquet(data: &[u8]) {
+    let source = DataSource::from(file("data.parquet", data));
+    for answers in [Answers::Required, Answers::Optional] {
+        let samples = read_samples(&source, answers).unwrap_or_default();
+        assert!((1..).zip(&samples).all(|(row, sample)| sample.line == row || sample.question > 1));
+    }
+}
+
 /// A data file, and the prompts that the built-in team makes of its lines.
 pub fn jsonl(data: &[u8]) {
     let path = file("data.jsonl", data);
     let builder = PromptBuilder::new(&TeamConfig::preset().agents, None).expect("the built-in team is valid");
     let lines = data.iter().filter(|&&b| b == b'\n').count() + 1;
     for answers in [Answers::Required, Answers::Optional] {
-        for sample in read_jsonl(&path, answers).unwrap_or_default() {
+        for sample in read_samples(&DataSource::from(&path), answers).unwrap_or_default() {
             assert!((1..=lines).contains(&sample.line));
             let _ = builder.messages(&path, &sample, 0);
             if let Ok(built) = builder.build(&path, &sample, 512) {
@@ -208,7 +218,7 @@ pub fn chat_template(data: &[u8]) {
         let turns =
             [("system", "S"), ("user", "Q \u{e9}"), ("assistant", "<think>\n</think>\nA"), ("user", "R")];
         let turns = turns.map(|(role, content)| ChatMessage::new(role, content));
-        let _ = template.render(&turns, true, Thinking::Off);
+        let _ = template.render(&turns, None, true, Thinking::Off);
     }
     assert!(clock.elapsed() < Duration::from_secs(4), "it took {:?}", clock.elapsed());
 }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
+use diffmas_backends::ModelBackend;
 
 use super::TeamConfig;
-use crate::backbone::{Adapter, AdapterLayout, BackboneConfig, ParameterGroup, ParameterSpec, Parameters};
+use crate::backbone::{
+    Adapter, AdapterLayout, Backbone, BackboneConfig, ParameterGroup, ParameterSpec, Parameters,
+};
 use crate::checkpoint::AdapterConfig;
 use crate::error::{Error, Result};
 
@@ -128,13 +131,12 @@ impl AdapterSet {
     /// where each role starts from if `per_role` is asked for.
     ///
     /// # Errors
-    /// If a folder is missing or does not fit a model of the sizes `model`.
-    pub fn read<B: Backend>(
+    /// If a folder is missing or does not fit `model`, or replaces modules of it and is not for all roles.
+    pub fn read<B: ModelBackend>(
         dir: &Path,
         scope: Option<AdapterScope>,
         team: &TeamConfig,
-        model: &BackboneConfig,
-        device: &B::Device,
+        model: &Backbone<B>,
     ) -> Result<(Self, Parameters<B>)> {
         if !dir.is_dir() {
             return Err(Error::file(dir, "there is no such adapter folder"));
@@ -147,7 +149,13 @@ impl AdapterSet {
         for name in Self::names(scope, team) {
             let folder =
                 if scope == AdapterScope::PerRole && !plain { dir.join(&name) } else { dir.to_path_buf() };
-            let (adapter, factors) = AdapterLayout::read(&folder, model, device)?;
+            let (adapter, factors) = AdapterLayout::read(&folder, model)?;
+            if scope != AdapterScope::Shared && !adapter.config.modules_to_save.is_empty() {
+                let why = format!(
+                    "the field `modules_to_save` is set, but the adapter is not for all roles (`{scope}`), which share the model's modules"
+                );
+                return Err(Error::file(folder, why));
+            }
             all.extend(factors.under(&prefix(&name)));
             adapters.insert(name, adapter);
         }

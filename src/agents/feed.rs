@@ -112,7 +112,7 @@ fn realign<B: ModelBackend>(backbone: &Backbone<B>) -> Tensor<B, 2> {
     let tied = backbone.config.tie_word_embeddings;
     let (mut gram, mut cross) = (DMatrix::zeros(d, d), DMatrix::zeros(d, d));
     for block in blocks(backbone.config.vocab_size) {
-        let output = transposed(&backbone.lm_head, block.clone());
+        let output = transposed(&backbone.lm_head.weight, block.clone());
         gram.gemm(1.0, &output, &output.transpose(), 1.0);
         if !tied {
             let input = transposed(&backbone.embed_tokens, block);

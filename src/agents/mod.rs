@@ -38,7 +38,7 @@ pub use objective::{Loss, LossTerm, LossWeights, Objective, Predictions, Text, T
 pub(crate) use one_message::check_lines;
 pub use origin::{Base, Origin};
 pub use padded_ids::PaddedIds;
-pub use plan::{AgentPlan, Dropout, Dropped, Layers, Read, StagePart, StagePlan, TeamPlan};
+pub use plan::{AgentPlan, Dropout, Dropped, FactorDraws, Layers, Read, StagePart, StagePlan, TeamPlan};
 pub use prompts::{PromptBuilder, TeacherPrompts};
 pub(crate) use self_rollout::check_self_context;
 pub use sender_attention::SenderAttention;

@@ -6,9 +6,10 @@ use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
 use super::{
-    AgentInput, Embedded, FeedModule, PaddedIds, Predictions, SlotPlacement, TeamBatch, TeamLayout, TeamPlan,
+    AgentInput, Embedded, FactorDraws, FeedModule, PaddedIds, Predictions, SlotPlacement, TeamBatch,
+    TeamLayout, TeamPlan,
 };
-use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook, select_rows};
+use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook, RowKeys, select_rows};
 use crate::communication::{ChannelPair, Context, Message, ReceivedMessages, Rollout};
 
 /// A team ready to run.
@@ -30,6 +31,16 @@ impl<B: ModelBackend> Team<B> {
     /// The stages of `batch`, and the position ids of all segments.
     pub fn plan(&self, batch: &TeamBatch) -> TeamPlan {
         TeamPlan::new(&self.layout.config, batch, |rollout| self.channel.inner.layout(rollout))
+    }
+
+    /// The team in training: LoRA's factors read inputs with dropout, drawn by `draws`.
+    pub(super) fn with_factor_draws(mut self, draws: &FactorDraws) -> Self {
+        let last = self.roles.len() - 1;
+        for (j, role) in self.roles.iter_mut().enumerate() {
+            let rows = if j == last { &draws.questions } else { &draws.messages };
+            role.row_keys = Some(RowKeys::new(draws.seed, j, rows));
+        }
+        self
     }
 
     /// What agent `j` finds of the messages `sent` by agent: segments stand where it reads them.

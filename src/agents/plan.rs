@@ -79,6 +79,19 @@ pub struct TeamPlan {
     /// The stages, each of which reads only earlier ones; the last is the final agent's. Agents whose message has no reader and that have
     /// no trajectory to learn are in none.
     pub stages: Vec<StagePlan>,
+    /// The draws of LoRA's dropout, while training.
+    pub factor_draws: Option<FactorDraws>,
+}
+
+/// What keys the dropout of what LoRA's factors read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FactorDraws {
+    /// Of the run.
+    pub seed: u64,
+    /// The number of each message in the run.
+    pub messages: Vec<u64>,
+    /// The number of each question in the run.
+    pub questions: Vec<u64>,
 }
 
 /// How often what is sent is hidden from its readers while training; one draw per sample and sender, the same for all readers.
@@ -143,7 +156,7 @@ impl TeamPlan {
             agents.push(AgentPlan { reads, start, end, branch, slots, message, steps, dropped });
         }
         let stages = stages(&agents, |j| batch.has_trajectory(j));
-        Self { agents, stages }
+        Self { agents, stages, factor_draws: None }
     }
 
     /// Hides messages and positions from their readers as `dropout` says; `sample_ids` numbers the draws of each message. `hide` is what
@@ -197,7 +210,7 @@ impl TeamPlan {
     /// # Panics
     /// If there is no piece.
     pub fn with_prompts_apart(self, pieces: &[Layers]) -> Self {
-        let Self { agents, stages } = self;
+        let Self { agents, stages, factor_draws } = self;
         let mut split: Vec<StagePlan> = Vec::with_capacity((pieces.len() + 1) * stages.len());
         // Where the messages of each stage are made now.
         let mut places = Vec::with_capacity(stages.len());
@@ -221,7 +234,7 @@ impl TeamPlan {
             places.push(split.len());
             split.push(StagePlan { agents: own, reads, part });
         }
-        Self { agents, stages: split }
+        Self { agents, stages: split, factor_draws }
     }
 
     /// The final agent's plan.

@@ -13,7 +13,7 @@ use super::AgentConfig;
 use crate::error::{Error, Result};
 use crate::files::nearest;
 use crate::text::jinja::{Failure, Style, Templates};
-use crate::text::{ChatMessage, Sample, SampleIds, Thinking, TokenizedSample, Tokenizer};
+use crate::text::{ChatMessage, Sample, SampleIds, Thinking, TokenizedSample, Tokenizer, around_question};
 
 pub use teacher::TeacherPrompts;
 
@@ -23,6 +23,13 @@ struct Tokens {
     target: Option<Vec<u32>>,
     trajectories: Vec<Option<Vec<u32>>>,
     contents: Vec<Range<usize>>,
+}
+
+/// What one agent is prompted with.
+struct Prompted {
+    messages: Vec<ChatMessage>,
+    /// Which of them its own user prompt is.
+    user: usize,
 }
 
 /// The compiled prompt templates of a team, and the tokenizer.
@@ -93,6 +100,12 @@ impl PromptBuilder {
         Self { thinking, ..self }
     }
 
+    /// The variables that the agents' templates read and do not set, with their attributes as dotted paths.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        let templates = self.parts.iter().flatten().flatten();
+        templates.flat_map(|&template| self.templates.variables(template)).map(String::as_str)
+    }
+
     /// The token ids of `sample`, which stands in the file at `path`; `vocab_size` is the number of
     /// embeddings.
     ///
@@ -139,7 +152,7 @@ impl PromptBuilder {
     }
 
     /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
-    /// conversation that the sample is the end of, and its user prompt.
+    /// conversation that the sample is the end of, its user prompt, and what tools were asked and said since.
     ///
     /// The earlier turns are those of the field `messages` before the last user turn, of any role. Where the templates of an agent use
     /// `messages`, they place the turns themselves and nothing is inserted.
@@ -150,7 +163,7 @@ impl PromptBuilder {
     /// # Panics
     /// When the team has no agent `index`.
     pub fn messages(&self, path: &Path, sample: &Sample, index: usize) -> Result<Vec<ChatMessage>> {
-        self.messages_after(&self.context(sample, &[]), path, sample, index, &[])
+        Ok(self.messages_after(&self.context(sample, &[]), path, sample, index, &[])?.messages)
     }
 
     /// The fields of a sample and what an agent found, as templates see them.
@@ -173,7 +186,7 @@ impl PromptBuilder {
         sample: &Sample,
         index: usize,
         inbox: &[(&str, String)],
-    ) -> Result<Vec<ChatMessage>> {
+    ) -> Result<Prompted> {
         let name = &self.names[index];
         if self.parts[index][USER].is_none() {
             let message = format!(
@@ -182,9 +195,14 @@ impl PromptBuilder {
             return Err(Error::line(path, sample.line, message));
         }
         let mut messages = Vec::with_capacity(2);
+        let [earlier, later] = match self.writes_messages[index] {
+            true => Default::default(),
+            false => around_question(&sample.fields),
+        };
+        let mut earlier = earlier.into_iter();
         for part in [SYSTEM, USER] {
-            if part == USER && !self.writes_messages[index] {
-                messages.extend(earlier_turns(&sample.fields));
+            if part == USER {
+                messages.extend(earlier.by_ref());
             }
             if let Some(template) = self.parts[index][part] {
                 let field = FIELDS[part];
@@ -200,7 +218,9 @@ impl PromptBuilder {
                 messages.push(ChatMessage::new(field, content));
             }
         }
-        Ok(messages)
+        let user = messages.len() - 1;
+        messages.extend(later);
+        Ok(Prompted { messages, user })
     }
 
     fn take_ids(&self, ids: &SampleIds) -> std::result::Result<Tokens, String> {
@@ -242,7 +262,7 @@ impl PromptBuilder {
     }
 
     /// The token ids of `sample`'s prompt for agent `index`, which found the texts of `inbox`: sender and token ids. In pre-tokenised
-    /// data they stand before the prompt.
+    /// data they stand before the prompt. `vocab_size` is the number of embeddings.
     ///
     /// # Errors
     /// As [`PromptBuilder::build`].
@@ -252,6 +272,7 @@ impl PromptBuilder {
         sample: &TokenizedSample,
         index: usize,
         inbox: &[(usize, Vec<u32>)],
+        vocab_size: usize,
     ) -> Result<Vec<u32>> {
         let own = || sample.prompts[index].clone();
         match (&sample.source, &self.tokenizer) {
@@ -262,26 +283,42 @@ impl PromptBuilder {
                 };
                 let inbox = inbox.iter().map(text).collect::<Result<Vec<_>>>()?;
                 let context = self.context(source, &inbox);
-                let messages = self.messages_after(&context, path, source, index, &inbox)?;
-                self.encode_prompt(tokenizer, &messages).map_err(|e| {
-                    Error::line(path, sample.line, format!("agent `{}`: {e}", self.names[index]))
-                })
+                let prompted = self.messages_after(&context, path, source, index, &inbox)?;
+                let name = &self.names[index];
+                let of_agent = |e| Error::line(path, sample.line, format!("agent `{name}`: {e}"));
+                let ids = self.encode_prompt(tokenizer, &prompted.messages, source).map_err(of_agent)?;
+                check_ids(&format!("the prompt of agent `{name}`"), &ids, vocab_size)
+                    .map_err(|m| Error::line(path, sample.line, m))?;
+                Ok(ids)
             }
             _ => Ok(inbox.iter().flat_map(|(_, ids)| ids.iter().copied()).chain(own()).collect()),
         }
     }
 
-    /// The chat template over `messages`, with the generation prompt; without one, their plain text.
-    fn prompt_text(&self, tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String> {
+    /// The chat template over `messages`, with the generation prompt; without one, their plain text. The template is told of the `tools` of a
+    /// line of `messages`.
+    fn prompt_text(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[ChatMessage],
+        sample: &Sample,
+    ) -> Result<String> {
+        let tools = sample.fields.get("tools").filter(|_| sample.fields.contains_key("messages"));
+        let tools = tools.filter(|tools| tools.as_array().is_some_and(|tools| !tools.is_empty()));
         match tokenizer.chat_template() {
-            Some(template) => template.render(messages, true, self.thinking),
+            Some(template) => template.render(messages, tools, true, self.thinking),
             None => Ok(plain(messages)),
         }
     }
 
     /// The token ids of the prompt that `messages` become.
-    fn encode_prompt(&self, tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<Vec<u32>> {
-        encode(tokenizer, &self.prompt_text(tokenizer, messages)?)
+    fn encode_prompt(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[ChatMessage],
+        sample: &Sample,
+    ) -> Result<Vec<u32>> {
+        encode(tokenizer, &self.prompt_text(tokenizer, messages, sample)?)
     }
 
     fn tokenise(&self, path: &Path, sample: &Sample) -> Result<Tokens> {
@@ -297,13 +334,13 @@ impl PromptBuilder {
         let mut prompts = Vec::with_capacity(self.names.len());
         let mut contents = Vec::new();
         for (index, name) in self.names.iter().enumerate() {
-            let messages = self.messages_after(&context, path, sample, index, &[])?;
+            let prompted = self.messages_after(&context, path, sample, index, &[])?;
             let of_agent = |e| at_line(format!("agent `{name}`: {e}"));
-            let text = self.prompt_text(tokenizer, &messages).map_err(of_agent)?;
+            let text = self.prompt_text(tokenizer, &prompted.messages, sample).map_err(of_agent)?;
             prompts.push(encode(tokenizer, &text).map_err(of_agent)?);
             // The final agent has no slots.
             if self.finds_contents && index + 1 < self.names.len() {
-                contents.push(self.content(tokenizer, &messages, &text).map_err(of_agent)?);
+                contents.push(self.content(tokenizer, &prompted, sample, &text).map_err(of_agent)?);
             }
         }
         let turn = |text: &String, what: String| {
@@ -358,19 +395,6 @@ fn render(
         };
         format!("the line has no field `{missing}`{hint} (it has {})", known.join(", "))
     })
-}
-
-/// The turns of the field `messages` before the last user turn; nothing without that field.
-fn earlier_turns(fields: &Map<String, Value>) -> Vec<ChatMessage> {
-    let turns = fields.get("messages").and_then(Value::as_array).into_iter().flatten();
-    let said = turns.filter_map(|turn| {
-        let part = |name: &str| turn.get(name).and_then(Value::as_str);
-        Some(ChatMessage::new(part("role")?, part("content")?))
-    });
-    let mut said: Vec<ChatMessage> = said.collect();
-    let last = |turn: &ChatMessage| turn.role == "user" && !turn.content.trim().is_empty();
-    said.truncate(said.iter().rposition(last).unwrap_or(0));
-    said
 }
 
 /// Whether the line has the field at a dotted path.

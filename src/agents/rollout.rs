@@ -3,9 +3,9 @@
 use burn::prelude::*;
 use diffmas_backends::ModelBackend;
 
-use super::model::{last_position, prefill, read_on};
+use super::model::{last_position, prefill};
 use super::{AdapterScope, AgentPlan, Embedded, FeedKind, Team, TeamBatch, TeamLayout, TeamPlan};
-use crate::backbone::{Backbone, KeyValues};
+use crate::backbone::{Backbone, GrowingKeyValues, KeyValues, Positions, RowKeys};
 use crate::communication::{Context, Message, ReceivedMessages, Rollout};
 
 impl<B: ModelBackend> Team<B> {
@@ -44,7 +44,12 @@ impl<B: ModelBackend> Team<B> {
     pub(super) fn as_one(&self, agents: &[usize], contexts: &[Context<B>]) -> (Backbone<B>, Context<B>) {
         match (agents, contexts) {
             ([j], [context]) => (self.roles[*j].clone(), context.clone()),
-            _ => (self.together(agents), Context::stack(contexts)),
+            _ => {
+                let mut all = self.together(agents);
+                let keys: Option<Vec<_>> = agents.iter().map(|&j| self.roles[j].row_keys.as_ref()).collect();
+                all.row_keys = keys.map(|keys| RowKeys::joined(keys.into_iter()));
+                (all, Context::stack(contexts))
+            }
         }
     }
 
@@ -187,15 +192,14 @@ impl<B: ModelBackend> Team<B> {
         let mut h = last_position(hidden.clone(), batch);
         let mut latents = vec![h.clone()];
         let past: Vec<&KeyValues<B>> = context.kv.iter().chain([&prompt]).collect();
-        let mut latent: Option<KeyValues<B>> = None;
+        let mut latent = GrowingKeyValues::new(batch, seen.len());
         for valid in seen {
-            let z = Embedded { x: self.next_input(agents, h, backbone), batch, valid };
-            let (hidden, grown) = read_on(backbone, z, &past, latent.as_ref(), context.hook(), &mut next);
-            h = hidden;
+            let z = self.next_input(agents, h, backbone);
+            let at = Positions::issue(&valid, &mut next);
+            h = backbone.forward_growing(z, &at, &past, &mut latent, context.hook());
             latents.push(h.clone());
-            latent = Some(grown);
         }
-        Stepped { prompt, hidden, latent, latents, next }
+        Stepped { prompt, hidden, latent: latent.into_key_values(), latents, next }
     }
 
     /// Stage I of all upstream agents that send something: what the final agent finds.

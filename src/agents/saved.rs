@@ -62,14 +62,13 @@ impl<B: ModelBackend> TeamModel<B> {
         config: TeamConfig,
         backbone: Backbone<B>,
     ) -> Result<(Self, Parameters<B>)> {
-        let device = backbone.device();
         let bare = Self::new(config, AdapterSet::none(), backbone);
         let modules = bare.module_specs();
-        let (config, sizes) = (&bare.layout.config, &bare.layout.sizes);
+        let config = &bare.layout.config;
         let (adapters, mut parameters) = if !modules.is_empty() && !AdapterSet::is_in(dir, config) {
             (AdapterSet::none(), Parameters::default())
         } else {
-            AdapterSet::read(dir, scope, config, sizes, &device)?
+            AdapterSet::read(dir, scope, config, &bare.backbone)?
         };
         if !modules.is_empty() {
             let beside = dir.parent().unwrap_or(Path::new("."));
@@ -105,11 +104,11 @@ impl<B: ModelBackend> TeamModel<B> {
     /// # Errors
     /// If a file is missing, damaged, or of another team.
     pub fn read(&self, dir: &Path) -> Result<Parameters<B>> {
-        let TeamLayout { config, adapters, sizes } = &*self.layout;
+        let TeamLayout { config, adapters, .. } = &*self.layout;
         let mut parameters = Parameters::default();
         if !adapters.adapters.is_empty() {
             let scope = Some(adapters.scope);
-            let (_, factors) = AdapterSet::read(dir, scope, config, sizes, &self.backbone.device())?;
+            let (_, factors) = AdapterSet::read(dir, scope, config, &self.backbone)?;
             parameters.extend(factors);
         }
         let specs = self.module_specs();

@@ -7,14 +7,15 @@ use super::{AgentInput, Team};
 use crate::backbone::{KeyValues, Positions, Recorder};
 use crate::communication::ReceivedMessages;
 
-/// The cross-agent attention weights of the final agent over its prompt, by sender.
+/// The attention weights of an agent over its prompt, by sender: of self-attention to segments, or of cross-agent attention to vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SenderAttention {
     /// Indices of the senders.
     pub senders: Vec<usize>,
-    /// Indices of the layers with cross-agent attention.
+    /// Indices of the layers that the weights belong to.
     pub layers: Vec<usize>,
-    /// Weights by layer, row and sender, each a mean over heads and the row's positions; what is missing to 1 is the null key's.
+    /// Weights by layer, row and sender, each a mean over heads and the row's positions; what is missing to 1 stays with the agent's own positions
+    /// (segments) or is the null key's (vectors).
     pub weights: Vec<Vec<Vec<f64>>>,
 }
 
@@ -28,37 +29,47 @@ impl SenderAttention {
 }
 
 impl<B: ModelBackend> Team<B> {
-    /// How much agent `j`, reading `prompt` once more, attends to the segments of `received`: by layer and message with a segment, a mean over
-    /// heads, positions and rows; what is missing to 1 stays with its own positions. Empty where no message has a segment.
-    pub fn attention(&self, j: usize, prompt: &AgentInput, received: &ReceivedMessages<B>) -> Vec<Vec<f64>> {
+    /// How much agent `j`, reading `prompt` once more, attends to the segments of `received`; `None` where no message has one.
+    pub fn segment_attention(
+        &self,
+        j: usize,
+        prompt: &AgentInput,
+        received: &ReceivedMessages<B>,
+    ) -> Option<SenderAttention> {
         let context = self.read(received);
         let past: Vec<&KeyValues<B>> = context.kv.iter().collect();
         if past.iter().all(|kv| kv.is_empty()) {
-            return Vec::new();
+            return None;
         }
         let backbone = &self.roles[j];
         let at = Positions::issue(prompt.valid(), &mut context.start.clone());
         let x = prompt.embed(backbone).x;
         let layers = backbone.attention_weights(x, &at, &past, context.hook());
         let segments: Vec<usize> = received.segments().map(KeyValues::len).collect();
-        let real = prompt.count() as f64;
-        let by_segment = |weights: Tensor<B, 4>| -> Vec<f64> {
-            let [_, heads, len, keys] = weights.dims();
+        let of_rows = prompt.valid().chunks_exact(prompt.len());
+        let real: Vec<usize> = of_rows.map(|row| row.iter().filter(|v| **v).count()).collect();
+        let by_row = |weights: Tensor<B, 4>| -> Vec<Vec<f64>> {
+            let [rows, heads, len, keys] = weights.dims();
             let values: Vec<f64> = host_data(weights).iter::<f64>().collect();
-            let mut sums = vec![0.0; segments.len()];
+            let mut sums = vec![vec![0.0; segments.len()]; rows];
             for (row, query) in values.chunks_exact(keys).enumerate() {
                 let (b, t) = (row / (heads * len), row % len);
                 if prompt.valid()[b * len + t] {
                     let mut from = 0;
-                    for (sum, n) in sums.iter_mut().zip(&segments) {
+                    for (sum, n) in sums[b].iter_mut().zip(&segments) {
                         *sum += query[from..from + n].iter().sum::<f64>();
                         from += n;
                     }
                 }
             }
-            sums.iter().map(|sum| sum / (real * heads as f64)).collect()
+            for (row, real) in sums.iter_mut().zip(&real) {
+                row.iter_mut().for_each(|sum| *sum /= (real * heads) as f64);
+            }
+            sums
         };
-        layers.into_iter().map(by_segment).collect()
+        let weights: Vec<_> = layers.into_iter().map(by_row).collect();
+        let senders = received.messages.iter().filter(|m| m.segment.is_some()).map(|m| m.sender).collect();
+        Some(SenderAttention { senders, layers: (0..weights.len()).collect(), weights })
     }
 
     /// The cross-agent attention weights of another pass of the final agent over `prompt`; `None` where messages have no vectors.

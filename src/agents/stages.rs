@@ -125,6 +125,10 @@ impl<B: ModelBackend> StageGraph<B> for TeamStages<'_, B> {
         messages: Vec<Vec<Tensor<B, 4>>>,
     ) -> StageOutput<B> {
         let team = self.model.bind(parameters);
+        let team = match &self.plan.factor_draws {
+            Some(draws) => team.with_factor_draws(draws),
+            None => team,
+        };
         let StagePlan { agents, reads, part } = &self.plan.stages[stage];
         let mut pieces = Vec::new();
         let mut found: Vec<Option<Message<B>>> = vec![None; self.plan.agents.len()];

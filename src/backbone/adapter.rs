@@ -8,9 +8,11 @@ use burn::tensor::TensorData;
 use diffmas_backends::{FrozenMatrix, ModelBackend, host_data};
 use rand_distr::{Distribution, Uniform};
 
-use super::tensors::projections;
-use super::{ActiveLora, Attention, Backbone, BackboneConfig, Linear, Lora, LoraStack, Mlp, Parameters};
-use crate::checkpoint::target_modules::{PROJECTIONS, ends_with_module, projection_names};
+use super::tensors::linears;
+use super::{
+    ActiveLora, Attention, Backbone, BackboneConfig, Linear, Lora, LoraDropout, LoraStack, Mlp, Parameters,
+};
+use crate::checkpoint::target_modules::{LM_HEAD, PROJECTIONS, ends_with_module, projection_names};
 use crate::checkpoint::{AdapterConfig, AdapterFile, TargetModules};
 use crate::error::{Error, Result};
 use crate::random::generator;
@@ -37,7 +39,7 @@ impl AdapterLayout {
     pub fn new(config: AdapterConfig, model: &BackboneConfig) -> Result<Self> {
         config.check()?;
         let mut modules = BTreeMap::new();
-        for (path, shape) in projections(model) {
+        for (path, shape) in linears(model) {
             if config.targets(&path)? {
                 let (r, largest) = (config.rank(&path), shape[0].max(shape[1]));
                 if r > largest {
@@ -53,7 +55,7 @@ impl AdapterLayout {
             let alone = |name: &&String| !modules.keys().any(|path| ends_with_module(path, name));
             if let Some(name) = names.iter().find(alone) {
                 return Err(Error::invalid(format!(
-                    "target_modules: `{name}` is no module that LoRA can change here; those are {}, and `all-linear` means all of them",
+                    "target_modules: `{name}` is no module that LoRA can change here; those are {}, which `all-linear` means, and {LM_HEAD}",
                     projection_names().join(", ")
                 )));
             }
@@ -84,7 +86,7 @@ impl AdapterLayout {
     ) -> Parameters<B> {
         let mut rng = generator(seed, role as u64);
         let mut factors = Parameters::default();
-        for (path, [out, cols]) in projections(model) {
+        for (path, [out, cols]) in linears(model) {
             if !self.modules.contains_key(&path) {
                 continue;
             }
@@ -99,19 +101,17 @@ impl AdapterLayout {
         factors
     }
 
-    /// Reads an adapter and its factors from a PEFT folder.
+    /// Reads an adapter and its factors from a PEFT folder, onto the device of `model`.
     ///
     /// # Errors
-    /// If it cannot be read or does not fit a model of the sizes `model`, naming the tensors.
-    pub fn read<B: Backend>(
-        dir: &Path,
-        model: &BackboneConfig,
-        device: &B::Device,
-    ) -> Result<(Self, Parameters<B>)> {
+    /// If it cannot be read or does not fit the model, naming the tensors; if it holds whole modules and the model was not opened with them
+    /// ([`ModelFiles::with_saved_modules`](super::ModelFiles::with_saved_modules)).
+    pub fn read<B: ModelBackend>(dir: &Path, model: &Backbone<B>) -> Result<(Self, Parameters<B>)> {
         let file = AdapterFile::read(dir)?;
-        let linears = projections(model);
+        let (linears, device) = (linears(&model.config), &model.device());
         file.check_modules(dir, &linears)?;
-        let AdapterFile { config, mut tensors } = file;
+        model.check_saved_modules(&file, dir)?;
+        let AdapterFile { config, mut tensors, .. } = file;
         let (mut modules, mut factors) = (BTreeMap::new(), Parameters::default());
         for (path, shape) in linears {
             let names = factor_names(&path);
@@ -137,7 +137,7 @@ impl AdapterLayout {
             let values = host_data(factor.clone()).iter::<f32>().collect();
             tensors.insert(format!("{name}.weight"), (factor.dims().to_vec(), values));
         }
-        AdapterFile { config: self.config.clone(), tensors }
+        AdapterFile { config: self.config.clone(), tensors, whole: BTreeMap::new() }
     }
 
     /// Layouts and values joined: the factors of each converted layer, by module path.
@@ -147,7 +147,8 @@ impl AdapterLayout {
     pub fn bind<B: Backend>(&self, factors: &Parameters<B>) -> Adapter<B> {
         let lora = |path: &String| {
             let [a, b] = factor_names(path).map(|name| factors.get(&name).clone());
-            (path.clone(), Lora { a, b, scaling: self.config.scaling(path) })
+            let dropout = LoraDropout::new(self.config.lora_dropout, path);
+            (path.clone(), Lora { a, b, scaling: self.config.scaling(path), dropout })
         };
         Adapter(self.modules.keys().map(lora).collect())
     }
@@ -168,6 +169,7 @@ impl<B: ModelBackend> Backbone<B> {
                 f(format!("model.layers.{i}.{name}"), linear);
             }
         }
+        f(LM_HEAD.into(), &mut self.lm_head);
     }
 
     /// The backbone with `adapter` attached in place of any other; weights are shared.

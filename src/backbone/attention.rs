@@ -1,5 +1,7 @@
 //! Grouped-query self-attention over blocks of keys and values (Ainslie et al., arXiv 2305.13245).
 
+use std::sync::Arc;
+
 use burn::prelude::*;
 use diffmas_backends::{AttentionCall, AttentionMask, Autodiff, KeyValueBlock, ModelBackend};
 
@@ -18,6 +20,8 @@ pub struct PassContext<B: Backend> {
     pub sin: Tensor<B, 2>,
     /// Who sees whom.
     pub mask: AttentionMask<B>,
+    /// The keys of the `B·t` new positions, where LoRA's factors read inputs with dropout.
+    pub dropout_keys: Option<Arc<[u64]>>,
 }
 
 /// `o(softmax(q·Kᵀ / √d + M)·V)` by head: `K` and `V` are those of all blocks and the new positions, `M` hides padding and the future, and
@@ -34,7 +38,7 @@ pub struct Attention<B: ModelBackend> {
     pub o_proj: Linear<B>,
     /// Over each query head, Qwen3 only.
     pub q_norm: Option<RmsNorm<B>>,
-    /// Over each key head, Qwen3 only.
+    /// Over each key head, where there is one over queries.
     pub k_norm: Option<RmsNorm<B>>,
 }
 
@@ -56,10 +60,17 @@ impl<B: ModelBackend> Attention<B> {
         let (b, t, n) = (context.batch, context.len, context.batch * context.len);
         let (h, g, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
+        let keys = context.dropout_keys.as_deref();
         // 1. project, norm where the family does, rotate: q [B, t, H, d], k and v [B, G, t, d]
-        let [q, key, value] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x);
-        let (q, key) = (by_head(q, h, d, &self.q_norm), by_head(key, g, d, &self.k_norm));
-        let [q, key] = B::rotary_all([q, key], &context.cos, &context.sin);
+        let [q, key, value] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x, keys);
+        let heads = [q.reshape([n, h, d]), key.reshape([n, g, d])];
+        let [q, key] = match [&self.q_norm, &self.k_norm] {
+            [Some(q_norm), Some(k_norm)] => {
+                let norms = [q_norm, k_norm].map(RmsNorm::of_heads);
+                B::normed_rotary_all(heads, norms, &context.cos, &context.sin)
+            }
+            _ => B::rotary_all(heads, &context.cos, &context.sin),
+        };
         let q = q.reshape([b, t, h, d]);
         let key = key.reshape([b, t, g, d]).swap_dims(1, 2);
         let value = value.reshape([b, t, g, d]).swap_dims(1, 2);
@@ -73,7 +84,7 @@ impl<B: ModelBackend> Attention<B> {
         let (out, _) = B::block_attention(&call);
 
         // 4. output: [B·t, H·d] → [B·t, D]
-        self.o_proj.forward_onto(out.reshape([n, h * d]), residual)
+        self.o_proj.forward_onto(out.reshape([n, h * d]), residual, keys)
     }
 
     /// How much each position attends to each key, rows of a softmax; what [`Attention::forward`] computes without keeping it.
@@ -88,8 +99,11 @@ impl<B: ModelBackend> Attention<B> {
         keys: Vec<Tensor<B, 4>>,
     ) -> Tensor<B, 4> {
         let (h, device) = (config.num_attention_heads, x.device());
-        let q = by_head(self.q_proj.forward(x), h, config.head_dim, &self.q_norm);
-        let q = B::rotary(q, &context.cos, &context.sin);
+        let q = self.q_proj.forward(x).reshape([context.batch * context.len, h, config.head_dim]);
+        let [q] = match &self.q_norm {
+            Some(norm) => B::normed_rotary_all([q], [norm.of_heads()], &context.cos, &context.sin),
+            None => B::rotary_all([q], &context.cos, &context.sin),
+        };
         let q = q.reshape([context.batch, context.len, h, config.head_dim]).swap_dims(1, 2);
         let scores = keys.into_iter().map(|keys| {
             let [b, g, n, d] = keys.dims();
@@ -120,20 +134,6 @@ impl<B: ModelBackend> Attention<B> {
 /// `1 / √d`
 fn scale(d: usize) -> f64 {
     (d as f64).powf(-0.5)
-}
-
-/// Queries or keys by head, normalised where the family does: `[N, heads·d]` → `[N, heads, d]`
-fn by_head<B: ModelBackend>(
-    x: Tensor<B, 2>,
-    heads: usize,
-    d: usize,
-    norm: &Option<RmsNorm<B>>,
-) -> Tensor<B, 3> {
-    let n = x.dims()[0];
-    match norm {
-        Some(norm) => norm.forward(x.reshape([n * heads, d])).reshape([n, heads, d]),
-        None => x.reshape([n, heads, d]),
-    }
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -199,7 +199,7 @@ mod tests {
         let [cos, sin] = rotary.cos_sin(&at, &Default::default());
         let mask =
             TestBackend::attention_mask(HostMask::new(1, t, total, Some(valid.clone())), &Default::default());
-        let context = PassContext { batch: 1, len: t, cos, sin, mask };
+        let context = PassContext { batch: 1, len: t, cos, sin, mask, dropout_keys: None };
         let x = random([t, 12], 60);
 
         let mut keys: Heads = known.iter().chain([&tail_known]).flat_map(|kv| kv[0].clone()).collect();

@@ -38,7 +38,7 @@ impl<B: ModelBackend> Block<B> {
 
         // 2. x + mlp(norm(x)): [B·t, D]
         let h = self.post_attention_layernorm.forward(x.clone());
-        self.mlp.forward(h, x)
+        self.mlp.forward(h, x, context.dropout_keys.as_deref())
     }
 
     /// The layer for training, sharing its storage.
@@ -82,7 +82,7 @@ mod tests {
             between.iter().map(|&x| x as f32).collect::<Vec<_>>().as_slice(),
             &Default::default(),
         );
-        let want = block.mlp.forward(h, between.reshape([3, 12]));
+        let want = block.mlp.forward(h, between.reshape([3, 12]), None);
         close(&numbers(&got), &numbers(&want));
         close(&numbers(&own.key), &numbers(&same.key));
         close(&numbers(&own.value), &numbers(&same.value));

@@ -17,6 +17,8 @@ use std::path::Path;
 pub enum Family {
     /// `llama`: Llama 2 and 3, SmolLM2.
     Llama,
+    /// `mistral`: the dense models without a sliding window, as of Mistral 7B v0.2 on.
+    Mistral,
     /// `qwen2`: Qwen2 and Qwen2.5.
     Qwen2,
     /// `qwen3`: the dense models of Qwen3.
@@ -51,7 +53,11 @@ pub struct BackboneConfig {
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// Whether the query, key and value projections have a bias.
-    pub attention_bias: bool,
+    pub qkv_bias: bool,
+    /// Whether the output projection of attention has a bias.
+    pub o_bias: bool,
+    /// Whether the projections of the MLP have a bias.
+    pub mlp_bias: bool,
     /// Whether queries and keys are normed per head.
     pub qk_norm: bool,
     /// Tokens that end a generated text; may be empty.
@@ -94,12 +100,16 @@ impl BackboneConfig {
 
     fn from_fields(fields: &Fields) -> Result<Self> {
         let family = family(fields)?;
-        refuse_variants(fields, family)?;
+        refuse_variants(fields)?;
         let hidden_size: usize = fields.require("hidden_size")?;
         let num_attention_heads: usize = fields.require("num_attention_heads")?;
         let max_position_embeddings = fields.get("max_position_embeddings")?;
-        let max_position_embeddings =
-            max_position_embeddings.unwrap_or(if family == Family::Llama { 2048 } else { 32768 });
+        let max_position_embeddings = max_position_embeddings.unwrap_or(match family {
+            Family::Llama => 2048,
+            Family::Mistral => 131_072,
+            Family::Qwen2 | Family::Qwen3 => 32768,
+        });
+        refuse_window(fields, family, max_position_embeddings)?;
         let head_dim = match fields.get("head_dim")? {
             Some(width) => width,
             None if family == Family::Qwen3 => 128,
@@ -111,9 +121,22 @@ impl BackboneConfig {
         };
         let eos = match eos_token_ids(fields)? {
             Some(ids) => ids,
-            None if family == Family::Llama && fields.value("eos_token_id").is_none() => vec![2],
-            None => Vec::new(),
+            None if fields.value("eos_token_id").is_some() => Vec::new(),
+            None => match family {
+                Family::Llama | Family::Mistral => vec![2],
+                Family::Qwen2 | Family::Qwen3 => Vec::new(),
+            },
         };
+        let num_key_value_heads = match fields.get("num_key_value_heads")? {
+            Some(heads) => heads,
+            None if family == Family::Mistral && fields.value("num_key_value_heads").is_none() => 8,
+            None => num_attention_heads,
+        };
+        // What the other families' configurations say here, transformers does not read.
+        let biased = |name: &str, families: &[Family]| -> Result<bool> {
+            Ok(families.contains(&family) && fields.get(name)?.unwrap_or(false))
+        };
+        let attention_bias = biased("attention_bias", &[Family::Llama, Family::Qwen3])?;
         let config = Self {
             family,
             vocab_size: fields.require("vocab_size")?,
@@ -121,13 +144,15 @@ impl BackboneConfig {
             intermediate_size: fields.require("intermediate_size")?,
             num_hidden_layers: fields.require("num_hidden_layers")?,
             num_attention_heads,
-            num_key_value_heads: fields.get("num_key_value_heads")?.unwrap_or(num_attention_heads),
+            num_key_value_heads,
             head_dim,
             rms_norm_eps: fields.get("rms_norm_eps")?.unwrap_or(1e-6),
             rope: RopeConfig::from_fields(fields, max_position_embeddings)?,
             max_position_embeddings,
             tie_word_embeddings: fields.get("tie_word_embeddings")?.unwrap_or(false),
-            attention_bias: family == Family::Qwen2,
+            qkv_bias: attention_bias || family == Family::Qwen2,
+            o_bias: attention_bias,
+            mlp_bias: biased("mlp_bias", &[Family::Llama])?,
             qk_norm: family == Family::Qwen3,
             eos_token_ids: eos,
         };
@@ -187,19 +212,21 @@ fn family(fields: &Fields) -> Result<Family> {
     let name: String = fields.require("model_type")?;
     match name.as_str() {
         "llama" => Ok(Family::Llama),
+        "mistral" => Ok(Family::Mistral),
         "qwen2" => Ok(Family::Qwen2),
         "qwen3" => Ok(Family::Qwen3),
         _ if name.contains("moe") || name.contains("mixtral") => {
             Err(fields.error("model_type", format!("is `{name}`; mixtures of experts are not supported")))
         }
         _ => {
-            Err(fields.error("model_type", format!("is `{name}`; this version reads llama, qwen2 and qwen3")))
+            let why = format!("is `{name}`; this version reads llama, mistral, qwen2 and qwen3");
+            Err(fields.error("model_type", why))
         }
     }
 }
 
 /// Refuses switches of the same families that would change what is computed.
-fn refuse_variants(fields: &Fields, family: Family) -> Result<()> {
+fn refuse_variants(fields: &Fields) -> Result<()> {
     let on = |name: &str| fields.get::<bool>(name).map(|switch| switch == Some(true));
     let act = fields.get::<String>("hidden_act")?;
     if let Some(act) = act.filter(|act| act != "silu") {
@@ -214,13 +241,6 @@ fn refuse_variants(fields: &Fields, family: Family) -> Result<()> {
             fields.error("layer_types", format!("names `{kind}`; only `full_attention` is supported"))
         );
     }
-    if family != Family::Qwen2 && on("attention_bias")? {
-        let why = "is true, which also puts a bias on `o_proj`; that is not supported";
-        return Err(fields.error("attention_bias", why));
-    }
-    if on("mlp_bias")? {
-        return Err(fields.error("mlp_bias", "is true; biases in the MLP are not supported"));
-    }
     for name in ["num_experts", "num_local_experts"] {
         if fields.get::<usize>(name)?.is_some_and(|experts| experts > 0) {
             return Err(fields.error(name, "is set; mixtures of experts are not supported"));
@@ -231,6 +251,27 @@ fn refuse_variants(fields: &Fields, family: Family) -> Result<()> {
         return Err(fields.error("quantization_config", why));
     }
     Ok(())
+}
+
+/// Refuses a window of attention that is narrower than the context: Mistral's `sliding_window`, which is 4096 where the field is absent.
+fn refuse_window(fields: &Fields, family: Family, max_position_embeddings: usize) -> Result<()> {
+    if family != Family::Mistral {
+        return Ok(());
+    }
+    let window = match fields.get("sliding_window")? {
+        None if fields.value("sliding_window").is_none() => Some(4096),
+        window => window,
+    };
+    match window.filter(|window: &usize| *window < max_position_embeddings) {
+        Some(window) => {
+            let why = format!(
+                "is {window}, narrower than the context of {max_position_embeddings} (max_position_embeddings); sliding windows are not \
+                 supported"
+            );
+            Err(fields.error("sliding_window", why))
+        }
+        None => Ok(()),
+    }
 }
 
 /// `eos_token_id`, one or several; `None` when it is absent or null.
@@ -274,13 +315,20 @@ mod tests {
         assert_eq!((llama.head_dim, llama.num_key_value_heads, llama.rms_norm_eps), (16, 4, 1e-6));
         assert_eq!((llama.max_position_embeddings, &llama.eos_token_ids[..]), (2048, &[2][..]));
         assert_eq!(llama.rope, RopeConfig { theta: 10_000.0, scaling: RopeScaling::None });
-        assert!(!llama.tie_word_embeddings && !llama.attention_bias && !llama.qk_norm);
+        assert!(!llama.tie_word_embeddings && !llama.qkv_bias && !llama.qk_norm);
         let qwen2 = with(tiny("qwen2"), json!({})).unwrap();
-        assert!(qwen2.attention_bias && !qwen2.qk_norm && qwen2.eos_token_ids.is_empty());
+        assert!(qwen2.qkv_bias && !qwen2.o_bias && !qwen2.qk_norm && qwen2.eos_token_ids.is_empty());
         assert_eq!((qwen2.head_dim, qwen2.max_position_embeddings), (16, 32768));
         let qwen3 = with(tiny("qwen3"), json!({})).unwrap();
-        assert!(!qwen3.attention_bias && qwen3.qk_norm);
+        assert!(!qwen3.qkv_bias && qwen3.qk_norm);
         assert_eq!(qwen3.head_dim, 128);
+        let mut mistral = tiny("mistral");
+        let sizes = mistral.as_object_mut().unwrap();
+        sizes.remove("num_key_value_heads");
+        sizes.insert("num_attention_heads".into(), json!(16));
+        let mistral = with(mistral, json!({"sliding_window": null})).unwrap();
+        assert_eq!((mistral.num_key_value_heads, mistral.max_position_embeddings), (8, 131_072));
+        assert_eq!(mistral.eos_token_ids, [2]);
     }
 
     #[test]
@@ -305,9 +353,9 @@ mod tests {
             ("qwen3_moe", json!({}), "model_type"),
             ("gemma3", json!({}), "model_type"),
             ("llama", json!({"hidden_act": "gelu"}), "hidden_act"),
-            ("llama", json!({"mlp_bias": true}), "mlp_bias"),
-            ("llama", json!({"attention_bias": true}), "attention_bias"),
-            ("qwen3", json!({"attention_bias": true}), "attention_bias"),
+            ("llama", json!({"mlp_bias": 1}), "mlp_bias"),
+            ("mistral", json!({}), "sliding_window"),
+            ("mistral", json!({"sliding_window": 4096, "max_position_embeddings": 32768}), "sliding_window"),
             ("llama", json!({"num_attention_heads": 3}), "num_attention_heads"),
             ("llama", json!({"num_attention_heads": 0}), "num_attention_heads"),
             ("llama", json!({"num_key_value_heads": 3}), "num_key_value_heads"),
@@ -329,6 +377,22 @@ mod tests {
                 "{changes}: {error}"
             );
         }
-        assert!(with(tiny("qwen2"), json!({"attention_bias": true, "sliding_window": 4096})).is_ok());
+        assert!(with(tiny("qwen2"), json!({"sliding_window": 4096})).is_ok());
+        let wide = json!({"sliding_window": 4096, "max_position_embeddings": 4096});
+        assert!(with(tiny("mistral"), wide).is_ok());
+    }
+
+    #[test]
+    fn each_family_has_the_biases_that_transformers_gives_it() {
+        let switches = json!({"attention_bias": true, "mlp_bias": true, "sliding_window": null});
+        for (family, expected) in [
+            ("llama", (true, true, true)),
+            ("mistral", (false, false, false)),
+            ("qwen2", (true, false, false)),
+            ("qwen3", (true, true, false)),
+        ] {
+            let config = with(tiny(family), switches.clone()).unwrap();
+            assert_eq!((config.qkv_bias, config.o_bias, config.mlp_bias), expected, "{family}");
+        }
     }
 }

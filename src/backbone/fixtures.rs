@@ -98,7 +98,9 @@ pub fn config() -> BackboneConfig {
         rope: RopeConfig { theta: 100.0, scaling: RopeScaling::None },
         max_position_embeddings: 64,
         tie_word_embeddings: false,
-        attention_bias: true,
+        qkv_bias: true,
+        o_bias: true,
+        mlp_bias: true,
         qk_norm: true,
         eos_token_ids: Vec::new(),
     }
@@ -133,9 +135,11 @@ pub fn backbone() -> Backbone<TestBackend> {
         layers: layers.collect(),
         embed_tokens: frozen(&random([config.vocab_size, width], 1), WeightUse::Table),
         norm: norm(width, 2),
-        lm_head: frozen(&random([config.vocab_size, width], 3), WeightUse::Table),
+        lm_head: Linear::new(frozen(&random([config.vocab_size, width], 3), WeightUse::Table), None),
         rotary: Arc::new(RotaryEmbedding::new(&config.rope, d)),
         config: Arc::new(config),
         precision: Precision::default(),
+        opened_with: None,
+        row_keys: None,
     }
 }

@@ -27,44 +27,63 @@ impl<B: ModelBackend> Linear<B> {
     /// # Shapes
     /// `[N, in]` → `[N, out]`; activations are two-dimensional, because a weight is copied to broadcast over more.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        match &self.lora {
-            Some(ActiveLora::Stacked(stack)) => stack.forward(x.clone()) + self.alone(x, None),
-            _ => self.alone(x, None),
-        }
+        self.apply(x, None, None)
     }
 
-    /// Applies the layer and adds `residual [N, out]`.
+    /// Applies the layer and adds `residual [N, out]`; with the `keys` of positions, factors read inputs with dropout.
     ///
     /// # Shapes
     /// `[N, in]` → `[N, out]`
-    pub fn forward_onto(&self, x: Tensor<B, 2>, residual: Tensor<B, 2>) -> Tensor<B, 2> {
-        match &self.lora {
-            Some(ActiveLora::Stacked(_)) => residual + self.forward(x),
-            _ => self.alone(x, Some(&residual)),
-        }
+    pub fn forward_onto(
+        &self,
+        x: Tensor<B, 2>,
+        residual: Tensor<B, 2>,
+        keys: Option<&[u64]>,
+    ) -> Tensor<B, 2> {
+        self.apply(x, Some(&residual), keys)
     }
 
-    /// Applies several layers to one input.
+    /// Applies several layers to one input; with the `keys` of positions, factors read inputs with dropout.
     ///
     /// # Shapes
     /// `[N, in]` → `[N, out]` by layer
-    pub fn forward_all<const N: usize>(layers: [&Self; N], x: Tensor<B, 2>) -> [Tensor<B, 2>; N] {
-        if layers.iter().any(|layer| matches!(layer.lora, Some(ActiveLora::Stacked(_)))) {
-            return layers.map(|layer| layer.forward(x.clone()));
+    pub fn forward_all<const N: usize>(
+        layers: [&Self; N],
+        x: Tensor<B, 2>,
+        keys: Option<&[u64]>,
+    ) -> [Tensor<B, 2>; N] {
+        if layers.iter().any(|layer| layer.is_apart(keys)) {
+            return layers.map(|layer| layer.apply(x.clone(), None, keys));
         }
-        outputs(layers.map(|layer| layer.parts(None)), x)
+        outputs(layers.map(|layer| layer.parts(true, None)), x)
     }
 
-    /// The layer without factors of several roles.
-    fn alone(&self, x: Tensor<B, 2>, residual: Option<&Tensor<B, 2>>) -> Tensor<B, 2> {
-        let [y] = outputs([self.parts(residual)], x);
-        y
+    /// Whether the factors are not among what a backend applies at once: they are those of several roles, or read another input.
+    fn is_apart(&self, keys: Option<&[u64]>) -> bool {
+        match &self.lora {
+            Some(ActiveLora::Stacked(_)) => true,
+            Some(lora) => keys.is_some() && lora.drops(),
+            None => false,
+        }
     }
 
-    /// What a backend applies at once; factors of several roles are not among it.
-    fn parts<'a>(&'a self, residual: Option<&'a Tensor<B, 2>>) -> LinearRef<'a, B> {
+    fn apply(&self, x: Tensor<B, 2>, residual: Option<&Tensor<B, 2>>, keys: Option<&[u64]>) -> Tensor<B, 2> {
+        let apart = self.is_apart(keys);
+        let factors = self.lora.as_ref().filter(|_| apart).map(|lora| match lora {
+            ActiveLora::Stacked(stack) => stack.forward(x.clone(), keys.filter(|_| lora.drops())),
+            ActiveLora::One(lora) => lora.dropped(x.clone(), keys.expect("factors apart have keys")),
+        });
+        let [y] = outputs([self.parts(!apart, residual)], x);
+        match factors {
+            Some(factors) => y + factors,
+            None => y,
+        }
+    }
+
+    /// What a backend applies at once.
+    fn parts<'a>(&'a self, with_factors: bool, residual: Option<&'a Tensor<B, 2>>) -> LinearRef<'a, B> {
         let lora = match &self.lora {
-            Some(ActiveLora::One(lora)) => Some(lora.as_ref()),
+            Some(ActiveLora::One(lora)) if with_factors => Some(lora.as_ref()),
             _ => None,
         };
         LinearRef { weight: &self.weight, bias: self.bias.as_ref(), lora, residual }
@@ -90,7 +109,7 @@ fn outputs<B: ModelBackend, const N: usize>(
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    use super::super::{Lora, fixtures::*};
+    use super::super::{Lora, LoraDropout, fixtures::*};
     use super::*;
 
     #[test]
@@ -107,7 +126,7 @@ mod tests {
         let (a, b) = (random([2, 3], 3), random([5, 2], 4));
         let (down, up) = (rows(&a), rows(&b));
         let mut layer = dense.layer.clone();
-        layer.lora = Some(ActiveLora::One(Lora { a, b, scaling: 0.5 }));
+        layer.lora = Some(ActiveLora::One(Lora { a, b, scaling: 0.5, dropout: LoraDropout::new(0.0, "") }));
         let dot = |w: &[f64], x: &[f64]| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
         for (got, x) in rows(&layer.forward(x.clone())).iter().zip(rows(&x)) {
             let narrow: Vec<f64> = down.iter().map(|w| dot(w, &x)).collect();

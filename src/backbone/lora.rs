@@ -3,6 +3,8 @@
 use burn::prelude::*;
 use diffmas_backends::{Autodiff, LoraRef, ModelBackend};
 
+use super::LoraDropout;
+
 /// The factors of one linear layer (arXiv 2106.09685).
 #[derive(Clone, Debug)]
 pub struct Lora<B: Backend> {
@@ -12,6 +14,20 @@ pub struct Lora<B: Backend> {
     pub b: Tensor<B, 2>,
     /// The factor of the product, `lora_alpha / r` (or `/ sqrt(r)`).
     pub scaling: f64,
+    /// Dropout of the input in training.
+    pub dropout: LoraDropout,
+}
+
+impl<B: ModelBackend> Lora<B> {
+    /// `s·(drop(x)·Aᵀ)·Bᵀ`, with what is dropped at positions of the keys `keys`.
+    ///
+    /// # Shapes
+    /// `[N, in]` → `[N, out]`
+    pub(super) fn dropped(&self, x: Tensor<B, 2>, keys: &[u64]) -> Tensor<B, 2> {
+        let x = self.dropout.apply(x, keys);
+        let narrow = B::matmul(x, self.a.clone().transpose());
+        B::matmul(narrow, self.b.clone().transpose()).mul_scalar(self.scaling)
+    }
 }
 
 impl<B: Backend> Lora<B> {
@@ -31,17 +47,27 @@ pub enum ActiveLora<B: Backend> {
 }
 
 impl<B: ModelBackend> ActiveLora<B> {
+    /// Whether a part of the input is dropped in training.
+    pub(super) fn drops(&self) -> bool {
+        match self {
+            Self::One(lora) => lora.dropout.p > 0.0,
+            Self::Stacked(stack) => stack.dropouts.iter().flatten().any(|dropout| dropout.p > 0.0),
+        }
+    }
+
     /// The same factors for training, sharing their storage, without gradient.
     pub fn to_autodiff(&self) -> ActiveLora<Autodiff<B>> {
         match self {
-            Self::One(Lora { a, b, scaling }) => ActiveLora::One(Lora {
+            Self::One(Lora { a, b, scaling, dropout }) => ActiveLora::One(Lora {
                 a: Tensor::from_inner(a.clone()),
                 b: Tensor::from_inner(b.clone()),
                 scaling: *scaling,
+                dropout: *dropout,
             }),
-            Self::Stacked(LoraStack { a, b }) => ActiveLora::Stacked(LoraStack {
+            Self::Stacked(LoraStack { a, b, dropouts }) => ActiveLora::Stacked(LoraStack {
                 a: Tensor::from_inner(a.clone()),
                 b: Tensor::from_inner(b.clone()),
+                dropouts: dropouts.clone(),
             }),
         }
     }
@@ -54,6 +80,8 @@ pub struct LoraStack<B: Backend> {
     a: Tensor<B, 3>,
     /// `[K, r, out]`, times each role's scaling.
     b: Tensor<B, 3>,
+    /// Dropout of each role's input in training.
+    dropouts: Vec<Option<LoraDropout>>,
 }
 
 impl<B: ModelBackend> LoraStack<B> {
@@ -75,16 +103,28 @@ impl<B: ModelBackend> LoraStack<B> {
         };
         let a = factor(&|l| l.a.clone(), cols).swap_dims(1, 2);
         let b = factor(&|l| l.b.clone().transpose().mul_scalar(l.scaling), out);
-        Some(Self { a, b })
+        let dropouts = roles.iter().map(|role| role.map(|lora| lora.dropout)).collect();
+        Some(Self { a, b, dropouts })
     }
 
-    /// `s·(x·Aᵀ)·Bᵀ`, the rows of each role with its own factors.
+    /// `s·(x·Aᵀ)·Bᵀ`, the rows of each role with its own factors; with the `keys` of positions, of inputs with dropout.
     ///
     /// # Shapes
     /// `[K·N, in]`, role after role → `[K·N, out]`
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn forward(&self, x: Tensor<B, 2>, keys: Option<&[u64]>) -> Tensor<B, 2> {
         let [n, cols] = x.dims();
         let [roles, _, out] = self.b.dims();
+        let x = match keys {
+            Some(keys) => {
+                let own = n / roles;
+                let each = self.dropouts.iter().enumerate().map(|(k, dropout)| {
+                    let rows = x.clone().narrow(0, k * own, own);
+                    dropout.map_or(rows.clone(), |dropout| dropout.apply(rows, &keys[k * own..][..own]))
+                });
+                Tensor::cat(each.collect(), 0)
+            }
+            None => x,
+        };
         let x = x.reshape([roles, n / roles, cols]);
         B::matmul(B::matmul(x, self.a.clone()), self.b.clone()).reshape([n, out])
     }

@@ -3,13 +3,17 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::BackboneConfig;
-use super::tensors::{expected, projections};
-use crate::checkpoint::{AdapterFile, SafetensorsWeights, StoredType, WeightTable, write_tensors};
+use super::tensors::{expected, linears};
+use crate::checkpoint::target_modules::LM_HEAD;
+use crate::checkpoint::{
+    AdapterFile, EMBEDDING, SafetensorsWeights, SavedModules, StoredType, WeightTable, write_tensors,
+};
 use crate::error::{Error, Result};
 use crate::files::{MAX_TEXT, read_text, write_atomic, write_folder_atomic};
 
@@ -50,21 +54,30 @@ pub fn merge(
                    has no config.json";
         return Err(Error::file(base, why));
     }
-    let config = BackboneConfig::read(base)?;
-    let weights = SafetensorsWeights::open(base)?;
-    let mut table = WeightTable::new(&weights);
+    let mut config = BackboneConfig::read(base)?;
+    let weights = Arc::new(SafetensorsWeights::open(base)?);
+    let dtype = dtype.or_else(|| weights.stored_type(EMBEDDING)).unwrap_or(StoredType::Float32);
+    let tied = config.tie_word_embeddings;
+    WeightTable::new(weights.as_ref()).require(&expected(&config))?;
+    let file = AdapterFile::read(adapter)?;
+    file.check_modules(adapter, &linears(&config))?;
+    // What changes the one no longer is the other.
+    let saved = SavedModules::read(&file, adapter, weights.as_ref(), tied)?;
+    config.tie_word_embeddings = tied && !saved.unties() && !file.config.targets(LM_HEAD)?;
+    let weights = saved.over(weights, tied);
+    let mut table = WeightTable::new(weights.as_ref());
     let tensors = expected(&config);
     table.require(&tensors)?;
-    let file = AdapterFile::read(adapter)?;
-    file.check_modules(adapter, &projections(&config))?;
-    let dtype =
-        dtype.or_else(|| weights.stored_type("model.embed_tokens.weight")).unwrap_or(StoredType::Float32);
     write_folder_atomic(output, |dir| {
-        write_atomic(&dir.join("config.json"), config_json(base, dtype)?.as_bytes())?;
+        write_atomic(
+            &dir.join("config.json"),
+            config_json(base, dtype, config.tie_word_embeddings)?.as_bytes(),
+        )?;
         for name in BESIDE.iter().filter(|name| base.join(name).is_file()) {
             let from = base.join(name);
             fs::copy(&from, dir.join(name)).map_err(|error| Error::file(&from, error))?;
         }
+        copy_templates(base, dir)?;
         let shapes: Vec<_> = tensors.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
         let path = dir.join("model.safetensors");
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
@@ -79,6 +92,25 @@ pub fn merge(
         table.finish(config.tie_word_embeddings)
     })?;
     Ok(dtype)
+}
+
+/// The folder of chat templates beside the default one, as `transformers` names it.
+const TEMPLATES: &str = "additional_chat_templates";
+
+/// Copies the chat templates beside the default one.
+fn copy_templates(base: &Path, dir: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(base.join(TEMPLATES)) else { return Ok(()) };
+    for entry in entries {
+        let from = entry.map_err(|error| Error::file(base.join(TEMPLATES), error))?.path();
+        if let Some(name) =
+            from.file_name().filter(|_| from.is_file() && from.extension() == Some("jinja".as_ref()))
+        {
+            let to = dir.join(TEMPLATES);
+            let copied = fs::create_dir_all(&to).and_then(|()| fs::copy(&from, to.join(name)));
+            copied.map_err(|error| Error::file(&from, error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds `s·B·A` to the rows `values`, from row `first` on, of the weight `name`, `[out, in]`, where the adapter has factors for it.
@@ -115,8 +147,8 @@ fn check_range(output: &Path, name: &str, values: &[f32], dtype: StoredType) -> 
     }
 }
 
-/// The base's `config.json` with the type of the merged weights under the name that it uses for it.
-fn config_json(base: &Path, dtype: StoredType) -> Result<String> {
+/// The base's `config.json` with the type of the merged weights under the name that it uses for it, and whether the head is the embedding.
+fn config_json(base: &Path, dtype: StoredType, tied: bool) -> Result<String> {
     let path = base.join("config.json");
     let text = read_text(&path, MAX_TEXT).map_err(|error| Error::file(&path, error))?;
     let mut config: Map<String, Value> =
@@ -126,6 +158,9 @@ fn config_json(base: &Path, dtype: StoredType) -> Result<String> {
         ["torch_dtype", "dtype"].into_iter().filter(|key| config.contains_key(*key)).collect();
     for key in if keys.is_empty() { vec!["torch_dtype"] } else { keys } {
         config.insert(key.into(), json!(dtype.name()));
+    }
+    if let Some(field) = config.get_mut("tie_word_embeddings").filter(|_| !tied) {
+        *field = json!(false);
     }
     Ok(format!("{:#}\n", Value::Object(config)))
 }

@@ -17,16 +17,16 @@ pub struct Mlp<B: ModelBackend> {
 }
 
 impl<B: ModelBackend> Mlp<B> {
-    /// Applies the layer and adds `residual`.
+    /// Applies the layer and adds `residual`; with the `keys` of positions, LoRA's factors read inputs with dropout.
     ///
     /// # Shapes
     /// `x`, `residual` `[N, D]` → `[N, D]`
-    pub fn forward(&self, x: Tensor<B, 2>, residual: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn forward(&self, x: Tensor<B, 2>, residual: Tensor<B, 2>, keys: Option<&[u64]>) -> Tensor<B, 2> {
         // 1. gate and up: [N, D] → [N, intermediate]
-        let [gate, up] = Linear::forward_all([&self.gate_proj, &self.up_proj], x);
+        let [gate, up] = Linear::forward_all([&self.gate_proj, &self.up_proj], x, keys);
 
         // 2. silu(gate) · up, 3. down: [N, intermediate] → [N, D]
-        self.down_proj.forward_onto(B::swiglu(gate, up), residual)
+        self.down_proj.forward_onto(B::swiglu(gate, up), residual, keys)
     }
 
     /// The layer for training, sharing its storage.
@@ -50,7 +50,7 @@ mod tests {
         let mlp =
             Mlp { gate_proj: gate.layer.clone(), up_proj: up.layer.clone(), down_proj: down.layer.clone() };
         let x = random([4, 3], 7).mul_scalar(3.0);
-        for (got, x) in rows(&mlp.forward(x.clone(), x.clone())).iter().zip(rows(&x)) {
+        for (got, x) in rows(&mlp.forward(x.clone(), x.clone(), None)).iter().zip(rows(&x)) {
             let gated = gate.apply(&x).into_iter().zip(up.apply(&x));
             let gated: Vec<f64> = gated.map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect();
             let want = down.apply(&gated).into_iter().zip(&x).map(|(y, x)| y + x);

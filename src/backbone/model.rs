@@ -9,8 +9,8 @@ use diffmas_backends::{Autodiff, FrozenMatrix, HostMask, KeyValueBlock, ModelBac
 use super::attention::PassContext;
 use super::key_values::extended;
 use super::{
-    BackboneConfig, Block, DecodeCache, KeyValues, Positions, Precision, Recorder, ResidualHook, RmsNorm,
-    RotaryEmbedding,
+    BackboneConfig, Block, DecodeCache, GrowingKeyValues, KeyValues, Linear, OpenedWith, Positions,
+    Precision, Recorder, ResidualHook, RmsNorm, RotaryEmbedding, RowKeys,
 };
 
 /// A frozen causal language model. Cloning shares all weights.
@@ -25,11 +25,15 @@ pub struct Backbone<B: ModelBackend> {
     /// The final norm.
     pub norm: RmsNorm<B>,
     /// `[V, D]`; the embedding itself where the model ties them.
-    pub lm_head: B::Weight,
+    pub lm_head: Linear<B>,
     /// Position embedding.
     pub rotary: Arc<RotaryEmbedding>,
     /// How its weights are stored.
     pub precision: Precision,
+    /// The adapter that it was opened with, where that holds whole modules.
+    pub opened_with: Option<OpenedWith>,
+    /// The keys of the rows of its passes, where LoRA's factors read inputs with dropout.
+    pub row_keys: Option<RowKeys>,
 }
 
 impl<B: ModelBackend> Backbone<B> {
@@ -50,7 +54,7 @@ impl<B: ModelBackend> Backbone<B> {
     /// applied before each layer.
     ///
     /// Returns the hidden states after the final norm, and `tail` extended by the new positions. Keep what no longer grows in `past`, which
-    /// is read where it lies, since the tail is copied each time it grows.
+    /// is read where it lies, since the tail is copied; what grows step by step is [`GrowingKeyValues`].
     ///
     /// # Shapes
     /// `x [B·t, D]`, row-major over rows → `[B·t, D]`
@@ -77,6 +81,26 @@ impl<B: ModelBackend> Backbone<B> {
             block
         });
         (hidden, KeyValues { layers, positions: own })
+    }
+
+    /// Like [`Backbone::forward`] with the positions of `growing` for a tail, which the new ones then belong to.
+    ///
+    /// # Shapes
+    /// `x [B·t, D]`, row-major over rows → `[B·t, D]`
+    ///
+    /// # Panics
+    /// If rows or lengths of the arguments do not fit together.
+    pub fn forward_growing(
+        &self,
+        x: Tensor<B, 2>,
+        positions: &Positions,
+        past: &[&KeyValues<B>],
+        growing: &mut GrowingKeyValues<B>,
+        hook: Option<&dyn ResidualHook<B>>,
+    ) -> Tensor<B, 2> {
+        growing.extend(positions);
+        let own = growing.positions().clone();
+        self.pass(0..self.layers.len(), x, positions, past, &own, hook, |l, new| growing.append(l, new))
     }
 
     /// Like [`Backbone::forward`] with the positions of `cache` for a tail, which are extended in place.
@@ -169,8 +193,9 @@ impl<B: ModelBackend> Backbone<B> {
         let read: Vec<_> = read.map(|positions| positions.of_rows(batch)).collect();
         let keys = Positions::cat(&read.iter().map(AsRef::as_ref).collect::<Vec<_>>(), batch);
         let mask = B::attention_mask(HostMask::new(batch, len, keys.len, Some(keys.valid)), &device);
-        let [cos, sin] = self.rotary.cos_sin(positions, &device);
-        PassContext { batch, len, cos, sin, mask }
+        let [cos, sin] = self.rotary.scaled_cos_sin(positions, &device);
+        let dropout_keys = self.row_keys.as_ref().map(|keys| keys.positions(batch, &positions.ids));
+        PassContext { batch, len, cos, sin, mask, dropout_keys }
     }
 
     /// How much each of the positions that [`Backbone::forward`] would compute attends to each key of `past` and to each other, by layer.
@@ -210,15 +235,13 @@ impl<B: ModelBackend> Backbone<B> {
     /// # Shapes
     /// `[N, D]` → `[N, V]`
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        B::frozen_linear(hidden, &self.lm_head, None, None)
+        self.lm_head.forward(hidden)
     }
 
     /// The bytes that the matrices take in memory: layers, embedding and head, each once.
     pub fn weight_bytes(&self) -> usize {
-        let mut bytes = self.embed_tokens.held_bytes();
-        if !self.config.tie_word_embeddings {
-            bytes += self.lm_head.held_bytes();
-        }
+        let tied = self.config.tie_word_embeddings;
+        let mut bytes = if tied { 0 } else { self.embed_tokens.held_bytes() };
         self.clone().for_linears(|_, linear| bytes += linear.weight.held_bytes());
         bytes
     }
@@ -230,9 +253,11 @@ impl<B: ModelBackend> Backbone<B> {
             embed_tokens: self.embed_tokens.clone(),
             layers: self.layers.iter().map(Block::to_autodiff).collect(),
             norm: self.norm.to_autodiff(),
-            lm_head: self.lm_head.clone(),
+            lm_head: self.lm_head.to_autodiff(),
             rotary: self.rotary.clone(),
             precision: self.precision,
+            opened_with: self.opened_with.clone(),
+            row_keys: self.row_keys.clone(),
         }
     }
 }
@@ -285,6 +310,26 @@ mod tests {
             }
             past.push(own);
         }
+    }
+
+    #[test]
+    fn what_grows_holds_what_a_tail_would() {
+        let model = backbone();
+        let (mut growing, mut tail) = (GrowingKeyValues::new(2, 3), None);
+        let mut next = [3, 4];
+        // More than there is room for.
+        for step in 0..5u32 {
+            let at = Positions::issue(&[true; 2], &mut next);
+            let x = model.embed(&[step, 10 - step]);
+            let got = model.forward_growing(x.clone(), &at, &[], &mut growing, None);
+            let (want, grown) = model.forward(x, &at, &[], tail.as_ref(), None);
+            assert_eq!(numbers(&got), numbers(&want));
+            tail = Some(grown);
+        }
+        let (got, want) = (growing.into_key_values().unwrap(), tail.unwrap());
+        assert_eq!(got.positions, want.positions);
+        assert_eq!(numbers(&got.layers[1].value), numbers(&want.layers[1].value));
+        assert!(GrowingKeyValues::<TestBackend>::new(2, 3).into_key_values().is_none());
     }
 
     #[test]

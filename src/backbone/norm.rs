@@ -1,7 +1,7 @@
 //! Root-mean-square norm.
 
 use burn::prelude::*;
-use diffmas_backends::{Autodiff, ModelBackend};
+use diffmas_backends::{Autodiff, HeadNorm, ModelBackend};
 
 /// `x / sqrt(mean(x²) + eps) · weight`, in at least f32 (Zhang & Sennrich, arXiv 1910.07467): each row `[D]` has the mean square 1 before it
 /// is weighted column by column.
@@ -20,6 +20,11 @@ impl<B: ModelBackend> RmsNorm<B> {
     /// `[N, D]` → `[N, D]`
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         B::rms_norm(x, &self.weight, self.eps)
+    }
+
+    /// The norm of each head, whose width `[D]` is.
+    pub(super) fn of_heads(&self) -> HeadNorm<'_, B> {
+        HeadNorm { weight: &self.weight, eps: self.eps }
     }
 
     /// The norm for training, sharing its storage.

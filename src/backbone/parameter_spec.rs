@@ -47,7 +47,7 @@ impl fmt::Display for ParameterGroup {
 }
 
 /// Where weight decay pulls a matrix to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pull {
     /// Towards zero.
     #[default]

@@ -1,6 +1,6 @@
 //! How base weights are stored, and what is computed in.
 
-use diffmas_backends::{ModelBackend, StoredDtype};
+use diffmas_backends::{ModelBackend, ProductDtype, StoredDtype};
 
 use crate::error::{Error, Result};
 
@@ -24,11 +24,17 @@ named_enum! {
 }
 
 named_enum! {
-    /// What activations are computed in.
+    /// What products of base weights with many rows are computed in. They are summed in f32, and so is all else.
     ComputeDtype, "precision" {
         /// 32 bits.
         #[default]
         F32 = "f32",
+        /// NVIDIA's tensor cores: f32 with 10 bits of fraction in place of 23.
+        Tf32 = "tf32",
+        /// 16 bits, of which 8 are the exponent.
+        Bf16 = "bf16",
+        /// 16 bits, of which 5 are the exponent.
+        F16 = "f16",
     }
 }
 
@@ -37,7 +43,7 @@ named_enum! {
 pub struct Precision {
     /// How base weights are stored.
     pub weights: WeightDtype,
-    /// What activations are computed in.
+    /// What products with them are computed in.
     pub compute: ComputeDtype,
 }
 
@@ -47,19 +53,23 @@ impl Precision {
         Self { weights, ..Self::default() }
     }
 
-    /// Refuses a type of weights that `device` does not have.
+    /// Refuses types of weights and of products that `device` does not have.
     ///
     /// # Errors
     /// If it does not.
     pub(crate) fn check<B: ModelBackend>(self, device: &B::Device) -> Result<()> {
-        match self.weights.named(None) {
-            Some(dtype) if !B::keeps(dtype, device) => Err(Error::invalid(format!(
-                "dtype is {}, but this device of backend {} has no such numbers; f32 works everywhere, and auto takes what it can",
-                self.weights,
-                B::name(device)
-            ))),
-            _ => Ok(()),
+        let lacks = |field: &str, what: &str| {
+            Err(Error::invalid(format!("{field}, but this device of backend {} {what}", B::name(device))))
+        };
+        if self.weights.named(None).is_some_and(|dtype| !B::keeps(dtype, device)) {
+            let what = "has no such numbers; f32 works everywhere, and auto takes what it can";
+            return lacks(&format!("dtype is {}", self.weights), what);
         }
+        if !B::multiplies(self.compute.products(), device) {
+            let what = "does not multiply such numbers; `diffmas devices` tells what it does, and f32 works everywhere";
+            return lacks(&format!("precision is {}", self.compute), what);
+        }
+        Ok(())
     }
 
     /// How a matrix of `columns` that the file has as `stored` is kept on `device`; f32 where a row would not be whole blocks.
@@ -72,6 +82,18 @@ impl Precision {
         let kept = || stored.filter(|dtype| B::keeps(*dtype, device));
         let wanted = self.weights.named(stored).or_else(kept);
         wanted.filter(|dtype| dtype.bytes(columns).is_some()).unwrap_or(StoredDtype::F32)
+    }
+}
+
+impl ComputeDtype {
+    /// What the backend is told.
+    pub(crate) fn products(self) -> ProductDtype {
+        match self {
+            Self::F32 => ProductDtype::F32,
+            Self::Tf32 => ProductDtype::Tf32,
+            Self::Bf16 => ProductDtype::Bf16,
+            Self::F16 => ProductDtype::F16,
+        }
     }
 }
 
@@ -97,7 +119,7 @@ mod tests {
     fn a_wrong_name_is_a_sentence_that_lists_the_right_ones() {
         let error = "bf61".parse::<WeightDtype>().unwrap_err().to_string();
         assert_eq!(error, "unknown dtype `bf61`; did you mean `bf16`? (known: f32, bf16, f16, q8, q4, auto)");
-        let error = "bf16".parse::<ComputeDtype>().unwrap_err().to_string();
-        assert_eq!(error, "unknown precision `bf16`; known: f32");
+        let error = "bf61".parse::<ComputeDtype>().unwrap_err().to_string();
+        assert_eq!(error, "unknown precision `bf61`; did you mean `bf16`? (known: f32, tf32, bf16, f16)");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diffmas_backends::StoredDtype;
 
@@ -22,7 +23,7 @@ impl ModelFiles {
         let path = PathBuf::from(name);
         let shapes = expected(&config).into_iter().collect();
         let weights = RandomWeights { path: path.clone(), shapes, seed };
-        Self::of_weights(path, config, Box::new(weights))
+        Self::of_weights(path, config, Arc::new(weights))
     }
 }
 

@@ -7,27 +7,41 @@ use super::{Positions, RopeConfig};
 
 /// The inverse frequencies of a model's rotary embedding.
 ///
-/// Computed in f32, as Hugging Face's models were trained: `θ^(−2i/d)`, for `llama3` with wavelengths stretched as in
+/// Computed in f32, as Hugging Face's models were trained: `θ^(−2i/d)`, for `llama3` and `yarn` with wavelengths stretched as in
 /// `transformers.modeling_rope_utils`.
 #[derive(Clone, Debug)]
 pub struct RotaryEmbedding {
     inv_freq: Vec<f32>,
+    /// What queries and keys are multiplied by beside their rotation.
+    attention_factor: f64,
 }
 
 impl RotaryEmbedding {
     /// The embedding for heads of width `head_dim`.
     pub fn new(config: &RopeConfig, head_dim: usize) -> Self {
-        let inv_freq = (0..head_dim / 2)
-            .map(|i| {
-                let exponent = (2 * i) as f32 / head_dim as f32;
-                let freq = 1.0 / (config.theta as f32).powf(exponent);
-                (f64::from(freq) / config.scaling.divisor(f64::from(freq))) as f32
-            })
-            .collect();
-        Self { inv_freq }
+        let unscaled = |i: usize| {
+            let exponent = (2 * i) as f32 / head_dim as f32;
+            f64::from(1.0 / (config.theta as f32).powf(exponent))
+        };
+        let unscaled: Vec<f64> = (0..head_dim / 2).map(unscaled).collect();
+        let divisors = config.scaling.divisors(config.theta, &unscaled);
+        let inv_freq = unscaled.iter().zip(divisors).map(|(freq, divisor)| (freq / divisor) as f32).collect();
+        Self { inv_freq, attention_factor: config.scaling.attention_factor() }
     }
 
-    /// `cos` and `sin` of every position's angles: position times frequency.
+    /// [`RotaryEmbedding::cos_sin`] times the attention factor: what queries and keys are embedded with, once each.
+    ///
+    /// # Shapes
+    /// `B·n` positions → two tensors `[B·n, d/2]`
+    pub fn scaled_cos_sin<B: Backend>(&self, positions: &Positions, device: &B::Device) -> [Tensor<B, 2>; 2] {
+        let rotation = self.cos_sin(positions, device);
+        match self.attention_factor {
+            1.0 => rotation,
+            factor => rotation.map(|x| x.mul_scalar(factor)),
+        }
+    }
+
+    /// `cos` and `sin` of every position's angles, position times frequency: a rotation.
     ///
     /// # Shapes
     /// `B·n` positions → two tensors `[B·n, d/2]`
@@ -89,6 +103,46 @@ mod tests {
             close(&[score(5 + by, 2 + by), score(by, by)], &[score(5, 2), score(0, 0)]);
         }
         assert!((score(5, 2) - score(2, 5)).abs() > 1e-3, "a distance has a direction");
+    }
+
+    /// `ROPE_INIT_FUNCTIONS["yarn"]` of transformers 5.24.
+    #[test]
+    fn yarn_stretches_what_turns_seldom_and_sharpens_scores() {
+        let embedding = |text: &str| {
+            let config = format!(
+                r#"{{"model_type": "llama", "vocab_size": 8, "hidden_size": 128, "intermediate_size": 8, "num_hidden_layers": 1,
+                    "num_attention_heads": 1, "max_position_embeddings": 131072, "rope_parameters": {{"rope_type": "yarn", {text}}}}}"#
+            );
+            let config = super::super::BackboneConfig::from_json("config.json".as_ref(), &config).unwrap();
+            RotaryEmbedding::new(&config.rope, config.head_dim)
+        };
+        let plain = r#""factor": 4.0, "rope_theta": 1e6, "original_max_position_embeddings": 32768"#;
+        let full = r#""factor": 16.0, "rope_theta": 1e4, "original_max_position_embeddings": 4096, "mscale": 2.0, "mscale_all_dim": 0.5,
+            "beta_fast": 8, "beta_slow": 2, "truncate": false"#;
+        let cases = [
+            (
+                plain,
+                1.138_629_436,
+                [(24, 5.375_321_5e-3), (30, 1.064_361e-3), (35, 2.462_583_9e-4), (45, 1.510_740_9e-5)],
+            ),
+            (
+                full,
+                1.365_253_431,
+                [(30, 1.333_521_5e-2), (35, 3.698_796e-3), (40, 2.623_957_7e-4), (63, 7.217_387e-6)],
+            ),
+        ];
+        for (text, attention_factor, frequencies) in cases {
+            let embedding = embedding(text);
+            assert!(
+                (embedding.attention_factor - attention_factor).abs() < 1e-8,
+                "{}",
+                embedding.attention_factor
+            );
+            for (i, want) in frequencies {
+                let got = embedding.inv_freq[i];
+                assert!((got / want - 1.0f32).abs() < 2e-5, "frequency {i}: {got} instead of {want}");
+            }
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! What was measured on one backend with weights of one type.
+//! What was measured on one backend in numbers of one precision.
 
 use serde::{Deserialize, Serialize};
 
 use super::measurement::Measurement;
 use super::work::Work;
-use crate::backbone::WeightDtype;
+use crate::backbone::{ComputeDtype, Precision, WeightDtype};
 
 /// What is told while works are done on one backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ pub enum ColumnEvent {
     },
 }
 
-/// What was measured on one backend with weights of one type.
+/// What was measured on one backend in numbers of one precision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Column {
@@ -62,6 +62,9 @@ pub struct Column {
     pub backend: String,
     /// How weights are stored.
     pub dtype: WeightDtype,
+    /// What products with them are computed in.
+    #[serde(default)]
+    pub precision: ComputeDtype,
     /// The device as the backend calls it, once it has started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -94,10 +97,11 @@ pub struct Column {
 
 impl Column {
     /// Nothing measured yet.
-    pub fn new(backend: impl Into<String>, dtype: WeightDtype) -> Self {
+    pub fn new(backend: impl Into<String>, precision: Precision) -> Self {
         Self {
             backend: backend.into(),
-            dtype,
+            dtype: precision.weights,
+            precision: precision.compute,
             device: None,
             adapter: None,
             at: None,
@@ -113,7 +117,11 @@ impl Column {
 
     /// What stands above it.
     pub fn name(&self) -> String {
-        format!("{} {}", self.backend, self.dtype)
+        let products = match self.precision {
+            ComputeDtype::F32 => String::new(),
+            precision => format!(", {precision} products"),
+        };
+        format!("{} {}{products}", self.backend, self.dtype)
     }
 
     /// Takes in what is told.

@@ -1,4 +1,4 @@
-//! All works on one backend with weights of one type.
+//! All works on one backend in numbers of one precision.
 
 use std::thread::{Builder, scope};
 
@@ -13,7 +13,7 @@ use super::loaded::{Loaded, positions};
 use super::measurement::Measurement;
 use super::model::BenchModel;
 use super::work::Work;
-use crate::backbone::{Precision, WeightDtype};
+use crate::backbone::{ComputeDtype, Precision, WeightDtype};
 use crate::error::{Error, Result};
 use crate::guard::guarded;
 use crate::training::peak_memory_bytes;
@@ -32,10 +32,19 @@ pub struct ColumnRequest {
     pub device: Option<usize>,
     /// How weights are stored.
     pub dtype: WeightDtype,
+    /// What products with them are computed in.
+    pub precision: ComputeDtype,
     /// The works.
     pub config: BenchConfig,
     /// Whether the backend was asked for by name: else it is left out where it has no device, or only a program on the CPU in place of a GPU.
     pub named: bool,
+}
+
+impl ColumnRequest {
+    /// What is stored and computed in.
+    pub fn numbers(&self) -> Precision {
+        Precision { weights: self.dtype, compute: self.precision }
+    }
 }
 
 /// Does the works of `request` and tells what comes of them; between two runs, `cancelled` may end it. What the first token costs the first
@@ -129,8 +138,7 @@ impl Job for Bench<'_> {
 
     fn run<B: ModelBackend>(mut self, device: B::Device) -> Result<()> {
         let request = self.request;
-        let precision = Precision::stored(request.dtype);
-        if let Err(e) = precision.check::<B>(&device) {
+        if let Err(e) = request.numbers().check::<B>(&device) {
             return (self.tell)(ColumnEvent::LeftOut { reason: e.to_string() });
         }
         let device_name = format!("{} on {device:?}", B::name(&device));
@@ -157,8 +165,8 @@ impl Job for Bench<'_> {
 
 impl Bench<'_> {
     fn all<B: ModelBackend>(&mut self, device: &B::Device, peak: &mut Option<u64>) -> Outcome {
-        let ColumnRequest { model, dtype, config, .. } = self.request;
-        let (files, precision) = (model.open()?, Precision::stored(*dtype));
+        let ColumnRequest { model, config, .. } = self.request;
+        let (files, precision) = (model.open()?, self.request.numbers());
         let mut state = Loaded::<B>::default();
         for work in config.list(model.is_random()) {
             let (needs, has) = (positions(work), files.config.max_position_embeddings);

@@ -94,9 +94,10 @@ impl BenchRecord {
         self.columns.iter().filter(|column| column.left_out.is_none())
     }
 
-    /// The column of this backend and type.
+    /// The column of this backend and precision.
     pub(super) fn find(&self, like: &Column) -> Option<&Column> {
-        self.shown().find(|column| column.backend == like.backend && column.dtype == like.dtype)
+        let numbers = |column: &Column| (column.dtype, column.precision);
+        self.shown().find(|column| column.backend == like.backend && numbers(column) == numbers(like))
     }
 
     /// An error where nothing at all could be measured.
@@ -146,13 +147,13 @@ mod tests {
 
     use super::super::{Run, Shape, Work};
     use super::*;
-    use crate::backbone::WeightDtype;
+    use crate::backbone::Precision;
 
     /// A record of one column.
     pub(in super::super) fn record() -> BenchRecord {
         let model = ModelRecord::new("m", true, &Shape::Smollm2_135m.config());
         let mut record = BenchRecord::new(model, BenchConfig::default());
-        let mut column = Column::new("flex", WeightDtype::F32);
+        let mut column = Column::new("flex", Precision::default());
         let runs = [0.25, 0.5, 0.125].map(|seconds| Run { seconds, count: 512 });
         column.measurements.push(Measurement::new(Work::Prefill, &runs));
         column.skipped.push((Work::LatentStep, "too long".into()));

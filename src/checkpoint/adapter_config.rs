@@ -1,6 +1,6 @@
 //! `adapter_config.json` of PEFT: which modules a LoRA adapter changes, with which rank and scale.
 
-use super::target_modules::{TargetModules, first_match, suffix_match};
+use super::target_modules::{TargetModules, first_match, has_module, layer_of, suffix_match};
 use crate::error::{Error, Result};
 use crate::files::{Fields, is_unset};
 use serde::de::DeserializeOwned;
@@ -18,6 +18,14 @@ pub struct AdapterConfig {
     pub lora_dropout: f64,
     /// The modules that have factors.
     pub target_modules: TargetModules,
+    /// Those among them that have none.
+    pub exclude_modules: Option<TargetModules>,
+    /// The layers whose modules have factors; empty for all. For a list of `target_modules` only.
+    pub layers_to_transform: Vec<usize>,
+    /// What the list of layers is called, as regular expressions; empty for anything.
+    pub layers_pattern: Vec<String>,
+    /// The modules that the adapter replaces as a whole; they have no factors.
+    pub modules_to_save: Vec<String>,
     /// Other ranks for modules whose path ends with a match of the pattern; the first that matches counts.
     pub rank_pattern: Vec<(String, usize)>,
     /// Other numerators of the scale, likewise.
@@ -56,6 +64,10 @@ impl AdapterConfig {
             lora_alpha,
             lora_dropout: 0.0,
             target_modules,
+            exclude_modules: None,
+            layers_to_transform: Vec::new(),
+            layers_pattern: Vec::new(),
+            modules_to_save: Vec::new(),
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             use_rslora: false,
@@ -74,15 +86,22 @@ impl AdapterConfig {
     /// Reads the file's fields; see [`AdapterConfig::from_json`].
     pub(super) fn from_fields(fields: &Fields) -> Result<Self> {
         refuse_variants(fields)?;
-        let target_modules = match fields.value("target_modules") {
-            Some(Value::String(pattern)) => TargetModules::Regex(pattern.clone()),
-            _ => TargetModules::List(fields.require("target_modules")?),
+        let modules = |name: &str| match fields.value(name) {
+            Some(Value::String(pattern)) => Ok(TargetModules::Regex(pattern.clone())),
+            _ => fields.require(name).map(TargetModules::List),
         };
+        let target_modules = modules("target_modules")?;
+        let excludes = fields.value("exclude_modules").is_some_and(|value| !is_unset(value));
+        let exclude_modules = excludes.then(|| modules("exclude_modules")).transpose()?;
         let config = Self {
             r: fields.get("r")?.unwrap_or(8),
             lora_alpha: fields.get("lora_alpha")?.unwrap_or(8.0),
             lora_dropout: fields.get("lora_dropout")?.unwrap_or(0.0),
             target_modules,
+            exclude_modules,
+            layers_to_transform: one_or_many(fields, "layers_to_transform")?,
+            layers_pattern: one_or_many(fields, "layers_pattern")?,
+            modules_to_save: fields.get("modules_to_save")?.unwrap_or_default(),
             rank_pattern: pattern(fields, "rank_pattern")?,
             alpha_pattern: pattern(fields, "alpha_pattern")?,
             use_rslora: fields.get("use_rslora")?.unwrap_or(false),
@@ -100,27 +119,30 @@ impl AdapterConfig {
         };
         let ranks: Map<_, _> = self.rank_pattern.iter().map(|(key, r)| (key.clone(), json!(r))).collect();
         let alphas: Map<_, _> = self.alpha_pattern.iter().map(|(key, a)| (key.clone(), number(*a))).collect();
+        let modules = |modules: &TargetModules| match modules {
+            TargetModules::List(names) => json!(names),
+            TargetModules::Regex(pattern) => json!(pattern),
+        };
+        let some = |list: Value| if is_unset(&list) { Value::Null } else { list };
         let value = json!({
             "alpha_pattern": alphas,
             "auto_mapping": null,
             "base_model_name_or_path": self.base_model_name_or_path,
             "bias": "none",
+            "exclude_modules": self.exclude_modules.as_ref().map(modules),
             "fan_in_fan_out": false,
             "inference_mode": true,
             "init_lora_weights": true,
-            "layers_pattern": null,
-            "layers_to_transform": null,
+            "layers_pattern": some(json!(self.layers_pattern)),
+            "layers_to_transform": some(json!(self.layers_to_transform)),
             "lora_alpha": number(self.lora_alpha),
             "lora_dropout": self.lora_dropout,
-            "modules_to_save": null,
+            "modules_to_save": some(json!(self.modules_to_save)),
             "peft_type": "LORA",
             "r": self.r,
             "rank_pattern": ranks,
             "revision": null,
-            "target_modules": match &self.target_modules {
-                TargetModules::List(names) => json!(names),
-                TargetModules::Regex(pattern) => json!(pattern),
-            },
+            "target_modules": modules(&self.target_modules),
             "task_type": "CAUSAL_LM",
             "use_dora": false,
             "use_rslora": self.use_rslora,
@@ -149,7 +171,21 @@ impl AdapterConfig {
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return error("lora_dropout", format!("is {}, not in [0, 1)", self.lora_dropout));
         }
-        self.target_modules.check()?;
+        let all = [
+            ("target_modules", Some(&self.target_modules)),
+            ("exclude_modules", self.exclude_modules.as_ref()),
+        ];
+        for (name, modules) in all {
+            if let Some(Err(cause)) = modules.map(TargetModules::check) {
+                return error(name, cause.to_string());
+            }
+        }
+        if !self.layers_to_transform.is_empty() && matches!(self.target_modules, TargetModules::Regex(_)) {
+            return error("layers_to_transform", "is set, but `target_modules` is no list of names".into());
+        }
+        if let Err(cause) = layer_of(&self.layers_pattern, "layers.0.x") {
+            return error("layers_pattern", format!("has a pattern that cannot be used: {cause}"));
+        }
         let ranks = self.rank_pattern.iter().map(|(key, _)| ("rank_pattern", key));
         let alphas = self.alpha_pattern.iter().map(|(key, _)| ("alpha_pattern", key));
         for (name, key) in ranks.chain(alphas) {
@@ -160,12 +196,29 @@ impl AdapterConfig {
         Ok(())
     }
 
-    /// Whether the module (`model.layers.0.self_attn.q_proj`) has factors: [`TargetModules::matches`].
+    /// Whether the module (`model.layers.0.self_attn.q_proj`) has factors: PEFT's `check_target_module_exists`.
     ///
     /// # Errors
-    /// When the regular expression in `target_modules` is invalid.
+    /// When a regular expression is invalid.
     pub fn targets(&self, module: &str) -> Result<bool> {
-        self.target_modules.matches(module)
+        let unusable = |name: &str, cause: String| Error::invalid(format!("the field `{name}` {cause}"));
+        let excluded = self.exclude_modules.as_ref().map(|modules| modules.excludes(module)).transpose();
+        let excluded = excluded.map_err(|cause| unusable("exclude_modules", cause.to_string()))?;
+        let targeted = self.target_modules.matches(module);
+        if !targeted.map_err(|cause| unusable("target_modules", cause.to_string()))?
+            || excluded.unwrap_or(false)
+            || self.modules_to_save.iter().any(|saved| has_module(module, saved))
+        {
+            return Ok(false);
+        }
+        if self.layers_to_transform.is_empty() || self.target_modules.names(module) {
+            return Ok(true);
+        }
+        let layer = layer_of(&self.layers_pattern, module);
+        let layer = layer.map_err(|cause| {
+            unusable("layers_pattern", format!("has a pattern that cannot be used: {cause}"))
+        })?;
+        Ok(layer.is_some_and(|layer| self.layers_to_transform.contains(&layer)))
     }
 
     /// The rank of the module's factors.
@@ -178,6 +231,15 @@ impl AdapterConfig {
         let alpha = first_match(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
         let r = self.rank(module) as f64;
         alpha / if self.use_rslora { r.sqrt() } else { r }
+    }
+}
+
+/// One value or a list of them; empty where the field is absent or null.
+fn one_or_many<T: DeserializeOwned>(fields: &Fields, name: &str) -> Result<Vec<T>> {
+    match fields.value(name) {
+        None | Some(Value::Null | Value::Array(_)) => Ok(fields.get(name)?.unwrap_or_default()),
+        Some(Value::String(text)) if text.is_empty() => Ok(Vec::new()),
+        Some(_) => Ok(vec![fields.require(name)?]),
     }
 }
 
@@ -215,6 +277,10 @@ fn refuse_variants(fields: &Fields) -> Result<()> {
         "lora_alpha",
         "lora_dropout",
         "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "modules_to_save",
         "rank_pattern",
         "alpha_pattern",
         "use_rslora",
@@ -256,11 +322,34 @@ mod tests {
         config.alpha_pattern = vec![("v_proj".into(), 2.5)];
         config.use_rslora = true;
         config.base_model_name_or_path = Some("some/model".into());
+        config.exclude_modules = Some(TargetModules::Regex(r".*\.0\..*".into()));
+        (config.layers_to_transform, config.layers_pattern) = (vec![1, 2], vec!["layers".into()]);
+        config.modules_to_save = vec!["lm_head".into()];
         let text = config.to_json();
         assert!(text.contains("\"lora_alpha\": 16,"), "{text}");
         assert_eq!(AdapterConfig::from_json(Path::new("a.json"), &text).unwrap(), config);
         config.target_modules = TargetModules::Regex(r".*\.q_proj".into());
+        config.layers_to_transform.clear();
         assert_eq!(AdapterConfig::from_json(Path::new("a.json"), &config.to_json()).unwrap(), config);
+    }
+
+    #[test]
+    fn modules_are_left_out_as_peft_leaves_them_out() {
+        let at = |layer: usize, name: &str| format!("model.layers.{layer}.self_attn.{name}");
+        let mut config = AdapterConfig::new(8, 16.0, list(&["q_proj", "v_proj", "lm_head"]));
+        config.exclude_modules = Some(list(&["layers.0.self_attn.q_proj"]));
+        config.layers_to_transform = vec![0, 2];
+        let targets = |config: &AdapterConfig, module: &str| config.targets(module).unwrap();
+        assert!(targets(&config, &at(2, "q_proj")) && targets(&config, &at(0, "v_proj")));
+        assert!(!targets(&config, &at(0, "q_proj")) && !targets(&config, &at(1, "v_proj")));
+        // Named in full, it needs no layer.
+        assert!(targets(&config, "lm_head"));
+        config.layers_pattern = vec!["h".into()];
+        assert!(!targets(&config, &at(2, "q_proj")));
+        config.modules_to_save = vec!["lm_head".into()];
+        assert!(!targets(&config, "lm_head"));
+        config.exclude_modules = Some(TargetModules::Regex("(".into()));
+        assert!(config.targets(Q).unwrap_err().to_string().starts_with("the field `exclude_modules` is not"));
     }
 
     #[test]
@@ -270,11 +359,11 @@ mod tests {
             ("use_dora", json!(true)),
             ("bias", json!("all")),
             ("lora_bias", json!(true)),
-            ("modules_to_save", json!(["lm_head"])),
-            ("layers_to_transform", json!([1])),
-            ("layers_pattern", json!("layers")),
+            ("modules_to_save", json!("lm_head")),
+            ("layers_to_transform", json!([-1])),
+            ("layers_pattern", json!("(layers")),
             ("layer_replication", json!([[0, 1]])),
-            ("exclude_modules", json!(["q_proj"])),
+            ("exclude_modules", json!("(q_proj")),
             ("trainable_token_indices", json!([1])),
             ("target_parameters", json!(["x"])),
             ("fan_in_fan_out", json!(true)),

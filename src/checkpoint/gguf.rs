@@ -1,31 +1,36 @@
 //! GGUF files: every block format that candle reads, under Hugging Face's names and in its row order.
 
-use super::candle_message;
+use super::gguf_parts::{GgufPart, open_parts};
 use super::weights::{Weights, missing, unreadable_blocks};
 use crate::error::{Error, Result};
 use crate::files::PositionedFile;
-use crate::guard::guarded;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use diffmas_backends::StoredDtype;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::io::BufReader;
 use std::ops::Range;
 use std::path::Path;
 
 /// The architectures (`general.architecture`) that are read.
 pub const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
-/// The weights of a GGUF file, of which any part is read and dequantised.
+/// The tensor that divides the rotary frequencies: a matter of the configuration.
+const FACTORS: &str = "rope_freqs.weight";
+
+/// The weights of a GGUF file, or of one that is split into several, of which any part is read and dequantised.
 pub struct GgufWeights {
-    file: PositionedFile,
+    files: Vec<PositionedFile>,
+    /// Of the first file.
     content: Content,
     /// Hugging Face's name of each tensor, and where it is.
     tensors: BTreeMap<String, Place>,
+    factors: Option<Place>,
 }
 
 /// Where and how one tensor is stored.
 struct Place {
+    /// Which of the files it is in.
+    part: usize,
     shape: Vec<usize>,
     dtype: StoredDtype,
     bytes: Range<u64>,
@@ -34,43 +39,66 @@ struct Place {
 }
 
 impl GgufWeights {
-    /// Opens the file and reads its metadata and its table of tensors.
+    /// Opens the file, and those that it goes on in, and reads their metadata and their tables of tensors.
     ///
     /// # Errors
-    /// When it is no complete GGUF file, its architecture is none that is supported, or a tensor has a
+    /// When one is no complete GGUF file or missing, the architecture is none that is supported, or a tensor has a
     /// format that candle does not read.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = PositionedFile::open(path)?;
-        let content = read_content(&file).map_err(|message| Error::file(path, message))?;
-        let architecture = architecture(path, &content)?;
-        let mut tensors = BTreeMap::new();
-        let mut total = 0_u64;
-        for (name, info) in &content.tensor_infos {
-            if name == "rope_freqs.weight" {
-                continue; // the frequencies' factors: a matter of the configuration
+        let parts = open_parts(path)?;
+        let architecture = architecture(path, &parts[0].content)?;
+        let (mut tensors, mut factors) = (BTreeMap::new(), None);
+        for (part, GgufPart { file, content }) in parts.iter().enumerate() {
+            let error = |message: String| Error::file(file.path(), message);
+            let mut total = 0_u64;
+            for (name, info) in &content.tensor_infos {
+                let bytes =
+                    stored_bytes(info, content.tensor_data_offset, file.length()).ok_or_else(|| {
+                        error(format!(
+                            "the tensor `{name}` does not lie within the file, which may be cut short"
+                        ))
+                    })?;
+                total = total.saturating_add(bytes.end - bytes.start);
+                let paired_heads = match paired_heads_key(&architecture, name) {
+                    Some(key) => Some(head_count(path, &parts[0].content, &key, info.shape.dims())?),
+                    None => None,
+                };
+                let shape = info.shape.dims().to_vec();
+                let place = Place { part, shape, dtype: info.ggml_dtype.into(), bytes, paired_heads };
+                if name == FACTORS {
+                    factors = Some(place);
+                } else if let Some(other) =
+                    tensors.insert(hf_name(name).unwrap_or_else(|| name.clone()), place)
+                {
+                    let other = parts[other.part].file.path().display();
+                    return Err(error(format!("the tensor `{name}` is also in {other}")));
+                }
             }
-            let cut = || {
-                let message =
-                    format!("the tensor `{name}` does not lie within the file, which may be cut short");
-                Error::file(path, message)
-            };
-            let bytes = stored_bytes(info, content.tensor_data_offset, file.length()).ok_or_else(cut)?;
-            total = total.saturating_add(bytes.end - bytes.start);
-            let paired_heads = match paired_heads_key(&architecture, name) {
-                Some(key) => Some(head_count(path, &content, &key, info.shape.dims())?),
-                None => None,
-            };
-            let shape = info.shape.dims().to_vec();
-            let place = Place { shape, dtype: info.ggml_dtype.into(), bytes, paired_heads };
-            tensors.insert(hf_name(name).unwrap_or_else(|| name.clone()), place);
+            if total > file.length() {
+                return Err(error("the tensors overlap: together they are larger than the file".into()));
+            }
         }
-        if total > file.length() {
-            return Err(Error::file(path, "the tensors overlap: together they are larger than the file"));
-        }
-        Ok(Self { file, content, tensors })
+        let mut contents = Vec::new();
+        let files = parts.into_iter().map(|GgufPart { file, content }| {
+            contents.push(content);
+            file
+        });
+        let files = files.collect();
+        Ok(Self { files, content: contents.swap_remove(0), tensors, factors })
     }
 
-    /// The metadata and the table of tensors, for the configuration and the tokenizer.
+    /// What the rotary frequencies are divided by, `head_dim / 2` numbers, where the file says so.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) fn rope_factors(&self) -> Result<Option<Vec<f32>>> {
+        let Some(place) = &self.factors else { return Ok(None) };
+        let mut factors = vec![0.0; place.shape.iter().product()];
+        self.read_run(FACTORS, place, 0, &mut factors)?;
+        Ok(Some(factors))
+    }
+
+    /// The metadata, for the configuration and the tokenizer; of a model in several files, those of the first.
     pub fn content(&self) -> &Content {
         &self.content
     }
@@ -85,9 +113,9 @@ impl GgufWeights {
         let blocks = from / values..(from + out.len()).div_ceil(values);
         let mut words = vec![0_u64; (blocks.len() * size).div_ceil(8)];
         let bytes = &mut bytemuck::cast_slice_mut(&mut words)[..blocks.len() * size];
-        self.file.read_at(bytes, place.bytes.start + (blocks.start * size) as u64)?;
+        self.files[place.part].read_at(bytes, place.bytes.start + (blocks.start * size) as u64)?;
         let widen = |out: &mut [f32]| {
-            let unreadable = |error| unreadable_blocks(self.path(), name, &error);
+            let unreadable = |error| unreadable_blocks(self.files[place.part].path(), name, &error);
             place.dtype.widen(bytes, out).map_err(unreadable)
         };
         if out.len() == blocks.len() * values {
@@ -150,12 +178,20 @@ impl Weights for GgufWeights {
         let place = self.place(name)?;
         let row = out.len() / place.shape[0].max(1);
         out.par_chunks_mut(row.max(1)).enumerate().try_for_each(|(at, out)| {
-            self.file.read_at(out, place.bytes.start + (place.stored_row(at) * row) as u64)
+            self.files[place.part].read_at(out, place.bytes.start + (place.stored_row(at) * row) as u64)
         })
     }
 
     fn path(&self) -> &Path {
-        self.file.path()
+        self.files[0].path()
+    }
+
+    fn files(&self) -> Vec<&Path> {
+        self.files.iter().map(PositionedFile::path).collect()
+    }
+
+    fn file(&self, name: &str) -> &Path {
+        self.files[self.tensors.get(name).map_or(0, |place| place.part)].path()
     }
 }
 
@@ -247,19 +283,6 @@ fn stored_bytes(info: &TensorInfo, data_offset: u64, length: u64) -> Option<Rang
     let start = data_offset.checked_add(info.offset)?;
     let end = start.checked_add(size as u64)?;
     (end <= length).then_some(start..end)
-}
-
-/// Reads the metadata and the table of tensors; the error is a message without the file.
-fn read_content(file: &PositionedFile) -> std::result::Result<Content, String> {
-    let unreadable = |why: String| format!("this is no GGUF file that can be read: {why}");
-    match guarded(|| Content::read(&mut BufReader::new(file.file()))) {
-        Ok(content) => content.map_err(|error| unreadable(candle_message(&error))),
-        // The alignment is all that candle divides by.
-        Err(panic) if panic.contains("divisor of zero") || panic.contains("divide by zero") => {
-            Err("the field `general.alignment` is 0".into())
-        }
-        Err(panic) => Err(unreadable(panic)),
-    }
 }
 
 #[cfg(test)]

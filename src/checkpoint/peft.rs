@@ -1,9 +1,9 @@
 //! LoRA adapters in PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
 
 use super::adapter_config::AdapterConfig;
-use super::safetensors::{NamedTensors, read_safetensors, write_safetensors};
-use super::target_modules::is_projection;
-use super::weights::first_non_finite;
+use super::safetensors::{NamedTensors, SafetensorsWeights, write_safetensors};
+use super::target_modules::can_carry_factors;
+use super::weights::{EMBEDDING, HEAD, Weights, first_non_finite};
 use crate::error::{Error, Result};
 use crate::files::{Fields, write_atomic};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -34,6 +34,8 @@ pub(crate) struct AdapterFile {
     pub config: AdapterConfig,
     /// `model.layers.0.self_attn.q_proj.lora_A.weight` (`[r, in]`) and `….lora_B.weight` (`[out, r]`).
     pub tensors: NamedTensors,
+    /// Weights of the model that the file holds as a whole, by the model's name of each: its name there.
+    pub whole: BTreeMap<String, String>,
 }
 
 impl AdapterFile {
@@ -62,20 +64,35 @@ impl AdapterFile {
             return Err(Error::file(dir, format!("the folder has no `{WEIGHTS}`{hint}")));
         }
         let config = AdapterConfig::from_fields(&Fields::read(&config_path)?)?;
-        let mut tensors = BTreeMap::new();
-        for (key, tensor) in read_safetensors(&path)? {
+        let weights = open_weights(dir)?;
+        let mut adapter = Self { config, tensors: NamedTensors::new(), whole: BTreeMap::new() };
+        for key in weights.names() {
             let Some(name) = key.strip_prefix(PREFIX) else {
                 return Err(Error::file(&path, format!("the tensor `{key}` does not start with `{PREFIX}`")));
             };
-            // Checkpoints of a running PEFT model keep the adapter's name.
-            let name = name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.");
-            if tensors.insert(name, tensor).is_some() {
+            // Checkpoints of a running PEFT model keep the adapter's name, and that of what wraps a module.
+            let name = [".default.", ".modules_to_save.", ".base_layer."]
+                .iter()
+                .fold(name.to_string(), |name, part| name.replace(part, "."));
+            let is_whole = [EMBEDDING, HEAD].contains(&name.as_str()) || adapter.saves(&name);
+            let twice = if is_whole {
+                adapter.whole.insert(name, key.clone()).is_some()
+            } else {
+                let shape = weights.shape(&key).unwrap_or_default();
+                adapter.tensors.insert(name, (shape, weights.read_f32(&key)?)).is_some()
+            };
+            if twice {
                 return Err(Error::file(&path, format!("the tensor `{key}` is there twice")));
             }
         }
-        let adapter = Self { config, tensors };
         adapter.check(&path)?;
         Ok(adapter)
+    }
+
+    /// Whether the weight `name` belongs to a module of `modules_to_save`: one whose path ends so, as PEFT has it.
+    pub(super) fn saves(&self, name: &str) -> bool {
+        let module = module_of(name);
+        self.config.modules_to_save.iter().any(|saved| module.ends_with(saved.as_str()))
     }
 
     /// Writes the folder `dir`, the configuration last; each file appears only when it is complete.
@@ -158,7 +175,7 @@ impl AdapterFile {
                     "is neither a `lora_A` nor a `lora_B` factor; plain LoRA has no other".into(),
                 );
             };
-            if !is_projection(module) {
+            if !can_carry_factors(module) {
                 return error(name, "belongs to a module that cannot carry an adapter here".into());
             }
             if !self.config.targets(module)? {
@@ -180,8 +197,19 @@ impl AdapterFile {
     }
 }
 
+/// The module that the tensor `name` belongs to.
+pub(super) fn module_of(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(module, _)| module)
+}
+
+/// The weights of the adapter in the folder `dir`.
+pub(super) fn open_weights(dir: &Path) -> Result<SafetensorsWeights> {
+    SafetensorsWeights::open_file(&dir.join(WEIGHTS))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::safetensors::read_safetensors;
     use super::super::target_modules::TargetModules;
     use super::*;
 
@@ -193,7 +221,7 @@ mod tests {
             (format!("{Q}.lora_A.weight"), (vec![2, 3], vec![0.5, -1.0, 2.0, 1e-3, 4.0, 5.0])),
             (format!("{Q}.lora_B.weight"), (vec![4, 2], vec![0.25; 8])),
         ]);
-        AdapterFile { config: AdapterConfig::new(2, 4.0, targets), tensors }
+        AdapterFile { config: AdapterConfig::new(2, 4.0, targets), tensors, whole: BTreeMap::new() }
     }
 
     #[test]
@@ -225,13 +253,17 @@ mod tests {
         let magnitude = format!("{Q}.lora_magnitude_vector");
         let elsewhere = "model.layers.0.self_attn.v_proj.lora_A.weight".to_string();
         type Change<'a> = &'a dyn Fn(&mut NamedTensors);
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 8] = [
             (&|t| drop(t.insert(magnitude.clone(), (vec![1], vec![1.0]))), "lora_magnitude_vector"),
             (
                 &|t| drop(t.insert(elsewhere.clone(), (vec![2, 3], vec![0.0; 6]))),
                 "`target_modules` does not name",
             ),
-            (&|t| drop(t.insert("lm_head.lora_A.weight".into(), (vec![2, 3], vec![0.0; 6]))), "cannot carry"),
+            (&|t| drop(t.insert("norm.lora_A.weight".into(), (vec![2, 3], vec![0.0; 6]))), "cannot carry"),
+            (
+                &|t| drop(t.insert("lm_head.lora_A.weight".into(), (vec![2, 3], vec![0.0; 6]))),
+                "`target_modules` does not name",
+            ),
             (&|t| drop(t.insert(a.clone(), (vec![3, 3], vec![0.0; 9]))), "not of the rank 2"),
             (&|t| drop(t.insert(a.clone(), (vec![2, 1], vec![0.0, f32::NAN]))), "not finite: its value 1"),
             (&|t| drop(t.remove(&b)), "its other factor"),

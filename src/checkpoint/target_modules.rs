@@ -13,7 +13,7 @@ pub enum TargetModules {
     Regex(String),
 }
 
-/// The projections of one layer, which are all that an adapter here can change.
+/// The projections of one layer, which an adapter here can change beside the head.
 pub const PROJECTIONS: [&str; 7] = [
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -23,6 +23,9 @@ pub const PROJECTIONS: [&str; 7] = [
     "mlp.up_proj",
     "mlp.down_proj",
 ];
+
+/// The module of the output layer.
+pub const LM_HEAD: &str = "lm_head";
 
 impl TargetModules {
     /// Whether the module (`model.layers.0.self_attn.q_proj`) is one of them: PEFT's
@@ -34,23 +37,64 @@ impl TargetModules {
         match self {
             Self::List(names) => Ok(names.iter().any(|name| ends_with_module(module, name))),
             Self::Regex(pattern) if is_all_linear(pattern) => Ok(is_projection(module)),
-            Self::Regex(pattern) => Ok(full_match(pattern)?.is_match(module)),
+            Self::Regex(pattern) => full_match(pattern, module),
+        }
+    }
+
+    /// Whether the list has the module's whole name.
+    pub(super) fn names(&self, module: &str) -> bool {
+        matches!(self, Self::List(names) if names.iter().any(|name| name == module))
+    }
+
+    /// Whether the module is excluded by these, the field `exclude_modules`: there, no text has a meaning of its own.
+    ///
+    /// # Errors
+    /// When the regular expression is invalid.
+    pub(super) fn excludes(&self, module: &str) -> Result<bool> {
+        match self {
+            Self::List(names) => Ok(names.iter().any(|name| ends_with_module(module, name))),
+            Self::Regex(pattern) => full_match(pattern, module),
         }
     }
 
     /// Checks that there is something to match with.
     ///
     /// # Errors
-    /// When the list or text is empty, or the regular expression is invalid.
-    pub fn check(&self) -> Result<()> {
-        let empty = || Err(Error::invalid("the field `target_modules` is empty"));
+    /// When the list or text is empty, or the regular expression is invalid; the sentence begins with what is wrong.
+    pub(super) fn check(&self) -> Result<()> {
         match self {
-            Self::List(names) if names.is_empty() => empty(),
-            Self::Regex(pattern) if pattern.is_empty() => empty(),
-            Self::Regex(pattern) if !is_all_linear(pattern) => full_match(pattern).map(drop),
+            Self::List(names) if names.is_empty() => Err(Error::invalid("is empty")),
+            Self::Regex(pattern) if pattern.is_empty() => Err(Error::invalid("is empty")),
+            Self::Regex(pattern) if !is_all_linear(pattern) => full_match(pattern, "").map(drop),
             _ => Ok(()),
         }
     }
+}
+
+/// Whether `path` has the module `name`, of one part or several, in it.
+pub(super) fn has_module(path: &str, name: &str) -> bool {
+    format!(".{path}.").contains(&format!(".{name}."))
+}
+
+/// The number of the layer that `module` lies in, where the list of layers is called by one of the regular expressions `patterns`, or anything
+/// where there are none: PEFT's rule for `layers_to_transform`.
+///
+/// # Errors
+/// When a pattern is invalid.
+pub(super) fn layer_of(patterns: &[String], module: &str) -> std::result::Result<Option<usize>, String> {
+    let layer = |regex: String| -> std::result::Result<Option<usize>, String> {
+        let found = compile(&regex)?.captures(module).and_then(|found| found[1].parse().ok());
+        Ok(found)
+    };
+    if patterns.is_empty() {
+        return layer(r"\A.*?\.[^.]*\.(\d+)\.".into());
+    }
+    for pattern in patterns {
+        if let Some(found) = layer(format!(r"\A(?:.*?\.)?(?:{pattern})\.(\d+)\."))? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// The names of the projections, as `target_modules` lists them: `q_proj` to `down_proj`.
@@ -58,8 +102,13 @@ pub fn projection_names() -> [&'static str; 7] {
     PROJECTIONS.map(|path| path.rsplit_once('.').map_or(path, |(_, name)| name))
 }
 
+/// Whether `module` can have factors: the head, or a projection of a layer.
+pub(super) fn can_carry_factors(module: &str) -> bool {
+    module == LM_HEAD || is_projection(module)
+}
+
 /// Whether `module` is one of the seven projections of a layer.
-pub(super) fn is_projection(module: &str) -> bool {
+fn is_projection(module: &str) -> bool {
     let Some((layer, rest)) = module.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'))
     else {
         return false;
@@ -76,12 +125,19 @@ fn is_all_linear(pattern: &str) -> bool {
     pattern.eq_ignore_ascii_case("all-linear")
 }
 
-/// Python's `re.fullmatch`.
-fn full_match(pattern: &str) -> Result<Regex> {
-    compile(&format!(r"\A(?:{pattern})\z")).map_err(|cause| {
-        let why = "is not a list of names, nor a regular expression that can be used (look-around cannot)";
-        Error::invalid(format!("the field `target_modules` {why}: {cause}"))
-    })
+/// Python's `re.fullmatch`. What needs steps without bounds, as look-around does, may take only so many.
+fn full_match(pattern: &str, module: &str) -> Result<bool> {
+    let whole = format!(r"\A(?:{pattern})\z");
+    let unusable = |cause: &str| {
+        Error::invalid(format!("is not a list of names, nor a regular expression that can be used: {cause}"))
+    };
+    match compile(&whole) {
+        Ok(regex) => Ok(regex.is_match(module)),
+        Err(cause) => {
+            let regex = fancy_regex::Regex::new(&whole).map_err(|_| unusable(&cause))?;
+            regex.is_match(module).map_err(|error| unusable(&error.to_string()))
+        }
+    }
 }
 
 /// The regular expression `pattern`, or why it is none, on one line. Names of modules need no large ones.
@@ -135,5 +191,30 @@ mod tests {
         let all = || TargetModules::Regex("All-Linear".into());
         assert!(targets(all(), Q) && targets(all(), "model.layers.12.mlp.down_proj"));
         assert!(!targets(all(), "lm_head") && !targets(all(), "model.layers.1.self_attn.rotary"));
+    }
+
+    #[test]
+    fn look_ahead_is_understood() {
+        let regex = |module: &str| targets(TargetModules::Regex(r"(?!.*layers\.0\.).*q_proj".into()), module);
+        assert!(regex(Q) && !regex("model.layers.0.self_attn.q_proj"));
+    }
+
+    #[test]
+    fn a_pattern_that_takes_too_many_steps_is_an_error() {
+        let slow = TargetModules::Regex(r"(?=x?)(a*)*\1b".into());
+        assert!(slow.matches(&"a".repeat(60)).unwrap_err().to_string().contains("can be used"));
+    }
+
+    #[test]
+    fn the_layer_is_the_first_number_behind_a_matching_name() {
+        let layer = |patterns: &[&str], module: &str| {
+            layer_of(&patterns.iter().map(|p| p.to_string()).collect::<Vec<_>>(), module).unwrap()
+        };
+        assert_eq!(
+            (layer(&[], Q), layer(&["layers"], Q), layer(&["h", "lay.*"], Q)),
+            (Some(1), Some(1), Some(1))
+        );
+        assert_eq!((layer(&["h"], Q), layer(&[], "lm_head"), layer(&[], "layers.1.x")), (None, None, None));
+        assert_eq!(layer(&["model.layers"], Q), Some(1));
     }
 }

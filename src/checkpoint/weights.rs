@@ -68,27 +68,32 @@ pub trait Weights: Send + Sync {
         in_chunks(&mut values, |from, out| self.read_values(name, from, out))?;
         Ok(values)
     }
+}
 
-    /// Whether two tensors have the same values.
-    ///
-    /// # Errors
-    /// When one is missing or cannot be read.
-    fn equal(&self, a: &str, b: &str) -> Result<bool> {
-        let count = self.count(a)?;
-        if self.count(b)? != count {
+/// The name of the embedding.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The name of the head.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
+/// Whether two tensors have the same values.
+///
+/// # Errors
+/// When one is missing or cannot be read.
+pub(super) fn equal((a, first): (&dyn Weights, &str), (b, second): (&dyn Weights, &str)) -> Result<bool> {
+    let count = a.count(first)?;
+    if b.count(second)? != count {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0.0; CHUNK.min(count)], vec![0.0; CHUNK.min(count)]);
+    for from in (0..count).step_by(CHUNK) {
+        let length = CHUNK.min(count - from);
+        a.read_values(first, from, &mut left[..length])?;
+        b.read_values(second, from, &mut right[..length])?;
+        if left[..length] != right[..length] {
             return Ok(false);
         }
-        let (mut left, mut right) = (vec![0.0; CHUNK.min(count)], vec![0.0; CHUNK.min(count)]);
-        for from in (0..count).step_by(CHUNK) {
-            let length = CHUNK.min(count - from);
-            self.read_values(a, from, &mut left[..length])?;
-            self.read_values(b, from, &mut right[..length])?;
-            if left[..length] != right[..length] {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
+    Ok(true)
 }
 
 /// Hands out each weight once and at the end names the weights that nobody took.
@@ -262,12 +267,10 @@ impl<'a> WeightTable<'a> {
     /// # Errors
     /// One that names all tensors that nobody took, or says that a tied head differs from the embedding.
     pub fn finish(mut self, tied: bool) -> Result<()> {
-        const HEAD: &str = "lm_head.weight";
-        const EMBEDDING: &str = "model.embed_tokens.weight";
         self.unused.retain(|name| !name.ends_with(".rotary_emb.inv_freq"));
         if tied && self.unused.remove(HEAD) {
             let same_shape = self.weights.shape(HEAD) == self.weights.shape(EMBEDDING);
-            if !same_shape || !self.weights.equal(HEAD, EMBEDDING)? {
+            if !same_shape || !equal((self.weights, HEAD), (self.weights, EMBEDDING))? {
                 return Err(self.error(format!(
                     "the configuration says `tie_word_embeddings`, but `{HEAD}` differs from `{EMBEDDING}`"
                 )));

@@ -1,26 +1,35 @@
 //! The chat of `diffmas run`: one loaded team, a conversation, commands that start with `/`.
 
+mod describe;
+mod settings;
+
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diffmas::agents::{MessageDtype, TeamConfig};
-use diffmas::engine::{
-    AnswerEvent, AnswerOptions, AnswerRequest, AnswerRow, Engine, MessageSize, Received, Session,
-};
+use diffmas::agents::TeamConfig;
+use diffmas::engine::{AnswerEvent, AnswerOptions, AnswerRequest, AnswerRow, Engine, Session};
 use diffmas::files::{follow, is_stream, write_atomic};
-use diffmas::text::ChatMessage;
+use diffmas::inference::GenerationConfig;
+use diffmas::text::{ChatMessage, TokenizedSample};
 use diffmas::{Error, Result};
-use indicatif::{HumanBytes, ProgressBar};
-use serde_json::json;
+use indicatif::ProgressBar;
+use serde_json::{Map, Value, json};
 
+use super::fields::with_hint;
 use super::lines::{Line, Lines};
 use super::visible::visible;
 use super::{interrupt, output, verbosity};
+use describe::{describe_latents, describe_received, describe_team};
+use settings::Settings;
 
 const HELP: &str = "\
 /trace        who left how many positions and bytes for the last answer
+/lens         which tokens each latent position of the last answer is near to
 /agents       the team
+/retry        another answer to the last question
+/reset        forget the conversation
+/set          how answers are drawn; /set NAME VALUE changes it, /set field.NAME VALUE gives the prompts a field
 /save FILE    write the conversation as one line of JSONL, {\"messages\": [...]}
 /help         this list
 /quit         end; so does Ctrl-D. Ctrl-C stops an answer; twice at the prompt, it ends";
@@ -36,16 +45,24 @@ pub struct Chat {
     turns: u64,
     /// What each upstream agent left for the last answer.
     received: Option<String>,
+    /// What was asked last.
+    asked: Option<TokenizedSample>,
+    settings: Settings,
     /// The file of the last `/save`, which the next one may replace.
     saved: Option<PathBuf>,
 }
 
 impl Chat {
-    /// A conversation that has not begun.
+    /// A conversation that has not begun; its prompts see `fields`.
     ///
     /// # Errors
     /// If the model has no tokenizer, or cannot be loaded.
-    pub fn open(session: Session, options: AnswerOptions) -> Result<Self> {
+    pub fn open(
+        session: Session,
+        options: AnswerOptions,
+        generation: GenerationConfig,
+        fields: Map<String, Value>,
+    ) -> Result<Self> {
         if session.model.tokenizer.is_none() {
             return Err(Error::file(
                 &session.model.path,
@@ -62,6 +79,8 @@ impl Chat {
             forgotten: 0,
             turns: 0,
             received: None,
+            asked: None,
+            settings: Settings { generation, fields },
             saved: None,
         })
     }
@@ -110,6 +129,20 @@ impl Chat {
             ("quit", "") => return Ok(true),
             ("help", "") => output::print(HELP)?,
             ("agents", "") => output::print(&describe_team(self.team()))?,
+            ("lens", "") => output::print(&self.lens()?)?,
+            ("retry", "") => self.retry()?,
+            ("reset", "") => {
+                self.messages.clear();
+                (self.forgotten, self.received, self.asked) = (0, None, None);
+                output::print("the conversation is forgotten")?;
+            }
+            ("set", "") => output::print(&self.settings.describe()?)?,
+            ("set", pair) => {
+                let (name, value) = pair.split_once([' ', '=']).unwrap_or((pair, ""));
+                if let Err(e) = self.set(name, value.trim()) {
+                    output::print(&e.to_string())?;
+                }
+            }
             ("trace", "") => output::print(self.received.as_deref().unwrap_or("there is no answer yet"))?,
             ("save", "") => output::print("/save needs the name of a file")?,
             ("save", path) => match self.save(Path::new(path)) {
@@ -121,13 +154,42 @@ impl Chat {
         Ok(false)
     }
 
+    /// Changes how answers are drawn, or a field.
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        self.settings.set(name, value)?;
+        let generation = &self.settings.generation;
+        self.options.decode = generation.decode_options(self.engine.session().stop_tokens())?;
+        let options = AnswerOptions { stop: generation.stop.clone(), ..self.options.clone() };
+        options.validate(self.engine.session())?;
+        self.options = options;
+        Ok(())
+    }
+
+    /// Asks the last question again, in place of its answer.
+    fn retry(&mut self) -> Result<()> {
+        let Some(last) = self.messages.iter().rposition(|message| message.role == "user") else {
+            return output::print("there is no question yet");
+        };
+        let question = self.messages.split_off(last).swap_remove(0).content;
+        self.forgotten = self.forgotten.min(last);
+        self.turn(&question)
+    }
+
+    /// The latent positions of the last question through the logit lens.
+    fn lens(&self) -> Result<String> {
+        let Some(asked) = &self.asked else { return Ok("there is no answer yet".into()) };
+        let seen = self.engine.inspect(std::slice::from_ref(asked), 1)?;
+        Ok(describe_latents(seen.as_ref().map_or(&[], |seen| &seen.latents)))
+    }
+
     /// Lets the team answer, and remembers what was said. What is wrong with a question does not end the chat.
     fn turn(&mut self, question: &str) -> Result<()> {
         let before = self.messages.len();
         self.messages.push(ChatMessage::new("user", question));
         let (line, room) = (self.turns as usize + 1, self.options.decode.max_new_tokens);
         let conversation = &self.messages[self.forgotten..];
-        let sample = match self.engine.session().conversation(conversation, line, room) {
+        let sample = match self.engine.session().conversation(conversation, &self.settings.fields, line, room)
+        {
             Ok((sample, left_out)) => {
                 if left_out > 0 {
                     verbosity::note("the oldest turns no longer fit the model and are left out");
@@ -137,11 +199,13 @@ impl Chat {
             }
             Err(e) => {
                 self.messages.truncate(before);
+                let e = with_hint(e, "/set field.NAME VALUE gives it");
                 return output::print(&visible(&format!("error: {e}")));
             }
         };
         // The lines before this one are not lost with it.
         let _heard = interrupt::Heard::start();
+        self.asked = Some(sample.clone());
         let row = AnswerRow { sample, upstream: None, sample_id: self.turns, options: self.options.clone() };
         self.turns += 1;
         let cancel = interrupt::cancel().clone();
@@ -200,52 +264,4 @@ fn spinner() -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message("the team thinks");
     spinner.enable_steady_tick(Duration::from_millis(120));
     spinner
-}
-
-/// One line an agent: what it does and what it leaves.
-fn describe_team(team: &TeamConfig) -> String {
-    let last = team.agents.len() - 1;
-    let describe = |j: usize| {
-        let name = &team.agents[j].name;
-        if j == last {
-            return format!("{name}: answers");
-        }
-        let channel = team.channel.kind;
-        if channel.text {
-            return format!("{name}: writes at most {} tokens", team.message_tokens(j));
-        }
-        let (steps, transmit, feed) = (team.steps(j), team.transmit(j), team.feed(j));
-        let segment = channel.segments.then(|| format!("{transmit} in the trace"));
-        let state = if channel.replaces { "a new state of " } else { "" };
-        let vectors = team.vectors().map(|[m, _]| format!("{state}{m} vectors"));
-        let leaves: Vec<String> = segment.into_iter().chain(vectors).collect();
-        let leaves =
-            if leaves.is_empty() { format!("`{channel}`: {}", channel.about) } else { leaves.join(" and ") };
-        let rounded = match team.message_dtype {
-            MessageDtype::F32 => String::new(),
-            dtype => format!(" as {dtype}"),
-        };
-        format!("{name}: {steps} latent steps, feed {feed}, leaves {leaves}{rounded}")
-    };
-    (0..=last).map(describe).collect::<Vec<_>>().join("\n")
-}
-
-/// One line a message, and their sum; on the channel `text`, what was written.
-fn describe_received(received: &Received) -> String {
-    if !received.written.is_empty() {
-        let lines = received.written.iter().map(|w| format!("{} wrote: {}", w.sender, w.text));
-        return lines.collect::<Vec<_>>().join("\n");
-    }
-    let describe = |message: &MessageSize| {
-        let segment = message
-            .segment
-            .map(|[prompt, all]| format!("{all} positions ({prompt} prompt, {} latent)", all - prompt));
-        let vectors = message.vectors.map(|[m, c]| format!("{m} vectors of {c} numbers"));
-        let parts: Vec<String> = segment.into_iter().chain(vectors).collect();
-        format!("{}: {}, {}", message.sender, parts.join(" and "), HumanBytes(message.bytes as u64))
-    };
-    let mut lines: Vec<String> = received.messages.iter().map(describe).collect();
-    let (positions, bytes) = (received.positions, HumanBytes(received.bytes as u64));
-    lines.push(format!("the final agent read {positions} positions, {bytes}"));
-    lines.join("\n")
 }

@@ -7,12 +7,13 @@ use diffmas::settings::{Conflict, FileLayers, Layer, Merged, Rivals, Schema, Sec
 use diffmas::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::flags::{EvalFlags, RunFlags, TrainFlags};
 
 /// Keys that mean another thing to each command. Those at the top level of a file are those of `train`, which writes them into the
 /// `config.toml` of a run; the other commands take theirs from their own table.
-const OF_TRAIN: [&str; 5] = ["data", "output", "overwrite", "resume", "seed"];
+const OF_TRAIN: [&str; 6] = ["data", "limit", "output", "overwrite", "resume", "seed"];
 
 /// The flags of a command that has `--config`.
 pub trait Flags: Serialize + Sized {
@@ -81,6 +82,21 @@ impl Config {
     /// If a value does not fit; those of a file have been checked.
     pub fn get<T: DeserializeOwned>(&self) -> Result<T> {
         self.merged.get()
+    }
+
+    /// A struct of settings, with those of `lower` where nothing is told; and which of them count.
+    ///
+    /// # Errors
+    /// As for [`Config::get`].
+    pub fn get_over<T: DeserializeOwned>(
+        &self,
+        lower: Layer,
+        rivals: Rivals<'_>,
+    ) -> Result<(T, Map<String, Value>)> {
+        let merged = self.merged.over(lower.clone(), rivals)?;
+        let counts = |(key, _): &(&String, &Value)| !self.merged.says(key) && merged.says(key);
+        let counting = lower.values.iter().filter(counts).map(|(key, value)| (key.clone(), value.clone()));
+        Ok((merged.get()?, counting.collect()))
     }
 
     /// The engine's settings; fresh modules have the seed that `train` gives them.

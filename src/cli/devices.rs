@@ -60,6 +60,7 @@ fn line(device: &DeviceState) -> String {
         Ok(abilities) => {
             parts.push(format!("weights {}", abilities.weights.join(", ")));
             parts.push(format!("arithmetic {}", abilities.arithmetic.join(", ")));
+            parts.push(format!("products {}", abilities.products.join(", ")));
             parts.extend(abilities.largest_tensor.map(|n| format!("tensors up to {}", HumanBytes(n))));
         }
         Err(e) => parts.push(unusable(e)),
@@ -88,6 +89,7 @@ fn as_json(state: &BackendState) -> Value {
             "software": info.software,
             "weights": abilities.ok().map(|a| &a.weights),
             "arithmetic": abilities.ok().map(|a| &a.arithmetic),
+            "products": abilities.ok().map(|a| &a.products),
             "largest_tensor_bytes": abilities.ok().and_then(|a| a.largest_tensor),
             "error": abilities.err().map(ToString::to_string),
         })

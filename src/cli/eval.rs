@@ -1,5 +1,6 @@
 //! `diffmas eval`
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use diffmas::engine::{
@@ -7,7 +8,7 @@ use diffmas::engine::{
     Session, run_of,
 };
 use diffmas::evaluation::{
-    Checking, Control, ControlledScore, Evaluation, Gain, Paired, SampleScore, ScoredBatch,
+    Asked, Checking, Control, ControlledScore, Evaluation, Gain, Paired, SampleScore, ScoredBatch,
 };
 use diffmas::files::{write_json, write_jsonl};
 use diffmas::settings::{Rivals, Section};
@@ -20,7 +21,7 @@ use serde_json::{Map, Value, json};
 use super::config::{Config, Flags, needs, required};
 use super::flags::EvalFlags;
 use super::progress::Progress;
-use super::{interrupt, output, session, verbosity};
+use super::{fetch, interrupt, output, session, verbosity};
 
 /// What is scored, on what, and where scores go.
 #[derive(Debug, Deserialize)]
@@ -32,6 +33,7 @@ pub struct EvalCommand {
     pub max_new_tokens: usize,
     pub seed: u64,
     data: Option<PathBuf>,
+    limit: Option<NonZeroUsize>,
     /// The held-out data of a run, where `data` names none.
     eval_data: Option<PathBuf>,
     output: Option<PathBuf>,
@@ -48,6 +50,7 @@ impl Default for EvalCommand {
             max_new_tokens: 64,
             seed: 42,
             data: None,
+            limit: None,
             eval_data: None,
             output: None,
             resume: false,
@@ -89,7 +92,8 @@ impl EvalCommand {
         let session = session::open(config)?;
         let data = required(&data, "data")?;
         let room = if self.accuracy { self.max_new_tokens } else { 0 };
-        let samples = session.data(data, Answers::Required, room)?;
+        let source = fetch::data(data, session.config.offline)?.limited(self.limit);
+        let samples = session.data(source, Answers::Required, room)?;
         let controls = self.controls(&session, &samples);
         for control in &controls {
             self.check(control, &session, &samples)?;
@@ -116,11 +120,12 @@ impl EvalCommand {
             None => Ok(()),
         })?;
         if let (Some(dir), Some(lock)) = (&self.output, &lock) {
-            let line = |s: &Scored, score: &SampleScore| ControlledScore {
+            let line = |s: &Scored, (score, sample): (&SampleScore, &TokenizedSample)| ControlledScore {
                 control: s.evaluation.control.clone(),
                 score: score.clone(),
+                asked: Asked::of(sample),
             };
-            let lines = scored.iter().flat_map(|s| s.scores.iter().map(|score| line(s, score)));
+            let lines = scored.iter().flat_map(|s| s.scores.iter().zip(&samples).map(|of| line(s, of)));
             let lines: Vec<ControlledScore> = lines.collect();
             let inspection = engine.inspect(&samples, self.max_new_tokens)?;
             write_jsonl(&dir.join(SAMPLES), &lines)?;
@@ -348,7 +353,6 @@ fn score(
         let own = done.iter_mut().find(|(own, _)| own == control);
         own.into_iter().for_each(|(_, scored)| *scored += batch.scores.len());
     }
-    let several = done.len() > 1;
     let mut shown: Option<(Control, Progress)> = None;
     let finish =
         |shown: Option<(Control, Progress)>| shown.into_iter().for_each(|(_, progress)| progress.finish());
@@ -359,7 +363,7 @@ fn score(
             finish(shown.replace((control.clone(), Progress::new("scored", *scored, total))));
         }
         *scored += event.batch.scores.len();
-        let name = if several { format!("control {control}") } else { String::new() };
+        let name = format!("control {control}");
         shown.iter_mut().for_each(|(_, progress)| progress.set(*scored, &name));
         keep(event)
     })?;

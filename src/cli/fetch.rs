@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use diffmas::checkpoint::{Transfer, fetch, resolve_adapter, resolve_model};
+use diffmas::checkpoint::{Transfer, fetch, resolve_adapter, resolve_data, resolve_model};
+use diffmas::text::DataSource;
 use diffmas::{Error, Result};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
@@ -40,6 +41,12 @@ pub fn model(model: &str, offline: bool) -> Result<PathBuf> {
 /// The folder that `--adapter` means, fetched where necessary.
 pub fn adapter(adapter: &Path, offline: bool) -> Result<PathBuf> {
     shown("the same command", |on| resolve_adapter(adapter, offline, on))
+}
+
+/// The file that `--data` means, or the files of a split on the hub, fetched where necessary.
+pub fn data(data: &Path, offline: Option<bool>) -> Result<DataSource> {
+    let files = shown("the same command", |on| resolve_data(data, offline.unwrap_or(false), on))?;
+    Ok(DataSource { files, ..data.into() })
 }
 
 /// Does `work`, whose transfers are shown; Ctrl-C ends it, and `again` goes on.

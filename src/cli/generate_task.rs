@@ -9,6 +9,7 @@ use diffmas::benchmarks::synthetic::{Facts, Family, HeldOut, Problem, Split, Tas
 use diffmas::engine::OutputLock;
 use diffmas::files::{write_atomic, write_jsonl};
 
+use super::flags::{offered, offering};
 use super::output;
 
 /// Flags of `generate-task`.
@@ -16,44 +17,44 @@ use super::output;
 #[command(args_override_self = true)]
 pub struct GenerateTaskCommand {
     /// What makes a question need a message [relay, two-hop, distractor]
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, value_parser = offered::<Family>(), hide_possible_values = true, help_heading = "Task")]
     family: Family,
     /// Agents that hold evidence and never see the question
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Task")]
     holders: usize,
     /// Facts of each holder: a number, or a range like 2-8
-    #[arg(long, value_name = "N", default_value = "4")]
+    #[arg(long, value_name = "N", default_value = "4", help_heading = "Task")]
     facts: Facts,
     /// As many facts as there can be in every test line, and in every other training line by chance
-    #[arg(long)]
+    #[arg(long, help_heading = "Task")]
     full_size: bool,
     /// What training lines never pair, and every test question is about: half of all pairs of a subject and an object, of which test
     /// lines consist; or an eighth, among facts of all pairs in test lines [half, eighth]
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, value_parser = offered::<HeldOut>(), hide_possible_values = true, help_heading = "Task")]
     split: HeldOut,
     /// Questions of a line of train.jsonl, on the same evidence; lines of test.jsonl have one
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Lines")]
     questions_per_line: usize,
     /// Leave answers and reports out of train.jsonl, to learn without labels
-    #[arg(long)]
+    #[arg(long, help_heading = "Lines")]
     no_answers: bool,
     /// What the agents of team.toml pass on [trace, vectors, hybrid, overwrite, text]
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, value_parser = offering::<ChannelKind>(ChannelKind::all().iter().map(|kind| kind.name())), hide_possible_values = true, help_heading = "Task")]
     channel: ChannelKind,
     /// Lines of train.jsonl
-    #[arg(long, value_name = "N", default_value_t = 4096)]
+    #[arg(long, value_name = "N", default_value_t = 4096, help_heading = "Lines")]
     train: usize,
     /// Lines of test.jsonl; the facts that they ask about are in no line of train.jsonl
-    #[arg(long, value_name = "N", default_value_t = 640)]
+    #[arg(long, value_name = "N", default_value_t = 640, help_heading = "Lines")]
     test: usize,
     /// Seed of all draws
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, default_value_t = 42, help_heading = "Lines")]
     seed: u64,
     /// Folder for train.jsonl, test.jsonl, team.toml and, to compare with, all_evidence.toml and alone.toml
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     output: PathBuf,
     /// Replace what the output folder holds
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     overwrite: bool,
 }
 

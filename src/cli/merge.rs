@@ -23,22 +23,22 @@ pub struct MergeCommand {
     #[arg(value_name = "RUN", conflicts_with = "adapter", required_unless_present = "adapter")]
     run: Option<PathBuf>,
     /// Hugging Face folder, ORG/NAME[@REVISION] on the Hugging Face hub, or a known name (`diffmas models`) [the adapter's]
-    #[arg(long)]
+    #[arg(long, help_heading = "Model and adapter")]
     model: Option<String>,
     /// PEFT adapter: a folder, or ORG/NAME[@REVISION] on the Hugging Face hub
-    #[arg(long)]
+    #[arg(long, help_heading = "Model and adapter")]
     adapter: Option<PathBuf>,
     /// Folder for the merged model [RUN/merged]
-    #[arg(long, value_name = "DIR", required_unless_present = "run")]
+    #[arg(long, value_name = "DIR", required_unless_present = "run", help_heading = "Output")]
     output: Option<PathBuf>,
     /// How weights are stored [as in the model]
-    #[arg(long, value_parser = one_of::<StoredType>())]
+    #[arg(long, value_parser = one_of::<StoredType>(), help_heading = "Output")]
     dtype: Option<StoredType>,
     /// Replace the merged model that the output folder holds
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     overwrite: bool,
     /// Fetch nothing: model and adapter must be here or cached
-    #[arg(long)]
+    #[arg(long, help_heading = "Model and adapter")]
     offline: bool,
 }
 

@@ -9,6 +9,7 @@ mod demo;
 mod devices;
 mod eval;
 mod fetch;
+mod fields;
 mod flags;
 mod generate_task;
 mod interrupt;

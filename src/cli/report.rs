@@ -13,13 +13,13 @@ use super::{one_line, output};
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct ReportCommand {
-    /// output folder of `train`, `eval` or `demo`
+    /// Output folder of `train`, `eval` or `demo`
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// File for the page [DIR/report.html]
     #[arg(long, value_name = "FILE.html")]
     output: Option<PathBuf>,
-    /// Replace the file
+    /// Replace the file, whatever it is; a page of an earlier report is replaced anyway
     #[arg(long)]
     overwrite: bool,
 }
@@ -29,7 +29,8 @@ impl ReportCommand {
     pub fn execute(self) -> Result<()> {
         let report = Report::read(&self.dir)?;
         let path = self.output.unwrap_or_else(|| self.dir.join("report.html"));
-        let file = check_output_file(&path, "output", self.overwrite)?;
+        let replaced = self.overwrite || Report::is_page(&path);
+        let file = check_output_file(&path, "output", replaced)?;
         if report.is_made_of(&file) {
             return Err(Error::file(&path, "--overwrite would replace this input; give another --output"));
         }

@@ -1,34 +1,41 @@
 //! `diffmas run`
 
+mod answered;
+
 use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use diffmas::agents::{ChannelKind, MessageDtype};
+use diffmas::agents::ChannelKind;
 use diffmas::engine::{
     AnswerEvent, AnswerOptions, AnswerRequest, Engine, EngineConfig, Part, RowAnswer, RunState, Session,
     TraceFile,
 };
-use diffmas::evaluation::{Checking, Control};
+use diffmas::evaluation::{Asked, Checking, Control};
 use diffmas::files::{check_output_file, follow, is_stream, jsonl, open_stream, write_jsonl};
-use diffmas::inference::GenerationConfig;
+use diffmas::inference::{GENERATION_CONFIG, GenerationConfig, model_defaults};
 use diffmas::settings::{Rivals, Section};
 use diffmas::text::{Answers, Sample, TokenizedSample, lines};
 use diffmas::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::config::{Config, Flags, needs};
+use super::fields::{fields, with_hint};
 use super::flags::RunFlags;
 use super::progress::Progress;
-use super::{chat, interrupt, output, session, verbosity};
+use super::{chat, fetch, interrupt, output, session, verbosity};
+use answered::{Answered, Details, trajectories};
 
 /// What is asked and where answers go; how they are written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct RunCommand {
     question: Option<String>,
+    field: Vec<String>,
     data: Option<PathBuf>,
+    limit: Option<NonZeroUsize>,
     output: Option<PathBuf>,
     resume: bool,
     overwrite: bool,
@@ -45,7 +52,8 @@ impl Flags for RunFlags {
     const COMMAND: &'static str = "run";
     const RIVALS: Rivals<'static> = &[
         ("greedy", &["temperature", "top_k", "top_p", "min_p"]),
-        ("question", &["data", "output", "resume", "save_trajectories"]),
+        ("question", &["data", "limit", "output", "resume", "save_trajectories"]),
+        ("field", &["data"]),
         ("resume", &["overwrite", "save_trace", "load_trace"]),
         ("save_trace", &["load_trace"]),
     ];
@@ -68,39 +76,6 @@ out. Lines typed on a terminal are kept in $XDG_STATE_HOME/diffmas/history; one 
 
 Example: diffmas run runs/first --question \"2 + 3?\" --greedy";
 
-/// One answer as it is written.
-#[derive(Debug, Serialize, Deserialize)]
-struct Answered {
-    line: usize,
-    /// The question of its line, from 1, where the line has several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    question: Option<usize>,
-    text: Option<String>,
-    token_ids: Vec<u32>,
-    /// What the upstream agents wrote, by role.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
-    messages: Map<String, Value>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    details: Option<Details>,
-}
-
-/// What `--json` adds; times are those of the answer's whole batch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Details {
-    stopped: bool,
-    trace_positions: usize,
-    trace_bytes: usize,
-    /// What the numbers of messages were rounded to.
-    #[serde(default)]
-    message_dtype: MessageDtype,
-    /// How much the final agent attended to each sender of vectors, as a mean over layers and prompt positions.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
-    attention: Map<String, Value>,
-    batch_size: usize,
-    think_seconds: f64,
-    decode_seconds: f64,
-}
-
 impl RunCommand {
     /// Answers and prints or writes.
     pub fn execute(flags: &RunFlags) -> Result<()> {
@@ -109,10 +84,12 @@ impl RunCommand {
         command.check()?;
         command.check_files()?;
         let engine = config.engine::<RunFlags>()?;
-        command.answer(match &flags.run {
+        let session = session::open(match &flags.run {
             Some(dir) => engine.of_run(dir)?,
             None => engine,
-        })
+        })?;
+        command.generation = generation(&config, &session)?;
+        command.answer(session)
     }
 
     /// What the settings say.
@@ -123,7 +100,9 @@ impl RunCommand {
     /// Refuses settings without those that they are about.
     fn check(&self) -> Result<()> {
         let (data, question) = (("data", self.data.is_some()), ("question", self.question.is_some()));
+        self.generation.validate()?;
         needs("output", self.output.is_some(), &[data])?;
+        needs("limit", self.limit.is_some(), &[data])?;
         needs("save-trajectories", self.save_trajectories.is_some(), &[data])?;
         needs("resume", self.resume, &[("output", self.output.is_some())])?;
         needs("save-trace", self.save_trace.is_some(), &[question, data])?;
@@ -131,15 +110,14 @@ impl RunCommand {
         needs("json", self.json, &[question, data])
     }
 
-    fn answer(&self, config: EngineConfig) -> Result<()> {
-        let session = session::open(config)?;
+    fn answer(&self, session: Session) -> Result<()> {
         let decode = self.generation.decode_options(session.stop_tokens())?;
         let (stop, control) = (self.generation.stop.clone(), self.control.clone());
         let options = AnswerOptions { decode, stop, control };
         options.validate(&session)?;
         let Some(samples) = self.samples(&session)? else {
             self.control.validate(&session.team, 1)?;
-            return chat::Chat::open(session, options)?.run();
+            return chat::Chat::open(session, options, self.generation.clone(), fields(&self.field)?)?.run();
         };
         self.control.validate(&session.team, lines(&samples).len())?;
         self.check_traces(&samples, session.config.batch_size(), session.team.channel.kind)?;
@@ -167,13 +145,18 @@ impl RunCommand {
     fn samples(&self, session: &Session) -> Result<Option<Vec<TokenizedSample>>> {
         let room = self.generation.max_new_tokens;
         match (&self.data, &self.question) {
-            (Some(path), _) => session.data(path, Answers::Optional, room).map(Some),
+            (Some(path), _) => {
+                let source = fetch::data(path, session.config.offline)?.limited(self.limit);
+                session.data(source, Answers::Optional, room).map(Some)
+            }
             (None, Some(question)) if question.trim().is_empty() => {
                 Err(Error::invalid("--question is empty; without it, a chat begins"))
             }
             (None, Some(question)) => {
-                let sample = Sample::question(question.as_str());
-                Ok(Some(vec![session.tokenize(Path::new("--question"), &sample, room)?]))
+                let mut sample = Sample::question(question.as_str());
+                sample.fields.extend(fields(&self.field)?);
+                let sample = session.tokenize(Path::new("--question"), &sample, room);
+                Ok(Some(vec![sample.map_err(|e| with_hint(e, "--field NAME=VALUE gives it"))?]))
             }
             (None, None) => Ok(None),
         }
@@ -292,6 +275,16 @@ impl RunCommand {
     }
 }
 
+/// How answers are drawn: as told, else as the model's own file says, which is noted.
+fn generation(config: &Config, session: &Session) -> Result<GenerationConfig> {
+    let (generation, taken) = config.get_over(model_defaults(&session.model.path)?, RunFlags::RIVALS)?;
+    if !taken.is_empty() {
+        let taken: Vec<String> = taken.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        verbosity::note(format_args!("as the model's {GENERATION_CONFIG} says: {}", taken.join(", ")));
+    }
+    Ok(generation)
+}
+
 /// Where answers go, batch by batch.
 enum Sink {
     /// To a file that becomes the output when it is whole.
@@ -358,20 +351,12 @@ impl AnswerAll<'_> {
     fn answered(&self, mut batch: Vec<RowAnswer>, first: usize) -> Vec<Answered> {
         batch.sort_by_key(|answer| answer.row);
         let decode_seconds = batch.iter().map(|answer| answer.decode_seconds).fold(0.0, f64::max);
-        let details = |answer: &mut RowAnswer| Details {
-            stopped: answer.stopped,
-            trace_positions: answer.received.positions,
-            trace_bytes: answer.received.bytes,
-            message_dtype: self.engine.session().team.message_dtype,
-            attention: answer.sender_attention.drain(..).map(|(name, w)| (name, Value::from(w))).collect(),
-            batch_size: answer.batch_size,
-            think_seconds: answer.rollout_seconds,
-            decode_seconds,
-        };
-        let answered = |mut answer: RowAnswer| Answered {
-            details: self.command.json.then(|| details(&mut answer)),
+        let dtype = self.engine.session().team.message_dtype;
+        let answered = |answer: RowAnswer| Answered {
+            details: self.command.json.then(|| Details::of(&answer, dtype, decode_seconds)),
             line: self.samples[first + answer.row].line,
-            question: self.question(first + answer.row),
+            question_index: self.question_index(first + answer.row),
+            asked: Asked::of(&self.samples[first + answer.row]),
             text: answer.text,
             token_ids: answer.token_ids,
             messages: answer.received.written.into_iter().map(|w| (w.sender, Value::from(w.text))).collect(),
@@ -379,8 +364,8 @@ impl AnswerAll<'_> {
         batch.into_iter().map(answered).collect()
     }
 
-    /// The question of sample `index`, where its line has several.
-    fn question(&self, index: usize) -> Option<usize> {
+    /// The question of its line that sample `index` is, where the line has several.
+    fn question_index(&self, index: usize) -> Option<usize> {
         let with_next = &self.samples[index..self.samples.len().min(index + 2)];
         let question = with_next[0].question;
         (question > 1 || lines(with_next)[0].len() > 1).then_some(question)
@@ -439,29 +424,4 @@ impl AnswerAll<'_> {
             Sink::Printed => self.command.print(answers),
         }
     }
-}
-
-/// The lines that were answered rightly, each with what its agents wrote, in the form of training data.
-fn trajectories(
-    checking: &Checking,
-    samples: &[TokenizedSample],
-    answers: &[Answered],
-) -> Result<Vec<Map<String, Value>>> {
-    let mut lines = Vec::new();
-    for (sample, answered) in samples.iter().zip(answers) {
-        let right = checking.is_correct(sample, &answered.token_ids)? == Some(true);
-        let whole = answered.messages.values().all(|text| text.as_str().is_some_and(|t| !t.is_empty()));
-        let Some(source) = sample.source.as_ref().filter(|_| right && whole) else { continue };
-        // The line may have been in another form; its question and answer stand beside it.
-        let other = ["messages", "prompt", "completion"];
-        let mut line: Map<String, Value> = source
-            .fields
-            .iter()
-            .filter(|(k, _)| !other.contains(&k.as_str()))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        line.insert("trajectories".into(), Value::Object(answered.messages.clone()));
-        lines.push(line);
-    }
-    Ok(lines)
 }

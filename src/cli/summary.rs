@@ -17,8 +17,8 @@ pub struct Summary<'a> {
     pub trained: &'a Trained,
     /// Whether there are curves for TensorBoard.
     pub curves: bool,
-    /// Whether the model has a tokenizer, so that a question can be asked as text.
-    pub text: bool,
+    /// The command that runs what was trained.
+    pub run: String,
 }
 
 impl fmt::Display for Summary<'_> {
@@ -48,8 +48,7 @@ impl fmt::Display for Summary<'_> {
         if self.curves {
             writeln!(f, "curves: tensorboard --logdir {dir}")?;
         }
-        let asked = if self.text { "--question \"…\" --greedy" } else { "--data FILE.jsonl --greedy" };
-        write!(f, "run it: diffmas run {dir} {asked}")
+        write!(f, "run it: {}", self.run)
     }
 }
 

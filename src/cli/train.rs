@@ -1,5 +1,6 @@
 //! `diffmas train`
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use diffmas::engine::{
@@ -17,7 +18,7 @@ use super::csv_log::Csv;
 use super::flags::TrainFlags;
 use super::progress::Progress;
 use super::summary::Summary;
-use super::{eval, interrupt, output, session, verbosity};
+use super::{eval, fetch, interrupt, output, session, verbosity};
 
 /// Most tokens of the answer that is shown in the end.
 const ANSWER_TOKENS: usize = 64;
@@ -41,6 +42,7 @@ pub struct TrainCommand {
 pub struct TrainFiles {
     pub data: Option<PathBuf>,
     pub eval_data: Option<PathBuf>,
+    pub limit: Option<NonZeroUsize>,
     pub output: Option<PathBuf>,
     #[serde(skip_serializing)]
     pub resume: bool,
@@ -55,6 +57,7 @@ impl Default for TrainFiles {
         Self {
             data: None,
             eval_data: None,
+            limit: None,
             output: None,
             resume: false,
             overwrite: false,
@@ -148,8 +151,11 @@ pub enum Ending {
 pub fn request(session: &Session, command: &TrainCommand) -> Result<TrainRequest> {
     let TrainCommand { training: config, lora, files, .. } = command;
     let (dir, data) = (required(&files.output, "output")?, required(&files.data, "data")?);
-    let samples = session.training_data(data, config)?;
-    let held_out = files.eval_data.as_ref().map(|p| session.data(p, Answers::Required, 0)).transpose()?;
+    let source =
+        |path: &PathBuf| Ok::<_, Error>(fetch::data(path, session.config.offline)?.limited(files.limit));
+    let samples = session.training_data(source(data)?, config)?;
+    let held_out = files.eval_data.as_ref().map(|path| session.data(source(path)?, Answers::Required, 0));
+    let held_out = held_out.transpose()?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let lock = match command.state() {
         RunState::New { overwrite } => {
@@ -198,10 +204,38 @@ pub fn train(engine: &Engine, request: TrainRequest, files: &TrainFiles, ending:
     if ending == Ending::Silent {
         return Ok(());
     }
-    let text = engine.session().model.tokenizer.is_some();
+    let run = how_to_run(engine.session(), files, dir);
     let curves = files.tensorboard;
-    output::print(&Summary { dir, trained: &trained, curves, text }.to_string())?;
+    output::print(&Summary { dir, trained: &trained, curves, run }.to_string())?;
     held_out.map_or(Ok(()), |samples| look_inside(engine, dir, &samples))
+}
+
+/// The command that runs what was trained: on a question, where the team's prompts read nothing else of a line.
+fn how_to_run(session: &Session, files: &TrainFiles, dir: &Path) -> String {
+    const ASKED: [&str; 3] = ["question", "messages", "inbox"];
+    let asked = |field: &str| ASKED.contains(&field.split('.').next().unwrap_or_default());
+    let text = session.model.tokenizer.is_some();
+    let data = files
+        .eval_data
+        .as_ref()
+        .or(files.data.as_ref())
+        .filter(|_| !text || !session.prompt_fields().all(asked));
+    let dir = quoted(dir);
+    match data {
+        Some(data) => format!("diffmas run {dir} --data {} --limit 1 --greedy", quoted(data)),
+        None => format!("diffmas run {dir} --question \"…\" --greedy"),
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 /// Says what will be done.

@@ -9,6 +9,8 @@ use burn::tensor::backend::DTypeUsage;
 use candle_core::quantized::GgmlDType;
 use diffmas_backends::{BackendKind, DeviceError, DeviceInfo, Job, ModelBackend, StoredDtype};
 
+use crate::backbone::ComputeDtype;
+
 /// How long a driver may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -37,6 +39,8 @@ pub struct Abilities {
     pub weights: Vec<&'static str>,
     /// What it has arithmetic for.
     pub arithmetic: Vec<&'static str>,
+    /// What products of weights can be computed in, by the names of `--precision`.
+    pub products: Vec<&'static str>,
     /// Bytes of the largest tensor, where something else than memory bounds it.
     pub largest_tensor: Option<u64>,
 }
@@ -60,9 +64,14 @@ impl Job for Ask {
         let computes = |dtype: DType| B::dtype_usage(&device, dtype).contains(DTypeUsage::Arithmetic);
         let weights = stored.into_iter().filter(|(_, dtype)| B::keeps(*dtype, &device));
         let arithmetic = computed.into_iter().filter(|(_, dtype)| computes(*dtype));
+        let multiplies = |name: &str| {
+            name.parse().is_ok_and(|dtype: ComputeDtype| B::multiplies(dtype.products(), &device))
+        };
+        let products = ComputeDtype::NAMES.iter().copied().filter(|name| multiplies(name));
         Abilities {
             weights: weights.map(|(name, _)| name).collect(),
             arithmetic: arithmetic.map(|(name, _)| name).collect(),
+            products: products.collect(),
             largest_tensor: B::largest_tensor(&device),
         }
     }
@@ -104,6 +113,7 @@ mod tests {
             let abilities = device.abilities.as_ref().unwrap();
             assert_eq!(abilities.weights, ["f32", "bf16", "f16", "q8", "q4", "blocks"]);
             assert!(abilities.arithmetic.contains(&"f32") && abilities.largest_tensor.is_none());
+            assert_eq!(abilities.products, ["f32"]);
             assert_eq!((device.info.index, device.info.software), (0, false));
         }
     }

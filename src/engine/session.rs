@@ -7,7 +7,7 @@ use std::time::Instant;
 use diffmas_backends::{BackendKind, ModelBackend, settle, software_wanted};
 use rayon::prelude::*;
 use serde::Serialize;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::compatibility::{compare_base, compare_name, team};
 use super::run_folder::learned;
@@ -23,7 +23,9 @@ use crate::error::{Error, Result};
 use crate::evaluation::Checking;
 use crate::files::from_root;
 use crate::inference::{DecodeOptions, Writing};
-use crate::text::{Answers, ChatMessage, ChatTemplate, Sample, Thinking, TokenizedSample, read_jsonl};
+use crate::text::{
+    Answers, ChatMessage, ChatTemplate, DataSource, Sample, Thinking, TokenizedSample, read_samples,
+};
 use crate::training::{Teacher, TrainConfig};
 
 /// Finds models and adapters by name, and fetches what is lacking; the default methods do so without a word.
@@ -104,9 +106,17 @@ impl Session {
             Some(model) => model,
             None => {
                 let known = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.as_str());
-                Arc::new(read_model(&config, known, resolve)?)
+                let files = read_model(&config, known, resolve)?;
+                Arc::new(match &adapter {
+                    Some(dir) => files.with_saved_modules(dir)?,
+                    None => files,
+                })
             }
         };
+        if adapter.is_none() && model.is_replaced() {
+            let why = "modules of the model were replaced by those of an adapter (`modules_to_save`); open it anew without";
+            return Err(Error::invalid(why));
+        }
         if let (Some(dir), Some(origin)) = (&adapter, &origin) {
             compare_base(dir, &origin.base, &model)?;
         }
@@ -170,9 +180,18 @@ impl Session {
         from_root(&self.model.path).display().to_string()
     }
 
-    /// Reads and tokenises a data file; at least `answer` tokens are left room for.
-    pub fn data(&self, path: &Path, answers: Answers, answer: usize) -> Result<Vec<TokenizedSample>> {
-        self.read_data(path, answers, |sample| self.tokenize(path, sample, answer))
+    /// Reads and tokenises data; at least `answer` tokens are left room for.
+    ///
+    /// # Errors
+    /// Names file, line, agent and field, if a line is wrong, does not go with the team, or does not fit the model's context.
+    pub fn data(
+        &self,
+        source: impl Into<DataSource>,
+        answers: Answers,
+        answer: usize,
+    ) -> Result<Vec<TokenizedSample>> {
+        let source = source.into();
+        self.read_data(&source, answers, |sample| self.tokenize(&source.name, sample, answer))
     }
 
     /// Reads and tokenises data to train on as `config` says: with a teacher, each sample holds the prompt of that, and may lack the answer.
@@ -180,12 +199,18 @@ impl Session {
     /// # Errors
     /// As [`Session::data`]; if a teacher's prompt cannot be made, or does not fit the model's context with the answer; or if the team cannot
     /// have a teacher.
-    pub fn training_data(&self, path: &Path, config: &TrainConfig) -> Result<Vec<TokenizedSample>> {
+    pub fn training_data(
+        &self,
+        source: impl Into<DataSource>,
+        config: &TrainConfig,
+    ) -> Result<Vec<TokenizedSample>> {
         config.check_team(&self.team)?;
+        let source = source.into();
+        let path = source.name.as_path();
+        let with_teacher = |s: &Sample| self.with_teacher(path, s, config.teacher_tokens);
         let samples = match config.teacher {
-            Teacher::None => self.data(path, Answers::Required, 0)?,
-            Teacher::AllEvidence => self
-                .read_data(path, Answers::Optional, |s| self.with_teacher(path, s, config.teacher_tokens))?,
+            Teacher::None => self.data(source.clone(), Answers::Required, 0)?,
+            Teacher::AllEvidence => self.read_data(&source, Answers::Optional, with_teacher)?,
         };
         config.check_data(&samples).map_err(|e| Error::file(path, e))?;
         Ok(samples)
@@ -194,15 +219,15 @@ impl Session {
     /// The samples of a data file, each made by `tokenize` of its line.
     fn read_data(
         &self,
-        path: &Path,
+        source: &DataSource,
         answers: Answers,
         tokenize: impl Fn(&Sample) -> Result<TokenizedSample> + Send + Sync,
     ) -> Result<Vec<TokenizedSample>> {
-        let samples = read_jsonl(path, answers)?;
+        let samples = read_samples(source, answers)?;
         // All of them before any error, so that it is that of the first line that has one.
         let all: Vec<_> = samples.par_iter().map(tokenize).collect();
         let all = all.into_iter().collect::<Result<Vec<_>>>()?;
-        check_lines(&self.team, path, &all)?;
+        check_lines(&self.team, &source.name, &all)?;
         Ok(all)
     }
 
@@ -235,29 +260,34 @@ impl Session {
     }
 
     /// The prompts of a conversation's last turn, with as many earlier turns as the model has room for before an answer of `answer` tokens;
-    /// returns how many of the oldest messages are left out. `line` numbers it in errors.
+    /// returns how many of the oldest messages are left out. Templates see `fields` beside it. `line` numbers it in errors.
     ///
     /// # Errors
     /// If a prompt cannot be made, or the last turn alone does not fit.
     pub fn conversation(
         &self,
         messages: &[ChatMessage],
+        fields: &Map<String, Value>,
         line: usize,
         answer: usize,
     ) -> Result<(TokenizedSample, usize)> {
         let question = messages.last().map_or("", |message| message.content.as_str());
         let mut left_out = 0;
         loop {
-            let fields = [
-                ("question".to_string(), json!(question)),
-                ("messages".to_string(), json!(messages[left_out..])),
-            ];
-            let sample = Sample { line, fields: Map::from_iter(fields), ..Sample::default() };
+            let mut fields = fields.clone();
+            fields.insert("question".into(), json!(question));
+            fields.insert("messages".into(), json!(messages[left_out..]));
+            let sample = Sample { line, fields, ..Sample::default() };
             match self.tokenize(Path::new("the conversation"), &sample, answer) {
                 Err(_) if left_out + 2 < messages.len() => left_out += 2,
                 sample => return Ok((sample?, left_out)),
             }
         }
+    }
+
+    /// The fields that the agents' prompts read, as dotted paths.
+    pub fn prompt_fields(&self) -> impl Iterator<Item = &str> {
+        self.prompts.variables()
     }
 
     /// The tokens that end an answer: those of the model's configuration and the tokenizer's end of turn.

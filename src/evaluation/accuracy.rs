@@ -44,7 +44,7 @@ impl Checking {
 }
 
 /// The answer that can be checked: the field `gold`, what follows `####` in the answer (as in GSM8K), or an answer of one short line.
-fn gold(sample: &TokenizedSample) -> Option<String> {
+pub(super) fn gold(sample: &TokenizedSample) -> Option<String> {
     let source = sample.source.as_ref()?;
     match source.fields.get("gold") {
         Some(Value::String(text)) => return Some(text.clone()),

@@ -42,6 +42,11 @@ pub enum Control {
     Drop(String),
 }
 
+impl Control {
+    /// The names of all controls but those of roles.
+    pub const NAMES: [&str; 6] = ["real", "none", "zero", "shuffled", "random", "self"];
+}
+
 impl FromStr for Control {
     type Err = Error;
 

@@ -22,6 +22,34 @@ pub mod control {
     }
 }
 
+/// For `#[serde(flatten, with = "former_names::question_index")]`: a number in `question`, which is a text now. Files of one question a line have
+/// neither.
+pub mod question_index {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::Value;
+
+    #[derive(Deserialize)]
+    struct Either {
+        question_index: Option<usize>,
+        question: Option<Value>,
+    }
+
+    #[derive(Serialize)]
+    struct Now {
+        question_index: usize,
+    }
+
+    pub fn serialize<S: Serializer>(&question_index: &usize, serializer: S) -> Result<S::Ok, S::Error> {
+        Now { question_index }.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+        let Either { question_index, question } = Either::deserialize(deserializer)?;
+        let former = question.and_then(|question| usize::try_from(question.as_u64()?).ok());
+        Ok(question_index.or(former).unwrap_or(1))
+    }
+}
+
 /// For `#[serde(flatten, with = "former_names::is_correct")]`: `right`.
 pub mod is_correct {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -93,11 +93,12 @@ mod tests {
     fn gains_are_differences_of_what_was_scored_on_the_same_questions() {
         let score = |line: usize, loss: f64, right: bool| SampleScore {
             line,
-            question: 1,
+            question_index: 1,
             loss,
             target_tokens: 2,
             trace_positions: 0,
             is_correct: Some(right),
+            text: None,
         };
         // Real has the first 14 right, the control the first 5 and the last one: nine against one.
         let real: Vec<_> = (0..20).map(|i| score(i, 1.0, i < 14)).collect();

@@ -6,9 +6,9 @@ use diffmas_backends::{ModelBackend, host_data};
 use serde::{Deserialize, Serialize};
 
 use super::Checking;
-use crate::agents::{AgentInput, Team, TeamBatch};
+use crate::agents::{AgentInput, SenderAttention, Team, TeamBatch};
 use crate::backbone::Backbone;
-use crate::communication::{Message, MessageDtype, ReceivedMessages, Rollout};
+use crate::communication::{MessageDtype, ReceivedMessages, Rollout};
 use crate::error::Result;
 use crate::inference::{Writing, decode, roll_out_upstream};
 use crate::text::{TokenizedSample, Tokenizer};
@@ -151,15 +151,30 @@ fn attends<B: ModelBackend>(
     prompt: &AgentInput,
     found: &ReceivedMessages<B>,
 ) -> Option<Attention> {
-    let weights = team.attention(j, prompt, found);
-    let senders = senders(team, found, |m| m.segment.is_some());
+    let attention = team.segment_attention(j, prompt, found)?;
+    // Every position counts as much as another, whatever row it is of.
+    let of_rows = prompt.valid().chunks_exact(prompt.len());
+    let counts: Vec<f64> = of_rows.map(|row| row.iter().filter(|v| **v).count() as f64).collect();
     let reader = team.layout.config.agents[j].name.clone();
-    (!weights.is_empty()).then(|| Attention {
-        reader,
-        senders,
-        layers: (0..weights.len()).collect(),
-        weights,
-    })
+    Some(averaged(team, reader, attention, &counts))
+}
+
+/// The weights as a mean over rows that count `counts`.
+fn averaged<B: ModelBackend>(
+    team: &Team<B>,
+    reader: String,
+    attention: SenderAttention,
+    counts: &[f64],
+) -> Attention {
+    let total: f64 = counts.iter().sum();
+    let mean = |layer: &Vec<Vec<f64>>| -> Vec<f64> {
+        let of = |s: usize| layer.iter().zip(counts).map(|(row, n)| n * row[s]).sum::<f64>() / total;
+        (0..attention.senders.len()).map(of).collect()
+    };
+    let weights = attention.weights.iter().map(mean).collect();
+    let name = |&sender: &usize| team.layout.config.agents[sender].name.clone();
+    let senders = attention.senders.iter().map(name).collect();
+    Attention { reader, senders, layers: attention.layers, weights }
 }
 
 /// The cross-agent attention weights of the final agent over vectors, if it received any.
@@ -168,30 +183,9 @@ fn attends_to_vectors<B: ModelBackend>(
     prompt: &AgentInput,
     found: &ReceivedMessages<B>,
 ) -> Option<Attention> {
-    let sender_attention = team.sender_attention(prompt, found)?;
-    let rows = prompt.batch() as f64;
-    let mean = |layer: &Vec<Vec<f64>>| -> Vec<f64> {
-        (0..sender_attention.senders.len())
-            .map(|s| layer.iter().map(|row| row[s]).sum::<f64>() / rows)
-            .collect()
-    };
-    let name = &team.layout.config.agents.last().expect("a team has an agent").name;
-    Some(Attention {
-        reader: format!("{name}, vectors"),
-        senders: senders(team, found, |m| m.vectors.is_some()),
-        weights: sender_attention.weights.iter().map(mean).collect(),
-        layers: sender_attention.layers,
-    })
-}
-
-/// The names of those whose messages `has` picks.
-fn senders<B: ModelBackend>(
-    team: &Team<B>,
-    found: &ReceivedMessages<B>,
-    has: impl Fn(&Message<B>) -> bool,
-) -> Vec<String> {
-    let name = |m: &Message<B>| team.layout.config.agents[m.sender].name.clone();
-    found.messages.iter().filter(|m| has(m)).map(name).collect()
+    let attention = team.sender_attention(prompt, found)?;
+    let reader = format!("{}, vectors", team.layout.config.final_name());
+    Some(averaged(team, reader, attention, &vec![1.0; prompt.batch()]))
 }
 
 /// The first row's latent positions through the logit lens.

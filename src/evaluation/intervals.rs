@@ -144,11 +144,12 @@ mod tests {
     fn the_interval_of_the_loss_is_that_of_a_mean_where_samples_are_of_one_length() {
         let score = |loss: f64| SampleScore {
             line: 1,
-            question: 1,
+            question_index: 1,
             loss,
             target_tokens: 3,
             trace_positions: 0,
             is_correct: None,
+            text: None,
         };
         let of = |losses: [f64; 3], loss| loss_interval(&losses.map(score), &[0..1, 1..2, 2..3], loss, 9);
         let [low, high] = of([1.0, 2.0, 4.0], 7.0 / 3.0).unwrap();

@@ -18,5 +18,5 @@ pub use controls::Control;
 pub use gain::{Gain, Gains};
 pub use inspection::{Attention, Example, Inspection, Latents, LensToken, inspect};
 pub use paired::Paired;
-pub use sample_score::{Accuracy, ControlledScore, SampleScore};
+pub use sample_score::{Accuracy, Asked, ControlledScore, SampleScore};
 pub use score::{Cost, Evaluation, ScoredBatch, Scoring, evaluate, evaluate_after};

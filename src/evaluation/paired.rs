@@ -32,7 +32,8 @@ impl Paired {
     /// # Panics
     /// If they are of different samples.
     pub fn new(real: &[SampleScore], control: &[SampleScore]) -> Self {
-        let places = |scores: &[SampleScore]| scores.iter().map(|s| (s.line, s.question)).collect::<Vec<_>>();
+        let places =
+            |scores: &[SampleScore]| scores.iter().map(|s| (s.line, s.question_index)).collect::<Vec<_>>();
         assert_eq!(places(real), places(control), "the same samples in the same order");
         let lines = SampleScore::lines(real);
         let tokens: usize = real.iter().map(|s| s.target_tokens).sum();
@@ -71,11 +72,12 @@ mod tests {
     fn what_makes_questions_hard_for_both_is_no_difference() {
         let score = |line: usize, loss: f64, right: bool| SampleScore {
             line,
-            question: 1,
+            question_index: 1,
             loss,
             target_tokens: 2,
             trace_positions: 0,
             is_correct: Some(right),
+            text: None,
         };
         let real: Vec<_> = (0..9).map(|i| score(i, i as f64, i < 8)).collect();
         let control: Vec<_> =
@@ -95,11 +97,12 @@ mod tests {
     fn questions_of_a_line_are_no_independent_evidence() {
         let score = |line: usize, question: usize, loss: f64, right: bool| SampleScore {
             line,
-            question,
+            question_index: question,
             loss,
             target_tokens: 2,
             trace_positions: 0,
             is_correct: Some(right),
+            text: None,
         };
         // Nine lines of `n` questions that all say the same.
         let of = |n: usize| {

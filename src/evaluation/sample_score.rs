@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
-use crate::text::lines_by;
+use super::accuracy::gold;
+use crate::text::{TokenizedSample, lines_by};
 
 /// The score of one sample.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,8 +14,8 @@ pub struct SampleScore {
     /// Its line in the data file, from 1.
     pub line: usize,
     /// The question of its line, from 1.
-    #[serde(default = "first")]
-    pub question: usize,
+    #[serde(flatten, with = "super::former_names::question_index")]
+    pub question_index: usize,
     /// Mean NLL of its target tokens, in nats.
     pub loss: f64,
     /// Its target tokens.
@@ -23,17 +25,15 @@ pub struct SampleScore {
     /// Whether the final agent's own answer was right, where that was checked.
     #[serde(flatten, with = "super::former_names::is_correct")]
     pub is_correct: Option<bool>,
-}
-
-/// What files say that have one question a line.
-fn first() -> usize {
-    1
+    /// That answer, where there is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
 }
 
 impl SampleScore {
     /// The scores of each line.
     pub(super) fn lines(scores: &[Self]) -> Vec<Range<usize>> {
-        lines_by(scores, |score| (score.line, score.question))
+        lines_by(scores, |score| (score.line, score.question_index))
     }
 }
 
@@ -46,6 +46,40 @@ pub struct ControlledScore {
     /// The score.
     #[serde(flatten)]
     pub score: SampleScore,
+    /// What was asked.
+    #[serde(flatten)]
+    pub asked: Asked,
+}
+
+/// What a sample asks, as results say it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The field `id` of the line, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Value>,
+    /// The question, where there is text.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text")]
+    pub question: Option<String>,
+    /// What a right answer says, where that can be checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gold: Option<String>,
+}
+
+/// Files had a number there once.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Value::deserialize(deserializer)?.as_str().map(str::to_string))
+}
+
+impl Asked {
+    /// What `sample` asks.
+    pub fn of(sample: &TokenizedSample) -> Self {
+        let field = |name: &str| sample.source.as_ref()?.fields.get(name);
+        Self {
+            id: field("id").cloned(),
+            question: field("question").and_then(Value::as_str).map(str::to_string),
+            gold: gold(sample),
+        }
+    }
 }
 
 /// How many answers were right.

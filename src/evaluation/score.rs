@@ -214,16 +214,17 @@ fn score_batch<B: ModelBackend>(
         seconds: 0.0,
     };
     let context = team.read(&upstream.received).select(&batch.messages);
-    let mut is_correct = vec![None; batch.rows()];
+    let mut answered = vec![(None, None); batch.rows()];
     if let Some(checking) = scoring.checking {
         let answers = decode(team.answering(), prompt, &context, &checking.options, sample_ids, |_, _| {
             std::ops::ControlFlow::Continue(())
         })
         .map_err(|e| e.of_agent(config.final_name()))?;
         spent.seconds = clock.elapsed().as_secs_f64();
-        for ((is_correct, sample), answer) in is_correct.iter_mut().zip(&upstream.samples).zip(answers) {
+        for ((answered, sample), answer) in answered.iter_mut().zip(&upstream.samples).zip(answers) {
             spent.positions += answer.token_ids.len();
-            *is_correct = checking.is_correct(sample, &answer.token_ids)?;
+            let text = checking.tokenizer.as_ref().map(|t| t.decode(&answer.token_ids)).transpose()?;
+            *answered = (checking.is_correct(sample, &answer.token_ids)?, text);
         }
     }
     let target = batch.target.as_ref().expect("every sample has a target");
@@ -231,7 +232,7 @@ fn score_batch<B: ModelBackend>(
     let mut nll = host_data(nll).iter::<f64>().collect::<Vec<_>>().into_iter();
     let Upstream { samples, received, .. } = &upstream;
     let mut scores = Vec::with_capacity(samples.len());
-    for ((sample, is_correct), &message) in samples.iter().zip(is_correct).zip(&batch.messages) {
+    for ((sample, (is_correct, text)), &message) in samples.iter().zip(answered).zip(&batch.messages) {
         let n = sample.target.as_ref().map_or(0, Vec::len);
         let tokens: Vec<f64> = nll.by_ref().take(n).collect();
         if let Some(token) = tokens.iter().position(|nll| !nll.is_finite()) {
@@ -246,11 +247,12 @@ fn score_batch<B: ModelBackend>(
         }
         scores.push(SampleScore {
             line: sample.line,
-            question: sample.question,
+            question_index: sample.question,
             loss: tokens.iter().sum::<f64>() / n.max(1) as f64,
             target_tokens: n,
             trace_positions: received.positions(message),
             is_correct,
+            text,
         });
     }
     Ok(ScoredBatch { scores, spent })

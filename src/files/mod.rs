@@ -17,7 +17,7 @@ mod unique_json;
 pub use atomic::{end_process, recover, write_atomic};
 pub(crate) use atomic::{remove_leftovers, write_folder_atomic, write_with};
 pub use bounded::read_line;
-pub(crate) use bounded::{MAX_LONG_TEXT, MAX_TEXT, open_file, read, read_text};
+pub(crate) use bounded::{MAX_LINE, MAX_LONG_TEXT, MAX_TEXT, open_file, read, read_text};
 pub(crate) use fields::{Fields, is_unset};
 pub use named_enum::NamedEnum;
 pub(crate) use named_enum::{sentence, unknown_name};

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 pub struct GenerationConfig {
     /// Whether the best token is always taken; what follows up to `min_p` is then without effect.
     pub greedy: bool,
-    /// Divides the scores before a draw; positive.
+    /// Divides the scores before a draw; 0 takes the best token always.
     pub temperature: f64,
     /// Keeps the K best tokens; 0 keeps all.
     pub top_k: usize,
@@ -66,12 +66,12 @@ impl GenerationConfig {
     /// # Errors
     /// Naming the setting that is out of its range.
     pub fn sampling(&self) -> Result<Sampling> {
-        if self.greedy {
+        if self.greedy || self.temperature == 0.0 {
             return Ok(Sampling::Greedy);
         }
         let wrong = |what: &str| Err(Error::invalid(what));
-        if self.temperature <= 0.0 {
-            return wrong("--temperature must be a positive number; --greedy takes the best token always");
+        if self.temperature < 0.0 {
+            return wrong("--temperature must be a positive number, or 0, which takes the best token always");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return wrong("--top-p must be above 0 and at most 1");
@@ -109,15 +109,17 @@ mod tests {
         let sampling = Sampling::Random { temperature: 0.6, top_k: 0, top_p: 0.95, min_p: 0.0 };
         assert_eq!((options.sampling, options.seed), (sampling, 42));
         assert_eq!((options.max_new_tokens, options.stop_tokens), (256, vec![7]));
-        let greedy = GenerationConfig { greedy: true, temperature: -1.0, ..GenerationConfig::default() };
-        assert_eq!(greedy.sampling().unwrap(), Sampling::Greedy);
+        for (greedy, temperature) in [(true, -1.0), (false, 0.0)] {
+            let greedy = GenerationConfig { greedy, temperature, ..GenerationConfig::default() };
+            assert_eq!(greedy.sampling().unwrap(), Sampling::Greedy);
+        }
     }
 
     #[test]
     fn settings_out_of_range_are_named() {
         let d = GenerationConfig::default;
         for (config, name) in [
-            (GenerationConfig { temperature: 0.0, ..d() }, "--temperature"),
+            (GenerationConfig { temperature: -0.1, ..d() }, "--temperature"),
             (GenerationConfig { top_p: 0.0, ..d() }, "--top-p"),
             (GenerationConfig { top_p: f64::NAN, ..d() }, "--top-p"),
             (GenerationConfig { min_p: 1.5, ..d() }, "--min-p"),

@@ -56,6 +56,7 @@ impl Writing {
         let Self { prompts, options, teacher_forced } = self;
         let config = &team.layout.config;
         let last = config.agents.len() - 1;
+        let vocab_size = team.answering().config.vocab_size;
         let mut samples = samples.to_vec();
         let lines = lines(&samples);
         let mut written: Vec<Vec<WrittenMessage>> = vec![Vec::new(); lines.len()];
@@ -65,10 +66,13 @@ impl Writing {
                 let found = reads.iter().filter_map(|r| written.iter().find(|w| w.sender == *r));
                 let inbox: Vec<_> = found.map(|w| (w.sender, w.token_ids.clone())).collect();
                 let (first, others) = samples[line.clone()].split_first_mut().expect("a line has a question");
-                first.prompts[j] = prompts.prompt_after(Path::new("data"), first, j, &inbox)?;
+                let prompt = |sample: &TokenizedSample| {
+                    prompts.prompt_after(Path::new("data"), sample, j, &inbox, vocab_size)
+                };
+                first.prompts[j] = prompt(first)?;
                 for other in others {
                     other.prompts[j] = match j {
-                        _ if j == last => prompts.prompt_after(Path::new("data"), other, j, &inbox)?,
+                        _ if j == last => prompt(other)?,
                         _ => first.prompts[j].clone(),
                     };
                 }

@@ -1,7 +1,7 @@
 //! What an output folder holds.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -81,6 +81,14 @@ impl Report {
     /// Whether `path` is one of the files that the report is made of.
     pub fn is_made_of(&self, path: &Path) -> bool {
         path.canonicalize().is_ok_and(|path| self.sources.iter().any(|name| self.dir.join(name) == path))
+    }
+
+    /// Whether the file at `path` is a page that a report wrote.
+    pub fn is_page(path: &Path) -> bool {
+        const HEAD: u64 = 64 << 10;
+        let mut head = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
+        read.is_ok() && String::from_utf8_lossy(&head).contains("– diffmas report</title>")
     }
 
     /// The ways of answering the same questions that were compared.

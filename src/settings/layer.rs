@@ -122,6 +122,19 @@ impl Merged {
         Ok(merged)
     }
 
+    /// These settings over those of `lower`.
+    ///
+    /// # Errors
+    /// As [`Merged::new`].
+    pub fn over(&self, lower: Layer, rivals: Rivals<'_>) -> Result<Self> {
+        Self::new([lower, Layer { values: self.values.clone(), source: None }], rivals)
+    }
+
+    /// Whether a setting is there.
+    pub fn says(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// The struct `T` with the settings that are its fields, and its own defaults for the others.
     ///
     /// # Errors

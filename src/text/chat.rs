@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use minijinja::context;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::jinja::{Style, Templates};
 use crate::error::{Error, Result};
@@ -12,16 +13,19 @@ use crate::error::{Error, Result};
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ChatMessage {
-    /// Who speaks: `system`, `user` or `assistant`.
+    /// Who speaks: `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// What is said.
     pub content: String,
+    /// What else the turn holds, for instance `tool_calls`: chat templates see it under its own names.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 impl ChatMessage {
     /// A turn of `role` that says `content`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), other: Map::new() }
     }
 }
 
@@ -58,7 +62,7 @@ impl ChatTemplate {
     }
 
     /// The prompt that `messages` become; with `add_generation_prompt`, followed by what opens the
-    /// assistant's turn. Templates without `enable_thinking` do not heed `thinking`.
+    /// assistant's turn. `tools` describe what the assistant may call. Templates without `enable_thinking` do not heed `thinking`.
     ///
     /// # Errors
     /// When the template refuses the messages, for example because it knows no system role; when it takes too long or too much
@@ -66,11 +70,12 @@ impl ChatTemplate {
     pub fn render(
         &self,
         messages: &[ChatMessage],
+        tools: Option<&Value>,
         add_generation_prompt: bool,
         thinking: Thinking,
     ) -> Result<String> {
         // `transformers` passes tools and documents as None: defined, unlike variables it does not pass.
-        let context = context! { messages, tools => (), documents => (), add_generation_prompt };
+        let context = context! { messages, tools, documents => (), add_generation_prompt };
         let context = match thinking {
             Thinking::Auto => context,
             choice => context! { enable_thinking => choice == Thinking::On, ..context },
@@ -88,7 +93,7 @@ impl ChatTemplate {
 
 /// Adapts what minijinja does not know: Jinja reads every newline as `\n`, and `transformers` adds a block
 /// `generation`, which marks the assistant's tokens and prints its body in a scope of its own.
-fn prepare(source: &str) -> String {
+pub(super) fn prepare(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
     let mut rest = source.as_str();
@@ -121,6 +126,7 @@ mod tests {
     fn render(source: &str, turns: &[(&str, &str)]) -> Result<String> {
         ChatTemplate::new(source, &[("bos_token", "<s>"), ("eos_token", "</s>")])?.render(
             &chat(turns),
+            None,
             true,
             Thinking::Auto,
         )
@@ -135,8 +141,11 @@ mod tests {
             {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
         let template = ChatTemplate::new(source, &[]).unwrap();
         let start = "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n<b>&\n <|im_end|>\n";
-        assert_eq!(template.render(&chat(&[("user", "<b>&\n ")]), false, Thinking::Auto).unwrap(), start);
-        let opened = template.render(&chat(&[("user", "<b>&\n ")]), true, Thinking::Auto).unwrap();
+        assert_eq!(
+            template.render(&chat(&[("user", "<b>&\n ")]), None, false, Thinking::Auto).unwrap(),
+            start
+        );
+        let opened = template.render(&chat(&[("user", "<b>&\n ")]), None, true, Thinking::Auto).unwrap();
         assert_eq!(opened, format!("{start}<|im_start|>assistant\n"));
     }
 

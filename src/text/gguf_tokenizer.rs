@@ -2,143 +2,84 @@
 //! same model.
 //!
 //! `candle-core` has such a conversion, but it reads `smollm` and `llama-bpe` as plain GPT-2 with a leading
-//! space and drops user-defined tokens such as `<think>` when decoding; hence this one. GGUF files name the
-//! pre-tokenizer only, so that its rules stand here; a name that is not known is refused, as wrong ids would
-//! go unnoticed.
+//! space and drops user-defined tokens such as `<think>` when decoding; hence this one.
+
+mod byte_level;
+mod sentencepiece;
 
 use candle_core::quantized::gguf_file::{Content, Value};
-use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
-use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::unicode::NFC;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::models::bpe::Vocab;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::tokenizer::{AddedToken, Tokenizer};
 
 use crate::checkpoint::gguf::whole;
 
 type Result<T> = std::result::Result<T, String>;
 
-/// Llama 3's rule; Qwen 2 and 3 differ in the number of digits taken together.
-const SPLIT: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{DIGITS}",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
-
 // `tokenizer.ggml.token_type`
+const NORMAL: u32 = 1;
 const CONTROL: u32 = 3;
 const USER_DEFINED: u32 = 4;
 const UNUSED: u32 = 5;
 
-/// The rules that stand behind a name in `tokenizer.ggml.pre`.
-struct Rules {
-    pre_tokenizer: PreTokenizerWrapper,
-    nfc: bool,
-    /// Whether a text begins with the token that begins texts, where the file does not say.
-    begins: bool,
-    /// Whether a word that is in the vocabulary is taken whole without merging.
-    ignore_merges: bool,
+/// The tokens of a file by id, and of what kind each is.
+struct Pieces<'a> {
+    tokens: Vec<&'a str>,
+    kinds: Vec<u32>,
 }
 
-fn rules(name: &str) -> Result<Rules> {
-    let split = |digits: &str| -> Result<PreTokenizerWrapper> {
-        let pattern = SplitPattern::Regex(SPLIT.replace("{DIGITS}", digits));
-        let split =
-            Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(|e| e.to_string())?;
-        Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()]).into())
-    };
-    let gpt2 = ByteLevel::new(false, true, true);
-    Ok(match name {
-        "smollm" => {
-            let pre_tokenizer = Sequence::new(vec![Digits::new(true).into(), gpt2.into()]).into();
-            Rules { pre_tokenizer, nfc: false, begins: false, ignore_merges: false }
-        }
-        "qwen2" => Rules { pre_tokenizer: split("")?, nfc: true, begins: false, ignore_merges: false },
-        "llama-bpe" | "llama3" | "llama-v3" => {
-            Rules { pre_tokenizer: split("{1,3}")?, nfc: false, begins: true, ignore_merges: true }
-        }
-        "gpt-2" | "gpt2" => {
-            Rules { pre_tokenizer: gpt2.into(), nfc: false, begins: false, ignore_merges: false }
-        }
-        _ => {
-            return Err(format!(
-                "field `tokenizer.ggml.pre`: the pre-tokenizer `{name}` is not supported (supported: \
-                 smollm, qwen2, llama-bpe, gpt-2); use the model's Hugging Face folder"
-            ));
-        }
-    })
+impl<'a> Pieces<'a> {
+    fn read(content: &'a Content) -> Result<Self> {
+        let tokens = strings(content, "tokenizer.ggml.tokens")?;
+        let kinds = match content.metadata.get("tokenizer.ggml.token_type") {
+            None => Vec::new(),
+            Some(Value::Array(types)) => {
+                types.iter().map(number).collect::<Option<Vec<_>>>().ok_or_else(|| {
+                    "field `tokenizer.ggml.token_type` must be a list of unsigned numbers".to_string()
+                })?
+            }
+            Some(_) => return Err("field `tokenizer.ggml.token_type` must be a list".into()),
+        };
+        Ok(Self { tokens, kinds })
+    }
+
+    fn kind(&self, index: usize) -> u32 {
+        self.kinds.get(index).copied().unwrap_or(NORMAL)
+    }
+
+    /// The ids of all tokens but those that converters fill the vocabulary up with to the embedding's size, which no tokenizer.json has.
+    fn vocab(&self) -> Vocab {
+        let padding =
+            |index: usize| self.kind(index) == UNUSED && self.tokens[index] == format!("[PAD{index}]");
+        let real = (0..self.tokens.len()).filter(|&index| !padding(index));
+        real.map(|index| (self.tokens[index].to_string(), index as u32)).collect()
+    }
 }
 
 /// The tokenizer in the metadata of `content`; the error is a message without the file.
 pub fn build(content: &Content) -> Result<Tokenizer> {
     let model = string(content, "tokenizer.ggml.model")?;
-    if model != "gpt2" {
-        return Err(format!(
-            "field `tokenizer.ggml.model`: the tokenizer `{model}` is not supported, only byte-level BPE \
-             (`gpt2`); use the model's Hugging Face folder"
-        ));
-    }
-    let pre = string(content, "tokenizer.ggml.pre").map_err(|e| {
-        format!(
-            "{e}: nothing says how text is cut into words, and wrong ids would go unnoticed; convert the file anew, or use the model's \
-             Hugging Face folder"
-        )
-    })?;
-    let rules = rules(pre)?;
-    let tokens = strings(content, "tokenizer.ggml.tokens")?;
-    let types = match content.metadata.get("tokenizer.ggml.token_type") {
-        None => Vec::new(),
-        Some(Value::Array(types)) => {
-            types.iter().map(number).collect::<Option<Vec<_>>>().ok_or_else(|| {
-                "field `tokenizer.ggml.token_type` must be a list of unsigned numbers".to_string()
-            })?
+    let pieces = Pieces::read(content)?;
+    let (mut tokenizer, begins) = match model {
+        "gpt2" => byte_level::build(content, &pieces)?,
+        "llama" => sentencepiece::build(content, &pieces)?,
+        _ => {
+            return Err(format!(
+                "field `tokenizer.ggml.model`: the tokenizer `{model}` is not supported, only byte-level BPE \
+                 (`gpt2`) and SentencePiece (`llama`); use the model's Hugging Face folder"
+            ));
         }
-        Some(_) => return Err("field `tokenizer.ggml.token_type` must be a list".into()),
     };
-    let kind = |index: usize| types.get(index).copied().unwrap_or(1);
-
-    // Converters fill the vocabulary up to the embedding's size with placeholders that no tokenizer.json has.
-    let padding = |index: usize| kind(index) == UNUSED && tokens[index] == format!("[PAD{index}]");
-    let vocab: Vocab = (0..tokens.len())
-        .filter(|&index| !padding(index))
-        .map(|index| (tokens[index].to_string(), index as u32))
-        .collect();
-    let merges = strings(content, "tokenizer.ggml.merges")?
-        .into_iter()
-        .map(|merge| match merge.split_once(' ') {
-            Some((a, b)) => Ok((a.to_string(), b.to_string())),
-            None => Err(format!("field `tokenizer.ggml.merges`: `{merge}` is no pair")),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let bpe = BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .ignore_merges(rules.ignore_merges)
-        .build()
-        .map_err(|e| format!("field `tokenizer.ggml.merges`: {e}"))?;
-
-    let mut tokenizer = Tokenizer::new(bpe);
-    tokenizer.with_pre_tokenizer(Some(rules.pre_tokenizer));
-    tokenizer.with_decoder(Some(ByteLevelDecoder::default()));
-    if rules.nfc {
-        tokenizer.with_normalizer(Some(NFC)).map_err(|e| e.to_string())?;
-    }
-    for (index, token) in tokens.iter().enumerate() {
-        if matches!(kind(index), CONTROL | USER_DEFINED) && !token.is_empty() {
-            let special = kind(index) == CONTROL;
+    for (index, token) in pieces.tokens.iter().enumerate() {
+        if matches!(pieces.kind(index), CONTROL | USER_DEFINED) && !token.is_empty() {
+            let special = pieces.kind(index) == CONTROL;
             let added = AddedToken::from(token.to_string(), special).normalized(false);
             let count =
                 if special { tokenizer.add_special_tokens([added]) } else { tokenizer.add_tokens([added]) };
             count.map_err(|e| format!("field `tokenizer.ggml.tokens[{index}]`: {e}"))?;
         }
     }
-    let begins = match content.metadata.get("tokenizer.ggml.add_bos_token") {
-        None => rules.begins,
-        Some(Value::Bool(begins)) => *begins,
-        Some(_) => return Err("field `tokenizer.ggml.add_bos_token` must be true or false".into()),
-    };
+    let begins = flag(content, "tokenizer.ggml.add_bos_token")?.unwrap_or(begins);
     if let Some(bos) = token_id(content, "tokenizer.ggml.bos_token_id").filter(|_| begins) {
         let text = tokenizer.id_to_token(bos).ok_or("field `tokenizer.ggml.bos_token_id` names no token")?;
         let processor = TemplateProcessing::builder()
@@ -155,6 +96,15 @@ pub fn build(content: &Content) -> Result<Tokenizer> {
 /// A token id in the metadata.
 pub fn token_id(content: &Content, key: &str) -> Option<u32> {
     content.metadata.get(key).and_then(number)
+}
+
+/// A switch in the metadata.
+fn flag(content: &Content, key: &str) -> Result<Option<bool>> {
+    match content.metadata.get(key) {
+        None => Ok(None),
+        Some(Value::Bool(switch)) => Ok(Some(*switch)),
+        Some(_) => Err(format!("field `{key}` must be true or false")),
+    }
 }
 
 /// A text in the metadata.
@@ -188,6 +138,8 @@ fn number(value: &Value) -> Option<u32> {
 pub mod tests {
     use super::*;
     use candle_core::quantized::gguf_file::VersionedMagic;
+    use serde::Deserialize;
+    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
     /// Metadata of a GGUF file with the byte alphabet of `text`s, some merges and special tokens.
     pub fn content(pre: &str, merges: &[&str], extra: &[(&str, u32)]) -> Content {
@@ -226,6 +178,7 @@ pub mod tests {
         let merges = ["1 2", "12 3", "Ġ a"];
         assert_eq!(pieces("smollm", &merges, "123 a"), ["1", "2", "3", "Ġa"]);
         assert_eq!(pieces("qwen2", &merges, "123 a"), ["1", "2", "3", "Ġa"]);
+        assert_eq!(pieces("deepseek-r1-qwen", &merges, "123 a"), ["1", "2", "3", "Ġa"]);
         assert_eq!(pieces("llama-bpe", &merges, "123 a"), ["123", "Ġa"]);
         assert_eq!(pieces("gpt-2", &merges, "1231 a"), ["123", "1", "Ġa"]);
     }
@@ -270,6 +223,74 @@ pub mod tests {
         }
         let mut content = content("qwen2", &[], &[]);
         content.metadata.insert("tokenizer.ggml.model".into(), Value::String("llama".into()));
-        assert!(build(&content).unwrap_err().contains("the tokenizer `llama` is not supported"));
+        assert!(build(&content).unwrap_err().starts_with("field `tokenizer.ggml.scores` is missing"));
+        content.metadata.insert("tokenizer.ggml.scores".into(), Value::Array(vec![Value::F32(0.0)]));
+        assert!(build(&content).unwrap_err().starts_with("field `tokenizer.ggml.scores` must be a list"));
+        content.metadata.insert("tokenizer.ggml.model".into(), Value::String("bert".into()));
+        assert!(build(&content).unwrap_err().contains("the tokenizer `bert` is not supported"));
+    }
+
+    /// A model that `sentencepiece` trained, and the ids that it gives.
+    #[derive(Deserialize)]
+    struct SentencePiece {
+        tokens: Vec<String>,
+        scores: Vec<f32>,
+        token_type: Vec<i32>,
+        texts: Vec<(String, Vec<u32>)>,
+    }
+
+    /// `scripts/make_sentencepiece_fixture.py` made the numbers.
+    #[test]
+    fn sentencepiece_models_give_the_ids_of_sentencepiece_and_the_text_back() {
+        let fixture: SentencePiece = serde_json::from_str(include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/sentencepiece.json"
+        )))
+        .unwrap();
+        let mut content = content("", &[], &[]);
+        let field = |key: &str, value| (format!("tokenizer.ggml.{key}"), value);
+        content.metadata = [
+            field("model", Value::String("llama".into())),
+            field("tokens", Value::Array(fixture.tokens.into_iter().map(Value::String).collect())),
+            field("scores", Value::Array(fixture.scores.into_iter().map(Value::F32).collect())),
+            field("token_type", Value::Array(fixture.token_type.into_iter().map(Value::I32).collect())),
+            field("unknown_token_id", Value::U32(0)),
+            field("bos_token_id", Value::U32(1)),
+            field("eos_token_id", Value::U32(2)),
+        ]
+        .into();
+        let tokenizer = build(&content).unwrap();
+        for (text, ids) in &fixture.texts {
+            assert_eq!(tokenizer.encode(text.as_str(), false).unwrap().get_ids(), ids, "{text:?}");
+            assert_eq!(tokenizer.decode(ids, true).unwrap(), *text);
+        }
+        let begun = tokenizer.encode("a", true).unwrap();
+        assert_eq!(begun.get_ids()[0], 1, "a text begins with the token for that");
+    }
+
+    /// The vectors of llama.cpp, `models/ggml-vocab-*.gguf` with `.inp` and `.out`.
+    #[test]
+    fn the_vocabularies_of_llama_cpp_give_its_ids() {
+        let Some(dir) = std::env::var_os("DIFFMAS_GGML_VOCABS") else {
+            eprintln!(
+                "SKIPPED: set DIFFMAS_GGML_VOCABS to the folder models of llama.cpp's source to run this test"
+            );
+            return;
+        };
+        for name in ["gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"] {
+            let path = std::path::Path::new(&dir).join(format!("ggml-vocab-{name}.gguf"));
+            let content = Content::read(&mut std::fs::File::open(&path).unwrap()).unwrap();
+            let tokenizer = build(&content).unwrap();
+            let read = |end: &str| std::fs::read_to_string(format!("{}{end}", path.display())).unwrap();
+            let (texts, ids) = (read(".inp"), read(".out"));
+            let texts = texts.split("\n__ggml_vocab_test__\n");
+            let mut checked = 0;
+            for (text, ids) in texts.zip(ids.lines()) {
+                let ids: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+                assert_eq!(tokenizer.encode(text, false).unwrap().get_ids(), ids, "{name}: {text:?}");
+                checked += 1;
+            }
+            assert!(checked > 40, "{name}: {checked} texts");
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! From files to token ids: tokenizer, chat template, data lines.
 
+mod added_tokens;
 mod chat;
 mod data;
-mod forms;
 mod gguf_tokenizer;
 pub(crate) mod jinja;
 mod python_json;
-mod questions;
 mod sample;
 mod stream;
 #[cfg(test)]
@@ -15,8 +14,8 @@ pub(crate) mod tokenizer;
 mod words;
 
 pub use chat::{ChatMessage, ChatTemplate, Thinking};
-pub use data::read_jsonl;
-pub use forms::{Answers, Sample, SampleIds};
+pub(crate) use data::around_question;
+pub use data::{Answers, DataSource, Sample, SampleIds, read_samples};
 pub(crate) use sample::lines_by;
 pub use sample::{TokenizedSample, lines};
 pub use stream::TextStream;

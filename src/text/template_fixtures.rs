@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::jinja::{Style, Templates};
 use super::{ChatMessage, ChatTemplate, Thinking, Tokenizer};
 
 fn json(path: &Path) -> Value {
@@ -27,13 +28,17 @@ fn load(model: &str) -> (ChatTemplate, Vec<Value>) {
 
 fn messages(case: &Value) -> Vec<ChatMessage> {
     let text = |v: &Value| v.as_str().unwrap().to_string();
-    let turns = case["messages"].as_array().unwrap();
-    turns.iter().map(|m| ChatMessage::new(text(&m["role"]), text(&m["content"]))).collect()
+    let turn = |m: &Value| {
+        let other = m.as_object().unwrap().iter().filter(|(k, _)| !["role", "content"].contains(&k.as_str()));
+        let other = other.map(|(k, v)| (k.clone(), v.clone())).collect();
+        ChatMessage { other, ..ChatMessage::new(text(&m["role"]), text(&m["content"])) }
+    };
+    case["messages"].as_array().unwrap().iter().map(turn).collect()
 }
 
 #[test]
 fn conversations_are_rendered_byte_for_byte_as_by_transformers() {
-    for (model, count) in [("smollm2", 28), ("qwen3", 56)] {
+    for (model, count) in [("smollm2", 34), ("qwen3", 68)] {
         let (template, cases) = load(model);
         assert_eq!(cases.len(), count);
         for case in &cases {
@@ -43,7 +48,8 @@ fn conversations_are_rendered_byte_for_byte_as_by_transformers() {
                 Some(false) => Thinking::Off,
             };
             let opened = case["add_generation_prompt"].as_bool().unwrap();
-            let text = template.render(&messages(case), opened, thinking).unwrap();
+            let tools = Some(&case["tools"]).filter(|tools| tools.is_array());
+            let text = template.render(&messages(case), tools, opened, thinking).unwrap();
             assert_eq!(text, case["text"].as_str().unwrap(), "{model}, {}, {thinking:?}", case["title"]);
         }
     }
@@ -79,7 +85,28 @@ fn long_conversations_stay_within_the_bounds() {
         let turn =
             |i| ChatMessage::new(if i % 2 == 0 { "user" } else { "assistant" }, "some words of a turn");
         let turns: Vec<_> = (0..4000).map(turn).collect();
-        let text = load(model).0.render(&turns, true, Thinking::Auto).unwrap();
+        let text = load(model).0.render(&turns, None, true, Thinking::Auto).unwrap();
         assert_eq!(text.matches("some words of a turn").count(), turns.len());
     }
+}
+
+/// What is answered otherwise than in Python.
+const OTHERWISE: &[&str] = &[];
+
+#[test]
+fn expressions_give_what_they_give_in_transformers() {
+    let fixture = json(&fixtures().join("expressions.json"));
+    let style = Style { trim: true, strict: false };
+    let mut other = Vec::new();
+    for case in fixture["cases"].as_array().unwrap() {
+        let source = case["source"].as_str().unwrap();
+        let answer = Templates::new(vec![super::chat::prepare(source)], Vec::new(), style).and_then(|t| {
+            t.render(0, minijinja::Value::from_serialize(&fixture["context"])).map_err(|e| (0, e))
+        });
+        let answer = answer.map_err(|(_, e)| e.what);
+        if answer.as_deref().ok() != case["text"].as_str() && !OTHERWISE.contains(&source) {
+            other.push(format!("{source}: {answer:?} for {:?}", case["text"].as_str()));
+        }
+    }
+    assert!(other.is_empty(), "{}", other.join("\n"));
 }

@@ -7,6 +7,7 @@ use candle_core::quantized::gguf_file::Content;
 use serde_json::{Value, json};
 use tokenizers::PostProcessor;
 
+use super::added_tokens;
 use super::chat::ChatTemplate;
 use super::gguf_tokenizer;
 use super::words::Words;
@@ -53,6 +54,7 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Reads the tokenizer of a Hugging Face folder; `None` when the folder has no `tokenizer.json`.
     ///
+    /// Tokens that only `added_tokens_decoder` of `tokenizer_config.json` names are added.
     /// The chat template is `chat_template.jinja` or, without that file, the `chat_template` of
     /// `tokenizer_config.json` (of several named ones, `default`). The end of a turn is the `eos_token` of
     /// `tokenizer_config.json` or `special_tokens_map.json`, else the first `eos_token_id` of `config.json`
@@ -63,11 +65,12 @@ impl Tokenizer {
     pub fn from_folder(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join("tokenizer.json");
         let Some(bytes) = read_optional(&path)? else { return Ok(None) };
-        let inner = called(&path, "this is no tokenizer that can be read", || {
+        let mut inner = called(&path, "this is no tokenizer that can be read", || {
             tokenizers::Tokenizer::from_bytes(bytes)
         })?;
         let config_path = dir.join("tokenizer_config.json");
         let named = [read_json(&config_path)?, read_json(&dir.join("special_tokens_map.json"))?];
+        added_tokens::add(&mut inner, &named[0]).map_err(|m| Error::file(&config_path, m))?;
         let named_token = |key: &str| named.iter().find_map(|file| token_text(file.get(key)?));
 
         let end_of_turn = match named_token("eos_token") {
@@ -360,7 +363,7 @@ pub(crate) mod tests {
         tokenizer
             .chat_template()
             .unwrap()
-            .render(&[ChatMessage::new("user", "x")], true, Thinking::Auto)
+            .render(&[ChatMessage::new("user", "x")], None, true, Thinking::Auto)
             .unwrap()
     }
 
@@ -515,7 +518,7 @@ pub(crate) mod tests {
         let tokenizer = Tokenizer::from_gguf(path, &content).unwrap();
         assert_eq!((tokenizer.end_of_turn(), tokenizer.vocab_size()), (2, 49152));
         let user = ChatMessage::new("user", "What is the capital of France?");
-        let text = tokenizer.chat_template().unwrap().render(&[user], true, Thinking::Auto).unwrap();
+        let text = tokenizer.chat_template().unwrap().render(&[user], None, true, Thinking::Auto).unwrap();
         let question = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
         assert!(text.starts_with("<|im_start|>system\nYou are a helpful") && text.ends_with(question));
         let ids = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198];

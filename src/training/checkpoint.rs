@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 
 use super::{Optimizer, RunSettings};
 use crate::agents::TeamModel;
-use crate::backbone::Parameters;
 use crate::checkpoint::hash::sha256_of;
 use crate::checkpoint::{read_safetensors, write_safetensors};
 use crate::error::{Error, Result};
@@ -145,7 +144,7 @@ fn checkpoints(output: &Path) -> Vec<(usize, PathBuf)> {
     found
 }
 
-/// Reads the newest whole checkpoint below `output` into `optimizer` and returns parameters and state; damaged ones are passed over
+/// Reads the newest whole checkpoint below `output` into `optimizer` and returns its state; damaged ones are passed over
 /// with a warning. `None` where there is no checkpoint.
 ///
 /// # Errors
@@ -155,14 +154,14 @@ pub fn read_checkpoint<B: ModelBackend>(
     model: &TeamModel<B>,
     optimizer: &mut Optimizer<B>,
     mut accept: impl FnMut(&CheckpointState) -> Result<()>,
-) -> Result<Option<(Parameters<B>, CheckpointState)>> {
+) -> Result<Option<CheckpointState>> {
     let mut first_error = None;
     for (_, dir) in checkpoints(output) {
         let state = read_state(&dir);
         if let Ok(state) = &state {
             accept(state)?;
         }
-        let read = state.and_then(|state| Ok((read_parameters(&dir, model, optimizer)?, state)));
+        let read = state.and_then(|state| read_parameters(&dir, model, optimizer).map(|()| state));
         match read {
             Ok(read) => {
                 if first_error.is_some() {
@@ -190,9 +189,8 @@ fn read_parameters<B: ModelBackend>(
     dir: &Path,
     model: &TeamModel<B>,
     optimizer: &mut Optimizer<B>,
-) -> Result<Parameters<B>> {
+) -> Result<()> {
     let parameters = model.read(&dir.join(ADAPTER))?;
     let path = dir.join("optimizer.safetensors");
-    optimizer.load(read_safetensors(&path)?, &parameters).map_err(|e| Error::file(&path, e))?;
-    Ok(parameters)
+    optimizer.load(read_safetensors(&path)?, &parameters).map_err(|e| Error::file(&path, e))
 }

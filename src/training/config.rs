@@ -95,6 +95,12 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// How AdamW's mean of gradients decays.
+    pub adam_beta1: f64,
+    /// How AdamW's mean of squared gradients decays.
+    pub adam_beta2: f64,
+    /// What AdamW adds to the root of that.
+    pub adam_epsilon: f64,
     /// What weight decay pulls on, and where to.
     pub decay: Decay,
     /// Seed of the order of samples and of fresh adapters.
@@ -157,6 +163,9 @@ impl Default for TrainConfig {
             decay_type: None,
             max_grad_norm: 1.0,
             weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
             decay: Decay::All,
             seed: 42,
             save_steps: 500,
@@ -236,6 +245,14 @@ impl TrainConfig {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Error::invalid(format!("{name} must be a number from 0 to 1, not {value}")));
             }
+        }
+        for (name, beta) in [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(Error::invalid(format!("{name} must be at least 0 and below 1, not {beta}")));
+            }
+        }
+        if !(self.adam_epsilon > 0.0 && self.adam_epsilon.is_finite()) {
+            return Err(Error::invalid(format!("adam_epsilon must be positive, not {}", self.adam_epsilon)));
         }
         positive("curriculum_steps", self.curriculum_steps.unwrap_or(1))?;
         positive("teacher_tokens", self.teacher_tokens)?;

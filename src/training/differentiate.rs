@@ -1,15 +1,20 @@
 //! The gradient of an update's micro-batches, one after another.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use diffmas_backends::{Autodiff, ModelBackend};
 
-use super::{Recompute, TrainConfig, recompute};
-use crate::agents::{Dropout, Dropped, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, TeamStages};
+use super::{FlatGradient, FlatLayout, Recompute, TrainConfig, recompute};
+use crate::agents::{
+    Dropout, Dropped, FactorDraws, LossWeights, Objective, TeamBatch, TeamModel, TeamPlan, TeamStages,
+};
 use crate::backbone::{Parameters, frobenius};
 
 /// Keeps the draws of communication dropout apart from those of the samples' order, which have the same seed.
 const DROPOUT: u64 = 0x6472_6f70;
+/// Keeps the draws of LoRA's dropout apart from both.
+const LORA_DROPOUT: u64 = 0x6c6f_7261;
 
 /// What the gradient of some of an update's rows is, and what is told of it.
 #[derive(Debug)]
@@ -20,8 +25,10 @@ pub struct UpdateGradient<B: ModelBackend> {
     pub trajectory_loss: f64,
     /// Their part of the mean divergence from a teacher, where there is one.
     pub distillation_loss: Option<f64>,
-    /// Gradients by parameter.
+    /// Gradients by parameter: parts of `flat`.
     pub gradients: Parameters<B>,
+    /// All of them in one tensor.
+    pub flat: FlatGradient<B>,
     /// By upstream agent, the squared norm of ∂loss/∂message, where a gradient reaches it.
     pub message_squares: Vec<Option<f64>>,
     /// Messages that communication dropout hid as a whole, and single positions and vectors.
@@ -37,7 +44,7 @@ impl<B: ModelBackend> UpdateGradient<B> {
     }
 }
 
-/// The draws of communication dropout in one update.
+/// The draws of communication dropout and of LoRA's in one update.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draws {
     dropout: Dropout,
@@ -49,7 +56,7 @@ impl Draws {
     /// Those of update `step` (from 0).
     pub(super) fn new(config: &TrainConfig, step: usize) -> Self {
         let dropout = Dropout { senders: config.sender_dropout, positions: config.position_dropout };
-        Self { dropout, seed: config.seed ^ DROPOUT, step }
+        Self { dropout, seed: config.seed, step }
     }
 
     /// The plan of `model` on `batch`, and what is hidden in it: for each row by its number, whatever rows stand beside it.
@@ -60,15 +67,20 @@ impl Draws {
     ) -> (TeamPlan, Vec<Dropped>) {
         let mut plan =
             TeamPlan::new(&model.layout.config, batch, |rollout| model.channel.inner.layout(rollout));
+        let in_run =
+            |numbers: &[u64]| -> Vec<u64> { numbers.iter().map(|n| (self.step as u64) << 32 | n).collect() };
+        let sample_ids = in_run(&batch.message_numbers());
+        if model.layout.adapters.adapters.values().any(|adapter| adapter.config.lora_dropout > 0.0) {
+            let (messages, questions) = (sample_ids.clone(), in_run(&batch.numbers));
+            plan.factor_draws = Some(FactorDraws { seed: self.seed ^ LORA_DROPOUT, messages, questions });
+        }
         if self.dropout == Dropout::default() {
             return (plan, Vec::new());
         }
-        let numbers = batch.message_numbers();
-        let sample_ids: Vec<u64> = numbers.iter().map(|n| (self.step as u64) << 32 | n).collect();
         let hide = |message: &mut _, before: Option<&_>, dropped: &_| {
             model.channel.inner.hide(message, before, dropped)
         };
-        let dropped = plan.drop_messages(self.dropout, self.seed, &sample_ids, hide);
+        let dropped = plan.drop_messages(self.dropout, self.seed ^ DROPOUT, &sample_ids, hide);
         (plan, dropped)
     }
 }
@@ -79,6 +91,8 @@ pub(super) struct Differentiation<'a, B: ModelBackend> {
     pub outer: &'a TeamModel<Autodiff<B>>,
     pub parameters: &'a Parameters<B>,
     pub leaves: &'a Parameters<Autodiff<B>>,
+    /// Where what learns lies.
+    pub layout: &'a Arc<FlatLayout>,
     pub objective: &'a dyn Objective<Autodiff<B>>,
     /// Agents that the gradient goes through.
     pub through: &'a [bool],
@@ -102,6 +116,7 @@ impl<B: ModelBackend> Differentiation<'_, B> {
             trajectory_loss: 0.0,
             distillation_loss: None,
             gradients: Parameters::default(),
+            flat: FlatGradient::new(self.layout.clone(), &self.model.backbone.device()),
             message_squares: vec![None; config.agents.len() - 1],
             dropped: [0; 2],
             positions: batches.iter().map(|b| b.tokens() + config.total_steps() * b.message_rows()).sum(),
@@ -109,6 +124,7 @@ impl<B: ModelBackend> Differentiation<'_, B> {
         for batch in batches {
             self.add(&mut all, batch, weights);
         }
+        all.gradients = all.flat.by_name();
         all
     }
 
@@ -125,7 +141,8 @@ impl<B: ModelBackend> Differentiation<'_, B> {
         let inner = TeamStages { model: self.model, batch, plan, objective: None, weights, through };
         let objective = Some(self.objective);
         let outer = TeamStages { model: self.outer, batch, plan, objective, weights, through };
-        let outcome = recompute(&inner, &outer, self.parameters, self.leaves, &inner.reached(), keep);
+        let (parameters, leaves, reached) = (self.parameters, self.leaves, inner.reached());
+        let outcome = recompute(&inner, &outer, parameters, leaves, &reached, keep, &mut all.flat);
         let (last, upstream) = outcome.losses.split_last().expect("the final agent is a stage");
         let trajectory_loss: f64 = upstream.iter().sum();
         all.loss += last + trajectory_loss;
@@ -133,7 +150,6 @@ impl<B: ModelBackend> Differentiation<'_, B> {
         if let Some(divergence) = outcome.distillation {
             *all.distillation_loss.get_or_insert(0.0) += divergence;
         }
-        all.gradients.add(outcome.gradients);
         for (stage, cotangents) in outcome.cotangents.into_iter().enumerate() {
             for (j, tensors) in cotangents.map(|c| inner.split(stage, c)).into_iter().flatten() {
                 *all.message_squares[j].get_or_insert(0.0) += frobenius(&tensors).powi(2);

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use burn::prelude::*;
 use diffmas_backends::{Autodiff, ModelBackend, autodiff, host_data};
 
+use super::FlatGradient;
 use crate::agents::{StageGraph, StageOutput};
 use crate::backbone::Parameters;
 
@@ -20,8 +21,6 @@ pub struct Outcome<B: Backend> {
     pub losses: Vec<f64>,
     /// The mean divergence from a teacher, where a stage has one.
     pub distillation: Option<f64>,
-    /// Gradients by parameter; those that the loss does not depend on are missing.
-    pub gradients: Parameters<B>,
     /// Per stage that is told of, ∂loss/∂message, where there is one.
     pub cotangents: Vec<Option<Vec<Tensor<B, 4>>>>,
 }
@@ -50,7 +49,7 @@ impl<B: ModelBackend> Recorded<B> {
     }
 }
 
-/// Differentiates the loss of all stages.
+/// Differentiates the loss of all stages, and adds its gradient to `gradient`; parameters that it does not depend on are missing there.
 ///
 /// `inner` and `outer` are the same stages on `B` and on `Autodiff<B>`; `leaves` are `parameters` as leaves there. A stage of
 /// which `through` is false is not differentiated: the gradient of its message is measured and goes no further. The graph of a stage of
@@ -65,6 +64,7 @@ pub fn recompute<B: ModelBackend>(
     leaves: &Parameters<Autodiff<B>>,
     through: &[bool],
     keep: &[bool],
+    gradient: &mut FlatGradient<B>,
 ) -> Outcome<B> {
     let n = inner.len();
     let mut read = vec![false; n];
@@ -91,13 +91,12 @@ pub fn recompute<B: ModelBackend>(
     }
 
     let (mut losses, mut distillation) = (vec![0.0; n], None);
-    let mut gradients = Parameters::default();
     let mut arriving: Vec<Vec<Option<Tensor<B, 4>>>> = messages.iter().map(|m| vec![None; m.len()]).collect();
     let mut cotangents: Vec<Option<Vec<Tensor<B, 4>>>> = vec![None; n];
     let mut part = Part::default();
     for stage in (0..n).rev() {
         if stage + 1 < n && !outer.goes_on(stage + 1) {
-            std::mem::take(&mut part).join(&mut gradients, &mut arriving);
+            std::mem::take(&mut part).join(gradient, &mut arriving);
         }
         let cotangent = whole(std::mem::take(&mut arriving[stage]), &messages[stage]);
         if outer.is_told(stage) {
@@ -144,8 +143,8 @@ pub fn recompute<B: ModelBackend>(
             }
         }
     }
-    part.join(&mut gradients, &mut arriving);
-    Outcome { losses, distillation, gradients, cotangents }
+    part.join(gradient, &mut arriving);
+    Outcome { losses, distillation, cotangents }
 }
 
 /// Differentiates with plain autodiff over the whole DAG: every intermediate result of every stage is kept. The oracle that
@@ -193,9 +192,9 @@ impl<B: Backend> Default for Part<B> {
     }
 }
 
-impl<B: Backend> Part<B> {
-    fn join(self, gradients: &mut Parameters<B>, arriving: &mut [Vec<Option<Tensor<B, 4>>>]) {
-        gradients.add(self.gradients);
+impl<B: ModelBackend> Part<B> {
+    fn join(self, gradient: &mut FlatGradient<B>, arriving: &mut [Vec<Option<Tensor<B, 4>>>]) {
+        gradient.add(&self.gradients);
         self.arriving.into_iter().for_each(|(r, got)| add(&mut arriving[r], got));
     }
 }

@@ -6,7 +6,7 @@ use crate::agents::{StagePlan, TeamBatch, TeamLayout, TeamPlan};
 /// Bytes that an update's micro-batch takes beside weights, what learns and the optimizer, in each mode.
 ///
 /// Of each position, a layer keeps what its operations' gradients need: the residual stream before its two norms, queries, attended values, and the
-/// two halves of the feed-forward layer; with adapters, the inputs of the projections that have one. Keys and values are kept once, but of
+/// two halves of the feed-forward layer; with adapters, the inputs of the projections that have one, twice more with dropout. Keys and values are kept once, but of
 /// latent steps, which join all earlier ones at each step, `T·(T+1)/2` times. Beside the graphs there are messages with their cotangents, and
 /// the scores over the vocabulary of all texts that are learned; and the nodes of graphs themselves. Encoders and cross-agent attention, which
 /// are small, are left out. What a process on the CPU takes at its peak is 7 % less to 12 % more (SmolLM2-135M,
@@ -25,15 +25,17 @@ pub struct GraphMemory {
 const NODES: u64 = 32 << 10;
 
 impl GraphMemory {
-    /// That of `batch` in a team of the form `layout`, where a number takes `size` bytes, and prompts are read layer by layer with `checkpointing`.
+    /// That of `batch` in a team of the form `layout`, where a number takes `size` bytes, keys and values of latent steps are there once if they
+    /// grow `in_place`, and prompts are read layer by layer with `checkpointing`.
     pub fn new(
         layout: &TeamLayout,
         plan: &TeamPlan,
         batch: &TeamBatch,
         size: usize,
+        in_place: bool,
         checkpointing: bool,
     ) -> Self {
-        let arithmetic = Arithmetic { layout, plan, batch, size: size as u64, checkpointing };
+        let arithmetic = Arithmetic { layout, plan, batch, size: size as u64, in_place, checkpointing };
         let stages: Vec<[u64; 2]> = plan.stages.iter().map(|stage| arithmetic.stage(stage)).collect();
         // Only what somebody reads waits for its gradient; anything else has it at once.
         let waits: Vec<bool> =
@@ -71,6 +73,8 @@ struct Arithmetic<'a> {
     batch: &'a TeamBatch,
     /// Bytes of a number.
     size: u64,
+    /// Whether keys and values of latent steps are there once.
+    in_place: bool,
     /// Whether of prompts the graph of one layer is there at a time.
     checkpointing: bool,
 }
@@ -100,9 +104,11 @@ impl Arithmetic<'_> {
             prompt += steps;
             return [self.prompts(j, rows * prompt) + texts, 0];
         }
-        let joined = (rows * steps * (steps + 1) / 2) as u64 * self.key_values();
+        // Copied, there are those of each step with all before it.
+        let held = if self.in_place { steps } else { steps * (steps + 1) / 2 };
+        let held = (rows * held) as u64 * self.key_values();
         let latent =
-            (rows * steps) as u64 * (self.position(j) - self.key_values()) + joined + self.nodes(steps);
+            (rows * steps) as u64 * (self.position(j) - self.key_values()) + held + self.nodes(steps);
         [self.prompts(j, rows * prompt), latent + texts]
     }
 
@@ -131,7 +137,12 @@ impl Arithmetic<'_> {
     fn position(&self, j: usize) -> u64 {
         let c = &self.layout.sizes;
         let TeamLayout { config, adapters, .. } = self.layout;
-        let names = adapters.of(config, j).map(|name| adapters.adapters[name].shapes()).unwrap_or_default();
+        let adapter = adapters.of(config, j).map(|name| &adapters.adapters[name]);
+        let names = adapter.map(|adapter| adapter.shapes()).unwrap_or_default();
+        // What is dropped of the inputs of modules, and what is left.
+        let dropping = adapter.filter(|adapter| adapter.config.lora_dropout > 0.0);
+        let inputs =
+            dropping.map_or(0, |adapter| adapter.modules.values().map(|[_, cols]| *cols as u64).sum());
         let adapted = |modules: &[&str]| {
             let has = |(name, _): &(String, _)| modules.iter().any(|module| name.contains(module));
             u64::from(names.iter().any(has))
@@ -142,7 +153,8 @@ impl Arithmetic<'_> {
             d + 2 * queries + c.num_attention_heads as u64 + adapted(&["q_proj", "k_proj", "v_proj"]) * d;
         let norms = if c.qk_norm { queries + keys } else { 0 };
         let mlp = d + 2 * inner + adapted(&["gate_proj", "up_proj"]) * d + adapted(&["down_proj"]) * inner;
-        ((attention + norms + mlp) * c.num_hidden_layers as u64 + 2 * d) * self.size + self.key_values()
+        let layers = c.num_hidden_layers as u64;
+        ((attention + norms + mlp) * layers + 2 * d + 2 * inputs) * self.size + self.key_values()
     }
 
     /// Keys and values of a position in all layers.

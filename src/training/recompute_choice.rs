@@ -62,6 +62,7 @@ impl<B: ModelBackend> Trainer<B> {
             &plan,
             batch,
             size_of::<B::FloatElem>(),
+            B::GROWS_IN_PLACE,
             self.config.activation_checkpointing,
         )
     }

@@ -5,7 +5,6 @@ use diffmas_backends::ModelBackend;
 
 use super::UpdateGradient;
 use crate::agents::TokenCounts;
-use crate::backbone::Parameters;
 use crate::error::Result;
 
 /// Adds up over the processes of a run. All of them call the same methods in the same order with arguments of the same sizes, and all get
@@ -17,11 +16,11 @@ pub trait Reduce<B: ModelBackend>: Send + Sync {
     /// If a process cannot be reached.
     fn numbers(&self, own: &mut [f64]) -> Result<()>;
 
-    /// The sum of each tensor over the processes.
+    /// The sum of a tensor over the processes.
     ///
     /// # Errors
     /// If a process cannot be reached.
-    fn tensors(&self, own: Vec<Tensor<B, 2>>) -> Result<Vec<Tensor<B, 2>>>;
+    fn tensor(&self, own: Tensor<B, 1>) -> Result<Tensor<B, 1>>;
 }
 
 /// A run of one process: its sums are its own numbers.
@@ -33,7 +32,7 @@ impl<B: ModelBackend> Reduce<B> for OneProcess {
         Ok(())
     }
 
-    fn tensors(&self, own: Vec<Tensor<B, 2>>) -> Result<Vec<Tensor<B, 2>>> {
+    fn tensor(&self, own: Tensor<B, 1>) -> Result<Tensor<B, 1>> {
         Ok(own)
     }
 }
@@ -52,20 +51,20 @@ pub(super) fn all_tokens<B: ModelBackend>(reduce: &dyn Reduce<B>, own: &TokenCou
     })
 }
 
-/// The gradient of all processes' rows with respect to `parameters`. One that no process has a gradient of has none in the sum.
+/// The gradient of all processes' rows. One that no process has a gradient of has none in the sum.
 ///
 /// # Errors
 /// If a process cannot be reached.
 pub(super) fn all_gradients<B: ModelBackend>(
     reduce: &dyn Reduce<B>,
     own: UpdateGradient<B>,
-    parameters: &Parameters<B>,
 ) -> Result<UpdateGradient<B>> {
     let UpdateGradient {
         loss,
         trajectory_loss,
         distillation_loss,
-        mut gradients,
+        gradients,
+        mut flat,
         message_squares,
         dropped,
         positions,
@@ -77,22 +76,23 @@ pub(super) fn all_gradients<B: ModelBackend>(
         sums.extend([f64::from(squares.is_some()), squares.unwrap_or(0.0)]);
     }
     let present = sums.len();
-    let has = |(name, _): (&String, _)| f64::from(gradients.find(name).is_some());
-    sums.extend(parameters.iter().map(has));
+    sums.extend(flat.reached().iter().map(|&reached| f64::from(reached)));
     reduce.numbers(&mut sums)?;
 
-    let learned = parameters.iter().zip(&sums[present..]).filter(|(_, present)| **present > 0.0);
-    let (names, tensors): (Vec<String>, Vec<Tensor<B, 2>>) = learned
-        .map(|((name, value), _)| {
-            (name.clone(), gradients.remove(name).unwrap_or_else(|| value.zeros_like()))
-        })
-        .unzip();
+    // Parts of the tensor would keep it from being added to in place.
+    drop(gradients);
+    let reached: Vec<bool> = sums[present..].iter().map(|&processes| processes > 0.0).collect();
+    if reached.contains(&true) {
+        let sum = reduce.tensor(flat.sum())?;
+        flat.replace(sum, reached);
+    }
     let squares = sums[messages..present].chunks_exact(2);
     Ok(UpdateGradient {
         loss: sums[0],
         trajectory_loss: sums[1],
         distillation_loss: (sums[5] > 0.0).then_some(sums[6]),
-        gradients: names.into_iter().zip(reduce.tensors(tensors)?).collect(),
+        gradients: flat.by_name(),
+        flat,
         message_squares: squares.map(|pair| (pair[0] > 0.0).then_some(pair[1])).collect(),
         dropped: [sums[2] as usize, sums[3] as usize],
         positions: sums[4] as usize,

@@ -21,6 +21,11 @@ const FREE: [&str; 8] = [
     "save_total_limit",
 ];
 
+/// A list, where it is not empty.
+fn set<T: Serialize>(list: &[T]) -> Option<&[T]> {
+    (!list.is_empty()).then_some(list)
+}
+
 /// Every setting of a run under the name of its flag, as a checkpoint keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -39,19 +44,23 @@ impl RunSettings {
         all.add("", team);
         all.add("adapter_scope", &adapters.scope);
         all.add("base_model_sha256", &base_model_sha256);
+        let modules = |modules: &TargetModules| match modules {
+            TargetModules::List(names) => json!(names),
+            TargetModules::Regex(pattern) => json!(pattern),
+        };
         for (name, adapter) in &adapters.adapters {
             let c = &adapter.config;
-            let target_modules = match &c.target_modules {
-                TargetModules::List(names) => json!(names),
-                TargetModules::Regex(pattern) => json!(pattern),
-            };
             let adapter = json!({
                 "lora_r": c.r,
                 "lora_alpha": c.lora_alpha,
-                "target_modules": target_modules,
+                "target_modules": modules(&c.target_modules),
                 "rank_pattern": c.rank_pattern,
                 "alpha_pattern": c.alpha_pattern,
                 "use_rslora": c.use_rslora,
+                "lora_dropout": (c.lora_dropout > 0.0).then_some(c.lora_dropout),
+                "exclude_modules": c.exclude_modules.as_ref().map(modules),
+                "layers_to_transform": set(&c.layers_to_transform),
+                "layers_pattern": set(&c.layers_pattern),
             });
             all.add(&format!("adapter[{name}]"), &adapter);
         }
@@ -86,6 +95,9 @@ impl RunSettings {
             all.add_missing("dtype", &WeightDtype::default());
             all.add_missing("precision", &ComputeDtype::default());
             all.add_missing("recompute", &Recompute::Always);
+            all.add_missing("adam_beta1", &untaught.adam_beta1);
+            all.add_missing("adam_beta2", &untaught.adam_beta2);
+            all.add_missing("adam_epsilon", &untaught.adam_epsilon);
             all.add_missing("teacher", &untaught.teacher);
             all.add_missing("distill_weight", &untaught.distill_weight);
             all.add_missing("teacher_tokens", &untaught.teacher_tokens);

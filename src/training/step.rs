@@ -7,7 +7,7 @@ use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::differentiate::{Differentiation, Draws};
 use super::reduce::{all_gradients, all_tokens};
-use super::{StepMetrics, Trainer, UpdateGradient, clip, peak_memory_bytes};
+use super::{StepMetrics, Trainer, UpdateGradient, clip_factor, peak_memory_bytes};
 use crate::agents::{LossWeights, TeamBatch, TeamModel, TeamPlan, TokenCounts};
 use crate::error::Result;
 
@@ -24,17 +24,19 @@ impl<B: ModelBackend> Trainer<B> {
         let batches = &self.learned(batches);
         let tokens = all_tokens(&*self.reduce, &self.tokens(batches))?;
         let own = self.differentiate(batches, &tokens);
-        let update = all_gradients(&*self.reduce, own, &self.parameters)?;
+        let update = all_gradients(&*self.reduce, own)?;
 
-        let (norm, message_norms) = (update.gradients.norm(), update.message_norms());
+        let (norm, message_norms) = (update.flat.norm(), update.message_norms());
         let finite = update.loss.is_finite() && norm.is_finite();
         self.step += 1;
-        let mut clip_factor = 1.0;
+        let mut factor = 1.0;
         if finite {
             self.skipped_in_a_row = 0;
-            let (clipped, factor) = clip(update.gradients, norm, self.config.max_grad_norm);
-            clip_factor = factor;
-            self.parameters = self.optimizer.step(lr, &self.parameters, &clipped);
+            factor = clip_factor(norm, self.config.max_grad_norm);
+            // While somebody holds parts of what learns, an update is not one in place.
+            (self.parameters, self.leaves) = Default::default();
+            self.optimizer.step(lr, &update.flat, factor);
+            self.parameters = self.optimizer.parameters();
             self.leaves = self.phase.leaves(&self.parameters, &self.specs);
         } else {
             self.skipped_in_a_row += 1;
@@ -56,7 +58,7 @@ impl<B: ModelBackend> Trainer<B> {
             distillation_loss: update.distillation_loss.filter(|x| x.is_finite()),
             learning_rate: lr,
             grad_norm: norm.is_finite().then_some(norm),
-            clip_factor,
+            clip_factor: factor,
             competence: None,
             dropped_senders: drops.then_some(update.dropped[0]),
             dropped_positions: drops.then_some(update.dropped[1]),
@@ -98,6 +100,7 @@ impl<B: ModelBackend> Trainer<B> {
             outer,
             parameters: &self.parameters,
             leaves: &self.leaves,
+            layout: self.optimizer.layout(),
             objective: &*self.objective,
             through: &self.through(),
             draws: Draws::new(&self.config, self.step),

@@ -10,7 +10,8 @@ use super::{
     Recompute, Reduce, RunSettings, Teacher, TrainConfig, phases, read_checkpoint,
 };
 use crate::agents::{AdapterScope, Base, Objective, Team, TeamModel};
-use crate::backbone::{ParameterGroup, ParameterSpecs, Parameters};
+use crate::backbone::{AdapterLayout, ParameterGroup, ParameterSpecs, Parameters};
+use crate::checkpoint::target_modules::LM_HEAD;
 use crate::error::{Error, Result};
 use crate::inference::Writing;
 use crate::text::TokenizedSample;
@@ -51,9 +52,17 @@ impl<B: ModelBackend> Trainer<B> {
     pub fn new(config: TrainConfig, model: TeamModel<B>, parameters: Parameters<B>) -> Result<Self> {
         config.validate()?;
         config.check_team(&model.layout.config)?;
-        if model.layout.adapters.adapters.values().any(|a| a.config.lora_dropout > 0.0) {
+        let drops_at_head =
+            |a: &AdapterLayout| a.config.lora_dropout > 0.0 && a.modules.contains_key(LM_HEAD);
+        if model.layout.adapters.adapters.values().any(drops_at_head) {
             return Err(Error::invalid(
-                "lora_dropout is not supported: set it to 0 in adapter_config.json to train this adapter",
+                "lora_dropout is not supported where `lm_head` is among target_modules: set it to 0 to train such an adapter",
+            ));
+        }
+        if model.layout.adapters.adapters.values().any(|a| !a.config.modules_to_save.is_empty()) {
+            return Err(Error::invalid(
+                "the field `modules_to_save` of adapter_config.json is set, but whole modules are not trained here: merge the adapter, and \
+                 train on the merged model",
             ));
         }
         if parameters.is_empty() {
@@ -79,6 +88,8 @@ impl<B: ModelBackend> Trainer<B> {
             answers = Some(TeacherAnswers::new(teacher.clone(), config.teacher_tokens));
             objective = Box::new(Distillation::new(teacher, config.distill_weight));
         }
+        let optimizer = Optimizer::new(&config, &specs, &parameters)?;
+        let parameters = optimizer.parameters();
         Ok(Self {
             outer: model.to_autodiff(),
             leaves: phase.leaves(&parameters, &specs),
@@ -88,7 +99,7 @@ impl<B: ModelBackend> Trainer<B> {
             objective,
             answers,
             reduce: Box::new(OneProcess),
-            optimizer: Optimizer::new(config.weight_decay, config.decay, &specs),
+            optimizer,
             config,
             model,
             base: None,
@@ -199,9 +210,9 @@ impl<B: ModelBackend> Trainer<B> {
             ))
         };
         let read = read_checkpoint(output, &self.model, &mut self.optimizer, accept)?;
-        let Some((parameters, state)) = read else { return Ok(None) };
-        self.leaves = self.phase.leaves(&parameters, &self.specs);
-        self.parameters = parameters;
+        let Some(state) = read else { return Ok(None) };
+        self.parameters = self.optimizer.parameters();
+        self.leaves = self.phase.leaves(&self.parameters, &self.specs);
         self.changed = changed;
         if chooses {
             self.config.recompute = state.settings.recompute();

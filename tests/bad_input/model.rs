@@ -59,14 +59,21 @@ fn a_configuration_that_is_missing_or_broken_names_the_file() {
 }
 
 #[test]
-fn a_tokenizer_larger_than_the_embedding_gives_both_sizes() {
+fn a_token_beyond_the_embedding_is_refused_where_it_occurs() {
     let place = Place::new();
     let model = place.model_with_tokenizer();
     let words: Vec<String> =
         (0..600).map(|i| if i == 0 { "<unk>".into() } else { format!("w{i}") }).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).chain(["<end>"]).collect();
     fs::write(model.join("tokenizer.json"), tokenizer(&words).to_string()).unwrap();
-    says(&failure(place.eval(&[&"--model", &model])), &["601", "512"]);
+    let text = |word: &str| {
+        let line = json!({"question": word, "answer": "w1"}).to_string();
+        fs::write(place.path("text.jsonl"), line).unwrap();
+        place.eval(&[&"--model", &model, &"--data", &place.path("text.jsonl")])
+    };
+    // Its last token, the end of a turn, is such a one.
+    says(&failure(text("w5")), &["text.jsonl, line 1", "the answer", "token id 600", "512"]);
+    says(&failure(text("w599")), &["text.jsonl, line 1", "the prompt of agent", "token id 599", "512"]);
 }
 
 #[test]

@@ -49,7 +49,10 @@ fn types_of_numbers_that_there_are_not_are_listed_beside_those_there_are() {
         String::from_utf8(out.stderr).unwrap()
     };
     says(&flag("--dtype", "bf61"), &["--dtype", "`bf61`", "`bf16`", "f32, bf16, f16, q8, q4, auto"]);
-    says(&flag("--precision", "bf16"), &["--precision", "`bf16`", "known: f32"]);
+    says(&flag("--precision", "bf61"), &["--precision", "`bf61`", "`bf16`", "f32, tf32, bf16, f16"]);
+    // The CPU multiplies f32 alone.
+    let message = train(&["--backend", "flex", "--precision", "tf32"]);
+    says(&message, &["precision is tf32", "backend flex", "`diffmas devices`", "f32 works everywhere"]);
     let file = place.write("run.toml", "dtype = \"int8\"\n");
     let message = failure(place.train(&place.path("out"), &["--config", file.to_str().unwrap()]));
     says(&message, &["run.toml, line 1", "`int8`", "`bf16`"]);

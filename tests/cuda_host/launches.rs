@@ -13,7 +13,7 @@ use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::communication::Context;
 use diffmas::inference::{DecodeOptions, Generation, RowOptions};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{Recompute, TrainConfig, Trainer};
+use diffmas::training::{FlatGradient, Recompute, TrainConfig, Trainer};
 
 use super::shared::golden;
 use super::stub::{Counts, Stub};
@@ -24,13 +24,21 @@ const LATENT_STEPS: [usize; 2] = [4, 8];
 const LAYERS: [usize; 2] = [1, 3];
 /// Rows of a batch.
 const ROWS: usize = 2;
-const STAGES: [&str; 5] =
-    ["prefill", "a decoded token", "a latent step", "a trained latent step", "an update of a parameter"];
+const STAGES: [&str; 6] = [
+    "prefill",
+    "a decoded token",
+    "a latent step",
+    "a trained latent step",
+    "a gradient added to a sum",
+    "an update beside its gradient",
+];
+/// Sums of squares that the norm of a gradient comes to the host in.
+const SHARES: u64 = 256;
 
 /// The most kernels of each stage, of which none is run twice for its gradient: for each layer, and beside the layers (embedding, feed, head, choice of a token).
-const BOUNDS: [(&str, [[u64; 2]; 5]); 2] = [
-    ("tiny-llama", [[9, 3], [13, 9], [14, 9], [39, 26], [26, 0]]),
-    ("tiny-qwen3", [[11, 3], [15, 9], [16, 9], [43, 26], [26, 0]]),
+const BOUNDS: [(&str, [[u64; 2]; 6]); 2] = [
+    ("tiny-llama", [[9, 3], [13, 9], [14, 9], [39, 26], [1, 1], [0, 3]]),
+    ("tiny-qwen3", [[11, 3], [15, 9], [16, 9], [43, 26], [1, 1], [0, 3]]),
 ];
 
 /// What was asked of the driver, and how many bytes each copy to the host had.
@@ -92,10 +100,7 @@ fn batch() -> TeamBatch {
 
 /// What a model says of itself with some number of layers.
 struct Measured {
-    /// By stage; of the last one, all parameters together.
-    stages: [Cost; 5],
-    /// Parameters that learn.
-    parameters: u64,
+    stages: [Cost; 6],
     /// A whole update of a batch with the fewer latent steps.
     update: Cost,
 }
@@ -132,15 +137,19 @@ fn measure<B: ModelBackend>(stub: &Stub, backbone: &Backbone<B>) -> Measured {
     let batch = [batch()];
     let differentiated = |steps: usize| {
         let trainer = trainer(steps);
-        let pass = || cost::<B, _>(stub, &device, || trainer.gradients(&batch)).1;
-        pass();
-        pass()
+        fastest(|| cost::<B, _>(stub, &device, || trainer.gradients(&batch)).1)
     };
     let updated = || {
         let mut trainer = trainer(LATENT_STEPS[0]);
-        let mut pass = || cost::<B, _>(stub, &device, || trainer.update(&batch, 1e-3).unwrap()).1;
-        pass();
-        (pass(), trainer.parameters().iter().count() as u64)
+        fastest(|| cost::<B, _>(stub, &device, || trainer.update(&batch, 1e-3).unwrap()).1)
+    };
+    let added = || {
+        let gradient = trainer(LATENT_STEPS[0]).gradients(&batch);
+        let layout = Arc::new(gradient.flat.layout().clone());
+        fastest(|| {
+            let mut sum = FlatGradient::new(layout.clone(), &device);
+            cost::<B, _>(stub, &device, || sum.add(&gradient.gradients)).1
+        })
     };
     decode(); // compiles
     let (prefill, token) = decode();
@@ -148,9 +157,17 @@ fn measure<B: ModelBackend>(stub: &Stub, backbone: &Backbone<B>) -> Measured {
     let latent = per_step(rolled_out(few), rolled_out(more));
     let gradient = differentiated(few);
     let trained = per_step(gradient.clone(), differentiated(more));
-    let (update, parameters) = updated();
+    let update = updated();
     let own = minus(&update, &gradient, 1);
-    Measured { stages: [prefill, token, latent, trained, own], parameters, update }
+    let own = Cost { launched: own.counts.launches, whole: update.whole - gradient.whole, ..own };
+    Measured { stages: [prefill, token, latent, trained, added(), own], update }
+}
+
+/// The fastest of several passes, of which the first makes room.
+fn fastest(mut pass: impl FnMut() -> Cost) -> Cost {
+    pass();
+    let passes = (0..5).map(|_| pass());
+    passes.min_by(|a, b| a.whole.total_cmp(&b.whole)).expect("five passes")
 }
 
 fn per_step(few: Cost, more: Cost) -> Cost {
@@ -198,15 +215,8 @@ fn each_stage_launches_no_more_kernels_than_it_did_and_reads_nothing_but_tokens_
         for (i, (stage, bound)) in STAGES.iter().zip(bounds).enumerate() {
             let [few, most] = [&one, &all].map(|measured| &measured.stages[i]);
             let micros = 1e6 * most.whole / most.launched as f64;
-            let launches = match i {
-                // By parameter.
-                4 => [most.counts.launches.div_ceil(all.parameters), 0],
-                _ => {
-                    let layers = (LAYERS[1] - LAYERS[0]) as u64;
-                    let layer = (most.counts.launches - few.counts.launches) / layers;
-                    [layer, few.counts.launches.saturating_sub(layer * LAYERS[0] as u64)]
-                }
-            };
+            let layer = (most.counts.launches - few.counts.launches) / (LAYERS[1] - LAYERS[0]) as u64;
+            let launches = [layer, few.counts.launches.saturating_sub(layer * LAYERS[0] as u64)];
             let writes = most.counts.writes;
             println!("| {model} | {stage} | {} | {} | {writes} | {micros:.1} |", launches[0], launches[1]);
             if launches[0] > bound[0] || launches[1] > bound[1] {
@@ -214,14 +224,14 @@ fn each_stage_launches_no_more_kernels_than_it_did_and_reads_nothing_but_tokens_
             }
         }
 
-        // Of each row its token, its least score, which tells whether all are finite, and the sum that its probability takes.
-        let numbers = 4 * ROWS as u64;
-        assert_eq!(all.stages[1].reads, [numbers; 3], "{model}: what a decoded token brings to the host");
+        // Of each row its token, the best and the least score, which tell whether all are finite, and the sum that its probability takes.
+        let numbers = 4 * 4 * ROWS as u64;
+        assert_eq!(all.stages[1].reads, [numbers], "{model}: what a decoded token brings to the host");
         assert_eq!(all.stages[2].counts.reads, 0, "{model}: a latent step brings nothing to the host");
         assert_eq!(all.stages[3].counts.reads, 0, "{model}: nor does a trained one");
-        // The loss of the final agent; the norm of what reaches the sender, from the squares of keys and values by layer; the norm of the gradient.
+        // The loss of the final agent; the norm of what reaches the sender, from the squares of keys and values by layer; that of the gradient.
         let layers = LAYERS[1] as u64;
-        let logged = [4, 4 * 2 * layers, 4 * all.parameters];
+        let logged = [4, 4 * 2 * layers, 4 * SHARES];
         assert_eq!(all.update.reads, logged, "{model}: what an update brings to the host");
     }
     assert!(too_many.is_empty(), "more launches than before:\n{}", too_many.join("\n"));

@@ -17,6 +17,7 @@ use diffmas::evaluation::Control;
 use diffmas::inference::DecodeOptions;
 use diffmas::text::{Answers, ChatMessage, Sample, TokenizedSample};
 use diffmas::training::TrainConfig;
+use serde_json::Map;
 use shared::{Place, diffmas, golden, letters};
 
 use self::training::train;
@@ -97,14 +98,14 @@ fn a_conversation_leaves_out_its_oldest_turns_when_it_no_longer_fits() {
     let room = session.model.config.max_position_embeddings;
     let turn = |i: usize| ChatMessage::new(["user", "assistant"][i % 2], "x".repeat(room / 12));
     let messages: Vec<ChatMessage> = (0..9).map(turn).collect();
-    let (whole, none) = session.conversation(&messages[..1], 1, 8).unwrap();
-    let (fitting, left_out) = session.conversation(&messages, 5, 8).unwrap();
+    let (whole, none) = session.conversation(&messages[..1], &Map::new(), 1, 8).unwrap();
+    let (fitting, left_out) = session.conversation(&messages, &Map::new(), 5, 8).unwrap();
     assert!(none == 0 && left_out > 0 && left_out % 2 == 0, "{left_out}");
     assert!(fitting.prompts[1].len() > whole.prompts[1].len());
-    let (again, none) = session.conversation(&messages[left_out..], 5, 8).unwrap();
+    let (again, none) = session.conversation(&messages[left_out..], &Map::new(), 5, 8).unwrap();
     assert_eq!((again.prompts, none), (fitting.prompts, 0));
     let endless = [ChatMessage::new("user", "x".repeat(room))];
-    let error = session.conversation(&endless, 3, 8).unwrap_err().to_string();
+    let error = session.conversation(&endless, &Map::new(), 3, 8).unwrap_err().to_string();
     assert!(error.contains("the conversation") && error.contains("line 3"), "{error}");
 }
 

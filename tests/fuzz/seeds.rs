@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use diffmas::agents::TeamConfig;
-use diffmas::backbone::{KeyValues, Positions, WeightDtype};
+use diffmas::backbone::{KeyValues, Positions, Precision, WeightDtype};
 use diffmas::backends::{Flex, KeyValueBlock};
 use diffmas::bench::{
     BenchConfig, BenchRecord, Column, ColumnEvent, Measurement, ModelRecord, Run, Shape, Work,
@@ -23,7 +23,7 @@ fn bench() -> Vec<u8> {
     let model = ModelRecord::new("m", true, &Shape::Smollm2_135m.config());
     let mut record = BenchRecord::new(model, BenchConfig::default());
     for (backend, dtype) in [("flex", WeightDtype::F32), ("vulkan", WeightDtype::Bf16)] {
-        let mut column = Column::new(backend, dtype);
+        let mut column = Column::new(backend, Precision::stored(dtype));
         column.add(ColumnEvent::Measured { measurement: Measurement::new(Work::Prefill, &runs) });
         column.add(ColumnEvent::Skipped { work: Work::LatentStep, reason: "too long".into() });
         column.add(ColumnEvent::Failed { reason: "out of memory".into() });
@@ -42,6 +42,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         }
         "model_config" => models(),
         "jsonl" => vec![data()],
+        "parquet" => parquet(),
         "trace" => MessageDtype::NAMES.iter().map(|name| two_messages(name.parse().unwrap())).collect(),
         "hub_answer" => vec![files_of_a_hub(), headers_of_a_hub()],
         "team" => vec![toml::to_string(&TeamConfig::preset()).unwrap().into(), small_team()],
@@ -50,6 +51,12 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "bench" => vec![bench()],
         _ => panic!("no valid file for the target `{name}`"),
     }
+}
+
+fn parquet() -> Vec<Vec<u8>> {
+    let names = ["messages", "question-none", "question-snappy", "question-zstd"];
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet");
+    names.map(|name| fs::read(folder.join(format!("{name}.parquet"))).unwrap()).to_vec()
 }
 
 fn small_safetensors() -> Vec<u8> {

@@ -136,14 +136,17 @@ impl State {
         let respond = |stream: &TcpStream, status: &str, headers: &[(&'static str, String)], body: &[u8]| {
             self.respond(stream, &asked, status, headers, body)
         };
-        let repository = path.trim_start_matches("/api/models/").trim_start_matches('/');
-        let repository: String = repository.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
+        let repository =
+            path.trim_start_matches("/api/").trim_start_matches("models/").trim_start_matches('/');
+        // A data set's name begins with `datasets/`, here as in addresses.
+        let parts = if repository.starts_with("datasets/") { 3 } else { 2 };
+        let repository: String = repository.splitn(parts + 1, '/').take(parts).collect::<Vec<_>>().join("/");
         if self.tokens.lock().unwrap().get(&repository).is_some_and(|needed| Some(needed) != token.as_ref()) {
             return respond(&stream, "401 Unauthorized", &[], b"");
         }
         let files = self.files.lock().unwrap().clone();
         let own = |key: &String| key.starts_with(&format!("{repository}/"));
-        if path.starts_with("/api/models/") {
+        if path.starts_with("/api/") {
             let own = files.iter().filter(|(key, _)| own(key));
             let sibling = |(key, content): (&String, &Vec<u8>)| json!({"rfilename": key[repository.len() + 1..], "size": content.len()});
             let siblings: Vec<_> = own.map(sibling).collect();
@@ -164,7 +167,7 @@ impl State {
         };
         let commit = ("X-Repo-Commit", COMMIT.to_string());
         let hash = sha256(content);
-        if file.ends_with(".safetensors") || file.ends_with(".gguf") {
+        if [".safetensors", ".gguf", ".parquet"].iter().any(|end| file.ends_with(end)) {
             // Large files lie elsewhere, as on the real hub.
             let place = ("Location", format!("http://127.0.0.1:{}/cdn/{hash}", self.port));
             let etag = ("X-Linked-Etag", format!("\"{hash}\""));

@@ -342,6 +342,7 @@ fn an_adapter_is_fetched_by_name_and_used_like_its_folder() {
 #[test]
 fn a_merged_folder_scores_as_base_and_adapter_do() {
     let place = Place::with_model();
+    place.hub.put("org/tiny", "additional_chat_templates/rag.jinja", "{{ documents }}");
     let adapter = golden("tiny-llama/adapter");
     let adapter = adapter.to_str().unwrap();
     let merge = ["merge", "--model", "org/tiny", "--adapter", adapter, "--output", "merged"];
@@ -371,7 +372,70 @@ fn a_merged_folder_scores_as_base_and_adapter_do() {
     let mut names: Vec<_> =
         fs::read_dir(place.path("merged")).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["config.json", "generation_config.json", "model.safetensors"]);
+    let template = "additional_chat_templates";
+    assert_eq!(names, [template, "config.json", "generation_config.json", "model.safetensors"]);
+    assert_eq!(
+        fs::read_to_string(place.path("merged").join(template).join("rag.jinja")).unwrap(),
+        "{{ documents }}"
+    );
+}
+
+#[test]
+fn a_split_of_a_data_set_is_fetched_once_and_then_read_without_the_hub() {
+    let place = Place::new();
+    let parquet = |name: &str| fs::read(golden("..").join("parquet").join(name)).unwrap();
+    let line = "{\"question\": \"q\", \"answer\": \"a\"}\n";
+    let set = "datasets/org/set";
+    place.hub.put(set, "README.md", "a card");
+    place.hub.put(set, "data/train-00000-of-00002.parquet", parquet("question-zstd.parquet"));
+    place.hub.put(set, "data/train-00001-of-00002.parquet", parquet("question-snappy.parquet"));
+    place.hub.put(set, "data/test-00000-of-00001.parquet", parquet("messages.parquet"));
+    place.hub.put("datasets/org/lines", "main/train.jsonl", line);
+    place.hub.put("datasets/org/lines", "other/train.jsonl", line.repeat(2));
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tiny-facts");
+    let team = "[[agents]]\nname = \"solver\"\nuser = \"{{ question }}\"\n";
+    fs::write(place.path("team.toml"), team).unwrap();
+    let eval = |data: &str, more: &[&str]| {
+        let mut c = place.diffmas(&["eval", "--system", "team.toml", "--data", data, "--model"]);
+        c.arg(&tiny).args(more);
+        c
+    };
+    let scored = success(eval("org/set:train", &[]));
+    assert!(scored.contains("(6 samples"), "{scored}");
+    assert_eq!(place.downloads(), 2);
+    let cached = place.path("hf/hub/datasets--org--set/snapshots").join(COMMIT).join("data");
+    assert_eq!(fs::read_dir(cached).unwrap().count(), 2, "where the hub's own tools look for it");
+    assert_eq!(success(eval("org/set:train", &["--offline"])), scored);
+    assert_eq!(success(eval("org/set:default/train", &[])), scored);
+    assert_eq!(place.downloads(), 2, "it is not fetched again");
+    assert!(success(eval("org/set:train", &["--limit", "4"])).contains("(4 samples"));
+    assert!(success(eval("org/set:data/test-00000-of-00001.parquet", &[])).contains("(2 samples"));
+    assert!(success(eval("org/lines:other/train", &[])).contains("(2 samples"));
+    for (data, more, sentences) in [
+        (
+            "org/set:dev",
+            &[][..],
+            &["`org/set` cannot be used: it has no file of the split `dev`, but data/test-"][..],
+        ),
+        ("org/lines:train", &[], &["several configurations (main, other)", "`org/lines:main/train`"]),
+        ("org/none:train", &[], &["there is no `org/none` on the Hugging Face hub"]),
+        (
+            "org/none:train",
+            &["--offline"],
+            &["`org/none` is not here nor in the cache", "give --data a file"],
+        ),
+        ("org/set", &[], &["org/set: there is no such file", "ORG/NAME:SPLIT"]),
+    ] {
+        let error = failure(eval(data, more));
+        sentences.iter().for_each(|sentence| assert!(error.contains(sentence), "{error}"));
+    }
+    // What `train` writes down is the name.
+    let mut c =
+        place.diffmas(&["train", "--system", "team.toml", "--data", "org/set:train", "--max-steps", "1"]);
+    c.args(["--output", "run", "--model"]).arg(&tiny);
+    success(c);
+    let config = fs::read_to_string(place.path("run/config.toml")).unwrap();
+    assert!(config.contains("data = \"org/set:train\""), "{config}");
 }
 
 #[test]

@@ -198,7 +198,7 @@ impl Job for Dropped {
             samples[row].prompts[agent].iter_mut().for_each(|id| *id = 8 + (*id * 7) % 500);
             samples
         };
-        let loss = |o: diffmas::training::Outcome<B>| o.losses.iter().sum::<f64>();
+        let loss = |o: Recomputed<B>| o.losses.iter().sum::<f64>();
         let own = loss(learn(&g.samples, &dropped));
         assert_eq!(loss(learn(&change(1, 1), &dropped)), own, "a dropped critic is heard");
         assert_ne!(loss(learn(&change(0, 1), &dropped)), own, "a critic that is not dropped is not heard");

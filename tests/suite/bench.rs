@@ -8,7 +8,7 @@ use burn::prelude::*;
 
 use crate::common::*;
 use diffmas::agents::{AdapterSet, PaddedIds, TeamBatch, TeamModel};
-use diffmas::backbone::{Backbone, ModelFiles, Positions, Precision, WeightDtype};
+use diffmas::backbone::{Backbone, ComputeDtype, ModelFiles, Positions, Precision, WeightDtype};
 use diffmas::backends::{BackendKind, Job, ModelBackend};
 use diffmas::bench::{
     BenchConfig, BenchModel, Column, ColumnEvent, ColumnRequest, TrainingStep, Work, decoding, ids,
@@ -136,6 +136,7 @@ fn request(backend: &str, config: BenchConfig) -> ColumnRequest {
         backend: backend.into(),
         device: None,
         dtype: WeightDtype::F32,
+        precision: ComputeDtype::F32,
         config,
         named: true,
     }
@@ -143,7 +144,7 @@ fn request(backend: &str, config: BenchConfig) -> ColumnRequest {
 
 /// What is told, and the column that comes of it.
 fn column(request: &ColumnRequest, cancelled: &(dyn Fn() -> bool + Sync)) -> (Vec<ColumnEvent>, Column) {
-    let (mut events, mut column) = (Vec::new(), Column::new(request.backend.clone(), request.dtype));
+    let (mut events, mut column) = (Vec::new(), Column::new(request.backend.clone(), request.numbers()));
     measure(request, cancelled, &mut |event| {
         column.add(event.clone());
         events.push(event);

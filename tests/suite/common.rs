@@ -6,6 +6,7 @@
 pub mod filler;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -17,7 +18,9 @@ use diffmas::backbone::{ModelFiles, Parameters, Precision};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::evaluation::{Control, Scoring, evaluate};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{CrossEntropy, Outcome, Recompute, TrainConfig, Trainer, end_to_end, recompute};
+use diffmas::training::{
+    CrossEntropy, FlatGradient, FlatLayout, Outcome, Recompute, TrainConfig, Trainer, end_to_end, recompute,
+};
 pub use filler::det_fill;
 use serde_json::Value;
 
@@ -131,8 +134,7 @@ impl<B: ModelBackend> Golden<B> {
         config.validate().unwrap();
         let backbone = ModelFiles::open(model).unwrap().load::<B>(device, precision).unwrap();
         let adapter = folder(name).join("adapter");
-        let (adapters, mut parameters) =
-            AdapterSet::read(&adapter, Some(scope), &config, &backbone.config, device).unwrap();
+        let (adapters, mut parameters) = AdapterSet::read(&adapter, Some(scope), &config, &backbone).unwrap();
         if scope == AdapterScope::PerRole {
             parameters = refilled_per_role(&adapters, &parameters, &input);
         }
@@ -183,6 +185,21 @@ pub struct Case<'a, B: ModelBackend> {
     pub lambda: f64,
 }
 
+/// What recomputation of a case tells.
+pub struct Recomputed<B: ModelBackend> {
+    outcome: Outcome<B>,
+    /// By name; those that the loss does not depend on are missing.
+    pub gradients: Parameters<B>,
+}
+
+impl<B: ModelBackend> std::ops::Deref for Recomputed<B> {
+    type Target = Outcome<B>;
+
+    fn deref(&self) -> &Outcome<B> {
+        &self.outcome
+    }
+}
+
 impl<B: ModelBackend> Case<'_, B> {
     pub fn plan(&self) -> TeamPlan {
         TeamPlan::new(&self.model.layout.config, self.batch, |rollout| {
@@ -191,17 +208,17 @@ impl<B: ModelBackend> Case<'_, B> {
     }
 
     /// Loss and gradients by recomputation.
-    pub fn recomputed(&self, p: &Parameters<B>) -> Outcome<B> {
+    pub fn recomputed(&self, p: &Parameters<B>) -> Recomputed<B> {
         self.recomputed_on(&self.plan(), p)
     }
 
     /// The same on a plan of its own.
-    pub fn recomputed_on(&self, plan: &TeamPlan, p: &Parameters<B>) -> Outcome<B> {
+    pub fn recomputed_on(&self, plan: &TeamPlan, p: &Parameters<B>) -> Recomputed<B> {
         self.differentiated(plan, &CrossEntropy, p)
     }
 
     /// The same by another objective.
-    pub fn recomputed_by(&self, objective: &dyn Objective<Autodiff<B>>, p: &Parameters<B>) -> Outcome<B> {
+    pub fn recomputed_by(&self, objective: &dyn Objective<Autodiff<B>>, p: &Parameters<B>) -> Recomputed<B> {
         self.differentiated(&self.plan(), objective, p)
     }
 
@@ -210,7 +227,7 @@ impl<B: ModelBackend> Case<'_, B> {
         plan: &TeamPlan,
         objective: &dyn Objective<Autodiff<B>>,
         p: &Parameters<B>,
-    ) -> Outcome<B> {
+    ) -> Recomputed<B> {
         self.differentiated_in((Recompute::Always, false), plan, objective, p)
     }
 
@@ -221,7 +238,7 @@ impl<B: ModelBackend> Case<'_, B> {
         plan: &TeamPlan,
         objective: &dyn Objective<Autodiff<B>>,
         p: &Parameters<B>,
-    ) -> Outcome<B> {
+    ) -> Recomputed<B> {
         let layers = self.model.backbone.layers.len();
         let (plan, keep) = &mode.divide(plan.clone(), layers, checkpointing);
         let outer = self.model.to_autodiff();
@@ -230,7 +247,11 @@ impl<B: ModelBackend> Case<'_, B> {
         let inner = TeamStages { model, batch, plan, objective: None, weights, through };
         let objective = Some(objective);
         let outer = TeamStages { model: &outer, batch, plan, objective, weights, through };
-        recompute(&inner, &outer, p, &p.leaves(|_| true), &inner.reached(), keep)
+        let layout = FlatLayout::new(p.iter().map(|(name, value)| (name.clone(), value.dims())));
+        let mut gradient = FlatGradient::new(Arc::new(layout), &model.backbone.device());
+        let leaves = p.leaves(|_| true);
+        let outcome = recompute(&inner, &outer, p, &leaves, &inner.reached(), keep, &mut gradient);
+        Recomputed { outcome, gradients: gradient.by_name() }
     }
 
     /// The same by plain autodiff over the whole team.

@@ -4,8 +4,8 @@
 use burn::prelude::*;
 use burn::tensor::{Bytes, DType, TensorData};
 use diffmas_backends::{
-    AttentionCall, HostMask, Job, KeyValueBlock, LinearRef, LinearSlope, LoraRef, ModelBackend, StoredDtype,
-    StoredMatrix, WeightUse, composed, host_data,
+    AdamWRange, AdamWState, AttentionCall, HeadNorm, HostMask, Job, KeyValueBlock, LinearRef, LinearSlope,
+    LoraRef, ModelBackend, ProductDtype, StoredDtype, StoredMatrix, WeightUse, composed, host_data,
 };
 
 use crate::common::{det_fill, on_backend};
@@ -108,6 +108,27 @@ fn elementwise_operations_agree() {
                     close(got, want, &format!("{what}, apart, beside others"));
                 }
             }
+            for ([n, heads, d], others) in
+                [([1, 1, 2], 1), ([3, 2, 6], 3), ([70, 3, 64], 1), ([5, 9, 130], 2)]
+            {
+                let what = format!("{n} positions of {heads} and {others} normed heads of {d}");
+                let (x, other) =
+                    (filled::<B, 3>("x", [n, heads, d], &device), filled("o", [n, others, d], &device));
+                let weights = ["of x", "of others"].map(|name| filled::<B, 1>(name, [d], &device));
+                let norms = || weights.each_ref().map(|weight| HeadNorm { weight, eps: 0.1 });
+                let [cos, sin] = ["cos", "sin"].map(|name| filled::<B, 2>(name, [n, d / 2], &device));
+                let want = composed::normed_rotary_all([x.clone(), other.clone()], norms(), &cos, &sin);
+                let got =
+                    B::normed_rotary_all([gapped(x.clone()), other], norms(), &gapped(cos.clone()), &sin);
+                for (got, want) in got.into_iter().zip(want) {
+                    close(got, want, &what);
+                }
+                let dy = filled::<B, 3>("dy", [n, heads, d], &device);
+                let [norm, again] = [norms(), norms()].map(|[norm, _]| norm);
+                let want = composed::normed_rotary_backward(dy.clone(), x.clone(), norm, &cos, &sin);
+                let got = B::normed_rotary_backward(gapped(dy), x, again, &cos, &gapped(sin.clone()));
+                close(got, want, &format!("{what}, backward"));
+            }
             for shape in [[1, 1], [1, 1536], [3, 65], [70, 130]] {
                 let [gate, up, dy] = ["gate", "up", "dy"].map(|name| filled::<B, 2>(name, shape, &device));
                 let gate = gate.mul_scalar(4.0);
@@ -165,6 +186,43 @@ fn losses_of_tokens_agree() {
     on_backend(Losses);
 }
 
+#[test]
+fn the_best_tokens_agree_and_rows_that_are_not_finite_show() {
+    struct Best;
+    impl Job for Best {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for (rows, len) in [(1, 1), (3, 5), (2, 64), (5, 4099), (2, 151_936)] {
+                let mut numbers = det_fill(&format!("best/{rows}/{len}"), rows * len, 3.0);
+                for row in numbers.chunks_exact_mut(len) {
+                    // Two that are the largest, of which the first counts.
+                    row[len / 2] = 7.5;
+                    row[len - 1] = 7.5;
+                }
+                let logits = |numbers: &[f32]| {
+                    let data = TensorData::new(numbers.to_vec(), [rows, len]);
+                    Tensor::<B, 2>::from_data(data, (&device, DType::F32))
+                };
+                let want = composed::best_tokens(logits(&numbers));
+                for x in [logits(&numbers), gapped(logits(&numbers))] {
+                    for (got, want) in B::best_tokens(x).iter().zip(&want) {
+                        assert_eq!((got.id, want.id), ((len / 2) as u32, (len / 2) as u32), "{len}");
+                        assert!((got.log_prob - want.log_prob).abs() < 2e-5, "{got:?} {want:?}");
+                    }
+                }
+                for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut numbers = numbers.clone();
+                    numbers[0] = wrong;
+                    let best = B::best_tokens(logits(&numbers));
+                    assert!(best[0].log_prob.is_nan(), "{wrong} among {len}: {:?}", best[0]);
+                    assert!(best[1..].iter().all(|best| best.log_prob.is_finite()), "{wrong}: {best:?}");
+                }
+            }
+        }
+    }
+    on_backend(Best);
+}
+
 /// A frozen matrix of `numbers`, kept as `dtype`.
 fn stored(numbers: &[f32], shape: [usize; 2], dtype: StoredDtype) -> StoredMatrix {
     let mut bytes = vec![0; dtype.bytes(numbers.len()).unwrap()];
@@ -190,6 +248,21 @@ fn keys_and_values_grow() {
                 let got = B::appended(tail, new);
                 assert_eq!(values(got.key), values(want.key), "{batch} {heads} {before} {more} {d}");
                 assert_eq!(values(got.value), values(want.value), "{batch} {heads} {before} {more} {d}");
+
+                // In a room, step by step beyond what it holds; what was returned stays as it is.
+                let mut room = B::Room::default();
+                let mut all = vec![block("tail", before)];
+                let mut wanted = all.clone();
+                for step in 0..4 {
+                    let new = block(&format!("new {step}"), more);
+                    let tail = all.last().unwrap().clone();
+                    all.push(B::grown(&mut room, before + 2 * more, tail, new.clone()));
+                    wanted.push(composed::appended(wanted.last().unwrap().clone(), new));
+                }
+                for (step, (got, want)) in all.into_iter().zip(wanted).enumerate() {
+                    assert_eq!(values(got.key), values(want.key), "{before} and {step} of {more}");
+                    assert_eq!(values(got.value), values(want.value), "{before} and {step} of {more}");
+                }
             }
         }
     }
@@ -263,6 +336,67 @@ fn linear_layers_agree_for_few_and_many_rows() {
         }
     }
     on_backend(Linears);
+}
+
+#[test]
+fn products_of_many_rows_round_both_operands_and_no_sum() {
+    struct Products;
+    impl Job for Products {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            assert!(B::multiplies(ProductDtype::F32, &device));
+            // The relative step of each type.
+            let narrow =
+                [(ProductDtype::Tf32, 1 << 11), (ProductDtype::Bf16, 1 << 8), (ProductDtype::F16, 1 << 11)];
+            for (dtype, steps) in narrow {
+                if !B::multiplies(dtype, &device) {
+                    eprintln!("SKIPPED: this device does not multiply {dtype:?}");
+                    continue;
+                }
+                for ([rows, cols, out], kept) in [
+                    ([17, 7, 5], StoredDtype::F32),
+                    ([40, 130, 192], StoredDtype::F32),
+                    ([128, 576, 1536], StoredDtype::F32),
+                    ([40, 64, 160], StoredDtype::F16),
+                ] {
+                    let what = format!("{dtype:?}, {rows} rows, {cols} to {out}, {kept:?}");
+                    let (x, w) = (
+                        filled::<B, 2>("x", [rows, cols], &device),
+                        filled::<B, 2>("w", [out, cols], &device),
+                    );
+                    let dy = filled::<B, 2>("dy", [rows, out], &device);
+                    let weight = |products| {
+                        let matrix = stored(&w.clone().into_data().to_vec().unwrap(), [out, cols], kept);
+                        B::multiplied_in(B::frozen_weight(matrix, WeightUse::Layer, &device), products)
+                    };
+                    let (exact, rounded) = (weight(ProductDtype::F32), weight(dtype));
+                    let few = x.clone().narrow(0, 0, 16);
+                    same(
+                        B::frozen_linear(few.clone(), &rounded, None, None),
+                        B::frozen_linear(few, &exact, None, None),
+                        &format!("{what}, of which 16"),
+                    );
+                    let pairs = [
+                        (
+                            B::frozen_linear(x.clone(), &rounded, None, None),
+                            B::frozen_linear(x, &exact, None, None),
+                        ),
+                        (B::frozen_transposed(dy.clone(), &rounded), B::frozen_transposed(dy, &exact)),
+                    ];
+                    for (got, want) in pairs {
+                        let (got, want) = (values(got), values(want));
+                        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+                        let off = norm(&mut got.iter().zip(&want).map(|(a, b)| a - b))
+                            / norm(&mut want.iter().copied());
+                        // Two operands, each off by half a step at most; and more than f32 is.
+                        assert!(off < 1.0 / f64::from(steps), "{what}: off by {off:.1e} of the norm");
+                        assert!(off > 1e-6, "{what}: nothing is rounded");
+                    }
+                }
+            }
+        }
+    }
+    on_backend(Products);
 }
 
 #[test]
@@ -343,6 +477,148 @@ fn layers_of_one_input_agree_with_one_after_another() {
         }
     }
     on_backend(Groups);
+}
+
+/// Matrices in one tensor, each with what follows it that is no part of it.
+const MATRICES: [([usize; 2], usize); 20] = {
+    let mut all = [([3, 5], 49); 20];
+    all[0] = ([1, 1], 63);
+    all[1] = ([8, 576], 0);
+    all[2] = ([7, 7], 15);
+    all[4] = ([130, 33], 0);
+    all
+};
+
+/// Where each begins, and how many numbers there are.
+fn places() -> (Vec<usize>, usize) {
+    let mut end = 0;
+    let begin = |([rows, columns], more): &([usize; 2], usize)| {
+        let from = end;
+        end += rows * columns + more;
+        from
+    };
+    let places = MATRICES.iter().map(begin).collect();
+    (places, end)
+}
+
+#[test]
+fn matrices_lie_in_one_tensor_and_are_added_there() {
+    struct Parts;
+    impl Job for Parts {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            let (places, n) = places();
+            let flat = filled::<B, 1>("flat", [n], &device);
+            let before = values(flat.clone());
+            // The one after [130, 33] begins where no buffer may.
+            assert!(places[5] % 64 != 0);
+            let matrix = |i: usize| {
+                let x = filled::<B, 2>(&format!("matrix {i}"), MATRICES[i].0, &device);
+                if i % 3 == 1 { gapped(x) } else { x }
+            };
+            // Not in the order in which they lie, and the third is not among them.
+            let parts: Vec<_> =
+                (0..MATRICES.len()).rev().filter(|&i| i != 2).map(|i| (places[i], matrix(i))).collect();
+            let want = composed::added(flat.clone(), parts.clone());
+            let got = B::added(flat.clone(), parts.clone());
+            assert_eq!(values(got.clone()), values(want.clone()));
+            assert_eq!(values(flat.clone()), before, "somebody else holds what was added to");
+            let again = B::added(got, parts.clone());
+            assert_eq!(values(again), values(composed::added(want, parts)), "in place");
+            for (&from, (shape, _)) in places.iter().zip(MATRICES) {
+                let part = B::part(&flat, from, shape);
+                assert_eq!(part.dims(), shape);
+                assert_eq!(values(part.clone()), before[from..][..shape[0] * shape[1]], "from {from}");
+                // What is computed of a part changes nothing of the whole.
+                let changed = part.mul_scalar(3.0) + 1.0;
+                assert_eq!(values(changed).len(), shape[0] * shape[1]);
+            }
+            assert_eq!(values(flat), before, "what is computed of parts leaves the whole as it is");
+        }
+    }
+    on_backend(Parts);
+}
+
+#[test]
+fn sums_of_squares_agree_and_are_the_same_every_time() {
+    struct Squares;
+    impl Job for Squares {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for n in [1, 63, 256, 257, 65_537, 300_001] {
+                let x = filled::<B, 1>("x", [n], &device);
+                let got = B::sum_of_squares(x.clone());
+                let want: f64 = values(x.clone()).iter().map(|x| x * x).sum();
+                assert!((got / want - 1.0).abs() < 1e-6, "{n} numbers: {got}, not {want}");
+                assert_eq!(got.to_bits(), B::sum_of_squares(x).to_bits(), "{n} numbers again");
+            }
+        }
+    }
+    on_backend(Squares);
+}
+
+#[test]
+fn updates_of_adamw_agree_and_leave_other_numbers_as_they_are() {
+    struct Updates;
+    impl Job for Updates {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            let (places, n) = places();
+            let range = |matrices: std::ops::Range<usize>, updates: i32, kept: f32| {
+                let betas = [0.9f32, 0.999];
+                AdamWRange {
+                    numbers: places[matrices.start]..places.get(matrices.end).copied().unwrap_or(n),
+                    lr: 0.03,
+                    betas,
+                    eps: 1e-8,
+                    bias_corrections: betas.map(|beta| 1.0 - beta.powi(updates)),
+                    kept,
+                    clip_factor: 0.7,
+                    diagonal: None,
+                }
+            };
+            let mut square = range(2..3, 2, 0.99);
+            square.numbers.end = square.numbers.start + 49;
+            square.diagonal = Some((7, 0.25));
+            // The second matrix and what follows the third are in none of them.
+            let ranges = [range(0..1, 1, 1.0), square, range(3..20, 3, 0.98)];
+            let state = || AdamWState {
+                parameters: filled::<B, 1>("parameters", [n], &device),
+                exp_avg: filled::<B, 1>("first", [n], &device),
+                exp_avg_sq: filled::<B, 1>("second", [n], &device).abs(),
+            };
+            let numbers = |state: &AdamWState<B>| {
+                [&state.parameters, &state.exp_avg, &state.exp_avg_sq].map(|x| values(x.clone()))
+            };
+            let gradient = filled::<B, 1>("gradient", [n], &device);
+            let held = state();
+            let (before, slope) = (numbers(&held), values(gradient.clone()));
+            let want = composed::adamw(state(), gradient.clone(), &ranges);
+            for (start, what) in [(state(), "alone"), (held.clone(), "held by somebody else")] {
+                let got = B::adamw(start, gradient.clone(), &ranges);
+                close(got.parameters.clone(), want.parameters.clone(), what);
+                close(got.exp_avg.clone(), want.exp_avg.clone(), what);
+                close(got.exp_avg_sq.clone(), want.exp_avg_sq.clone(), what);
+                let after = numbers(&got);
+                for i in (0..n).filter(|i| !ranges.iter().any(|range| range.numbers.contains(i))) {
+                    for (before, after) in before.iter().zip(&after) {
+                        assert_eq!(before[i].to_bits(), after[i].to_bits(), "{what}: number {i}");
+                    }
+                }
+            }
+            assert_eq!(numbers(&held), before, "somebody else holds what was updated");
+            assert_eq!(values(gradient), slope);
+            // One number by hand.
+            let i = places[3];
+            let (g, [p, m, v]) = (0.7 * slope[i], before.each_ref().map(|x| x[i]));
+            let (m, v) = (0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g);
+            let step = m / (1.0 - 0.9f64.powi(3)) / ((v / (1.0 - 0.999f64.powi(3))).sqrt() + 1e-8);
+            let by_hand = 0.98 * p - 0.03 * step;
+            let got = values(want.parameters)[i];
+            assert!((got - by_hand).abs() < 1e-5, "{got}, not {by_hand}");
+        }
+    }
+    on_backend(Updates);
 }
 
 /// Sizes of a call of attention: rows, queries, heads, KV heads, head width; keys of each block before the queries' own.

@@ -7,7 +7,7 @@ use crate::common::*;
 use crate::gguf;
 use candle_core::quantized::GgmlDType;
 use diffmas::agents::{AdapterScope, Team, TeamConfig};
-use diffmas::backbone::{Backbone, ModelFiles, Parameters, Positions, Precision, WeightDtype};
+use diffmas::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, Positions, Precision, WeightDtype};
 use diffmas::backends::{BackendKind, Job, ModelBackend, StoredDtype};
 use diffmas::checkpoint::{StoredType, read_safetensors, write_tensors};
 use diffmas::evaluation::Control;
@@ -234,6 +234,41 @@ impl Job for Blocks {
 #[test]
 fn quantised_blocks_compute_what_they_compute_dequantised() {
     on_backend(Blocks);
+}
+
+struct Products;
+
+impl Job for Products {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        let model = folder("tiny-qwen3").join("model");
+        for compute in [ComputeDtype::Tf32, ComputeDtype::Bf16, ComputeDtype::F16] {
+            let precision = Precision { compute, ..Precision::default() };
+            if let Err(e) = ModelFiles::open(&model).unwrap().load::<B>(&device, precision) {
+                let e = e.to_string();
+                assert!(e.contains(&format!("precision is {compute}")) && e.contains("f32 works"), "{e}");
+                continue;
+            }
+            let load = |precision| {
+                Golden::<B>::load_as("tiny-qwen3", &model, precision, AdapterScope::Shared, |_| (), &device)
+            };
+            let [narrow, wide] = [load(precision), load(Precision::default())];
+            let [mine, theirs] =
+                [&narrow, &wide].map(|g| losses(&bound(g), &g.samples, g.samples.len(), &Control::Real));
+            assert_ne!(mine, theirs, "{compute}: prompts are products of many rows");
+            for (row, (mine, theirs)) in mine.iter().zip(&theirs).enumerate() {
+                close(*mine, *theirs, *theirs, 3e-3, &format!("{compute}, loss of row {row}"));
+            }
+            let [mine, theirs] = [&narrow, &wide].map(gradients);
+            same_gradients(&mine, &theirs, 0.05, &format!("{compute}"));
+        }
+    }
+}
+
+#[test]
+fn narrow_products_are_near_those_of_f32_or_refused() {
+    on_backend(Products);
 }
 
 struct Unfit;

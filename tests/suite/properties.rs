@@ -62,7 +62,7 @@ impl Job for Realigned {
             let g = Golden::<B>::load(name, AdapterScope::Shared, realign, &device);
             let (backbone, d) = (&g.model.backbone, g.model.backbone.config.hidden_size);
             let table = |w: &B::Weight| w.rows(0..backbone.config.vocab_size);
-            let (input, output) = (table(&backbone.embed_tokens), table(&backbone.lm_head));
+            let (input, output) = (table(&backbone.embed_tokens), table(&backbone.lm_head.weight));
             let w = values(g.model.feed.realign.as_ref().unwrap());
             // (W_outᵀ·W_out + 1e-5·I)·W = W_outᵀ·W_in, each column j by the vocabulary's scores W_out·W[:, j].
             for j in 0..d {
@@ -198,7 +198,7 @@ impl Job for WeightsMakeTheOutput {
                 B::matmul(weights.clone(), v.reshape([b, h, n, d])).swap_dims(1, 2).reshape([b * t, h * d]);
             let x = x + layer.self_attn.o_proj.forward(out);
             let normed = layer.post_attention_layernorm.forward(x.clone());
-            let got = values(&backbone.norm.forward(layer.mlp.forward(normed, x)));
+            let got = values(&backbone.norm.forward(layer.mlp.forward(normed, x, None)));
             let width = c.hidden_size;
             for (i, want) in values(&hidden).chunks_exact(width).enumerate().filter(|(i, _)| second.valid[*i])
             {

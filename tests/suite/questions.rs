@@ -311,7 +311,7 @@ impl Job for Scores {
             let (one, all) = (random(1), random(8));
             one.iter().zip(&all).for_each(|(a, b)| close(*a, *b, *b, 1e-5, &format!("{channel}, random")));
             let scored = evaluate(&team, &samples, &scoring(2, &Control::Real, 3), |scores| {
-                assert!(scores.iter().all(|s| s.question >= 1));
+                assert!(scores.iter().all(|s| s.question_index >= 1));
                 Ok(())
             });
             let scored = scored.unwrap();

@@ -9,20 +9,19 @@ use crate::channels::{Setting, with_open_gates};
 use crate::common::*;
 use diffmas::agents::{AdapterScope, ChannelKind, Dropout, FeedKind, SlotPlacement, Topology, Transmit};
 use diffmas::backends::{Job, ModelBackend};
-use diffmas::training::{
-    CrossEntropy, Event, GraphMemory, MemorySize, Outcome, Recompute, TrainConfig, Trainer,
-};
+use diffmas::training::{CrossEntropy, Event, GraphMemory, MemorySize, Recompute, TrainConfig, Trainer};
 
 /// Asserts that two outcomes are the same: every loss, and each tensor of the gradients within `tolerance` of its norm; a gate, the terms of which
 /// cancel, within `tolerance` of a hundredth of all gradients' norm where that is more.
 #[track_caller]
-fn same<B: ModelBackend>(got: &Outcome<B>, want: &Outcome<B>, tolerance: f64, what: &str) {
+fn same<B: ModelBackend>(got: &Recomputed<B>, want: &Recomputed<B>, tolerance: f64, what: &str) {
     let losses =
-        |outcome: &Outcome<B>| outcome.losses.iter().copied().filter(|x| *x != 0.0).collect::<Vec<_>>();
+        |outcome: &Recomputed<B>| outcome.losses.iter().copied().filter(|x| *x != 0.0).collect::<Vec<_>>();
     let (own, other) = (losses(got), losses(want));
     assert_eq!(own.len(), other.len(), "{what}");
     own.iter().zip(other).for_each(|(a, b)| close(*a, b, b, tolerance.min(1e-6), what));
-    let names = |outcome: &Outcome<B>| outcome.gradients.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
+    let names =
+        |outcome: &Recomputed<B>| outcome.gradients.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
     assert_eq!(names(got), names(want), "{what}");
     let all = want.gradients.norm();
     for ((name, got), (_, want)) in got.gradients.iter().zip(want.gradients.iter()) {
@@ -68,7 +67,7 @@ fn all_modes<B: ModelBackend>(g: &Golden<B>, through: &[bool], dropout: Dropout,
     for mode in [Recompute::Always, Recompute::Prompts] {
         same(&run_by((mode, true)), &always, tolerance, &format!("{what}, {mode} by layer"));
     }
-    let senders = |outcome: &Outcome<B>| outcome.cotangents.iter().flatten().count();
+    let senders = |outcome: &Recomputed<B>| outcome.cotangents.iter().flatten().count();
     assert!(senders(&prompts) >= senders(&always), "{what}");
     same(&run(Recompute::Prompts), &prompts, if exact { 0.0 } else { 1e-6 }, &format!("{what}, again"));
 }

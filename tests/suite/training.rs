@@ -10,7 +10,7 @@ use diffmas::backbone::Parameters;
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::{AdapterConfig, TargetModules};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{DataMark, Decay, Event, Optimizer, StopReason, TrainConfig, Trainer};
+use diffmas::training::{DataMark, Decay, Event, FlatGradient, Optimizer, StopReason, TrainConfig, Trainer};
 
 fn config() -> TrainConfig {
     TrainConfig {
@@ -243,7 +243,12 @@ impl Job for Decays {
         let still: Parameters<B> = names.iter().map(|n| (n.to_string(), value().zeros_like())).collect();
         // Without a gradient what is left of an update is the decay: a tenth of the way to where it pulls.
         let after = |decay| {
-            let after = Optimizer::new(0.5, decay, &specs).step(0.2, &parameters, &still);
+            let config = TrainConfig { weight_decay: 0.5, decay, ..TrainConfig::default() };
+            let mut optimizer = Optimizer::new(&config, &specs, &parameters).unwrap();
+            let mut gradient = FlatGradient::new(optimizer.layout().clone(), &device);
+            gradient.add(&still);
+            optimizer.step(0.2, &gradient, 1.0);
+            let after = optimizer.parameters();
             names.map(|name| {
                 values(after.get(name)).iter().map(|x| (x * 1e6).round() / 1e6).collect::<Vec<_>>()
             })

@@ -98,7 +98,7 @@ struct Peer<B: Backend> {
 struct Meeting<B: Backend> {
     barrier: Barrier,
     numbers: [Mutex<Vec<f64>>; 2],
-    tensors: [Mutex<Vec<Tensor<B, 2>>>; 2],
+    tensors: [Mutex<Vec<Tensor<B, 1>>>; 2],
 }
 
 impl<B: Backend> Peer<B> {
@@ -119,9 +119,9 @@ impl<B: ModelBackend> Reduce<B> for Peer<B> {
         Ok(())
     }
 
-    fn tensors(&self, own: Vec<Tensor<B, 2>>) -> diffmas::Result<Vec<Tensor<B, 2>>> {
-        let [a, b] = self.exchange(&self.meeting.tensors, own);
-        Ok(a.into_iter().zip(b).map(|(a, b)| a + b).collect())
+    fn tensor(&self, own: Tensor<B, 1>) -> diffmas::Result<Tensor<B, 1>> {
+        let [a, b] = self.exchange(&self.meeting.tensors, vec![own]);
+        Ok(a[0].clone() + b[0].clone())
     }
 }
 

@@ -13,19 +13,14 @@ pub fn best_tokens<B: ModelBackend>(logits: Tensor<B, 2>) -> Vec<BestToken> {
     let logits = wide(logits);
     let ids = B::argmax_last(logits.clone());
     let best = logits.clone().gather(1, ids.clone());
-    // Infinity and what is no number show in the sum, minus infinity in the least score.
     let least = B::min_last(logits.clone());
-    let sums = B::sum_last((logits - best).exp());
+    let sums = B::sum_last((logits - best.clone()).exp());
     let device = ids.device();
-    let read = Transaction::default().register(ids).register(least).register(sums);
+    let read = Transaction::default().register(ids).register(best).register(least).register(sums);
     let data = host_data_of_all(read, &device);
-    let [ids, least, sums] = <[TensorData; 3]>::try_from(data).expect("as many as were registered");
-    let rows = ids.iter::<i64>().zip(least.iter::<f32>()).zip(sums.iter::<f32>());
-    rows.map(|((id, least), sum)| BestToken {
-        id: id as u32,
-        log_prob: if least.is_finite() && sum.is_finite() { -sum.ln() } else { f32::NAN },
-    })
-    .collect()
+    let [ids, best, least, sums] = <[TensorData; 4]>::try_from(data).expect("as many as were registered");
+    let rows = ids.iter::<i64>().zip(best.iter()).zip(least.iter()).zip(sums.iter());
+    rows.map(|(((id, best), least), sum)| BestToken::new(id as u32, best, least, sum)).collect()
 }
 
 /// See [`ModelBackend::top_tokens`](crate::ModelBackend::top_tokens): the largest score of each group, then the groups that hold one.

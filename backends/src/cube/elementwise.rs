@@ -9,15 +9,21 @@ use super::launch::{Rows, blocks, empty, parts, rows_arg, unit_number};
 
 /// Heads to rotate, one of several tensors of a launch.
 #[derive(CubeType, CubeLaunch)]
-struct Heads {
-    numbers: Array<f32>,
+pub(super) struct Heads {
+    pub numbers: Array<f32>,
     /// From a position to the next, and from a head to the next.
-    position: usize,
-    head: usize,
+    pub position: usize,
+    pub head: usize,
     /// Heads of a position.
-    heads: usize,
+    pub heads: usize,
     /// Where its result begins.
-    start: usize,
+    pub start: usize,
+}
+
+/// `[N, heads, d]` as kernels take it, the result of which begins at `start`.
+pub(super) fn heads_arg<R: CubeRuntime>(x: CubeTensor<R>, start: usize) -> HeadsLaunch<R> {
+    let (position, head, heads) = (x.meta.strides()[0], x.meta.strides()[1], x.meta.shape()[1]);
+    HeadsLaunch::new(x.into_array_arg(), position, head, heads, start)
 }
 
 #[cube(launch_unchecked)]
@@ -100,11 +106,7 @@ pub(super) fn rotary<R: CubeRuntime, const N: usize>(
     let [positions, _, d] = shapes[0];
     let (y, results) = parts(&xs[0], &shapes);
     let client = xs[0].client.clone();
-    let args = xs.into_iter().zip(&shapes).zip(&results).map(|((x, [_, heads, _]), (_, start))| {
-        let (position, head) = (x.meta.strides()[0], x.meta.strides()[1]);
-        HeadsLaunch::new(x.into_array_arg(), position, head, *heads, *start)
-    });
-    let args = args.collect();
+    let args = xs.into_iter().zip(&results).map(|(x, (_, start))| heads_arg(x, *start)).collect();
     let (count, dim) = blocks(shapes.iter().map(|shape| shape.iter().product::<usize>() / 2).sum());
     // SAFETY: units beyond the last pair do nothing.
     unsafe {

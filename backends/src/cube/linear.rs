@@ -15,6 +15,7 @@ use super::linear_kernels::{
 };
 use super::matmul::product;
 use super::rows::units;
+use crate::ProductDtype;
 
 /// The most rows that are few.
 const FEW: usize = 16;
@@ -22,6 +23,15 @@ const FEW: usize = 16;
 fn strided_arg<R: CubeRuntime>(x: CubeTensor<R>) -> StridedLaunch<R> {
     let (row, column) = (x.meta.strides()[0], x.meta.strides()[1]);
     StridedLaunch::new(x.into_array_arg(), row, column)
+}
+
+/// A frozen matrix.
+#[derive(Clone)]
+pub(super) struct Matrix<R: CubeRuntime> {
+    /// `[out, in]`
+    pub numbers: CubeTensor<R>,
+    /// What products of many rows with it are computed in.
+    pub products: ProductDtype,
 }
 
 /// Factors of LoRA.
@@ -35,8 +45,7 @@ pub(super) struct Factors<R: CubeRuntime> {
 
 /// A layer.
 pub(super) struct Linear<R: CubeRuntime> {
-    /// `[out, in]`
-    pub weight: CubeTensor<R>,
+    pub matrix: Matrix<R>,
     /// `[out]`
     pub bias: Option<CubeTensor<R>>,
     pub lora: Option<Factors<R>>,
@@ -110,13 +119,13 @@ fn chunk(n: usize) -> usize {
 }
 
 /// `x·Wᵀ` of few rows, completed.
-fn few_rows<R: CubeRuntime>(x: CubeTensor<R>, layers: Vec<(CubeTensor<R>, Added<R>)>) -> Vec<CubeTensor<R>> {
+fn few_rows<R: CubeRuntime>(x: CubeTensor<R>, layers: Vec<(Matrix<R>, Added<R>)>) -> Vec<CubeTensor<R>> {
     let [rows, len] = x.meta.shape().dims();
-    let shapes: Vec<_> = layers.iter().map(|(weight, _)| [rows, weight.meta.shape()[0]]).collect();
-    let ((y, results), dtype) = (parts(&x, &shapes), layers[0].0.dtype);
+    let shapes: Vec<_> = layers.iter().map(|(matrix, _)| [rows, matrix.numbers.meta.shape()[0]]).collect();
+    let ((y, results), dtype) = (parts(&x, &shapes), layers[0].0.numbers.dtype);
     let mut weights = SequenceArg::new();
     let mut args = SequenceArg::new();
-    for ((weight, added), (_, start)) in layers.into_iter().zip(&results) {
+    for ((Matrix { numbers: weight, .. }, added), (_, start)) in layers.into_iter().zip(&results) {
         let (outputs, stride) = (weight.meta.shape()[0], weight.meta.strides()[0]);
         weights.push(weight.into_array_arg());
         args.push(LayerLaunch::new(stride, outputs, added.arg(), *start));
@@ -144,16 +153,14 @@ fn few_rows<R: CubeRuntime>(x: CubeTensor<R>, layers: Vec<(CubeTensor<R>, Added<
 }
 
 /// `Σ x·W` of few rows over the layers, completed.
-fn few_rows_transposed<R: CubeRuntime>(
-    layers: Vec<(CubeTensor<R>, CubeTensor<R>, Added<R>)>,
-) -> CubeTensor<R> {
-    let (x, weight, _) = &layers[0];
-    let (rows, len, dtype) = (x.meta.shape()[0], weight.meta.shape()[1], weight.dtype);
+fn few_rows_transposed<R: CubeRuntime>(layers: Vec<(CubeTensor<R>, Matrix<R>, Added<R>)>) -> CubeTensor<R> {
+    let (x, Matrix { numbers, .. }, _) = &layers[0];
+    let (rows, len, dtype) = (x.meta.shape()[0], numbers.meta.shape()[1], numbers.dtype);
     let y = empty(x, [rows, len]);
     let mut inputs = SequenceArg::new();
     let mut weights = SequenceArg::new();
     let mut args = SequenceArg::new();
-    for (x, weight, added) in layers {
+    for (x, Matrix { numbers: weight, .. }, added) in layers {
         let (outputs, stride) = (weight.meta.shape()[0], weight.meta.strides()[0]);
         inputs.push(rows_arg(x));
         weights.push(weight.into_array_arg());
@@ -216,18 +223,18 @@ pub(super) fn frozen_linears<R: CubeRuntime>(
     let layers: Vec<_> = layers
         .into_iter()
         .zip(&kept)
-        .map(|(Linear { weight, bias, lora, residual }, narrow)| {
+        .map(|(Linear { matrix, bias, lora, residual }, narrow)| {
             let lora = narrow.clone().zip(lora).map(|(narrow, l)| (narrow, l.b));
-            (weight, Added { bias, lora, residual })
+            (matrix, Added { bias, lora, residual })
         })
         .collect();
-    let outputs: Vec<_> = if few && of_one_type(layers.iter().map(|(weight, _)| weight)) {
+    let outputs: Vec<_> = if few && of_one_type(layers.iter().map(|(matrix, _)| matrix)) {
         few_rows(x, layers)
     } else if few {
         layers.into_iter().flat_map(|layer| few_rows(x.clone(), vec![layer])).collect()
     } else {
-        let output = |(weight, added)| {
-            let y = product(x.clone(), turned(weight));
+        let output = |(Matrix { numbers, products }, added)| {
+            let y = product(x.clone(), turned(numbers), products);
             complete(&y, added);
             y
         };
@@ -237,8 +244,8 @@ pub(super) fn frozen_linears<R: CubeRuntime>(
 }
 
 /// Whether one launch can read all these weights.
-fn of_one_type<'a, R: CubeRuntime>(weights: impl Iterator<Item = &'a CubeTensor<R>>) -> bool {
-    let mut types = weights.map(|weight| weight.dtype);
+fn of_one_type<'a, R: CubeRuntime>(matrices: impl Iterator<Item = &'a Matrix<R>>) -> bool {
+    let mut types = matrices.map(|matrix| matrix.numbers.dtype);
     let first = types.next();
     types.all(|dtype| Some(dtype) == first)
 }
@@ -247,8 +254,7 @@ fn of_one_type<'a, R: CubeRuntime>(weights: impl Iterator<Item = &'a CubeTensor<
 pub(super) struct Slope<R: CubeRuntime> {
     /// `[N, out]`
     pub dy: CubeTensor<R>,
-    /// `[out, in]`
-    pub weight: CubeTensor<R>,
+    pub matrix: Matrix<R>,
     pub lora: Option<Factors<R>>,
     /// `s·x·Aᵀ`, where the forward pass kept it.
     pub kept: Option<CubeTensor<R>>,
@@ -273,7 +279,7 @@ pub(super) fn frozen_linears_backward<R: CubeRuntime>(
     let dx = wants_dx.then(|| {
         let lora = |(slope, g): (&Slope<R>, &Option<CubeTensor<R>>)| {
             let lora = slope.lora.as_ref().zip(g.clone()).map(|(l, g)| (g, turned(l.a.clone())));
-            (slope.dy.clone(), slope.weight.clone(), Added { bias: None, lora, residual: None })
+            (slope.dy.clone(), slope.matrix.clone(), Added { bias: None, lora, residual: None })
         };
         transposed(slopes.iter().zip(&g).map(lora).collect())
     });
@@ -296,18 +302,18 @@ pub(super) fn frozen_linears_backward<R: CubeRuntime>(
 const INPUT: &str = "LoRA's backward pass needs the input";
 
 /// `Σ x·W` over the layers, completed.
-fn transposed<R: CubeRuntime>(layers: Vec<(CubeTensor<R>, CubeTensor<R>, Added<R>)>) -> CubeTensor<R> {
+fn transposed<R: CubeRuntime>(layers: Vec<(CubeTensor<R>, Matrix<R>, Added<R>)>) -> CubeTensor<R> {
     let few = layers[0].0.meta.shape()[0] <= FEW;
-    if few && of_one_type(layers.iter().map(|(_, weight, _)| weight)) {
+    if few && of_one_type(layers.iter().map(|(_, matrix, _)| matrix)) {
         return few_rows_transposed(layers);
     }
     let mut sum = None;
-    for (x, weight, added) in layers {
+    for (x, matrix, added) in layers {
         let added = Added { residual: sum.take(), ..added };
         sum = Some(if few {
-            few_rows_transposed(vec![(x, weight, added)])
+            few_rows_transposed(vec![(x, matrix, added)])
         } else {
-            let y = product(x, weight);
+            let y = product(x, matrix.numbers, matrix.products);
             complete(&y, added);
             y
         });
@@ -316,8 +322,8 @@ fn transposed<R: CubeRuntime>(layers: Vec<(CubeTensor<R>, CubeTensor<R>, Added<R
 }
 
 /// See [`crate::ModelBackend::frozen_transposed`].
-pub(super) fn frozen_transposed<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>) -> CubeTensor<R> {
-    transposed(vec![(x, weight, Added { bias: None, lora: None, residual: None })])
+pub(super) fn frozen_transposed<R: CubeRuntime>(x: CubeTensor<R>, matrix: Matrix<R>) -> CubeTensor<R> {
+    transposed(vec![(x, matrix, Added { bias: None, lora: None, residual: None })])
 }
 
 /// What the gradients of a layer's factors are made of.

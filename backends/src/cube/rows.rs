@@ -50,7 +50,13 @@ pub(super) fn cube_sum(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
 
 /// `1 / sqrt(mean(x²) + eps)` of a row.
 #[cube]
-fn reciprocal_rms(x: &Array<f32>, from: usize, len: usize, eps: f32, scratch: &mut SharedMemory<f32>) -> f32 {
+pub(super) fn reciprocal_rms(
+    x: &Array<f32>,
+    from: usize,
+    len: usize,
+    eps: f32,
+    scratch: &mut SharedMemory<f32>,
+) -> f32 {
     let mut squares = 0.0f32;
     let mut i = UNIT_POS as usize;
     while i < len {
@@ -198,6 +204,40 @@ fn nll_backward_kernel(
     }
 }
 
+/// Numbers that [`best_kernel`] leaves of a row.
+pub(super) const BEST: usize = 4;
+
+/// The first index of the largest number of a row, that number, the least one, and `Σ exp(x − max)`.
+#[cube(launch_unchecked)]
+fn best_kernel(logits: &Rows, best: &mut Array<f32>, rows: usize, len: usize, #[comptime] units: usize) {
+    let row = cube_number();
+    if row >= rows {
+        terminate!();
+    }
+    let mut scratch = SharedMemory::<f32>::new(units);
+    let from = row * logits.stride;
+    let (sum, largest) = exponentials(&logits.numbers, from, len, &mut scratch);
+    // Indices are whole numbers of f32, and the first is the largest of the negative ones.
+    let (mut first, mut least) = (f32::cast_from(len), largest);
+    let mut i = UNIT_POS as usize;
+    while i < len {
+        let value = logits.numbers[from + i];
+        least = min(least, value);
+        if value == largest {
+            first = min(first, f32::cast_from(i));
+        }
+        i += units;
+    }
+    let first = -folded(-first, &mut scratch, true);
+    let least = -folded(-least, &mut scratch, true);
+    if UNIT_POS == 0 {
+        best[row * BEST] = first;
+        best[row * BEST + 1] = largest;
+        best[row * BEST + 2] = least;
+        best[row * BEST + 3] = sum;
+    }
+}
+
 /// See [`crate::ModelBackend::rms_norm`].
 pub(super) fn rms_norm<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, eps: f64) -> CubeTensor<R> {
     let [rows, len] = x.meta.shape().dims();
@@ -301,4 +341,32 @@ pub(super) fn token_nll_backward<R: CubeRuntime>(
         );
     }
     d_logits
+}
+
+/// The most numbers of a row whose indices are whole numbers of f32.
+pub(super) const INDEXED: usize = 1 << 24;
+
+/// What [`best_kernel`] leaves of each row, `[N, BEST]`.
+///
+/// # Panics
+/// If rows are longer than [`INDEXED`].
+pub(super) fn best<R: CubeRuntime>(logits: CubeTensor<R>) -> CubeTensor<R> {
+    let [rows, len] = logits.meta.shape().dims();
+    assert!(len <= INDEXED, "rows of at most {INDEXED} numbers");
+    let best = empty(&logits, [rows, BEST]);
+    let units = units(len);
+    // SAFETY: cubes beyond the last row do nothing, and no unit leaves its row.
+    unsafe {
+        best_kernel::launch_unchecked(
+            &best.client,
+            cubes(rows, 1),
+            CubeDim::new_1d(units),
+            rows_arg(logits),
+            best.clone().into_array_arg(),
+            rows,
+            len,
+            units as usize,
+        );
+    }
+    best
 }

@@ -10,6 +10,7 @@ mod attention;
 mod batched;
 mod dots;
 mod elementwise;
+mod flat;
 mod instructions;
 mod linear;
 mod matmul;
@@ -30,8 +31,8 @@ use burn::tensor::{DType, TensorData, TensorPrimitive};
 
 use crate::host::{self, HostWeight};
 use crate::{
-    AttentionCall, AttentionGrads, AttentionMask, BestToken, HostMask, Job, LinearGrads, LoraRef,
-    ModelBackend, Penalty, ScoredToken, StoredDtype, StoredMatrix, WeightUse, composed,
+    AdamWRange, AdamWState, AttentionCall, AttentionGrads, AttentionMask, BestToken, HostMask, Job,
+    LinearGrads, LoraRef, ModelBackend, Penalty, ScoredToken, StoredDtype, StoredMatrix, WeightUse, composed,
 };
 
 /// A job that runs on a worker of a thread pool of its own. From there a kernel keeps one half of its work and hands out the
@@ -79,6 +80,7 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 
 impl ModelBackend for Flex {
     type Weight = HostWeight<Self>;
+    type Room = ();
 
     fn attention_mask(mask: HostMask, _device: &Self::Device) -> AttentionMask<Self> {
         AttentionMask::on_host(mask)
@@ -243,5 +245,25 @@ impl ModelBackend for Flex {
 
     fn written(cache: Tensor<Self, 4>, new: Tensor<Self, 4>, from: usize) -> Tensor<Self, 4> {
         if is_f32(&cache) { scores::written(cache, new, from) } else { composed::written(cache, new, from) }
+    }
+
+    fn added(flat: Tensor<Self, 1>, parts: Vec<(usize, Tensor<Self, 2>)>) -> Tensor<Self, 1> {
+        match is_f32(&flat) && parts.iter().all(|(_, part)| is_f32(part)) {
+            true => flat::added(flat, parts),
+            false => composed::added(flat, parts),
+        }
+    }
+
+    fn sum_of_squares(x: Tensor<Self, 1>) -> f64 {
+        if is_f32(&x) { flat::sum_of_squares(x) } else { composed::sum_of_squares(x) }
+    }
+
+    fn adamw(state: AdamWState<Self>, gradient: Tensor<Self, 1>, ranges: &[AdamWRange]) -> AdamWState<Self> {
+        let all = [&state.parameters, &state.exp_avg, &state.exp_avg_sq, &gradient];
+        if all.into_iter().all(is_f32) {
+            flat::adamw(state, gradient, ranges)
+        } else {
+            composed::adamw(state, gradient, ranges)
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::PromptBuilder;
+use super::{PromptBuilder, Prompted};
 use crate::agents::{SlotPlacement, TeamConfig};
 use crate::error::{Error, Result};
-use crate::text::{ChatMessage, Tokenizer};
+use crate::text::{Sample, Tokenizer};
 
 /// A character of private use: no text holds it, and no template trims it away.
 const MARK: &str = "\u{e000}";
@@ -17,17 +17,18 @@ impl PromptBuilder {
         Self { finds_contents: slots && team.slot_placement == SlotPlacement::Spread, ..self }
     }
 
-    /// Which tokens of `text`, the prompt that `messages` become, are the content of the last user turn.
+    /// Which tokens of `text`, the prompt that an agent's messages become for `sample`, are the content of its user prompt.
     pub(super) fn content(
         &self,
         tokenizer: &Tokenizer,
-        messages: &[ChatMessage],
+        prompted: &Prompted,
+        sample: &Sample,
         text: &str,
     ) -> Result<Range<usize>> {
         // What stands around the content is what stands around another one.
-        let mut marked = messages.to_vec();
-        marked.last_mut().expect("a prompt has a user turn").content = MARK.into();
-        let marked = self.prompt_text(tokenizer, &marked)?;
+        let mut marked = prompted.messages.clone();
+        marked[prompted.user].content = MARK.into();
+        let marked = self.prompt_text(tokenizer, &marked, sample)?;
         let around = marked.split_once(MARK).filter(|(before, after)| {
             text.starts_with(before) && text.ends_with(after) && text.len() >= before.len() + after.len()
         });

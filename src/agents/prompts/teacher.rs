@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::{FIELDS, PromptBuilder, SYSTEM, USER, check_ids, render};
+use super::{PromptBuilder, Prompted, SYSTEM, check_ids, render};
 use crate::agents::TeamConfig;
 use crate::error::{Error, Result};
+use crate::text::TokenizedSample;
 use crate::text::jinja::{Style, Templates};
-use crate::text::{ChatMessage, TokenizedSample};
 
 /// Makes the prompts of a teacher, which holds in one context what the agents of a team hold apart.
 #[derive(Debug)]
@@ -62,31 +62,33 @@ impl TeacherPrompts {
             return Ok(self.order.iter().flat_map(|&j| sample.prompts[j].iter().copied()).collect());
         };
         let context = prompts.context(source, &[]);
-        // What an agent is prompted with, its user prompt apart.
-        let prompted = |j: usize| {
-            let mut messages = prompts.messages_after(&context, path, source, j, &[])?;
-            let user = messages.pop().map_or(String::new(), |message| message.content);
-            Ok::<_, Error>((messages, user))
-        };
+        let prompted = |j: usize| prompts.messages_after(&context, path, source, j, &[]);
         let last = self.order[self.order.len() - 1];
-        let (mut messages, _) = prompted(last)?;
+        let Prompted { mut messages, mut user } = prompted(last)?;
         let text = match &self.user {
             Some(template) => {
                 if template.reads(0, "messages") {
-                    // It places the earlier turns itself.
-                    messages.truncate(usize::from(prompts.parts[last][SYSTEM].is_some()));
+                    // It places the turns of the conversation itself.
+                    let system = prompts.parts[last][SYSTEM].is_some();
+                    messages.truncate(user + 1);
+                    messages.drain(usize::from(system)..user);
+                    user = usize::from(system);
                 }
                 render(template, 0, &context, &source.fields)
                     .map_err(|m| at_line(format!("`teacher_user`: {m}")))?
             }
             None => {
-                let texts = self.order.iter().map(|&j| Ok(prompted(j)?.1));
-                texts.collect::<Result<Vec<_>>>()?.join("\n\n")
+                let text = |&j: &usize| {
+                    let Prompted { mut messages, user } = prompted(j)?;
+                    Ok(messages.swap_remove(user).content)
+                };
+                self.order.iter().map(text).collect::<Result<Vec<_>>>()?.join("\n\n")
             }
         };
-        messages.push(ChatMessage::new(FIELDS[USER], text));
-        let ids =
-            prompts.encode_prompt(tokenizer, &messages).map_err(|e| at_line(format!("the teacher: {e}")))?;
+        messages[user].content = text;
+        let ids = prompts
+            .encode_prompt(tokenizer, &messages, source)
+            .map_err(|e| at_line(format!("the teacher: {e}")))?;
         check_ids("the teacher's prompt", &ids, vocab_size).map_err(at_line)?;
         Ok(ids)
     }

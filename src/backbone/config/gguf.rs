@@ -1,22 +1,21 @@
 //! The configuration out of a GGUF file's metadata.
 
 use super::{BackboneConfig, Family, RopeConfig, RopeScaling};
-use crate::checkpoint::candle_message;
 use crate::checkpoint::gguf::{architecture, whole};
+use crate::checkpoint::{EMBEDDING, GgufWeights, HEAD, Weights};
 use crate::error::{Error, Result};
-use crate::files::open_file;
-use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Value;
 use std::path::Path;
 
 impl BackboneConfig {
-    /// Reads the metadata `content` of the GGUF file at `path` (opened again for Llama 3's factors only).
+    /// Reads the metadata of a GGUF file.
     ///
     /// # Errors
     /// When a field is missing or describes a model that is not computed here; names the field.
-    pub fn from_gguf(path: &Path, content: &Content) -> Result<Self> {
-        let architecture = architecture(path, content)?;
-        let meta = Meta { path, content, architecture: &architecture };
+    pub fn from_gguf(weights: &GgufWeights) -> Result<Self> {
+        let path = weights.path();
+        let architecture = architecture(path, weights.content())?;
+        let meta = Meta { path, weights, architecture: &architecture };
         let family = match architecture.as_str() {
             "qwen2" => Family::Qwen2,
             "qwen3" => Family::Qwen3,
@@ -44,10 +43,14 @@ impl BackboneConfig {
                 return Err(meta.error(name, format!("is {width}, not the heads' width {head_dim}; {why}")));
             }
         }
+        // The metadata do not tell.
+        let biased = |module: &str| weights.shape(&format!("model.layers.0.{module}.bias")).is_some();
+        let embedding = weights.shape(EMBEDDING).and_then(|shape| shape.first().copied());
         let theta = meta.number("rope.freq_base")?.unwrap_or(10_000.0);
         let config = Self {
             family,
-            vocab_size: meta.rows("token_embd.weight")?,
+            vocab_size: embedding
+                .ok_or_else(|| Error::file(path, "the tensor `token_embd.weight` is missing"))?,
             hidden_size,
             intermediate_size: meta.required("feed_forward_length")?,
             num_hidden_layers: meta.required("block_count")?,
@@ -57,8 +60,10 @@ impl BackboneConfig {
             rms_norm_eps: meta.number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6),
             rope: RopeConfig { theta, scaling: meta.rope_scaling(theta, head_dim)? },
             max_position_embeddings: meta.required("context_length")?,
-            tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
-            attention_bias: family == Family::Qwen2,
+            tie_word_embeddings: weights.shape(HEAD).is_none(),
+            qkv_bias: biased("self_attn.q_proj") || family == Family::Qwen2,
+            o_bias: biased("self_attn.o_proj"),
+            mlp_bias: biased("mlp.down_proj"),
             qk_norm: family == Family::Qwen3,
             eos_token_ids: meta.eos_token_ids(),
         };
@@ -70,13 +75,13 @@ impl BackboneConfig {
 /// The metadata under one architecture's prefix.
 struct Meta<'a> {
     path: &'a Path,
-    content: &'a Content,
+    weights: &'a GgufWeights,
     architecture: &'a str,
 }
 
 impl Meta<'_> {
     fn value(&self, name: &str) -> Option<&Value> {
-        self.content.metadata.get(&format!("{}.{name}", self.architecture))
+        self.weights.content().metadata.get(&format!("{}.{name}", self.architecture))
     }
 
     fn error(&self, name: &str, predicate: impl std::fmt::Display) -> Error {
@@ -108,39 +113,26 @@ impl Meta<'_> {
         }
     }
 
-    /// The rows of the matrix `name`.
-    fn rows(&self, name: &str) -> Result<usize> {
-        let info = self.content.tensor_infos.get(name);
-        let rows = info.and_then(|info| info.shape.dims().first().copied());
-        rows.ok_or_else(|| Error::file(self.path, format!("the tensor `{name}` is missing")))
-    }
-
     fn rope_scaling(&self, theta: f64, head_dim: usize) -> Result<RopeScaling> {
         const FACTORS: &str = "rope_freqs.weight";
-        let linear = match self.value("rope.scaling.type") {
-            None => self.number("rope.scale_linear")?.filter(|factor| *factor != 1.0),
-            Some(Value::String(kind)) if kind == "none" => None,
-            Some(Value::String(kind)) if kind == "linear" => {
-                let factor = self.number("rope.scaling.factor")?;
-                Some(factor.ok_or_else(|| self.error("rope.scaling.factor", "is missing"))?)
-            }
+        let linear =
+            |factor: Option<f64>| factor.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor });
+        let scaling = match self.value("rope.scaling.type") {
+            None => linear(self.number("rope.scale_linear")?.filter(|factor| *factor != 1.0)),
+            Some(Value::String(kind)) if kind == "none" => RopeScaling::None,
+            Some(Value::String(kind)) if kind == "linear" => linear(Some(self.scaling_factor()?)),
+            Some(Value::String(kind)) if kind == "yarn" => self.yarn()?,
             Some(kind) => {
                 let kind = kind.to_string().map_or("no text", String::as_str);
-                return Err(self
-                    .error("rope.scaling.type", format!("is `{kind}`; only none and linear are computed")));
+                let why = format!("is `{kind}`; only none, linear and yarn are computed");
+                return Err(self.error("rope.scaling.type", why));
             }
         };
-        let scaling = linear.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor });
-        let Some(info) = self.content.tensor_infos.get(FACTORS) else { return Ok(scaling) };
+        let Some(divisors) = self.weights.rope_factors()? else { return Ok(scaling) };
         let error = |message: String| Error::file(self.path, format!("the tensor `{FACTORS}` {message}"));
-        if info.shape.dims() != [head_dim / 2] {
-            return Err(error(format!("has the shape {:?}, not [{}]", info.shape.dims(), head_dim / 2)));
+        if divisors.len() != head_dim / 2 {
+            return Err(error(format!("has {} numbers, not {}", divisors.len(), head_dim / 2)));
         }
-        let divisors = open_file(self.path)
-            .map_err(candle_core::Error::from)
-            .and_then(|mut file| self.content.tensor(&mut file, FACTORS, &Device::Cpu))
-            .and_then(|tensor| tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>())
-            .map_err(|cause| error(format!("cannot be read: {}", candle_message(&cause))))?;
         match RopeScaling::from_divisors(&divisors, theta) {
             Some(RopeScaling::None) => Ok(scaling),
             Some(llama3) if scaling == RopeScaling::None => Ok(llama3),
@@ -148,10 +140,35 @@ impl Meta<'_> {
         }
     }
 
+    fn scaling_factor(&self) -> Result<f64> {
+        self.number("rope.scaling.factor")?.ok_or_else(|| self.error("rope.scaling.factor", "is missing"))
+    }
+
+    /// YaRN with the settings of its paper, where the file has no other.
+    fn yarn(&self) -> Result<RopeScaling> {
+        for name in ["attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier"] {
+            let name = format!("rope.scaling.{name}");
+            if self.value(&name).is_some() {
+                return Err(self.error(&name, "is set; only YaRN without it is computed"));
+            }
+        }
+        let number = |name: &str| self.number(&format!("rope.scaling.{name}"));
+        let original = match self.integer("rope.scaling.original_context_length")? {
+            Some(positions) => positions,
+            None => self.required("context_length")?,
+        };
+        let mut scaling = RopeScaling::yarn(self.scaling_factor()?, original);
+        if let RopeScaling::Yarn { beta_fast, beta_slow, .. } = &mut scaling {
+            *beta_fast = number("yarn_beta_fast")?.unwrap_or(*beta_fast);
+            *beta_slow = number("yarn_beta_slow")?.unwrap_or(*beta_slow);
+        }
+        Ok(scaling)
+    }
+
     /// The tokens that end a text and a turn.
     fn eos_token_ids(&self) -> Vec<u32> {
         let names = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
-        let values = names.iter().filter_map(|name| self.content.metadata.get(*name));
+        let values = names.iter().filter_map(|name| self.weights.content().metadata.get(*name));
         let mut ids: Vec<u32> = values.filter_map(|value| u32::try_from(whole(value)?).ok()).collect();
         ids.dedup();
         ids
@@ -162,7 +179,7 @@ impl Meta<'_> {
 mod tests {
     use super::*;
     use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
-    use candle_core::{DType, Tensor};
+    use candle_core::{DType, Device, Tensor};
 
     fn read(changes: &[(&str, Option<Value>)], factors: Option<&[f32]>) -> Result<BackboneConfig> {
         let mut fields = vec![
@@ -189,8 +206,7 @@ mod tests {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value)).collect();
         let file = tempfile::NamedTempFile::new().unwrap();
         gguf_file::write(&mut file.reopen().unwrap(), &fields, &tensors).unwrap();
-        let content = Content::read(&mut file.reopen().unwrap()).unwrap();
-        BackboneConfig::from_gguf(file.path(), &content)
+        BackboneConfig::from_gguf(&GgufWeights::open(file.path())?)
     }
 
     #[test]
@@ -211,13 +227,30 @@ mod tests {
             high_freq_factor: 4.0,
             original_max_position_embeddings: 8192,
         };
-        let divisor = |i| llama3.divisor(500_000_f64.powf(-f64::from(i) / 8.0)) as f32;
-        let mut factors: Vec<f32> = (0..8).map(divisor).collect();
+        let frequencies: Vec<f64> = (0..8).map(|i| 500_000_f64.powf(-f64::from(i) / 8.0)).collect();
+        let mut factors: Vec<f32> = llama3.divisors(5e5, &frequencies).iter().map(|&x| x as f32).collect();
         assert_eq!(read(&[], Some(&factors)).unwrap().rope.scaling, llama3);
         assert_eq!(read(&[], Some(&[1.0; 8])).unwrap().rope.scaling, RopeScaling::None);
         factors[0] = 2.0;
         assert!(read(&[], Some(&factors)).unwrap_err().to_string().contains("`rope_freqs.weight` scales"));
-        assert!(read(&[], Some(&[1.0; 4])).unwrap_err().to_string().contains("has the shape [4], not [8]"));
+        assert!(read(&[], Some(&[1.0; 4])).unwrap_err().to_string().contains("has 4 numbers, not 8"));
+    }
+
+    #[test]
+    fn yarn_is_read() {
+        let text = |text: &str| Some(Value::String(text.into()));
+        let fields = [
+            ("llama.rope.scaling.type", text("yarn")),
+            ("llama.rope.scaling.factor", Some(Value::F32(4.0))),
+            ("llama.rope.scaling.original_context_length", Some(Value::U32(2048))),
+        ];
+        assert_eq!(read(&fields, None).unwrap().rope.scaling, RopeScaling::yarn(4.0, 2048));
+        let more = [&fields[..], &[("llama.rope.scaling.attn_factor", Some(Value::F32(2.0)))]].concat();
+        assert!(
+            read(&more, None).unwrap_err().to_string().contains("`llama.rope.scaling.attn_factor` is set")
+        );
+        let error = read(&fields, Some(&[2.0; 8])).unwrap_err().to_string();
+        assert!(error.contains("`rope_freqs.weight` scales"), "{error}");
     }
 
     #[test]
@@ -225,7 +258,8 @@ mod tests {
         let text = |text: &str| Some(Value::String(text.into()));
         for (field, value) in [
             ("llama.expert_count", Some(Value::U32(8))),
-            ("llama.rope.scaling.type", text("yarn")),
+            ("llama.rope.scaling.type", text("longrope")),
+            ("llama.rope.scaling.type", Some(Value::U32(1))),
             ("llama.rope.dimension_count", Some(Value::U32(8))),
             ("llama.attention.value_length", Some(Value::U32(8))),
             ("llama.attention.head_count", Some(Value::U32(0))),

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::files::Fields;
+use std::f64::consts::TAU;
 use std::path::Path;
 
 /// Base and scaling of the rotary frequencies.
@@ -34,6 +35,22 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         /// The number of positions before the scaling.
         original_max_position_embeddings: usize,
+    },
+    /// By the number of turns within the original context (`yarn`; arXiv 2309.00071, transformers' `_compute_yarn_parameters`): frequencies
+    /// that turn often stay, those that turn seldom are divided by `factor`, those between are interpolated.
+    Yarn {
+        /// The divisor of low frequencies, at least 1.
+        factor: f64,
+        /// The number of positions before the scaling.
+        original_max_position_embeddings: usize,
+        /// Turns above which a frequency stays.
+        beta_fast: f64,
+        /// Turns below which a frequency is divided by `factor`.
+        beta_slow: f64,
+        /// What cosines and sines are multiplied by, so that scores are by its square.
+        attention_factor: f64,
+        /// Whether the ends of the interpolation are rounded to whole pairs.
+        truncate: bool,
     },
 }
 
@@ -70,13 +87,17 @@ impl RopeConfig {
                 factor: object.require("factor")?,
                 low_freq_factor: object.require("low_freq_factor")?,
                 high_freq_factor: object.require("high_freq_factor")?,
-                original_max_position_embeddings: match fields.get("original_max_position_embeddings")? {
-                    Some(positions) => positions,
-                    None => object.get("original_max_position_embeddings")?.unwrap_or(max_positions),
-                },
+                original_max_position_embeddings: original_positions(fields, object, max_positions)?,
+            },
+            Some("yarn") => yarn(fields, object, max_positions)?,
+            // Its frequencies are the unscaled ones up to `max_position_embeddings`, and no text is longer here.
+            Some("dynamic") => match object.require("factor")? {
+                factor if factor_is_fine(factor) => RopeScaling::None,
+                factor => return Err(object.error("factor", format!("is {factor}, but must be at least 1"))),
             },
             Some(other) => {
-                let why = format!("is `{other}`; this version computes default, linear and llama3");
+                let why =
+                    format!("is `{other}`; this version computes default, linear, dynamic, yarn and llama3");
                 return Err(object.error(name, why));
             }
         };
@@ -96,10 +117,11 @@ impl RopeConfig {
         if !(self.theta > 0.0 && self.theta.is_finite()) {
             return error("rope_theta", self.theta, "positive");
         }
-        let factor_is_fine = |factor: f64| factor >= 1.0 && factor.is_finite();
         match self.scaling {
             RopeScaling::None => Ok(()),
-            RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. }
+            RopeScaling::Linear { factor }
+            | RopeScaling::Llama3 { factor, .. }
+            | RopeScaling::Yarn { factor, .. }
                 if !factor_is_fine(factor) =>
             {
                 error("factor", factor, "at least 1")
@@ -114,10 +136,22 @@ impl RopeConfig {
                     &format!("greater than `low_freq_factor` ({low}), both positive"),
                 )
             }
-            RopeScaling::Llama3 { original_max_position_embeddings: 0, .. } => {
+            RopeScaling::Llama3 { original_max_position_embeddings: 0, .. }
+            | RopeScaling::Yarn { original_max_position_embeddings: 0, .. } => {
                 error("original_max_position_embeddings", 0.0, "positive")
             }
-            RopeScaling::Llama3 { .. } => Ok(()),
+            RopeScaling::Yarn { beta_fast: fast, beta_slow: slow, .. }
+                if !(slow > 0.0 && fast >= slow && fast.is_finite()) =>
+            {
+                error("beta_fast", fast, &format!("at least `beta_slow` ({slow}), both positive"))
+            }
+            RopeScaling::Yarn { attention_factor, .. }
+                if !(attention_factor > 0.0 && attention_factor.is_finite()) =>
+            {
+                error("attention_factor", attention_factor, "positive")
+            }
+            RopeScaling::Yarn { .. } if self.theta <= 1.0 => error("rope_theta", self.theta, "above 1"),
+            RopeScaling::Llama3 { .. } | RopeScaling::Yarn { .. } => Ok(()),
         }
     }
 }
@@ -136,32 +170,116 @@ impl RopeScaling {
             let (low_freq_factor, high_freq_factor) = (1.0, 4.0);
             let scaling =
                 Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings };
-            let fits = divisors.iter().enumerate().all(|(i, divisor)| {
-                let inv_freq = theta.powf(-(i as f64) / divisors.len() as f64);
-                (scaling.divisor(inv_freq) / f64::from(*divisor) - 1.0).abs() < 1e-4
-            });
+            let pairs = divisors.len();
+            let inv_freq: Vec<f64> = (0..pairs).map(|i| theta.powf(-(i as f64) / pairs as f64)).collect();
+            let expected = scaling.divisors(theta, &inv_freq);
+            let fits = expected.iter().zip(divisors).all(|(a, b)| (a / f64::from(*b) - 1.0).abs() < 1e-4);
             (factor > 1.0 && fits).then_some(scaling)
         })
     }
 
-    /// What the unscaled frequency `inv_freq` is divided by.
-    pub(crate) fn divisor(&self, inv_freq: f64) -> f64 {
+    /// What each of the unscaled frequencies `inv_freq`, `theta^(-i / pairs)`, is divided by.
+    pub(crate) fn divisors(&self, theta: f64, inv_freq: &[f64]) -> Vec<f64> {
         match *self {
-            Self::None => 1.0,
-            Self::Linear { factor } => factor,
+            Self::None => vec![1.0; inv_freq.len()],
+            Self::Linear { factor } => vec![factor; inv_freq.len()],
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                let waves = original_max_position_embeddings as f64 * inv_freq / std::f64::consts::TAU;
-                if waves < low_freq_factor {
-                    factor
-                } else if waves > high_freq_factor {
-                    1.0
-                } else {
-                    let smooth = (waves - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                    1.0 / ((1.0 - smooth) / factor + smooth)
-                }
+                let divisor = |inv_freq: &f64| {
+                    let waves = original_max_position_embeddings as f64 * inv_freq / TAU;
+                    if waves < low_freq_factor {
+                        factor
+                    } else if waves > high_freq_factor {
+                        1.0
+                    } else {
+                        let smooth = (waves - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                        1.0 / ((1.0 - smooth) / factor + smooth)
+                    }
+                };
+                inv_freq.iter().map(divisor).collect()
+            }
+            Self::Yarn {
+                factor, original_max_position_embeddings, beta_fast, beta_slow, truncate, ..
+            } => {
+                // The pair that makes so many turns within the original context.
+                let pair_of = |turns: f64| {
+                    let positions = original_max_position_embeddings as f64;
+                    inv_freq.len() as f64 * (positions / (turns * TAU)).ln() / theta.ln()
+                };
+                let (low, high) = (pair_of(beta_fast), pair_of(beta_slow));
+                let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, high) = (low.max(0.0), high.min((2 * inv_freq.len() - 1) as f64));
+                let width = if low == high { 0.001 } else { high - low };
+                let divisor = |i: usize| {
+                    let divided = ((i as f64 - low) / width).clamp(0.0, 1.0);
+                    1.0 / (divided / factor + (1.0 - divided))
+                };
+                (0..inv_freq.len()).map(divisor).collect()
             }
         }
     }
+
+    /// What cosines and sines are multiplied by.
+    pub(crate) fn attention_factor(&self) -> f64 {
+        match *self {
+            Self::Yarn { attention_factor, .. } => attention_factor,
+            Self::None | Self::Linear { .. } | Self::Llama3 { .. } => 1.0,
+        }
+    }
+
+    /// YaRN's scaling by `factor` with the settings of its paper.
+    pub(super) fn yarn(factor: f64, original_max_position_embeddings: usize) -> Self {
+        Self::Yarn {
+            factor,
+            original_max_position_embeddings,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: mscale(factor, 1.0),
+            truncate: true,
+        }
+    }
+}
+
+/// The scaling `yarn` in `object`, as transformers fills its fields up.
+fn yarn(fields: &Fields, object: &Fields, max_positions: usize) -> Result<RopeScaling> {
+    let original_max_position_embeddings = original_positions(fields, object, max_positions)?;
+    let factor = match object.get("factor")? {
+        Some(factor) => factor,
+        None => max_positions as f64 / original_max_position_embeddings as f64,
+    };
+    // Zero counts as absent for these, as in Python.
+    let number = |name: &str| object.get::<f64>(name).map(|number| number.filter(|number| *number != 0.0));
+    let attention_factor =
+        match (object.get("attention_factor")?, number("mscale")?, number("mscale_all_dim")?) {
+            (Some(attention_factor), _, _) => attention_factor,
+            (None, Some(one), Some(all)) => mscale(factor, one) / mscale(factor, all),
+            (None, _, _) => mscale(factor, 1.0),
+        };
+    Ok(RopeScaling::Yarn {
+        factor,
+        original_max_position_embeddings,
+        beta_fast: number("beta_fast")?.unwrap_or(32.0),
+        beta_slow: number("beta_slow")?.unwrap_or(1.0),
+        attention_factor,
+        truncate: object.get("truncate")?.unwrap_or(true),
+    })
+}
+
+/// YaRN's factor of the scores' square root: `0.1 · by · ln(factor) + 1`.
+fn mscale(factor: f64, by: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 }
+}
+
+/// The number of positions before a scaling.
+fn original_positions(fields: &Fields, object: &Fields, max_positions: usize) -> Result<usize> {
+    const NAME: &str = "original_max_position_embeddings";
+    match fields.get(NAME)? {
+        Some(positions) => Ok(positions),
+        None => Ok(object.get(NAME)?.unwrap_or(max_positions)),
+    }
+}
+
+fn factor_is_fine(factor: f64) -> bool {
+    factor >= 1.0 && factor.is_finite()
 }
 
 /// Refuses to rotate only a part of each head.
@@ -209,8 +327,10 @@ mod tests {
     #[test]
     fn other_scalings_are_refused_by_field() {
         for (text, field) in [
-            (r#"{"rope_scaling": {"type": "yarn", "factor": 4}}"#, "rope_scaling.type"),
-            (r#"{"rope_scaling": {"rope_type": "dynamic", "factor": 4}}"#, "rope_scaling.rope_type"),
+            (r#"{"rope_scaling": {"type": "su", "factor": 4}}"#, "rope_scaling.type"),
+            (r#"{"rope_scaling": {"rope_type": "dynamic", "factor": 0.5}}"#, "rope_scaling.factor"),
+            (r#"{"rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": 0.5}}"#, "beta_fast"),
+            (r#"{"rope_scaling": {"type": "yarn", "factor": 4, "attention_factor": 0}}"#, "attention_factor"),
             (r#"{"rope_parameters": {"rope_type": "longrope"}}"#, "rope_parameters.rope_type"),
             (
                 r#"{"rope_parameters": {"full_attention": {"rope_type": "default"}}}"#,
@@ -229,8 +349,8 @@ mod tests {
 
     #[test]
     fn llama3_scaling_is_recognised_by_its_divisors() {
-        let frequencies = (0..32).map(|i| 500_000_f64.powf(-f64::from(i) / 32.0));
-        let mut divisors: Vec<f32> = frequencies.map(|f| LLAMA3.divisor(f) as f32).collect();
+        let frequencies: Vec<f64> = (0..32).map(|i| 500_000_f64.powf(-f64::from(i) / 32.0)).collect();
+        let mut divisors: Vec<f32> = LLAMA3.divisors(5e5, &frequencies).iter().map(|&x| x as f32).collect();
         assert_eq!((divisors[0], divisors[31]), (1.0, 32.0));
         assert_eq!(RopeScaling::from_divisors(&divisors, 500_000.0), Some(LLAMA3));
         divisors[10] = 3.0;

@@ -89,6 +89,7 @@ pub(super) fn cached(cache: &HubCache, name: &HubName, wanted: Wanted) -> Option
     match wanted {
         Wanted::Model => model_in(&snapshot, name.file.as_deref()),
         Wanted::Adapter => peft::FILES.iter().all(|file| snapshot.join(file).exists()).then_some(snapshot),
+        Wanted::Data => None, // which has several files: `dataset.rs`
     }
 }
 
@@ -167,7 +168,7 @@ fn snapshot_models(name: &str, snapshot: &Path) -> Vec<CachedModel> {
 }
 
 /// Files below `dir` by relative path with their sizes, in order; links are followed.
-fn files_below(dir: &Path) -> Vec<(String, u64)> {
+pub(super) fn files_below(dir: &Path) -> Vec<(String, u64)> {
     let mut files = Vec::new();
     for name in names_in(dir) {
         match dir.join(&name).metadata() {

@@ -100,7 +100,8 @@ impl Download {
     }
 
     fn ask(&self, range: Option<&str>) -> Result<Answer, Failure> {
-        let parts = self.name.repository.split('/').chain(["resolve", &self.commit]);
+        let repository = self.name.repo_type.prefix().into_iter().chain(self.name.repository.split('/'));
+        let parts = repository.chain(["resolve", &self.commit]);
         self.client.get(self.client.url(parts.chain(self.file.name.split('/'))), range)
     }
 

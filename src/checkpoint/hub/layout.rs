@@ -26,7 +26,7 @@ impl HubCache {
 
     /// What it holds of a repository.
     pub fn repository(&self, name: &HubName) -> CachedRepository {
-        let folder = format!("models--{}", name.repository.replace('/', "--"));
+        let folder = format!("{}--{}", name.repo_type.plural(), name.repository.replace('/', "--"));
         CachedRepository { locks: self.root.join(".locks").join(&folder), folder: self.root.join(folder) }
     }
 }

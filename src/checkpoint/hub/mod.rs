@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod cache;
+mod dataset;
 mod download;
 mod fetch;
 mod http;
@@ -14,6 +15,7 @@ mod transfer;
 mod wheel;
 
 pub use cache::{CachedModel, cache_root, cached_models};
+pub use dataset::resolve_data;
 pub(crate) use fetch::published_name;
 pub use fetch::{fetch, resolve_adapter, resolve_model};
 pub use known::{KNOWN_MODELS, KnownModel, known};

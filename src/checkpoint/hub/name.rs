@@ -3,9 +3,36 @@
 use super::answer::is_file_name;
 use std::fmt;
 
+/// What a repository holds, as the hub tells repositories apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RepoType {
+    /// Models and adapters.
+    #[default]
+    Model,
+    /// Data sets.
+    Dataset,
+}
+
+impl RepoType {
+    /// Its name in the plural, as paths of the hub's interface and of its cache begin with it.
+    pub(super) fn plural(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+
+    /// What stands before the name of a repository in addresses of its page and its files.
+    pub(super) fn prefix(self) -> Option<&'static str> {
+        (self == Self::Dataset).then_some("datasets")
+    }
+}
+
 /// A repository on the Hugging Face hub, at one revision, and which of its files is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubName {
+    /// What it holds.
+    pub repo_type: RepoType,
     /// `ORG/NAME`.
     pub repository: String,
     /// A branch, tag or commit.
@@ -30,10 +57,17 @@ impl HubName {
         let gguf = file.is_none_or(|file| is_file_name(file) && file.to_ascii_lowercase().ends_with(".gguf"));
         let revision_fits = revision.is_none_or(is_file_name);
         (plain && gguf && revision_fits).then(|| Self {
+            repo_type: RepoType::Model,
             repository: repository.into(),
             revision: revision.map(Into::into),
             file: file.map(Into::into),
         })
+    }
+
+    /// The address of its page, after that of the hub.
+    pub(super) fn page(&self) -> String {
+        let prefix = self.repo_type.prefix().map_or(String::new(), |prefix| format!("{prefix}/"));
+        format!("{prefix}{}", self.repository)
     }
 
     /// The branch, tag or commit that is asked for.

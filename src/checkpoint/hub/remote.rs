@@ -28,7 +28,7 @@ impl Hub {
 
     /// The repository's commit and files.
     pub fn listing(&self, name: &HubName, on: OnTransfer) -> Result<Listing, Failure> {
-        let parts = ["api", "models"].into_iter().chain(name.repository.split('/'));
+        let parts = ["api", name.repo_type.plural()].into_iter().chain(name.repository.split('/'));
         let mut url = self.client.url(parts.chain(["revision", name.revision()]));
         url.set_query(Some("blobs=true")); // with sizes
         let client = self.client.clone();

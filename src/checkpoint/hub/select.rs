@@ -18,6 +18,9 @@ const BESIDE: [&str; 6] = [
     "special_tokens_map.json",
 ];
 
+/// The folder of chat templates beside the default one.
+const TEMPLATES: &str = "additional_chat_templates/";
+
 /// What a repository is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -25,6 +28,8 @@ pub(super) enum Wanted {
     Model,
     /// What `--adapter` takes: a PEFT folder.
     Adapter,
+    /// What `--data` takes: a split of a data set.
+    Data,
 }
 
 impl Wanted {
@@ -33,6 +38,7 @@ impl Wanted {
         match self {
             Self::Model => "give --model a folder or GGUF file",
             Self::Adapter => "give --adapter a folder",
+            Self::Data => "give --data a file",
         }
     }
 }
@@ -80,8 +86,10 @@ pub(super) fn select(
         if !has(BESIDE[0]) {
             return Err(format!("it has weights but no `{}`, which must describe them", BESIDE[0]));
         }
-        let mut beside: Vec<String> =
-            BESIDE.iter().filter(|file| has(file)).map(|file| file.to_string()).collect();
+        let templates = |file: &&String| file.starts_with(TEMPLATES) && file.ends_with(".jinja");
+        let templates = files.iter().filter(templates).cloned();
+        let beside = BESIDE.iter().filter(|file| has(file)).map(|file| file.to_string());
+        let mut beside: Vec<String> = beside.chain(templates).collect();
         if has(SINGLE) {
             beside.push(SINGLE.into());
             return Ok(Selection::Folder(beside));

@@ -32,7 +32,7 @@ impl SafetensorsWeights {
     pub fn open(dir: &Path) -> Result<Self> {
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         if single.exists() {
-            return Self::from_shards(&single, vec![Shard::open(&single)?]);
+            return Self::open_file(&single);
         }
         if !index.exists() {
             return Err(Error::file(dir, no_weights(dir)));
@@ -59,7 +59,16 @@ impl SafetensorsWeights {
         Self::from_shards(&index, shards)
     }
 
-    fn from_shards(path: &Path, shards: Vec<Shard>) -> Result<Self> {
+    /// Opens one file of weights.
+    ///
+    /// # Errors
+    /// When it cannot be read or its header is wrong.
+    pub(crate) fn open_file(path: &Path) -> Result<Self> {
+        Self::from_shards(path, vec![Shard::open(path)?])
+    }
+
+    fn from_shards(path: &Path, mut shards: Vec<Shard>) -> Result<Self> {
+        prefix_bare_names(&mut shards);
         let mut places = BTreeMap::new();
         for (at, shard) in shards.iter().enumerate() {
             for name in shard.tensors.keys() {
@@ -118,6 +127,23 @@ impl Weights for SafetensorsWeights {
 
     fn file(&self, name: &str) -> &Path {
         self.shard(name).map_or(&self.path, |shard| shard.file.path())
+    }
+}
+
+/// Puts `model.` before the names of a model that was saved without its head (transformers' `base_model_prefix`), where no name has it.
+fn prefix_bare_names(shards: &mut [Shard]) {
+    const PREFIX: &str = "model.";
+    let mut names = shards.iter().flat_map(|shard| shard.tensors.keys());
+    if names.any(|name| name.starts_with(PREFIX)) {
+        return;
+    }
+    for shard in shards {
+        let tensors = std::mem::take(&mut shard.tensors).into_iter();
+        let prefixed = |(name, stored): (String, Stored)| {
+            let inside = ["embed_tokens.", "layers.", "norm."].iter().any(|part| name.starts_with(part));
+            (if inside { format!("{PREFIX}{name}") } else { name }, stored)
+        };
+        shard.tensors = tensors.map(prefixed).collect();
     }
 }
 
@@ -268,6 +294,7 @@ fn no_weights(dir: &Path) -> &'static str {
 mod tests {
     use super::super::write::write_safetensors;
     use super::*;
+    use crate::checkpoint::weights::equal;
     use half::{bf16, f16};
     use safetensors::tensor::TensorView;
     use serde_json::{Value, json};
@@ -302,6 +329,26 @@ mod tests {
         assert!(weights.read_f32("bf16").unwrap().iter().zip(&brains).all(|(a, b)| *a == b.to_f32()));
         let error = weights.read_f32("int").unwrap_err().to_string();
         assert!(error.contains("`int` is stored as I64"), "{error}");
+    }
+
+    #[test]
+    fn names_without_their_first_part_get_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = |names: &[&str]| {
+            let tensors = names.iter().map(|name| (name.to_string(), (vec![1], vec![1.0]))).collect();
+            write_safetensors(&dir.path().join("model.safetensors"), &tensors, None).unwrap();
+            SafetensorsWeights::open(dir.path()).unwrap().names()
+        };
+        let bare = ["embed_tokens.weight", "layers.0.mlp.up_proj.weight", "lm_head.weight", "norm.weight"];
+        let whole = [
+            "lm_head.weight",
+            "model.embed_tokens.weight",
+            "model.layers.0.mlp.up_proj.weight",
+            "model.norm.weight",
+        ];
+        assert_eq!(names(&bare), whole);
+        assert_eq!(names(&whole), whole);
+        assert_eq!(names(&["model.norm.weight", "norm.weight"]), ["model.norm.weight", "norm.weight"]);
     }
 
     #[test]
@@ -381,7 +428,7 @@ mod tests {
         ];
         write_raw(&dir.path().join("model.safetensors"), &raw);
         let weights = SafetensorsWeights::open(dir.path()).unwrap();
-        let equal = |b| weights.equal("a", b).unwrap();
+        let equal = |b| equal((&weights, "a"), (&weights, b)).unwrap();
         assert!(equal("b") && !equal("c") && equal("d"));
     }
 

@@ -5,7 +5,7 @@ mod child;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffmas::backbone::WeightDtype;
+use diffmas::backbone::{ComputeDtype, WeightDtype};
 use diffmas::backends::{BackendKind, DeviceError};
 use diffmas::bench::{
     BenchConfig, BenchModel, BenchRecord, Column, ColumnEvent, ColumnRequest, Comparison, ModelRecord, Shape,
@@ -20,7 +20,7 @@ use super::{fetch, interrupt, output, verbosity};
 
 /// What stands below the help.
 pub const AFTER_HELP: &str = "\
-A backend and a type of weights are a column of the table, measured in a process of its own. Lists are separated by commas.
+A backend, a type of weights and a precision are a column of the table, measured in a process of its own. Lists are separated by commas.
 
 Example: diffmas bench --shape smollm2-135m --backend flex --output bench";
 
@@ -30,52 +30,55 @@ Example: diffmas bench --shape smollm2-135m --backend flex --output bench";
 pub struct BenchCommand {
     /// Hugging Face folder, .gguf file, ORG/NAME[@REVISION][:FILE.gguf] on the Hugging Face hub, or a known name
     /// (`diffmas models`)
-    #[arg(long, conflicts_with = "shape")]
+    #[arg(long, conflicts_with = "shape", help_heading = "Model")]
     model: Option<String>,
     /// Fetch nothing: the model must be here or cached
-    #[arg(long)]
+    #[arg(long, help_heading = "Model")]
     offline: bool,
     /// Random weights of the sizes of a published model, in place of --model [smollm2-135m; qwen3-0.6b, qwen3-4b, qwen3-8b]
-    #[arg(long, value_parser = Shape::named)]
+    #[arg(long, value_parser = Shape::named, help_heading = "Model")]
     shape: Option<Shape>,
     /// Backends; the first is what the others are compared with [all that have a device here]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Device")]
     backend: Vec<String>,
     /// Which of the backend's devices, by its number in `diffmas devices` [0]
-    #[arg(long, value_name = "N", alias = "device-index")]
+    #[arg(long, value_name = "N", alias = "device-index", help_heading = "Device")]
     device: Option<usize>,
     /// How weights are stored; those that a backend does not have are left out [f32,bf16; f16, q8, q4, auto]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Device")]
     dtype: Vec<WeightDtype>,
+    /// What products with them are computed in; what a backend does not have is left out [f32; tf32, bf16, f16]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Device")]
+    precision: Vec<ComputeDtype>,
     /// What is timed, beside loading [all: first-token, prefill, latent-step, decode, train]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = one_of::<WorkKind>(), hide_possible_values = true)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = one_of::<WorkKind>(), hide_possible_values = true, help_heading = "Work")]
     works: Vec<WorkKind>,
     /// Latent steps of each upstream agent in a training step [0,10]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Work")]
     latent_steps: Vec<usize>,
     /// Rows of a training step [1]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Work")]
     train_batch: Vec<usize>,
     /// Rows that are decoded together [1,8]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Work")]
     decode_batch: Vec<usize>,
     /// Runs of each work [3]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Work")]
     runs: Option<usize>,
     /// Runs before these that do not count [1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Work")]
     warmup: Option<usize>,
     /// Seed of random weights [42]
-    #[arg(long)]
+    #[arg(long, help_heading = "Work")]
     seed: Option<u64>,
     /// Folder for bench.json, bench.md and bench.svg
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     output: Option<PathBuf>,
     /// Replace what the output folder holds
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     overwrite: bool,
     /// Compare with the bench.json of an earlier bench, here or elsewhere
-    #[arg(long, value_name = "FILE.json")]
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
     against: Option<PathBuf>,
     /// One column, as JSON: told as events, a line of JSON each
     #[arg(long, hide = true, value_name = "JSON")]
@@ -101,12 +104,16 @@ impl BenchCommand {
         let mut bench = Bench { record, against, lock };
         let dtypes = given(&self.dtype, vec![WeightDtype::F32, WeightDtype::Bf16]);
         let mut requests = Vec::new();
+        let precisions = given(&self.precision, vec![ComputeDtype::F32]);
         for backend in backends {
-            requests.extend(once(&dtypes).map(|dtype| ColumnRequest {
+            let numbers =
+                once(&dtypes).flat_map(|dtype| once(&precisions).map(move |precision| (dtype, precision)));
+            requests.extend(numbers.map(|(dtype, precision)| ColumnRequest {
                 model: model.clone(),
                 backend: backend.name().into(),
                 device: self.device,
                 dtype,
+                precision,
                 config: bench.record.settings.clone(),
                 named: !self.backend.is_empty(),
             }));
@@ -230,7 +237,7 @@ impl Bench<'_> {
 
 /// A column, with a line of progress for each work; until all is done or the user asks to stop.
 fn measured(request: &ColumnRequest) -> Result<Column> {
-    let mut column = Column::new(request.backend.clone(), request.dtype);
+    let mut column = Column::new(request.backend.clone(), request.numbers());
     let name = column.name();
     child::run(request, |event| {
         match &event {

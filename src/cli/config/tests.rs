@@ -55,7 +55,8 @@ const NO_KEYS: [(&str, &str); 5] = [
 ];
 
 /// Values of which each flag takes one, other than its default.
-const VALUES: [&str; 19] = [
+const VALUES: [&str; 20] = [
+    "a=b",
     "false",
     "true",
     "3",

@@ -27,8 +27,8 @@ const ANSWER_TOKENS: usize = 8;
 pub struct Folder<'a> {
     /// Where it leaves what it makes.
     pub dir: PathBuf,
-    /// The tiny model.
-    pub model: PathBuf,
+    /// What all teams run on, as `--model` names it.
+    pub model: String,
     pub demo: &'a Demo,
 }
 
@@ -105,10 +105,10 @@ impl Folder<'_> {
         test("test.jsonl", demo.seed, demo.questions)
     }
 
-    /// Settings of every team: the tiny model, batches, device.
+    /// Settings of every team: model, batches, device.
     fn engine(&self, team: TeamConfig) -> EngineConfig {
         EngineConfig {
-            model: Some(self.model.display().to_string()),
+            model: Some(self.model.clone()),
             team: Some(team),
             batch_size: Some(BATCH),
             backend: self.demo.backend.clone(),

@@ -4,19 +4,21 @@ mod folder;
 mod part;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use diffmas::agents::{ChannelKind, SlotPlacement};
+use diffmas::backends::BackendKind;
 use diffmas::benchmarks::synthetic::{Family, HeldOut, vectors_of, write_tiny_model};
 use diffmas::engine::OutputLock;
-use diffmas::files::{read_toml, write_atomic, write_json};
+use diffmas::files::{from_root, read_toml, write_atomic, write_json};
 use diffmas::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use self::folder::Folder;
 use self::part::{Demo, Parts};
 use self::table::Measured;
+use super::flags::{offered, offering};
 use super::{interrupt, one_line, output};
 
 /// Most trainings of a part.
@@ -26,6 +28,10 @@ const MAX_SEEDS: u64 = 1000;
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct DemoCommand {
+    /// Hugging Face folder, .gguf file, ORG/NAME on the Hugging Face hub, or a known name, in place of the tiny model; what the demo counts as words
+    /// are then tokens of that model [the tiny model]
+    #[arg(long, help_heading = "Team")]
+    model: Option<String>,
     /// What is shown: eight facts a holder in eight positions (A) or in four (B), sixteen in eight (C), eight of which two matter (D), as
     /// A without answers to learn from (E)
     #[arg(
@@ -34,57 +40,58 @@ pub struct DemoCommand {
         ignore_case = true,
         hide_possible_values = true,
         value_name = "A|B|C|D|E|all",
-        default_value = "A"
+        default_value = "A",
+        help_heading = "Task"
     )]
     part: Parts,
     /// Trainings of each part, with as many seeds from --seed on
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Task")]
     seeds: u64,
     /// What makes a question need a message, in place of the part's own [relay, two-hop, distractor]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<Family>(), hide_possible_values = true, help_heading = "Task")]
     task: Option<Family>,
     /// Facts of each holder, in place of the part's own
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Task")]
     facts: Option<usize>,
     /// What training data never pairs, and every question is about: an eighth of all pairs of a subject and an object, or half of
     /// them, of which the questions' facts consist [eighth, half]
-    #[arg(long, default_value = "eighth")]
+    #[arg(long, default_value = "eighth", value_parser = offered::<HeldOut>(), hide_possible_values = true, help_heading = "Task")]
     split: HeldOut,
     /// What agents pass on [trace, vectors, hybrid]
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, value_parser = offering::<ChannelKind>(["trace", "vectors", "hybrid"]), hide_possible_values = true, help_heading = "Team")]
     channel: ChannelKind,
     /// Latent positions of each holder, and most tokens of a message where holders write text, in place of the part's own
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", help_heading = "Team")]
     latent_steps: Option<usize>,
     /// Where the slots of a holder stand, in place of the part's own [end, spread]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<SlotPlacement>(), hide_possible_values = true, help_heading = "Team")]
     slot_placement: Option<SlotPlacement>,
     /// Vectors that a holder sends [vectors: as many bytes as its latent positions; hybrid: 8]
-    #[arg(long, value_name = "M")]
+    #[arg(long, value_name = "M", help_heading = "Team")]
     num_vectors: Option<usize>,
     /// Updates of the team, in place of the part's own; the team that writes text has no more
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Team")]
     max_steps: Option<usize>,
     /// Questions that everything is measured on; what they ask about is in no line of the training data
-    #[arg(long, value_name = "N", default_value_t = 640)]
+    #[arg(long, value_name = "N", default_value_t = 640, help_heading = "Task")]
     questions: usize,
     /// Seed of data and training
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, default_value_t = 42, help_heading = "Task")]
     seed: u64,
     /// Backend; `diffmas devices` lists those in this binary
-    #[arg(long)]
+    #[arg(long, value_parser = offering::<String>(BackendKind::ALL.iter().map(|kind| kind.name())), hide_possible_values = true, help_heading = "Device")]
     backend: Option<String>,
     /// Which of the backend's devices, by its number in `diffmas devices` [0]
-    #[arg(long, value_name = "N", alias = "device-index")]
+    #[arg(long, value_name = "N", alias = "device-index", help_heading = "Device")]
     device: Option<usize>,
     /// Folder for the report and all that it rests on
-    #[arg(long, value_name = "DIR", default_value = "demo-report")]
+    #[arg(long, value_name = "DIR", default_value = "demo-report", help_heading = "Output")]
     output: PathBuf,
     /// Go on with an interrupted demo in --output, with its settings
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     resume: bool,
     /// Replace the demo in --output
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, conflicts_with = "resume", help_heading = "Output")]
     overwrite: bool,
 }
 
@@ -92,6 +99,9 @@ pub struct DemoCommand {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Plan {
+    /// The model, where it is not the tiny one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
     demos: Vec<Demo>,
 }
 
@@ -115,7 +125,8 @@ impl DemoCommand {
             }
             (OutputLock::resumed(&self.output)?, read_toml(&settings)?)
         } else {
-            let plan = Plan { demos: self.demos()? };
+            let model = self.model.as_deref().map(|name| from_root(Path::new(name)).display().to_string());
+            let plan = Plan { model, demos: self.demos()? };
             plan.validate()?;
             let hint = "go on with --resume, or give --overwrite or another --output";
             let lock = OutputLock::new_run(&self.output, self.overwrite, hint)?;
@@ -187,10 +198,16 @@ impl DemoCommand {
 
     /// Runs every demo that is not complete, and prints what all of them say.
     fn run(&self, plan: Plan) -> Result<()> {
-        let model = self.output.join("model");
-        if !model.exists() {
-            write_tiny_model(&model)?;
-        }
+        let model = match plan.model {
+            Some(model) => model,
+            None => {
+                let tiny = self.output.join("model");
+                if !tiny.exists() {
+                    write_tiny_model(&tiny)?;
+                }
+                tiny.display().to_string()
+            }
+        };
         let one = plan.demos.len() == 1;
         let mut all: Vec<Measured> = Vec::new();
         for demo in plan.demos {

@@ -6,30 +6,32 @@ use diffmas::agents::{
 };
 use serde::Serialize;
 
+use super::{offered, offering};
+
 /// What agents pass to each other, in place of the team file's settings.
 #[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Channel")]
 pub struct ChannelFlags {
     /// What agents pass on [trace, vectors, hybrid, overwrite, text]
-    #[arg(long)]
+    #[arg(long, value_parser = offering::<ChannelKind>(ChannelKind::all().iter().map(|kind| kind.name())), hide_possible_values = true)]
     pub channel: Option<ChannelKind>,
     /// Who reads whom [sequential, hierarchical; graph needs a team file with `reads`]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<Topology>(), hide_possible_values = true)]
     pub topology: Option<Topology>,
     /// Latent steps of every upstream agent
     #[arg(long, value_name = "T")]
     pub latent_steps: Option<usize>,
     /// Which positions an upstream agent leaves in the trace [all, latent, prompt]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<Transmit>(), hide_possible_values = true)]
     pub transmit: Option<Transmit>,
     /// How a hidden state becomes the next input; or trainable inputs, read in one pass [identity, realign, soft, learned; slots]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<FeedKind>(), hide_possible_values = true)]
     pub feed: Option<FeedKind>,
     /// Where slots stand in a prompt (feed slots) [end, spread]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<SlotPlacement>(), hide_possible_values = true)]
     pub slot_placement: Option<SlotPlacement>,
     /// What the numbers of messages are rounded to where they leave their sender [f32, bf16, int8, int4]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<MessageDtype>(), hide_possible_values = true)]
     pub message_dtype: Option<MessageDtype>,
     /// Vectors that an agent sends (vectors, hybrid, overwrite) [8]
     #[arg(long, value_name = "M")]
@@ -47,7 +49,7 @@ pub struct ChannelFlags {
     #[arg(long)]
     pub encoder_position_prior: Option<bool>,
     /// How an agent replaces the state of `overwrite` [tanh, gated]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<OverwriteUpdate>(), hide_possible_values = true)]
     pub overwrite_update: Option<OverwriteUpdate>,
     /// Most tokens that an upstream agent writes on the channel `text` [128]
     #[arg(long, value_name = "N")]

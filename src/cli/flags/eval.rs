@@ -1,12 +1,13 @@
 //! Flags of `eval`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use diffmas::evaluation::Control;
 use serde::Serialize;
 
-use super::TeamFlags;
+use super::{TeamFlags, offering};
 
 /// Flags of `eval`. What one needs of the others may stand in `--config`.
 #[derive(Clone, Debug, Default, Args, Serialize)]
@@ -35,7 +36,7 @@ pub struct EvalFlags {
 #[command(next_help_heading = "Scoring")]
 pub struct ScoringFlags {
     /// What the final agent reads: real, none, zero, shuffled, random, self, drop:ROLE
-    #[arg(long, alias = "trace")]
+    #[arg(long, alias = "trace", value_parser = offering::<Control>(Control::NAMES), hide_possible_values = true)]
     pub control: Option<Control>,
     /// Score with every control, one line each: real, none, zero, shuffled, random, self, and without each upstream role
     #[arg(long)]
@@ -57,9 +58,12 @@ pub struct ScoringFlags {
 #[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Data and output")]
 pub struct EvalDataFlags {
-    /// Data with answers, JSONL [the held-out data of RUN]
-    #[arg(long, value_name = "FILE.jsonl")]
+    /// Data with answers: JSONL or Parquet, or ORG/NAME:SPLIT on the Hugging Face hub [the held-out data of RUN]
+    #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
+    /// Score the first N lines only [all]
+    #[arg(long, value_name = "N")]
+    pub limit: Option<NonZeroUsize>,
     /// Folder for samples.jsonl, results.json and inspection.json, of which `diffmas report` makes a page
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,

@@ -5,14 +5,14 @@ use serde::Serialize;
 
 use super::number;
 
-/// How tokens are chosen, and where an answer ends.
+/// How tokens are chosen, and where an answer ends. What the model's generation_config.json says of it stands in place of the defaults.
 #[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Generation")]
 pub struct GenerationFlags {
     /// Take the best token always; excludes the four below
     #[arg(long)]
     pub greedy: Option<bool>,
-    /// Divides the scores before a draw [0.6]
+    /// Divides the scores before a draw; 0 takes the best token always [0.6]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
     pub temperature: Option<f64>,
     /// Keep the K best tokens; 0 keeps all [0]

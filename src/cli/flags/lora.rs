@@ -15,6 +15,9 @@ pub struct LoraFlags {
     /// Scale of a fresh adapter: the product is multiplied by lora_alpha / r [16]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
     pub lora_alpha: Option<f64>,
+    /// Dropout of what a fresh adapter's factors read in training [0]
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
+    pub lora_dropout: Option<f64>,
     /// Modules of a fresh adapter, comma-separated, or all-linear [all seven projections]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub target_modules: Option<Vec<String>>,

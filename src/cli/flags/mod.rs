@@ -24,4 +24,4 @@ pub use switches::{join_values, with_switches};
 pub use team::TeamFlags;
 pub use train::TrainFlags;
 pub use training::TrainingFlags;
-pub use values::{number, one_of};
+pub use values::{number, offered, offering, one_of};

@@ -14,7 +14,7 @@ use super::one_of;
 #[command(next_help_heading = "Model and team")]
 pub struct ModelFlags {
     /// Settings under the flags' names (with `_`), for instance the config.toml of an earlier run. Flags win over a table of the command's
-    /// name ([run]), which wins over the top level; there, data, output, resume, overwrite and seed are those of `train`
+    /// name ([run]), which wins over the top level; there, data, limit, output, resume, overwrite and seed are those of `train`
     #[arg(long, value_name = "FILE.toml")]
     #[serde(skip)]
     pub config: Option<PathBuf>,

@@ -1,12 +1,14 @@
 //! Flags of `run`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use diffmas::evaluation::Control;
 use serde::Serialize;
 
-use super::{GenerationFlags, TeamFlags};
+use super::{GenerationFlags, TeamFlags, offering};
+use crate::cli::fields::field;
 
 /// Flags of `run`. What one needs of the others may stand in `--config`.
 #[derive(Clone, Debug, Default, Args, Serialize)]
@@ -39,9 +41,16 @@ pub struct RunDataFlags {
     /// One question; without it and without --data, a chat
     #[arg(long)]
     pub question: Option<String>,
-    /// Questions, JSONL
-    #[arg(long, value_name = "FILE.jsonl")]
+    /// A field beside the question, for prompts that read more than that; may be given several times. A dot in NAME leads into an object, and a
+    /// list or object in VALUE is read as JSON
+    #[arg(long, value_name = "NAME=VALUE", value_parser = field, conflicts_with = "data")]
+    pub field: Option<Vec<String>>,
+    /// Questions: JSONL or Parquet, or ORG/NAME:SPLIT on the Hugging Face hub
+    #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
+    /// Answer the first N lines of --data only [all]
+    #[arg(long, value_name = "N", requires = "of_data")]
+    pub limit: Option<NonZeroUsize>,
     /// File for the answers, one JSON object a line in the order of --data; without it they are printed
     #[arg(long, value_name = "FILE.jsonl", requires = "of_data")]
     pub output: Option<PathBuf>,
@@ -52,7 +61,7 @@ pub struct RunDataFlags {
     #[arg(long)]
     pub overwrite: Option<bool>,
     /// What the final agent reads: real, none, zero, shuffled, random, self, drop:ROLE
-    #[arg(long, alias = "trace")]
+    #[arg(long, alias = "trace", value_parser = offering::<Control>(Control::NAMES), hide_possible_values = true)]
     pub control: Option<Control>,
     /// Write what the upstream agents leave, for --load-trace on another machine; with --max-new-tokens 0 nothing is answered
     #[arg(long, value_name = "FILE.safetensors", requires = "asked")]

@@ -1,5 +1,6 @@
 //! Flags of `train`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -29,12 +30,15 @@ pub struct TrainFlags {
 #[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Data and output")]
 pub struct TrainDataFlags {
-    /// Training data, JSONL
-    #[arg(long, value_name = "FILE.jsonl")]
+    /// Training data: JSONL or Parquet, or ORG/NAME:SPLIT on the Hugging Face hub
+    #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Held-out data, scored before and after training, and with --eval-steps between updates
-    #[arg(long, value_name = "FILE.jsonl")]
+    #[arg(long, value_name = "FILE")]
     pub eval_data: Option<PathBuf>,
+    /// Read the first N lines of each of them only [all]
+    #[arg(long, value_name = "N")]
+    pub limit: Option<NonZeroUsize>,
     /// Folder of the run
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,

@@ -6,7 +6,7 @@ use diffmas::training::{
 };
 use serde::Serialize;
 
-use super::{number, one_of};
+use super::{number, offered, offering, one_of};
 
 /// How to train; names and defaults as in `transformers.TrainingArguments` where it has them.
 #[derive(Clone, Debug, Default, Args, Serialize)]
@@ -34,7 +34,7 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "N")]
     pub num_decay_steps: Option<usize>,
     /// How it falls [linear, cosine, 1-sqrt]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<DecayType>(), hide_possible_values = true)]
     pub decay_type: Option<DecayType>,
     /// Largest global gradient norm; 0 switches clipping off [1]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
@@ -42,9 +42,18 @@ pub struct TrainingFlags {
     /// Decoupled weight decay [0]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
     pub weight_decay: Option<f64>,
+    /// Decay of AdamW's mean of gradients [0.9]
+    #[arg(long, value_name = "BETA1", value_parser = number, allow_negative_numbers = true)]
+    pub adam_beta1: Option<f64>,
+    /// Decay of AdamW's mean of squared gradients [0.999]
+    #[arg(long, value_name = "BETA2", value_parser = number, allow_negative_numbers = true)]
+    pub adam_beta2: Option<f64>,
+    /// What AdamW adds to the root of that mean [1e-8]
+    #[arg(long, value_name = "EPSILON", value_parser = number, allow_negative_numbers = true)]
+    pub adam_epsilon: Option<f64>,
     /// What weight decay pulls on: everything; or as in transformers' Trainer, which spares biases and norms, and with them gates,
     /// embeddings and queries, and pulls the learned feed towards the identity [all, hf]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<Decay>(), hide_possible_values = true)]
     pub decay: Option<Decay>,
     /// Seed of data order and fresh adapters [42]
     #[arg(long)]
@@ -62,7 +71,7 @@ pub struct TrainingFlags {
     #[arg(long)]
     pub eval_accuracy: Option<bool>,
     /// How far back the gradient goes [full, detach, last:N]
-    #[arg(long)]
+    #[arg(long, value_parser = offering::<TraceGradient>(["full", "detach", "last:1"]), hide_possible_values = true)]
     pub trace_gradient: Option<TraceGradient>,
     /// Forward passes that are run again for their gradient, so that less is kept [auto: what fits in --memory-limit]
     #[arg(long, value_parser = one_of::<Recompute>())]
@@ -86,7 +95,7 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "Q", value_parser = number, allow_negative_numbers = true)]
     pub position_dropout: Option<f64>,
     /// Easy samples first: by the length of the target or a field from 0 to 1 [none, length, field:NAME]
-    #[arg(long)]
+    #[arg(long, value_parser = offering::<Curriculum>(["none", "length"]), hide_possible_values = true)]
     pub curriculum: Option<Curriculum>,
     /// How difficult samples may be at the first update, from 0 to 1 [0.1]
     #[arg(long, value_name = "C0", value_parser = number, allow_negative_numbers = true)]
@@ -104,6 +113,6 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "N")]
     pub teacher_tokens: Option<usize>,
     /// Training in phases; --config may have [[phases]] of its own [joint, individual-then-joint]
-    #[arg(long)]
+    #[arg(long, value_parser = offered::<PhasePreset>(), hide_possible_values = true)]
     pub phase_preset: Option<PhasePreset>,
 }

@@ -44,7 +44,8 @@ pub struct RowAnswer {
     pub text: Option<String>,
     /// What the final agent received.
     pub received: Received,
-    /// How much the final agent attended to each sender of vectors, as a mean over layers and prompt positions, where that was asked for.
+    /// How much the final agent attended to each sender of vectors, else of segments, as a mean over layers and prompt positions, where that was
+    /// asked for.
     pub sender_attention: Vec<(String, f64)>,
     /// Rows of its batch.
     pub batch_size: usize,

@@ -58,7 +58,7 @@ pub struct AnswerRequest {
     pub rows: Vec<AnswerRow>,
     /// Lines that run together, each with all its questions; the engine's own number where it is absent.
     pub batch_size: Option<usize>,
-    /// Whether the answers say how much the final agent attended to each sender of vectors.
+    /// Whether the answers say how much the final agent attended to each sender.
     pub sender_attention: bool,
     /// Messages out of a file or into one; all rows are then one batch, and have equal options.
     pub trace: Option<TraceFile>,

@@ -128,14 +128,18 @@ fn of_senders<B: ModelBackend>(
     Ok(Upstream { samples, ..upstream })
 }
 
-/// How much the final agent attends to each sender of vectors, by row.
+/// How much the final agent attends to each sender of vectors, by row; to each sender of a segment, where none sends vectors.
 fn by_sender<B: ModelBackend>(
     team: &Team<B>,
     prompt: &AgentInput,
     received: &ReceivedMessages<B>,
     rows: usize,
 ) -> Vec<Vec<(String, f64)>> {
-    let Some(attention) = team.sender_attention(prompt, received) else { return Vec::new() };
+    let last = team.layout.config.agents.len() - 1;
+    let to_vectors = team.sender_attention(prompt, received);
+    let Some(attention) = to_vectors.or_else(|| team.segment_attention(last, prompt, received)) else {
+        return Vec::new();
+    };
     let name = |&sender: &usize| team.layout.config.agents[sender].name.clone();
     let of_row = |row| attention.senders.iter().map(name).zip(attention.of_row(row)).collect();
     (0..rows).map(of_row).collect()

@@ -61,10 +61,11 @@ fn merged(line: &Map<String, Value>, question: Value) -> Result<Map<String, Valu
     if let Some(name) = OF_LINE.iter().find(|name| question.contains_key(**name)) {
         return Err(format!("field `{name}` belongs to the line, once for all its questions"));
     }
-    if question.contains_key("messages") {
-        return Err(
-            "field `messages` makes a line of its own; give a question `question` and `answer`".into()
-        );
+    let turns = |name: &&&str| question.get(**name).is_some_and(Value::is_array);
+    if let Some(name) = ["messages", "conversations", "prompt"].iter().find(turns) {
+        return Err(format!(
+            "field `{name}` makes a line of its own; give a question `question` and `answer`"
+        ));
     }
     let mut fields = line.clone();
     for (name, value) in question {
