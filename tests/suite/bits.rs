@@ -198,7 +198,8 @@ fn cotangents<B: ModelBackend>(g: &Golden<B>, samples: &[&TokenizedSample]) -> V
     let (outer, batch) = (model.to_autodiff(), &batch);
     let inner = TeamStages { model, batch, plan, objective: None, weights, through };
     let outer = TeamStages { model: &outer, batch, plan, objective: Some(&CrossEntropy), weights, through };
-    let all = recompute(&inner, &outer, p, &p.leaves(|_| true), &inner.reached(), keep).cotangents;
+    let (leaves, mut gradient) = (p.leaves(|_| true), no_gradient(p));
+    let all = recompute(&inner, &outer, p, &leaves, &inner.reached(), keep, &mut gradient).cotangents;
     let messages = g.model.bind(p).roll_out_all(batch).messages;
     let of = |row: usize| {
         let of_message = |(tensors, m): (&Option<Vec<Tensor<B, 4>>>, &Message<B>)| {
