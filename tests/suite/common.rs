@@ -185,6 +185,13 @@ pub struct Case<'a, B: ModelBackend> {
     pub lambda: f64,
 }
 
+/// A sum of gradients of `p` before any was added.
+pub fn no_gradient<B: ModelBackend>(p: &Parameters<B>) -> FlatGradient<B> {
+    let layout = FlatLayout::new(p.iter().map(|(name, value)| (name.clone(), value.dims())));
+    let (_, first) = p.iter().next().expect("something that learns");
+    FlatGradient::new(Arc::new(layout), &first.device())
+}
+
 /// What recomputation of a case tells.
 pub struct Recomputed<B: ModelBackend> {
     outcome: Outcome<B>,
@@ -247,8 +254,7 @@ impl<B: ModelBackend> Case<'_, B> {
         let inner = TeamStages { model, batch, plan, objective: None, weights, through };
         let objective = Some(objective);
         let outer = TeamStages { model: &outer, batch, plan, objective, weights, through };
-        let layout = FlatLayout::new(p.iter().map(|(name, value)| (name.clone(), value.dims())));
-        let mut gradient = FlatGradient::new(Arc::new(layout), &model.backbone.device());
+        let mut gradient = no_gradient(p);
         let leaves = p.leaves(|_| true);
         let outcome = recompute(&inner, &outer, p, &leaves, &inner.reached(), keep, &mut gradient);
         Recomputed { outcome, gradients: gradient.by_name() }
