@@ -1,14 +1,17 @@
-//! On the CPU backend nothing of a row depends on the rows beside it, on padding or on the number of threads: not in a single bit.
+//! On the CPU backend nothing of a row depends on the rows beside it, on padding or on the number of threads: not in a single bit, whatever
+//! its weights are stored as.
 
 use crate::batches::{FEEDS, open_team};
 use crate::channels::{MODEL, Setting};
 use crate::common::*;
-use diffmas::agents::{ChannelKind, FeedKind, Team, TeamBatch, Topology};
+use burn::Tensor;
+use diffmas::agents::{ChannelKind, FeedKind, LossWeights, Team, TeamBatch, TeamPlan, TeamStages, Topology};
 use diffmas::backbone::{KeyValues, ModelFiles, Precision, WeightDtype};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::{Message, ReceivedMessages};
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::TokenizedSample;
+use diffmas::training::{CrossEntropy, Recompute, recompute};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::ops::ControlFlow;
@@ -135,39 +138,95 @@ fn a_row_is_the_same_to_the_bit_whatever_stands_beside_it() {
     on_backend(Neighbours);
 }
 
-struct NarrowWeights;
+/// A team whose base is stored as `dtype`.
+fn stored_as<B: ModelBackend>(dtype: WeightDtype, channel: ChannelKind, device: &B::Device) -> Golden<B> {
+    let mut g = Setting::new(channel, Topology::Sequential).load::<B>(device);
+    let files = ModelFiles::open(&folder(MODEL).join("model")).unwrap();
+    g.model.backbone = files.load(device, Precision::stored(dtype)).unwrap();
+    g
+}
 
-impl Job for NarrowWeights {
+/// Asserts that `f` makes of the samples of random batches, with random numbers of threads, what it makes of each sample alone.
+fn alike<R: PartialEq + Send>(
+    samples: &[TokenizedSample],
+    seed: u64,
+    what: &str,
+    f: impl Fn(&[&TokenizedSample]) -> Vec<R> + Sync,
+) {
+    let alone: Vec<R> = samples.iter().flat_map(|s| f(&[s])).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    for size in [2, 5, 7, 13, 20] {
+        let chosen: Vec<usize> = (0..size).map(|_| rng.random_range(0..alone.len())).collect();
+        let batch: Vec<_> = chosen.iter().map(|&i| &samples[i]).collect();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(rng.random_range(1..6)).build().unwrap();
+        let together = pool.install(|| f(&batch));
+        for (at, i) in chosen.iter().enumerate() {
+            assert!(together[at] == alone[*i], "{what}: row {at} of {size}");
+        }
+    }
+}
+
+const DTYPES: [WeightDtype; 5] =
+    [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::F16, WeightDtype::Q8, WeightDtype::Q4];
+
+struct AnyWeights;
+
+impl Job for AnyWeights {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
-        if !is_exact::<B>(&device) {
-            return;
-        }
-        let model = folder(MODEL).join("model");
-        for dtype in [WeightDtype::Bf16, WeightDtype::F16, WeightDtype::Q8, WeightDtype::Q4] {
-            let mut g = Setting::new(ChannelKind::HYBRID, Topology::Sequential).load::<B>(&device);
-            g.model.backbone =
-                ModelFiles::open(&model).unwrap().load(&device, Precision::stored(dtype)).unwrap();
+        for dtype in DTYPES.into_iter().filter(|_| is_exact::<B>(&device)) {
+            let g = stored_as::<B>(dtype, ChannelKind::HYBRID, &device);
             let team = g.model.bind(&g.parameters);
-            let alone: Vec<Row> = g.samples.iter().flat_map(|s| rows(&team, &[s])).collect();
-            let mut rng = ChaCha8Rng::seed_from_u64(dtype as u64);
-            for size in [2, 5, 7, 13, 20] {
-                let chosen: Vec<usize> = (0..size).map(|_| rng.random_range(0..alone.len())).collect();
-                let samples: Vec<_> = chosen.iter().map(|&i| &g.samples[i]).collect();
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(rng.random_range(1..6));
-                let together = pool.build().unwrap().install(|| rows(&team, &samples));
-                for (row, i) in together.iter().zip(&chosen) {
-                    assert!(*row == alone[*i], "{dtype}: row {i} of {size}");
-                }
-            }
+            alike(&g.samples, 1, &format!("{dtype}"), |samples| rows(&team, samples));
         }
     }
 }
 
 #[test]
 fn a_row_is_the_same_to_the_bit_beside_any_rows_with_weights_of_any_type() {
-    on_backend(NarrowWeights);
+    on_backend(AnyWeights);
+}
+
+/// By row, the gradient of the summed losses in the real positions of each message.
+fn cotangents<B: ModelBackend>(g: &Golden<B>, samples: &[&TokenizedSample]) -> Vec<Vec<Vec<u32>>> {
+    let (batch, through) = (TeamBatch::new(samples), &[true; 4]);
+    let weights = &LossWeights { target: 1.0, trajectories: Vec::new() };
+    let (model, p) = (&g.model, &g.parameters);
+    let plan = TeamPlan::new(&model.layout.config, &batch, |rollout| model.channel.inner.layout(rollout));
+    let (plan, keep) = &Recompute::Always.divide(plan, model.backbone.layers.len(), false);
+    let (outer, batch) = (model.to_autodiff(), &batch);
+    let inner = TeamStages { model, batch, plan, objective: None, weights, through };
+    let outer = TeamStages { model: &outer, batch, plan, objective: Some(&CrossEntropy), weights, through };
+    let all = recompute(&inner, &outer, p, &p.leaves(|_| true), &inner.reached(), keep).cotangents;
+    let messages = g.model.bind(p).roll_out_all(batch).messages;
+    let of = |row: usize| {
+        let of_message = |(tensors, m): (&Option<Vec<Tensor<B, 4>>>, &Message<B>)| {
+            let kv = m.segment.as_ref().unwrap().kv.rows(row, 1);
+            let tensors = tensors.as_ref().unwrap().iter().map(|t| t.clone().narrow(0, row, 1));
+            real(&KeyValues::from_tensors(tensors.collect(), kv.positions)).0
+        };
+        all.iter().zip(&messages).map(of_message).collect()
+    };
+    (0..samples.len()).map(of).collect()
+}
+
+struct Cotangents;
+
+impl Job for Cotangents {
+    type Output = ();
+
+    fn run<B: ModelBackend>(self, device: B::Device) {
+        for dtype in DTYPES.into_iter().filter(|_| is_exact::<B>(&device)) {
+            let g = stored_as::<B>(dtype, ChannelKind::TRACE, &device);
+            alike(&g.samples, 2, &format!("{dtype}"), |samples| cotangents(&g, samples));
+        }
+    }
+}
+
+#[test]
+fn the_gradient_of_a_message_is_the_same_to_the_bit_beside_any_rows() {
+    on_backend(Cotangents);
 }
 
 struct Threads;

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::dots::{Operands, dots_into};
 use super::elementwise::{exp, largest, total};
 use super::instructions::arch;
-use super::matmul::{FEW_RESULTS, Matrix, few_as_of_many, product};
+use super::matmul::{Matrix, transposed};
 use super::weighted::add_weighted;
 use super::{contiguous, tensor, values};
 use crate::{AttentionCall, AttentionGrads, HostMask};
@@ -54,9 +54,6 @@ impl Heads {
         Matrix::strided(&self.tensor.storage::<f32>()[from..], count, self.d, self.strides[1])
     }
 }
-
-/// Up to this many queries a row `gemm` takes longer to pack the other matrix than to multiply.
-const FEW_QUERIES: usize = 8;
 
 /// Query rows that share the keys they read, up to the last that any of them sees.
 const STRIP: usize = 24;
@@ -139,29 +136,6 @@ impl<'a> Plan<'a> {
             let w = block.head(b, h / self.rep).of_rows(0..count);
             dots_into(&mut s[rows.start * n + start..], n, Operands { x: x.of_rows(rows), w });
         });
-        s
-    }
-
-    /// The same to rounding, of keys in the future, too: what is faster for many queries. The bits do not depend on how the keys before the
-    /// last block are cut.
-    fn whole_times_transposed(&self, x: Matrix<'_>, blocks: &[Heads], b: usize, h: usize) -> Vec<f32> {
-        if self.t <= FEW_QUERIES {
-            return self.times_transposed(x, blocks, b, h);
-        }
-        let (n, rows) = (self.mask.keys, self.rows());
-        let past = n - blocks.last().map_or(0, |last| last.n);
-        let mut s = vec![0.0; rows * n];
-        let mut start = 0;
-        for (i, block) in blocks.iter().enumerate() {
-            let w = block.head(b, h / self.rep);
-            let s = &mut s[start..];
-            if i + 1 < blocks.len() && rows * block.n <= FEW_RESULTS && rows * past > FEW_RESULTS {
-                few_as_of_many(s, n, x, w);
-            } else {
-                product(s, n, false, x, w.t(), 1.0, false);
-            }
-            start += block.n;
-        }
         s
     }
 
@@ -331,9 +305,9 @@ pub(super) fn backward(
             let (b, h) = plan.task(i);
             let (q, out, d_out) =
                 (plan.queries(&q, b, h), plan.queries(&out, b, h), plan.queries(&d_out, b, h));
-            let mut p = plan.whole_times_transposed(q, &plan.keys, b, h);
+            let mut p = plan.times_transposed(q, &plan.keys, b, h);
             p.iter_mut().for_each(|s| *s *= plan.scale);
-            let mut d_s = plan.whole_times_transposed(d_out, &plan.values, b, h);
+            let mut d_s = plan.times_transposed(d_out, &plan.values, b, h);
             arch().dispatch(
                 #[inline(always)]
                 || score_gradients(&plan, b, lse, out, d_out, &mut p, &mut d_s),
@@ -344,8 +318,11 @@ pub(super) fn backward(
                 wanted.then(|| {
                     [(&d_s, q, plan.scale), (&p, d_out, 1.0)].map(|(weights, x, scale)| {
                         let mut sums = vec![0.0; keys.len() * d];
-                        let weights = Matrix::strided(&weights[keys.start..], rows, keys.len(), n);
-                        product(&mut sums, d, false, weights.t(), x, scale, false);
+                        // Over queries in order, so that those that are padding change nothing.
+                        let weights =
+                            transposed(Matrix::strided(&weights[keys.start..], rows, keys.len(), n));
+                        add_weighted(&mut sums, d, Matrix::new(&weights, keys.len(), rows), x);
+                        sums.iter_mut().for_each(|sum| *sum *= scale);
                         sums
                     })
                 })

@@ -78,21 +78,6 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Up to so many results `gemm` adds up in another order than more, where the rows of `a` and the columns of `b` lie without gaps.
-pub(super) const FEW_RESULTS: usize = 16 * 16;
-
-/// `dst = a·bᵀ` of at most [`FEW_RESULTS`], to the bit what a product of more of them gives: `b` is padded with rows of zeros.
-pub(super) fn few_as_of_many(dst: &mut [f32], dst_stride: usize, a: Matrix<'_>, b: Matrix<'_>) {
-    let (columns, depth) = (FEW_RESULTS / a.rows + 1, a.cols);
-    let mut padded = vec![0.0; columns * depth];
-    padded.chunks_exact_mut(depth).zip(0..b.rows).for_each(|(p, j)| p.copy_from_slice(b.row(j)));
-    let mut many = vec![0.0; a.rows * columns];
-    product(&mut many, columns, false, a, Matrix::new(&padded, columns, depth).t(), 1.0, false);
-    for (dst, many) in dst.chunks_mut(dst_stride).zip(many.chunks_exact(columns)) {
-        dst[..b.rows].copy_from_slice(&many[..b.rows]);
-    }
-}
-
 /// `dst = keep·dst + scale·a·b`, `dst` row-major with rows `dst_stride` apart.
 pub(super) fn product(
     dst: &mut [f32],
