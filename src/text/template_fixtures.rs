@@ -90,8 +90,41 @@ fn long_conversations_stay_within_the_bounds() {
     }
 }
 
-/// What is answered otherwise than in Python.
-const OTHERWISE: &[&str] = &[];
+/// What is answered otherwise than in Python: a tuple is a list here, some filters and methods that no template uses are not there, and some of
+/// what Python refuses is answered.
+const OTHERWISE: &[&str] = &[
+    "{{ '%r' % 'x' }}",
+    "{{ '%s' % [1, 'a', none] }}",
+    "{{ '  a b  c '.rsplit(none, 1) }}",
+    "{{ word.partition('-') }}",
+    "{{ 'a\tb'.expandtabs(4) }}",
+    "{{ 'é'.encode('utf-8')|length }}",
+    "{{ items|random in items }}",
+    "{{ (1, 2) }}",
+    "{{ (1,) }}",
+    "{{ () }}",
+    "{{ (1, 2) + (3,) }}",
+    "{{ [(1, 'a'), (2, 'b')] }}",
+    "{{ {'a': (1, 2)} }}",
+    "{{ pair.items()|list }}",
+    "{{ pair|items|list }}",
+    "{{ pair|dictsort }}",
+    "{{ range(3) }}",
+    "{{ lipsum is defined }}",
+    "{{ 'abc def ghi jkl'|truncate(9, true, '..', 0) }}",
+    "{{ '<b>x</b>'|striptags }}",
+    "{{ 1024|filesizeformat }}",
+    "{{ 'a b c d'|wordwrap(3) }}",
+    "{{ missing|int }}",
+    "{{ missing|float }}",
+    "{{ missing|items|list }}",
+    "{{ missing < 1 }}",
+    "{{ missing is sequence }}",
+    "{{ '%s' % missing }}",
+    "{{ nothing|list }}",
+    "{{ 'a' in nothing }}",
+    "{% macro m() %}{{ varargs|join }}{{ kwargs.k }}{% endmacro %}{{ m('x', 'y', k='z') }}",
+];
 
 #[test]
 fn expressions_give_what_they_give_in_transformers() {
@@ -104,7 +137,7 @@ fn expressions_give_what_they_give_in_transformers() {
             t.render(0, minijinja::Value::from_serialize(&fixture["context"])).map_err(|e| (0, e))
         });
         let answer = answer.map_err(|(_, e)| e.what);
-        if answer.as_deref().ok() != case["text"].as_str() && !OTHERWISE.contains(&source) {
+        if (answer.as_deref().ok() == case["text"].as_str()) == OTHERWISE.contains(&source) {
             other.push(format!("{source}: {answer:?} for {:?}", case["text"].as_str()));
         }
     }

@@ -58,7 +58,7 @@ fn a_chat_forgets_asks_again_and_changes_its_settings() {
     assert_ne!(said[2], said[3], "another draw");
     assert!(said.contains(&"greedy true") && said.contains(&"max_new_tokens 3"), "{text}");
     assert!(said.iter().any(|line| line.starts_with("planner 1: \"") && line.ends_with(" %")), "{text}");
-    says(&text, &["planner: 4 positions (3 prompt, 1 latent)", "the conversation is forgotten"]);
+    says(&text, &["planner: 5 positions (4 prompt, 1 latent)", "the conversation is forgotten"]);
     assert_eq!(said[said.len() - 3], "there is no answer yet");
     assert!(said[said.len() - 2].starts_with("there is no setting `warmth`"), "{text}");
     assert_eq!(said[said.len() - 1], "there is nothing to save yet");

@@ -60,7 +60,7 @@ fn mistakes_name_file_line_and_field() {
         ),
         (
             r#"{"question": "NaN \\", "b": NaN, "c": -Infinity, "d": }"#,
-            "malformed JSON at column 53: expected value",
+            "malformed JSON at column 55: expected value",
         ),
         (r#"{"text": "x"}"#, "no known form; expected `question` and `answer`"),
         (r#"{"question": "q", "answer": "a", "prompt": "p"}"#, "fields `question` and `prompt` belong to"),
