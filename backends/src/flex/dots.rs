@@ -75,7 +75,7 @@ impl Rows for Matrix<'_> {
                 }
             }
         }
-        if self.cols % S::F32_LANES != 0 {
+        if !self.cols.is_multiple_of(S::F32_LANES) {
             for o in 0..TILE {
                 let w = simd.partial_load_f32s(ws[o].1);
                 for j in 0..R {

@@ -196,10 +196,10 @@ impl<F: Format<BYTES>, const BYTES: usize> Rows for InRegisters<'_, F, BYTES> {
         for o in 0..if tail > 0 { TILE } else { 0 } {
             let unit = F::widen(simd, &padded(ws[o].1));
             for (v, w) in unit.as_ref()[..tail.div_ceil(lanes)].iter().enumerate() {
-                for j in 0..R {
+                for (j, acc) in acc.iter_mut().enumerate() {
                     let rest = &x.row(r + j)[self.of.cols - tail + v * lanes..];
                     let x = simd.partial_load_f32s(&rest[..rest.len().min(lanes)]);
-                    acc[j][o] = simd.mul_add_f32s(*w, x, acc[j][o]);
+                    acc[o] = simd.mul_add_f32s(*w, x, acc[o]);
                 }
             }
         }
