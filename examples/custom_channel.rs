@@ -75,7 +75,7 @@ fn main() -> Result<()> {
     register::<Window>()?;
     let system = Some("examples/custom_channel.toml".into());
     let engine = Engine::open(EngineConfig { system, ..EngineConfig::of_model(model) })?;
-    let samples = engine.session().data(data.as_ref(), Answers::Required, 0)?;
+    let samples = engine.session().data(data, Answers::Required, 0)?;
     let config = TrainConfig { max_steps: Some(50), learning_rate: 1e-2, ..TrainConfig::default() };
     let trained = engine.train(TrainRequest { config, ..TrainRequest::new(samples.clone()) })?.finish()?;
     let losses: Vec<f64> = trained.steps.iter().filter_map(|metrics| metrics.loss).collect();

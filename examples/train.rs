@@ -13,7 +13,7 @@ fn main() -> Result<()> {
     };
     let config = EngineConfig { latent_steps: Some(8), ..EngineConfig::of_model(model) };
     let engine = Engine::open(config)?;
-    let samples = engine.session().data(data.as_ref(), Answers::Required, 0)?;
+    let samples = engine.session().data(data, Answers::Required, 0)?;
     let request = TrainRequest {
         config: TrainConfig { learning_rate: 1e-4, max_steps: Some(20), ..TrainConfig::default() },
         output: Some(OutputLock::create(output)?),

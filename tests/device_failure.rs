@@ -21,7 +21,7 @@ fn what_a_failed_device_computed_is_neither_told_nor_written() {
     let config =
         EngineConfig { latent_steps: Some(1), ..EngineConfig::of_model(model.display().to_string()) };
     let engine = Engine::open(config).unwrap();
-    let samples = engine.session().data(&fixtures.join("smoke/train.jsonl"), Answers::Required, 0).unwrap();
+    let samples = engine.session().data(fixtures.join("smoke/train.jsonl"), Answers::Required, 0).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("run");
     let request = TrainRequest {

@@ -385,9 +385,12 @@ fn render(
     fields: &Map<String, Value>,
 ) -> std::result::Result<String, String> {
     templates.render(template, context.clone()).map_err(|Failure { what, undefined }| {
-        let mut used = templates.variables(template).iter();
-        let missing = used.find(|name| undefined && !has(fields, name));
-        let Some(missing) = missing else { return what };
+        let used = templates.variables(template).iter();
+        let mut missing = used.filter(|name| undefined && !has(fields, name));
+        let Some(first) = missing.next() else { return what };
+        // What lies in an object that is missing stands behind it.
+        let inside = format!("{first}.");
+        let missing = missing.take_while(|name| name.starts_with(&inside)).last().unwrap_or(first);
         let known: Vec<&str> = fields.keys().map(String::as_str).collect();
         let hint = match nearest(missing, &known) {
             Some(right) => format!("; did you mean `{right}`?"),

@@ -74,8 +74,9 @@ impl ModelFiles {
     /// The model with the modules `saved` of the adapter `with` in place of its own.
     pub(super) fn replaced(self, saved: SavedModules, with: OpenedWith) -> Self {
         let tied = self.config.tie_word_embeddings;
-        let config = BackboneConfig { tie_word_embeddings: tied && !saved.unties(), ..self.config.clone() };
-        let replaced = Self::of_weights(self.path.clone(), config, saved.over(self.weights.clone(), tied));
+        let untied = tied && saved.unties();
+        let config = BackboneConfig { tie_word_embeddings: tied && !untied, ..self.config.clone() };
+        let replaced = Self::of_weights(self.path.clone(), config, saved.over(self.weights.clone(), untied));
         let tokenizer = self.tokenizer.clone();
         Self { tokenizer, own: Some(Box::new(self)), ..replaced }.opened_with(with)
     }

@@ -64,7 +64,7 @@ pub fn merge(
     // What changes the one no longer is the other.
     let saved = SavedModules::read(&file, adapter, weights.as_ref(), tied)?;
     config.tie_word_embeddings = tied && !saved.unties() && !file.config.targets(LM_HEAD)?;
-    let weights = saved.over(weights, tied);
+    let weights = saved.over(weights, tied && !config.tie_word_embeddings);
     let mut table = WeightTable::new(weights.as_ref());
     let tensors = expected(&config);
     table.require(&tensors)?;

@@ -1,21 +1,12 @@
 //! Whole modules that an adapter saved, in place of the model's own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diffmas_backends::ModelBackend;
 
-use super::{Backbone, ModelFiles};
+use super::{Backbone, ModelFiles, OpenedWith};
 use crate::checkpoint::{AdapterFile, SavedModules, peft};
 use crate::error::{Error, Result};
-
-/// The adapter that a model was opened with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenedWith {
-    /// The adapter's folder.
-    dir: PathBuf,
-    /// Whether modules of it stand in place of the model's.
-    pub(crate) replaces: bool,
-}
 
 impl ModelFiles {
     /// The model with the modules of PEFT's `modules_to_save` that the adapter in the folder `dir` holds in place of its own; as it is where the
@@ -35,7 +26,7 @@ impl ModelFiles {
         }
         let tied = self.config.tie_word_embeddings;
         let saved = SavedModules::read(&file, dir, self.weights.as_ref(), tied)?;
-        let with = OpenedWith { dir: canonical(dir), replaces: !saved.is_empty() };
+        let with = OpenedWith::new(dir, !saved.is_empty());
         Ok(if saved.is_empty() { self.opened_with(with) } else { self.replaced(saved, with) })
     }
 }
@@ -48,7 +39,7 @@ impl<B: ModelBackend> Backbone<B> {
     pub(super) fn check_saved_modules(&self, file: &AdapterFile, dir: &Path) -> Result<()> {
         let holds = !file.whole.is_empty() || !file.config.modules_to_save.is_empty();
         match &self.opened_with {
-            Some(with) if with.dir == canonical(dir) => Ok(()),
+            Some(with) if with.is(dir) => Ok(()),
             Some(with) if with.replaces => Err(Error::file(
                 dir,
                 format!(
@@ -64,9 +55,4 @@ impl<B: ModelBackend> Backbone<B> {
             _ => Ok(()),
         }
     }
-}
-
-/// The path of a folder, whatever it was called by.
-fn canonical(dir: &Path) -> PathBuf {
-    dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf())
 }

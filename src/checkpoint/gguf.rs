@@ -1,5 +1,6 @@
 //! GGUF files: every block format that candle reads, under Hugging Face's names and in its row order.
 
+pub use super::gguf_parts::whole;
 use super::gguf_parts::{GgufPart, open_parts};
 use super::weights::{Weights, missing, unreadable_blocks};
 use crate::error::{Error, Result};
@@ -209,19 +210,6 @@ pub fn architecture(path: &Path, content: &Content) -> Result<String> {
     }
     let known = ARCHITECTURES.join(", ");
     Err(Error::file(path, format!("the field `{KEY}` is `{name}`; this version reads {known}")))
-}
-
-/// A number in the metadata that is not negative, of any integer type.
-pub fn whole(value: &Value) -> Option<usize> {
-    let number = match *value {
-        Value::I8(number) => number.try_into().ok()?,
-        Value::I16(number) => number.try_into().ok()?,
-        Value::I32(number) => number.try_into().ok()?,
-        Value::I64(number) => number.try_into().ok()?,
-        Value::Bool(_) => return None,
-        ref other => other.to_u64().ok()?,
-    };
-    usize::try_from(number).ok()
 }
 
 /// Hugging Face's name for a GGUF tensor; `None` when the architectures read here have no such tensor.

@@ -3,10 +3,9 @@
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::gguf_file::Content;
+use candle_core::quantized::gguf_file::{Content, Value};
 
 use super::candle_message;
-use super::gguf::whole;
 use crate::error::{Error, Result};
 use crate::files::PositionedFile;
 use crate::guard::guarded;
@@ -87,6 +86,19 @@ pub(super) fn open_parts(path: &Path) -> Result<Vec<GgufPart>> {
         ))),
         None => Ok(parts),
     }
+}
+
+/// A number in the metadata that is not negative, of any integer type.
+pub fn whole(value: &Value) -> Option<usize> {
+    let number = match *value {
+        Value::I8(number) => number.try_into().ok()?,
+        Value::I16(number) => number.try_into().ok()?,
+        Value::I32(number) => number.try_into().ok()?,
+        Value::I64(number) => number.try_into().ok()?,
+        Value::Bool(_) => return None,
+        ref other => other.to_u64().ok()?,
+    };
+    usize::try_from(number).ok()
 }
 
 /// Reads the metadata and the table of tensors; the error is a message without the file.

@@ -63,9 +63,9 @@ impl SavedModules {
         [EMBEDDING, HEAD].iter().any(|name| self.keys.contains_key(*name))
     }
 
-    /// The weights `base` with these in place; the head is the `base`'s embedding if it was `tied` and is not replaced.
-    pub fn over(self, base: Arc<dyn Weights>, tied: bool) -> Arc<dyn Weights> {
-        Arc::new(Overlaid { base, saved: self, tied })
+    /// The weights `base` with these in place. With `untied`, the head of the `base`, which is its embedding, is a tensor of its own.
+    pub fn over(self, base: Arc<dyn Weights>, untied: bool) -> Arc<dyn Weights> {
+        Arc::new(Overlaid { base, saved: self, untied })
     }
 }
 
@@ -73,8 +73,8 @@ impl SavedModules {
 struct Overlaid {
     base: Arc<dyn Weights>,
     saved: SavedModules,
-    /// Whether the head of the base is its embedding.
-    tied: bool,
+    /// Whether the head is a copy of the base's embedding, where it is not replaced.
+    untied: bool,
 }
 
 impl Overlaid {
@@ -82,7 +82,7 @@ impl Overlaid {
     fn source<'s: 'n, 'n>(&'s self, name: &'n str) -> (&'s dyn Weights, &'n str) {
         match self.saved.keys.get(name) {
             Some(key) => (&self.saved.adapter, key),
-            None if self.tied && name == HEAD => (self.base.as_ref(), EMBEDDING),
+            None if self.untied && name == HEAD => (self.base.as_ref(), EMBEDDING),
             None => (self.base.as_ref(), name),
         }
     }
@@ -90,7 +90,7 @@ impl Overlaid {
 
 impl Weights for Overlaid {
     fn names(&self) -> Vec<String> {
-        let head = self.tied.then(|| HEAD.to_string());
+        let head = self.untied.then(|| HEAD.to_string());
         let all = self.base.names().into_iter().chain(self.saved.keys.keys().cloned()).chain(head);
         all.collect::<BTreeSet<_>>().into_iter().collect()
     }

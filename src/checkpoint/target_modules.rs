@@ -125,6 +125,9 @@ fn is_all_linear(pattern: &str) -> bool {
     pattern.eq_ignore_ascii_case("all-linear")
 }
 
+/// The largest regular expression in bytes, compiled. Names of modules need none that is larger.
+const LARGEST: usize = 1 << 20;
+
 /// Python's `re.fullmatch`. What needs steps without bounds, as look-around does, may take only so many.
 fn full_match(pattern: &str, module: &str) -> Result<bool> {
     let whole = format!(r"\A(?:{pattern})\z");
@@ -134,15 +137,15 @@ fn full_match(pattern: &str, module: &str) -> Result<bool> {
     match compile(&whole) {
         Ok(regex) => Ok(regex.is_match(module)),
         Err(cause) => {
-            let regex = fancy_regex::Regex::new(&whole).map_err(|_| unusable(&cause))?;
+            let regex = fancy_regex::RegexBuilder::new(&whole).delegate_size_limit(LARGEST).build();
+            let regex = regex.map_err(|_| unusable(&cause))?;
             regex.is_match(module).map_err(|error| unusable(&error.to_string()))
         }
     }
 }
 
-/// The regular expression `pattern`, or why it is none, on one line. Names of modules need no large ones.
+/// The regular expression `pattern`, or why it is none, on one line.
 fn compile(pattern: &str) -> std::result::Result<Regex, String> {
-    const LARGEST: usize = 1 << 20;
     RegexBuilder::new(pattern).size_limit(LARGEST).build().map_err(|error| {
         // The parser draws the pattern with an arrow below; the last line says what it is about.
         let text = error.to_string();

@@ -14,7 +14,7 @@ use diffmas::inference::GenerationConfig;
 use diffmas::text::{ChatMessage, TokenizedSample};
 use diffmas::{Error, Result};
 use indicatif::ProgressBar;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::fields::with_hint;
 use super::lines::{Line, Lines};
@@ -53,7 +53,7 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// A conversation that has not begun; its prompts see `fields`.
+    /// A conversation that has not begun; its prompts see the fields of `pairs`, `NAME=VALUE`.
     ///
     /// # Errors
     /// If the model has no tokenizer, or cannot be loaded.
@@ -61,7 +61,7 @@ impl Chat {
         session: Session,
         options: AnswerOptions,
         generation: GenerationConfig,
-        fields: Map<String, Value>,
+        pairs: &[String],
     ) -> Result<Self> {
         if session.model.tokenizer.is_none() {
             return Err(Error::file(
@@ -80,7 +80,7 @@ impl Chat {
             turns: 0,
             received: None,
             asked: None,
-            settings: Settings { generation, fields },
+            settings: Settings::new(generation, pairs)?,
             saved: None,
         })
     }

@@ -117,7 +117,7 @@ impl RunCommand {
         options.validate(&session)?;
         let Some(samples) = self.samples(&session)? else {
             self.control.validate(&session.team, 1)?;
-            return chat::Chat::open(session, options, self.generation.clone(), fields(&self.field)?)?.run();
+            return chat::Chat::open(session, options, self.generation.clone(), &self.field)?.run();
         };
         self.control.validate(&session.team, lines(&samples).len())?;
         self.check_traces(&samples, session.config.batch_size(), session.team.channel.kind)?;

@@ -1,7 +1,6 @@
 //! What a finished training run says: what it gained, what it cost, where the adapter is and how to run it.
 
 use std::fmt;
-use std::path::Path;
 
 use diffmas::engine::Trained;
 use diffmas::training::peak_memory_bytes;
@@ -11,8 +10,8 @@ use super::progress;
 
 /// The end of a run in a few lines, over all its sessions.
 pub struct Summary<'a> {
-    /// Folder of the run.
-    pub dir: &'a Path,
+    /// Folder of the run, as a shell takes it.
+    pub dir: &'a str,
     /// What it reported.
     pub trained: &'a Trained,
     /// Whether there are curves for TensorBoard.
@@ -23,7 +22,7 @@ pub struct Summary<'a> {
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (dir, steps) = (self.dir.display(), &self.trained.steps);
+        let (dir, steps) = (self.dir, &self.trained.steps);
         if let Some(loss) = self.loss() {
             writeln!(f, "{loss}")?;
         }

@@ -204,9 +204,9 @@ pub fn train(engine: &Engine, request: TrainRequest, files: &TrainFiles, ending:
     if ending == Ending::Silent {
         return Ok(());
     }
-    let run = how_to_run(engine.session(), files, dir);
+    let (quoted, run) = (quoted(dir), how_to_run(engine.session(), files, dir));
     let curves = files.tensorboard;
-    output::print(&Summary { dir, trained: &trained, curves, run }.to_string())?;
+    output::print(&Summary { dir: &quoted, trained: &trained, curves, run }.to_string())?;
     held_out.map_or(Ok(()), |samples| look_inside(engine, dir, &samples))
 }
 

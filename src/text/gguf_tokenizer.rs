@@ -5,56 +5,15 @@
 //! space and drops user-defined tokens such as `<think>` when decoding; hence this one.
 
 mod byte_level;
+mod pieces;
 mod sentencepiece;
 
-use candle_core::quantized::gguf_file::{Content, Value};
-use tokenizers::models::bpe::Vocab;
+use candle_core::quantized::gguf_file::Content;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::{AddedToken, Tokenizer};
 
-use crate::checkpoint::gguf::whole;
-
-type Result<T> = std::result::Result<T, String>;
-
-// `tokenizer.ggml.token_type`
-const NORMAL: u32 = 1;
-const CONTROL: u32 = 3;
-const USER_DEFINED: u32 = 4;
-const UNUSED: u32 = 5;
-
-/// The tokens of a file by id, and of what kind each is.
-struct Pieces<'a> {
-    tokens: Vec<&'a str>,
-    kinds: Vec<u32>,
-}
-
-impl<'a> Pieces<'a> {
-    fn read(content: &'a Content) -> Result<Self> {
-        let tokens = strings(content, "tokenizer.ggml.tokens")?;
-        let kinds = match content.metadata.get("tokenizer.ggml.token_type") {
-            None => Vec::new(),
-            Some(Value::Array(types)) => {
-                types.iter().map(number).collect::<Option<Vec<_>>>().ok_or_else(|| {
-                    "field `tokenizer.ggml.token_type` must be a list of unsigned numbers".to_string()
-                })?
-            }
-            Some(_) => return Err("field `tokenizer.ggml.token_type` must be a list".into()),
-        };
-        Ok(Self { tokens, kinds })
-    }
-
-    fn kind(&self, index: usize) -> u32 {
-        self.kinds.get(index).copied().unwrap_or(NORMAL)
-    }
-
-    /// The ids of all tokens but those that converters fill the vocabulary up with to the embedding's size, which no tokenizer.json has.
-    fn vocab(&self) -> Vocab {
-        let padding =
-            |index: usize| self.kind(index) == UNUSED && self.tokens[index] == format!("[PAD{index}]");
-        let real = (0..self.tokens.len()).filter(|&index| !padding(index));
-        real.map(|index| (self.tokens[index].to_string(), index as u32)).collect()
-    }
-}
+use pieces::{CONTROL, Pieces, Result, USER_DEFINED, flag};
+pub use pieces::{string, token_id};
 
 /// The tokenizer in the metadata of `content`; the error is a message without the file.
 pub fn build(content: &Content) -> Result<Tokenizer> {
@@ -93,51 +52,11 @@ pub fn build(content: &Content) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// A token id in the metadata.
-pub fn token_id(content: &Content, key: &str) -> Option<u32> {
-    content.metadata.get(key).and_then(number)
-}
-
-/// A switch in the metadata.
-fn flag(content: &Content, key: &str) -> Result<Option<bool>> {
-    match content.metadata.get(key) {
-        None => Ok(None),
-        Some(Value::Bool(switch)) => Ok(Some(*switch)),
-        Some(_) => Err(format!("field `{key}` must be true or false")),
-    }
-}
-
-/// A text in the metadata.
-pub fn string<'a>(content: &'a Content, key: &str) -> Result<&'a str> {
-    match content.metadata.get(key) {
-        Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(format!("field `{key}` must be a string")),
-        None => Err(format!("field `{key}` is missing; the file embeds no usable tokenizer")),
-    }
-}
-
-fn strings<'a>(content: &'a Content, key: &str) -> Result<Vec<&'a str>> {
-    let wrong = || format!("field `{key}` must be a list of strings");
-    let values = match content.metadata.get(key) {
-        Some(Value::Array(values)) => values,
-        Some(_) => return Err(wrong()),
-        None => return Err(format!("field `{key}` is missing; the file embeds no usable tokenizer")),
-    };
-    let text = |value: &'a Value| match value {
-        Value::String(text) => Some(text.as_str()),
-        _ => None,
-    };
-    values.iter().map(text).collect::<Option<_>>().ok_or_else(wrong)
-}
-
-fn number(value: &Value) -> Option<u32> {
-    whole(value)?.try_into().ok()
-}
-
 #[cfg(test)]
 pub mod tests {
+    use super::pieces::UNUSED;
     use super::*;
-    use candle_core::quantized::gguf_file::VersionedMagic;
+    use candle_core::quantized::gguf_file::{Value, VersionedMagic};
     use serde::Deserialize;
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 

@@ -191,6 +191,7 @@ pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
 mod tests {
     use burn::tensor::TensorData;
 
+    use super::super::Decay;
     use super::*;
     use crate::backbone::{ParameterGroup, ParameterSpec};
 
@@ -228,7 +229,8 @@ mod tests {
             _ => spec(name, shape),
         });
         let specs = specs.collect();
-        Optimizer::new(0.1, Decay::Hf, &specs, &matrices(&list(), |i| 0.5 - i as f32)).unwrap()
+        let config = TrainConfig { weight_decay: 0.1, decay: Decay::Hf, ..TrainConfig::default() };
+        Optimizer::new(&config, &specs, &matrices(&list(), |i| 0.5 - i as f32)).unwrap()
     }
 
     #[test]

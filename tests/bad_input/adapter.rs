@@ -49,6 +49,54 @@ fn dora_and_other_methods_are_refused_by_field() {
 }
 
 #[test]
+fn an_embedding_that_was_saved_along_must_be_the_models() {
+    let place = Place::new();
+    let adapter = place.copy(&golden("tiny-llama").join("adapter"), "adapter");
+    let path = adapter.join("adapter_model.safetensors");
+    let mut tensors = read_safetensors(&path).unwrap();
+    let base = read_safetensors(&golden("tiny-llama").join("model/model.safetensors")).unwrap();
+    let name = "base_model.model.model.embed_tokens.weight";
+    tensors.insert(name.into(), base["model.embed_tokens.weight"].clone());
+    write_safetensors(&path, &tensors, None).unwrap();
+    let out = place.eval(&[&"--adapter", &adapter]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+
+    tensors.get_mut(name).unwrap().1[5] += 1.0;
+    write_safetensors(&path, &tensors, None).unwrap();
+    let message = failure(place.eval(&[&"--adapter", &adapter]));
+    says(
+        &message,
+        &["adapter_model.safetensors", &format!("`{name}` differs from the model's"), "`modules_to_save`"],
+    );
+    set(&adapter, "modules_to_save", json!(["embed_tokens"]));
+    let out = place.eval(&[&"--adapter", &adapter]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let adapter = adapter.to_str().unwrap();
+    let train = |more: &[&str]| {
+        failure(place.train(&place.path("out"), &[&["--adapter", adapter][..], more].concat()))
+    };
+    says(&train(&[]), &["`modules_to_save`", "merge the adapter"]);
+    says(&train(&["--adapter-scope", "per_role"]), &["`modules_to_save`", "per_role"]);
+
+    tensors.get_mut(name).unwrap().0[0] /= 2;
+    tensors.get_mut(name).unwrap().1.truncate(512 * 64 / 2);
+    write_safetensors(&path, &tensors, None).unwrap();
+    let message = failure(place.eval(&[&"--adapter", &adapter]));
+    says(&message, &[&format!("`{name}` has the shape [256, 64], but the model needs [512, 64]")]);
+}
+
+#[test]
+fn dropout_at_the_head_is_refused_in_training() {
+    let place = Place::new();
+    let flags = ["--target-modules", "lm_head", "--lora-dropout", "0.1"];
+    let message = failure(place.train(&place.path("out"), &flags));
+    says(&message, &["lora_dropout", "`lm_head`"]);
+    says(&failure(place.train(&place.path("out"), &["--lora-dropout", "1"])), &["lora_dropout", "[0, 1)"]);
+    says(&failure(place.train(&place.path("out"), &["--adam-beta1", "1"])), &["adam_beta1", "below 1"]);
+    says(&failure(place.train(&place.path("out"), &["--adam-epsilon", "0"])), &["adam_epsilon", "positive"]);
+}
+
+#[test]
 fn a_rank_that_the_tensors_do_not_have_and_a_bad_pattern_are_one_sentence() {
     says(&damaged(|a| set(a, "r", json!(4))), &["adapter_model.safetensors", "rank 4"]);
     says(&damaged(|a| set(a, "target_modules", json!("(q_proj"))), &["`target_modules`", "unclosed group"]);

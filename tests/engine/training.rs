@@ -97,7 +97,7 @@ fn a_team_that_the_engine_trained_is_the_one_that_the_program_trains_and_it_answ
 /// A run of `config` on the data of `place` that is cancelled and gone on with, beside one that is not.
 fn cancel_and_go_on(place: &Place, config: &TrainConfig) -> Trained {
     let request = |engine: &Engine, output: Option<OutputLock>| {
-        let samples = engine.session().training_data(&place.path("data.jsonl"), config).unwrap();
+        let samples = engine.session().training_data(place.path("data.jsonl"), config).unwrap();
         let held_out = config.eval_steps.map(|_| samples.clone());
         let config = config.clone();
         TrainRequest { config, held_out, output, tensorboard: false, ..TrainRequest::new(samples) }
@@ -158,7 +158,7 @@ fn so_does_one_whose_teacher_answers_in_place_of_the_data() {
     let taught = cancel_and_go_on(&place, &config);
     assert!(taught.steps.iter().all(|m| m.distillation_loss.unwrap() > 0.0));
     let engine = untrained();
-    let samples = engine.session().data(&place.path("data.jsonl"), Answers::Optional, 0).unwrap();
+    let samples = engine.session().data(place.path("data.jsonl"), Answers::Optional, 0).unwrap();
     let refused = engine.train(TrainRequest { config, ..TrainRequest::new(samples) }).err().unwrap();
     assert!(refused.to_string().contains("line 1: there is no prompt for the teacher"), "{refused}");
 }
@@ -167,7 +167,7 @@ fn so_does_one_whose_teacher_answers_in_place_of_the_data() {
 fn scores_go_on_after_batches_that_are_done() {
     let place = Place::new();
     let engine = untrained();
-    let samples = engine.session().data(&place.path("data.jsonl"), Answers::Required, 0).unwrap();
+    let samples = engine.session().data(place.path("data.jsonl"), Answers::Required, 0).unwrap();
     let request = || EvaluateRequest {
         controls: vec![Control::Real, Control::Shuffled, Control::SelfRollout],
         ..EvaluateRequest::new(samples.clone())

@@ -265,8 +265,21 @@ impl<B: ModelBackend> Case<'_, B> {
         objective: &dyn Objective<Autodiff<B>>,
         p: &Parameters<B>,
     ) -> (f64, Parameters<B>) {
+        self.end_to_end_of(&self.plan(), objective, p)
+    }
+
+    /// The same on a plan of its own.
+    pub fn end_to_end_on(&self, plan: &TeamPlan, p: &Parameters<B>) -> (f64, Parameters<B>) {
+        self.end_to_end_of(plan, &CrossEntropy, p)
+    }
+
+    fn end_to_end_of(
+        &self,
+        plan: &TeamPlan,
+        objective: &dyn Objective<Autodiff<B>>,
+        p: &Parameters<B>,
+    ) -> (f64, Parameters<B>) {
         let outer = self.model.to_autodiff();
-        let plan = &self.plan();
         let weights = &self.weights();
         let (batch, through) = (self.batch, self.through);
         let objective = Some(objective);
@@ -280,9 +293,17 @@ impl<B: ModelBackend> Case<'_, B> {
         self.loss_by(&CrossEntropy, p)
     }
 
+    /// The same on a plan of its own.
+    pub fn loss_on(&self, plan: &TeamPlan, p: &Parameters<B>) -> f64 {
+        self.loss_of(plan, &CrossEntropy, p)
+    }
+
     /// The same by another objective.
     pub fn loss_by(&self, objective: &dyn Objective<B>, p: &Parameters<B>) -> f64 {
-        let plan = &self.plan();
+        self.loss_of(&self.plan(), objective, p)
+    }
+
+    fn loss_of(&self, plan: &TeamPlan, objective: &dyn Objective<B>, p: &Parameters<B>) -> f64 {
         let weights = &self.weights();
         let (model, batch, through) = (self.model, self.batch, self.through);
         let objective = Some(objective);

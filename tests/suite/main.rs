@@ -13,6 +13,7 @@ mod gguf;
 mod golden;
 mod gradients;
 mod inputs;
+mod lora_dropout;
 mod merge;
 mod message_dtype;
 mod models;

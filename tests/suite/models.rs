@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::common::*;
-use diffmas::agents::{AdapterScope, AdapterSet, AgentConfig, TeamConfig, TeamModel};
-use diffmas::backbone::{ModelFiles, Precision};
+use diffmas::agents::{AdapterScope, AdapterSet, AgentConfig, Team, TeamConfig, TeamModel};
+use diffmas::backbone::{ModelFiles, Parameters, Precision, merge};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::checkpoint::{NamedTensors, write_safetensors};
 use diffmas::evaluation::Control;
@@ -64,7 +64,9 @@ impl Kind {
     /// Writes the model to `dir/model` and the adapter to `dir/adapter`.
     fn write(&self, dir: &Path) {
         let [model, adapter] = ["model", "adapter"].map(|name| dir.join(name));
-        [&model, &adapter].map(|dir| fs::create_dir(dir).unwrap());
+        for dir in [&model, &adapter] {
+            fs::create_dir(dir).unwrap();
+        }
         fs::write(model.join("config.json"), self.config.to_string()).unwrap();
         fs::write(adapter.join("adapter_config.json"), self.adapter.to_string()).unwrap();
         let own = |(name, shape): (&String, &Vec<usize>)| (name.clone(), filled(name, shape.clone()));
@@ -102,7 +104,8 @@ impl Kind {
         let model = TeamModel::new(team, adapters, backbone);
         let samples = self.samples();
         let g = Golden { expected: Value::Null, samples, model, parameters };
-        self.check_losses(&g);
+        self.check_losses(&g.model.bind(&g.parameters), &g.samples, "adapted");
+        self.check_merged::<B>(dir.path(), &g);
         // Whole modules are not trained.
         if self.adapter.get("modules_to_save").is_none() {
             self.check_gradients(&g);
@@ -110,14 +113,23 @@ impl Kind {
         self.check_answers(&g);
     }
 
-    fn check_losses<B: ModelBackend>(&self, g: &Golden<B>) {
-        let team = g.model.bind(&g.parameters);
+    fn check_losses<B: ModelBackend>(&self, team: &Team<B>, samples: &[TokenizedSample], what: &str) {
         for size in [1, self.rows.len()] {
-            let got = losses(&team, &g.samples, size, &Control::Real);
+            let got = losses(team, samples, size, &Control::Real);
             for (got, want) in got.iter().zip(&self.losses) {
-                close(*got, *want, *want, 1e-5, &format!("{} in batches of {size}", self.name));
+                close(*got, *want, *want, 1e-5, &format!("{} {what} in batches of {size}", self.name));
             }
         }
+    }
+
+    /// Base and adapter as one model.
+    fn check_merged<B: ModelBackend>(&self, dir: &Path, g: &Golden<B>) {
+        let [base, adapter, merged] = ["model", "adapter", "merged"].map(|name| dir.join(name));
+        merge(&base, &adapter, &merged, None, |_| Ok(())).unwrap();
+        let device = g.model.backbone.device();
+        let merged = ModelFiles::open(&merged).unwrap().load::<B>(&device, Precision::default()).unwrap();
+        let team = TeamModel::new(g.model.layout.config.clone(), AdapterSet::none(), merged);
+        self.check_losses(&team.bind(&Parameters::default()), &g.samples, "merged");
     }
 
     fn check_gradients<B: ModelBackend>(&self, g: &Golden<B>) {

@@ -144,7 +144,7 @@ struct Rule {
 }
 
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, clippy::manual_is_multiple_of)]
 fn adamw_kernel(
     parameters: &mut Array<f32>,
     exp_avg: &mut Array<f32>,

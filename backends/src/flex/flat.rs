@@ -80,7 +80,7 @@ pub(super) fn adamw(
             if let Some((width, pull)) = range.diagonal {
                 let from = piece * PIECE;
                 for (i, value) in parameters.iter_mut().enumerate() {
-                    *value += if (from + i) % (width + 1) == 0 { pull } else { 0.0 };
+                    *value += if (from + i).is_multiple_of(width + 1) { pull } else { 0.0 };
                 }
             }
         });

@@ -41,7 +41,7 @@ fn parse(text: &str) -> Option<(HubName, SplitName)> {
         _ => (None, split),
     };
     let split = SplitName { config, split: split.into() };
-    is_split.then(|| (HubName { repo_type: RepoType::Dataset, ..name }, split))
+    is_split.then_some((HubName { repo_type: RepoType::Dataset, ..name }, split))
 }
 
 /// The files that `--data` means: an existing file, else those of a split of a data set on the Hugging Face hub,

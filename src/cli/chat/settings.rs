@@ -11,16 +11,30 @@ use crate::cli::fields::fields;
 pub(super) struct Settings {
     pub generation: GenerationConfig,
     pub fields: Map<String, Value>,
+    /// What the fields are made of.
+    pairs: Vec<String>,
 }
 
 impl Settings {
+    /// Settings to begin with; `pairs` are fields, `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// If a pair is none.
+    pub fn new(generation: GenerationConfig, pairs: &[String]) -> Result<Self> {
+        Ok(Self { generation, fields: fields(pairs)?, pairs: pairs.to_vec() })
+    }
+
     /// Gives `name` the value `text`; `field.NAME` is a field.
     ///
     /// # Errors
     /// If there is no such setting, or the value does not fit it.
     pub fn set(&mut self, name: &str, text: &str) -> Result<()> {
         if let Some(field) = name.strip_prefix("field.") {
-            self.fields.extend(fields(&[format!("{field}={text}")])?);
+            let begin = format!("{field}=");
+            let mut pairs = self.pairs.clone();
+            pairs.retain(|pair| !pair.starts_with(&begin));
+            pairs.push(begin + text);
+            (self.fields, self.pairs) = (fields(&pairs)?, pairs);
             return Ok(());
         }
         let mut values = Layer::of(&self.generation)?.values;
@@ -61,7 +75,7 @@ mod tests {
 
     #[test]
     fn settings_and_fields_are_set_by_name() {
-        let mut all = Settings { generation: GenerationConfig::default(), fields: Map::new() };
+        let mut all = Settings::new(GenerationConfig::default(), &["a.c=z".into(), "a.b=y".into()]).unwrap();
         all.generation.greedy = true;
         for (name, text) in
             [("temperature", "0.3"), ("max-new-tokens", "7"), ("stop", "END"), ("field.a.b", "x y")]
@@ -75,8 +89,8 @@ mod tests {
             ..GenerationConfig::default()
         };
         assert_eq!(all.generation, expected, "a temperature takes the best token no more");
-        assert_eq!(all.fields["a"]["b"], "x y");
-        assert!(all.describe().unwrap().ends_with("max_new_tokens 7\nfield.a {\"b\":\"x y\"}"));
+        assert_eq!((&all.fields["a"]["b"], &all.fields["a"]["c"]), (&"x y".into(), &"z".into()));
+        assert!(all.describe().unwrap().ends_with("max_new_tokens 7\nfield.a {\"c\":\"z\",\"b\":\"x y\"}"));
         for (name, text, sentence) in [
             ("warmth", "1", "there is no setting `warmth`; there are greedy, temperature"),
             ("top_k", "many", "top_k cannot be `many`"),

@@ -16,14 +16,14 @@ use crate::guard::guarded;
 
 /// What Parquet files begin and end with.
 const MAGIC: &[u8] = b"PAR1";
-/// Most bytes of the description at a file's end.
-const MOST_METADATA: u32 = 32 << 20;
+/// Most bytes of the description at a file's end. A level of its schema takes seven, and is read by a call within another.
+const MOST_METADATA: u32 = 4 << 20;
 /// Most bytes of all values of a file: a value that stands in it once can be that of every row.
 const MOST_BYTES: u64 = 16 << 30;
 /// What a value takes beside its text.
 const VALUE: u64 = 32;
-/// Enough for the deepest schema that so long a description can have.
-const STACK: usize = 512 << 20;
+/// Enough for the deepest schema that so long a description can have; only what is used is taken.
+const STACK: usize = 1 << 30;
 
 /// Whether the file that begins with `start` is a Parquet file.
 pub(super) fn is_parquet(start: &[u8]) -> bool {

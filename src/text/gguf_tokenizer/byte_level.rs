@@ -12,7 +12,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::{SplitDelimiterBehavior, Tokenizer};
 
-use super::{Pieces, Result, string, strings};
+use super::pieces::{Pieces, Result, string, strings};
 
 /// Llama 3's rule; Qwen 2 and 3 differ in the number of digits taken together.
 const SPLIT: &str = concat!(

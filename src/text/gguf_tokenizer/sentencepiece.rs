@@ -12,7 +12,7 @@ use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{NormalizerWrapper, Prepend, Replace, Sequence};
 use tokenizers::tokenizer::Tokenizer;
 
-use super::{NORMAL, Pieces, Result, flag, token_id};
+use super::pieces::{NORMAL, Pieces, Result, flag, token_id};
 
 /// What stands for a space.
 const SPACE: &str = "▁";
