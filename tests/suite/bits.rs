@@ -11,10 +11,11 @@ use diffmas::backends::{Job, ModelBackend};
 use diffmas::communication::{Message, ReceivedMessages};
 use diffmas::inference::{DecodeOptions, decode};
 use diffmas::text::TokenizedSample;
-use diffmas::training::{CrossEntropy, Recompute, recompute};
+use diffmas::training::{CrossEntropy, FlatGradient, FlatLayout, Recompute, recompute};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// What a team makes of one row.
 #[derive(Debug, PartialEq)]
@@ -198,7 +199,10 @@ fn cotangents<B: ModelBackend>(g: &Golden<B>, samples: &[&TokenizedSample]) -> V
     let (outer, batch) = (model.to_autodiff(), &batch);
     let inner = TeamStages { model, batch, plan, objective: None, weights, through };
     let outer = TeamStages { model: &outer, batch, plan, objective: Some(&CrossEntropy), weights, through };
-    let all = recompute(&inner, &outer, p, &p.leaves(|_| true), &inner.reached(), keep).cotangents;
+    let layout = FlatLayout::new(p.iter().map(|(name, value)| (name.clone(), value.dims())));
+    let mut gradient = FlatGradient::new(Arc::new(layout), &model.backbone.device());
+    let leaves = p.leaves(|_| true);
+    let all = recompute(&inner, &outer, p, &leaves, &inner.reached(), keep, &mut gradient).cotangents;
     let messages = g.model.bind(p).roll_out_all(batch).messages;
     let of = |row: usize| {
         let of_message = |(tensors, m): (&Option<Vec<Tensor<B, 4>>>, &Message<B>)| {

@@ -271,8 +271,11 @@ fn as_many_lines_are_read_as_the_limit_says() {
         "{\"question\": \"a\"}\n\n{\"questions\": [{\"question\": \"b\"}, {\"question\": \"c\"}]}\nwrong",
     )
     .unwrap();
-    let read =
-        |limit| read_samples(&path, Answers::Optional, NonZeroUsize::new(limit)).map(|samples| samples.len());
+    let source = DataSource::from(&path);
+    let read = |limit| {
+        let source = source.clone().limited(NonZeroUsize::new(limit));
+        read_samples(&source, Answers::Optional).map(|samples| samples.len())
+    };
     assert_eq!((read(1).unwrap(), read(2).unwrap()), (1, 3));
     assert!(read(3).is_err());
 }
