@@ -1,10 +1,10 @@
 //! Many matrices in one tensor, passed over in pieces of one size: no result depends on the number of threads.
 
+use super::instructions::arch;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 use burn::tensor::TensorPrimitive;
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::elementwise::sum;
@@ -48,7 +48,7 @@ pub(super) fn added(flat: Tensor<Flex, 1>, parts: Vec<(usize, Tensor<Flex, 2>)>)
 pub(super) fn sum_of_squares(x: Tensor<Flex, 1>) -> f64 {
     let x = contiguous(x);
     let of_piece = |x: &[f32]| {
-        Arch::new().dispatch(
+        arch().dispatch(
             #[inline(always)]
             || f64::from(sum(x.len(), |i| x[i] * x[i])),
         )
@@ -73,7 +73,7 @@ pub(super) fn adamw(
         let gradient = values(&gradient)[own()].par_chunks(PIECE);
         let pieces = parameters.zip(first).zip(second).zip(gradient).enumerate();
         pieces.for_each(|(piece, (((parameters, first), second), gradient))| {
-            Arch::new().dispatch(
+            arch().dispatch(
                 #[inline(always)]
                 || update(parameters, first, second, gradient, range),
             );
