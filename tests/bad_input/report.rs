@@ -53,7 +53,7 @@ fn a_malformed_file_is_named_with_its_line_and_a_cut_last_line_is_not() {
 }
 
 #[test]
-fn a_page_is_replaced_only_with_a_flag_and_what_it_is_made_of_never() {
+fn a_file_that_is_no_page_is_replaced_only_with_a_flag_and_what_a_page_is_made_of_never() {
     let place = Place::new();
     let metrics = place.write("run/metrics.jsonl", "{\"step\": 1, \"loss\": 1.0}\n");
     let report = |more: &[&str]| {
@@ -61,7 +61,7 @@ fn a_page_is_replaced_only_with_a_flag_and_what_it_is_made_of_never() {
         command.args(more);
         command
     };
-    report(&[]).assert().success();
+    place.write("run/report.html", "mine");
     says(&failure(report(&[])), &["run/report.html", "the file exists", "--overwrite"]);
     report(&["--overwrite"]).assert().success();
     let output = metrics.to_str().unwrap();

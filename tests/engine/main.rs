@@ -128,7 +128,7 @@ fn teams_on_the_same_weights_do_not_know_of_each_other() {
     assert_eq!((wrote.received.written[0].sender.as_str(), wrote.received.messages.len()), ("planner", 0));
     let sent = ask(&vectors).remove(0);
     assert_eq!((sent.received.messages[0].vectors, sent.received.positions), (Some([2, 8]), 2));
-    assert!(sent.sender_attention[0].0 == "planner" && before[0].sender_attention.is_empty());
+    assert!([&sent, &before[0]].iter().all(|answer| answer.sender_attention[0].0 == "planner"));
     let data = place.write("learn.jsonl", "{\"question\": \"a\", \"answer\": \"b\"}\n");
     let samples = vectors.session().data(&data, Answers::Required, 0).unwrap();
     let config = TrainConfig { max_steps: Some(2), learning_rate: 0.05, ..TrainConfig::default() };
