@@ -22,6 +22,7 @@
 mod conversation;
 mod forms;
 mod ids;
+mod kind;
 mod lines;
 mod questions;
 mod rows;
@@ -34,8 +35,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 pub(crate) use conversation::around_question;
-pub use forms::{Answers, Sample};
+pub use forms::Sample;
 pub use ids::SampleIds;
+pub use kind::Answers;
 pub use source::DataSource;
 
 use crate::error::{Error, Result};

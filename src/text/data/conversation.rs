@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::super::ChatMessage;
-use super::forms::{Answers, kind, kind_of};
+use super::kind::{Answers, kind, kind_of};
 use crate::files::nearest;
 
 /// Who may speak; a chat template decides whom of them it knows.

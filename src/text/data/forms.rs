@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::super::ChatMessage;
 use super::conversation::Conversation;
 use super::ids::{SampleIds, sample_ids};
+use super::kind::{Answers, kind};
 
 /// The fields that make up each form of which a line has one alone.
 pub(super) const FORMS: [&[&str]; 4] =
@@ -51,15 +52,6 @@ impl Sample {
     pub fn has_answer(&self) -> bool {
         self.answer.is_some() || self.ids.as_ref().is_some_and(|ids| !ids.target_ids.is_empty())
     }
-}
-
-/// Whether a line must say what the answer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answers {
-    /// For training and evaluation.
-    Required,
-    /// For inference: a line may lack the answer; `null` or an empty one counts as lacking.
-    Optional,
 }
 
 /// The sample with these fields.
@@ -265,19 +257,4 @@ fn trajectories(fields: &Map<String, Value>) -> std::result::Result<BTreeMap<Str
         other => Err(format!("field `trajectories.{role}` must be a string, found {}", kind(other))),
     };
     roles.iter().map(one).collect()
-}
-
-pub(super) fn kind_of(value: Option<&Value>) -> &'static str {
-    value.map_or("nothing", kind)
-}
-
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::forms::{Answers, kind};
+use super::kind::{Answers, kind};
 
 /// The token ids of a pre-tokenised line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::forms::kind;
+use super::kind::kind;
 use crate::error::{Error, Result};
 use crate::files::{UniqueJson, read_line};
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::forms::{Answers, FORMS, Sample, kind, sample};
+use super::forms::{FORMS, Sample, sample};
+use super::kind::{Answers, kind};
 
 /// Most questions of a line: each becomes a sample.
 const MOST_QUESTIONS: usize = 1024;
