@@ -9,8 +9,9 @@ use diffmas_backends::{ModelBackend, human_bytes};
 use crate::backbone::Parameters;
 use crate::error::{Error, Result};
 
-/// Matrices begin at multiples of so many numbers, 256 bytes: every GPU can take a part of a tensor from there on for a tensor.
-const STEP: usize = 64;
+/// Matrices begin at multiples of so many numbers, 512 bytes, in which CubeCL counts on CUDA and others in less: a part of a tensor from there on is
+/// a tensor.
+const STEP: usize = 128;
 
 /// A matrix in a flat tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

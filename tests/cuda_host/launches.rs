@@ -37,8 +37,8 @@ const SHARES: u64 = 256;
 
 /// The most kernels of each stage, of which none is run twice for its gradient: for each layer, and beside the layers (embedding, feed, head, choice of a token).
 const BOUNDS: [(&str, [[u64; 2]; 6]); 2] = [
-    ("tiny-llama", [[9, 3], [13, 9], [14, 9], [39, 26], [1, 1], [0, 3]]),
-    ("tiny-qwen3", [[11, 3], [15, 9], [16, 9], [43, 26], [1, 1], [0, 3]]),
+    ("tiny-llama", [[9, 3], [13, 9], [14, 9], [39, 26], [2, 2], [1, 8]]),
+    ("tiny-qwen3", [[11, 3], [15, 9], [16, 9], [43, 26], [2, 2], [1, 8]]),
 ];
 
 /// What was asked of the driver, and how many bytes each copy to the host had.

@@ -8,8 +8,8 @@ use diffmas::backends::{
 
 use crate::common::{det_fill, on_backend};
 
-/// Values of a row.
-const WIDTH: usize = 64;
+/// Values of a row: so many that no unit sums more than 65,535 outputs, after which lavapipe ends a loop.
+const WIDTH: usize = 128;
 
 /// More than this is too much for a test.
 const MOST: u64 = 1 << 28;
@@ -28,7 +28,8 @@ fn close(got: &[f32], want: &[f64], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     let scale = want.iter().map(|x| x * x).sum::<f64>().sqrt();
     let off = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>().sqrt();
-    assert!(scale > 0.0 && off / scale < 3e-6, "{what}: off by {:.1e} of the norm", off / scale);
+    // Sums of a quarter of a million numbers in f32.
+    assert!(scale > 0.0 && off / scale < 3e-5, "{what}: off by {:.1e} of the norm", off / scale);
 }
 
 struct InPieces;
