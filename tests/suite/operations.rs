@@ -549,7 +549,9 @@ fn sums_of_squares_agree_and_are_the_same_every_time() {
                 let x = filled::<B, 1>("x", [n], &device);
                 let got = B::sum_of_squares(x.clone());
                 let want: f64 = values(x.clone()).iter().map(|x| x * x).sum();
-                assert!((got / want - 1.0).abs() < 1e-6, "{n} numbers: {got}, not {want}");
+                // ndarray adds one number after another in f32.
+                let near = if by_row::<B>(&device) { 1e-6 } else { 1e-5 };
+                assert!((got / want - 1.0).abs() < near, "{n} numbers: {got}, not {want}");
                 assert_eq!(got.to_bits(), B::sum_of_squares(x).to_bits(), "{n} numbers again");
             }
         }
