@@ -404,8 +404,8 @@ where
 
     fn part(flat: &Tensor<Self, 1>, from: usize, shape: [usize; 2]) -> Tensor<Self, 2> {
         let raw = raw(flat.clone());
-        match flat::begins(&raw, from) {
-            true => wrapped(flat::part(raw, from, shape)),
+        match launch::begins(&raw, from) {
+            true => wrapped(launch::part(raw, from, shape)),
             false => composed::part(flat, from, shape),
         }
     }

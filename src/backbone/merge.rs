@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::BackboneConfig;
 use super::tensors::{expected, linears};
+use crate::checkpoint::hub::TEMPLATES;
 use crate::checkpoint::target_modules::LM_HEAD;
 use crate::checkpoint::{
     AdapterFile, EMBEDDING, SafetensorsWeights, SavedModules, StoredType, WeightTable, write_tensors,
@@ -93,9 +94,6 @@ pub fn merge(
     })?;
     Ok(dtype)
 }
-
-/// The folder of chat templates beside the default one, as `transformers` names it.
-const TEMPLATES: &str = "additional_chat_templates";
 
 /// Copies the chat templates beside the default one.
 fn copy_templates(base: &Path, dir: &Path) -> Result<()> {

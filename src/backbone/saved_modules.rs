@@ -21,7 +21,7 @@ impl ModelFiles {
             return Ok(self);
         }
         let file = AdapterFile::read(dir)?;
-        if file.whole.is_empty() && file.config.modules_to_save.is_empty() {
+        if !file.has_whole_modules() {
             return Ok(self);
         }
         let tied = self.config.tie_word_embeddings;
@@ -37,7 +37,6 @@ impl<B: ModelBackend> Backbone<B> {
     /// # Errors
     /// If they are not.
     pub(super) fn check_saved_modules(&self, file: &AdapterFile, dir: &Path) -> Result<()> {
-        let holds = !file.whole.is_empty() || !file.config.modules_to_save.is_empty();
         match &self.opened_with {
             Some(with) if with.is(dir) => Ok(()),
             Some(with) if with.replaces => Err(Error::file(
@@ -47,7 +46,7 @@ impl<B: ModelBackend> Backbone<B> {
                     with.dir.display()
                 ),
             )),
-            _ if holds => Err(Error::file(
+            _ if file.has_whole_modules() => Err(Error::file(
                 dir,
                 "the adapter holds modules as a whole (`modules_to_save`, or embeddings that were saved along), and the model was opened \
                  without it; an adapter of a single role cannot have them",

@@ -119,17 +119,13 @@ impl AdapterConfig {
         };
         let ranks: Map<_, _> = self.rank_pattern.iter().map(|(key, r)| (key.clone(), json!(r))).collect();
         let alphas: Map<_, _> = self.alpha_pattern.iter().map(|(key, a)| (key.clone(), number(*a))).collect();
-        let modules = |modules: &TargetModules| match modules {
-            TargetModules::List(names) => json!(names),
-            TargetModules::Regex(pattern) => json!(pattern),
-        };
         let some = |list: Value| if is_unset(&list) { Value::Null } else { list };
         let value = json!({
             "alpha_pattern": alphas,
             "auto_mapping": null,
             "base_model_name_or_path": self.base_model_name_or_path,
             "bias": "none",
-            "exclude_modules": self.exclude_modules.as_ref().map(modules),
+            "exclude_modules": self.exclude_modules,
             "fan_in_fan_out": false,
             "inference_mode": true,
             "init_lora_weights": true,
@@ -142,7 +138,7 @@ impl AdapterConfig {
             "r": self.r,
             "rank_pattern": ranks,
             "revision": null,
-            "target_modules": modules(&self.target_modules),
+            "target_modules": self.target_modules,
             "task_type": "CAUSAL_LM",
             "use_dora": false,
             "use_rslora": self.use_rslora,
@@ -202,7 +198,8 @@ impl AdapterConfig {
     /// When a regular expression is invalid.
     pub fn targets(&self, module: &str) -> Result<bool> {
         let unusable = |name: &str, cause: String| Error::invalid(format!("the field `{name}` {cause}"));
-        let excluded = self.exclude_modules.as_ref().map(|modules| modules.excludes(module)).transpose();
+        let excluded =
+            self.exclude_modules.as_ref().map(|modules| modules.matches_literally(module)).transpose();
         let excluded = excluded.map_err(|cause| unusable("exclude_modules", cause.to_string()))?;
         let targeted = self.target_modules.matches(module);
         if !targeted.map_err(|cause| unusable("target_modules", cause.to_string()))?

@@ -39,6 +39,11 @@ pub(crate) struct AdapterFile {
 }
 
 impl AdapterFile {
+    /// Whether it has modules of the model as a whole, or should have.
+    pub fn has_whole_modules(&self) -> bool {
+        !self.whole.is_empty() || !self.config.modules_to_save.is_empty()
+    }
+
     /// Reads the folder `dir`.
     ///
     /// # Errors

@@ -2,9 +2,11 @@
 
 use crate::error::{Error, Result};
 use regex::{Regex, RegexBuilder};
+use serde::Serialize;
 
 /// The modules of a LoRA adapter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum TargetModules {
     /// Modules whose name is an entry or ends with a dot and an entry.
     List(Vec<String>),
@@ -35,9 +37,8 @@ impl TargetModules {
     /// When the regular expression is invalid.
     pub fn matches(&self, module: &str) -> Result<bool> {
         match self {
-            Self::List(names) => Ok(names.iter().any(|name| ends_with_module(module, name))),
             Self::Regex(pattern) if is_all_linear(pattern) => Ok(is_projection(module)),
-            Self::Regex(pattern) => full_match(pattern, module),
+            _ => self.matches_literally(module),
         }
     }
 
@@ -46,11 +47,11 @@ impl TargetModules {
         matches!(self, Self::List(names) if names.iter().any(|name| name == module))
     }
 
-    /// Whether the module is excluded by these, the field `exclude_modules`: there, no text has a meaning of its own.
+    /// Whether the module is one of them where no text has a meaning of its own, as in the field `exclude_modules`.
     ///
     /// # Errors
     /// When the regular expression is invalid.
-    pub(super) fn excludes(&self, module: &str) -> Result<bool> {
+    pub(super) fn matches_literally(&self, module: &str) -> Result<bool> {
         match self {
             Self::List(names) => Ok(names.iter().any(|name| ends_with_module(module, name))),
             Self::Regex(pattern) => full_match(pattern, module),

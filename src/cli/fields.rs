@@ -4,7 +4,7 @@ use diffmas::{Error, Result};
 use serde_json::{Map, Value};
 
 /// What a question brings along itself, and what agents find.
-const OWN: [&str; 3] = ["question", "messages", "inbox"];
+pub const OWN: [&str; 3] = ["question", "messages", "inbox"];
 
 /// Checks one pair.
 pub fn field(pair: &str) -> std::result::Result<String, String> {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Flags, required};
 use super::csv_log::Csv;
+use super::fields::OWN;
 use super::flags::TrainFlags;
 use super::progress::Progress;
 use super::summary::Summary;
@@ -212,8 +213,7 @@ pub fn train(engine: &Engine, request: TrainRequest, files: &TrainFiles, ending:
 
 /// The command that runs what was trained: on a question, where the team's prompts read nothing else of a line.
 fn how_to_run(session: &Session, files: &TrainFiles, dir: &Path) -> String {
-    const ASKED: [&str; 3] = ["question", "messages", "inbox"];
-    let asked = |field: &str| ASKED.contains(&field.split('.').next().unwrap_or_default());
+    let asked = |field: &str| OWN.contains(&field.split('.').next().unwrap_or_default());
     let text = session.model.tokenizer.is_some();
     let data = files
         .eval_data

@@ -6,10 +6,10 @@ use crate::agents::{StagePlan, TeamBatch, TeamLayout, TeamPlan};
 /// Bytes that an update's micro-batch takes beside weights, what learns and the optimizer, in each mode.
 ///
 /// Of each position, a layer keeps what its operations' gradients need: the residual stream before its two norms, queries, attended values, and the
-/// two halves of the feed-forward layer; with adapters, the inputs of the projections that have one, twice more with dropout. Keys and values are kept once, but of
-/// latent steps, which join all earlier ones at each step, `T·(T+1)/2` times. Beside the graphs there are messages with their cotangents, and
-/// the scores over the vocabulary of all texts that are learned; and the nodes of graphs themselves. Encoders and cross-agent attention, which
-/// are small, are left out. What a process on the CPU takes at its peak is 7 % less to 12 % more (SmolLM2-135M,
+/// two halves of the feed-forward layer; with adapters, the inputs of the projections that have one, twice more with dropout. Keys and values
+/// are kept once, but those of latent steps `T·(T+1)/2` times where each step joins all earlier ones in a copy. Beside the graphs there are
+/// messages with their cotangents, and the scores over the vocabulary of all texts that are learned; and the nodes of graphs themselves.
+/// Encoders and cross-agent attention, which are small, are left out. What a process on the CPU takes at its peak is 7 % less to 12 % more (SmolLM2-135M,
 /// T = 10 and 40, one row and four), layer by layer and in a model of 3 MB up to 22 % more or 17 % less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GraphMemory {

@@ -6,7 +6,6 @@ use serde_json::json;
 use super::{Recompute, TrainConfig};
 use crate::agents::{AdapterSet, TeamConfig};
 use crate::backbone::{ComputeDtype, Precision, WeightDtype};
-use crate::checkpoint::TargetModules;
 use crate::settings::Settings;
 
 /// Settings that say how long a run goes on, what it keeps and how often it is scored, not what it learns.
@@ -44,21 +43,17 @@ impl RunSettings {
         all.add("", team);
         all.add("adapter_scope", &adapters.scope);
         all.add("base_model_sha256", &base_model_sha256);
-        let modules = |modules: &TargetModules| match modules {
-            TargetModules::List(names) => json!(names),
-            TargetModules::Regex(pattern) => json!(pattern),
-        };
         for (name, adapter) in &adapters.adapters {
             let c = &adapter.config;
             let adapter = json!({
                 "lora_r": c.r,
                 "lora_alpha": c.lora_alpha,
-                "target_modules": modules(&c.target_modules),
+                "target_modules": c.target_modules,
                 "rank_pattern": c.rank_pattern,
                 "alpha_pattern": c.alpha_pattern,
                 "use_rslora": c.use_rslora,
                 "lora_dropout": (c.lora_dropout > 0.0).then_some(c.lora_dropout),
-                "exclude_modules": c.exclude_modules.as_ref().map(modules),
+                "exclude_modules": c.exclude_modules,
                 "layers_to_transform": set(&c.layers_to_transform),
                 "layers_pattern": set(&c.layers_pattern),
             });

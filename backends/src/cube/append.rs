@@ -6,7 +6,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::attention::{Block, Heads, block_arg};
-use super::launch::{blocks, dense, parts, unit_number};
+use super::launch::{blocks, dense, parts, unit_number, unplaced};
 
 /// The number in `column` of a position.
 #[cube]
@@ -108,8 +108,7 @@ impl<R: CubeRuntime> Memory<R> {
                 capacity,
             );
         }
-        let results: Vec<_> = results.into_iter().map(|(result, _)| result).collect();
-        Self { whole, parts: results.try_into().expect("keys and values"), values }
+        Self { whole, parts: unplaced(results), values }
     }
 
     /// Writes `new` behind the first `from` positions.

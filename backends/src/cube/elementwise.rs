@@ -5,7 +5,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::{Rows, blocks, empty, parts, rows_arg, unit_number};
+use super::launch::{Rows, blocks, empty, parts, rows_arg, unit_number, unplaced};
 
 /// Heads to rotate, one of several tensors of a launch.
 #[derive(CubeType, CubeLaunch)]
@@ -123,8 +123,7 @@ pub(super) fn rotary<R: CubeRuntime, const N: usize>(
             sign,
         );
     }
-    let results: Vec<_> = results.into_iter().map(|(result, _)| result).collect();
-    results.try_into().expect("a result for each")
+    unplaced(results)
 }
 
 /// See [`crate::ModelBackend::swiglu`].

@@ -1,6 +1,5 @@
 //! Many matrices in one tensor: what is added to them, their norm, and the update of AdamW in one pass.
 
-use burn::tensor::Shape;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
@@ -15,23 +14,6 @@ const EACH: usize = 14;
 
 /// Cubes that share a sum of squares.
 const SHARES: usize = 256;
-
-/// The matrix from the number `from` on, where it lies: the device must take a buffer that [`begins`] there. While somebody holds the whole,
-/// Burn changes neither in place.
-pub(super) fn part<R: CubeRuntime>(flat: CubeTensor<R>, from: usize, shape: [usize; 2]) -> CubeTensor<R> {
-    let size = flat.dtype.size();
-    let end = from + shape.iter().product::<usize>();
-    assert!(end <= flat.meta.num_elements(), "a part of the tensor");
-    let [before, after] = [from, flat.meta.num_elements() - end].map(|numbers| (numbers * size) as u64);
-    let memory = flat.handle.offset_start(before).offset_end(after);
-    CubeTensor::new_contiguous(flat.client, flat.device, Shape::from(shape), memory, flat.dtype)
-}
-
-/// Whether the device takes a buffer that begins at the number `from` of a tensor that has no gaps.
-pub(super) fn begins<R: CubeRuntime>(flat: &CubeTensor<R>, from: usize) -> bool {
-    let start = flat.handle.offset_start.unwrap_or(0) + (from * flat.dtype.size()) as u64;
-    start.is_multiple_of(flat.client.properties().memory.alignment)
-}
 
 /// A tensor to be changed: itself where nobody else holds it.
 fn owned<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {

@@ -6,7 +6,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::elementwise::{Heads, heads_arg};
-use super::launch::{Rows, cube_number, cubes, empty, parts, rows_arg};
+use super::launch::{Rows, cube_number, cubes, empty, parts, rows_arg, unplaced};
 use super::rows::{cube_sum, reciprocal_rms, units};
 
 /// Heads to norm and rotate, one of several tensors of a launch.
@@ -140,8 +140,7 @@ pub(super) fn normed_rotary<R: CubeRuntime, const N: usize>(
             units as usize,
         );
     }
-    let results: Vec<_> = results.into_iter().map(|(result, _)| result).collect();
-    results.try_into().expect("a result for each")
+    unplaced(results)
 }
 
 /// See [`crate::ModelBackend::normed_rotary_backward`].

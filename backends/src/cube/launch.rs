@@ -66,15 +66,38 @@ pub(super) fn parts<R: CubeRuntime, const D: usize>(
         all = (all + shape.iter().product::<usize>()).next_multiple_of(step);
     }
     let whole = empty(like, [all]);
-    let part = |(&shape, &start): (&[usize; D], &usize)| {
-        let end = start + shape.iter().product::<usize>();
-        let rest = (all - end) * SIZE;
-        let memory = whole.handle.clone().offset_start((start * SIZE) as u64).offset_end(rest as u64);
-        let (client, device) = (like.client.clone(), like.device.clone());
-        (CubeTensor::new_contiguous(client, device, Shape::from(shape), memory, DType::F32), start)
-    };
-    let parts = shapes.iter().zip(&starts).map(part).collect();
+    let placed = |(&shape, &start): (&[usize; D], &usize)| (part(whole.clone(), start, shape), start);
+    let parts = shapes.iter().zip(&starts).map(placed).collect();
     (whole, parts)
+}
+
+/// The tensors of [`parts`], one of each shape, without their places.
+pub(super) fn unplaced<R: CubeRuntime, const N: usize>(
+    parts: Vec<(CubeTensor<R>, usize)>,
+) -> [CubeTensor<R>; N] {
+    let tensors: Vec<_> = parts.into_iter().map(|(tensor, _)| tensor).collect();
+    tensors.try_into().expect("a tensor of each shape")
+}
+
+/// Whether the device takes a buffer that begins at the number `from` of a tensor that has no gaps.
+pub(super) fn begins<R: CubeRuntime>(flat: &CubeTensor<R>, from: usize) -> bool {
+    let start = flat.handle.offset_start.unwrap_or(0) + (from * flat.dtype.size()) as u64;
+    start.is_multiple_of(flat.client.properties().memory.alignment)
+}
+
+/// The numbers from `from` on, where they lie: the device must take a buffer that [`begins`] there. While somebody holds the whole, Burn changes
+/// neither in place.
+pub(super) fn part<R: CubeRuntime, const D: usize>(
+    flat: CubeTensor<R>,
+    from: usize,
+    shape: [usize; D],
+) -> CubeTensor<R> {
+    let size = flat.dtype.size();
+    let end = from + shape.iter().product::<usize>();
+    assert!(end <= flat.meta.num_elements(), "a part of the tensor");
+    let [before, after] = [from, flat.meta.num_elements() - end].map(|numbers| (numbers * size) as u64);
+    let memory = flat.handle.offset_start(before).offset_end(after);
+    CubeTensor::new_contiguous(flat.client, flat.device, Shape::from(shape), memory, flat.dtype)
 }
 
 /// Indices from the host, beside `like`.

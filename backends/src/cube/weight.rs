@@ -53,11 +53,16 @@ impl<B: Backend> DeviceMatrix<B> {
 
     /// Its pieces, each with the number of its first row.
     pub(super) fn pieces(&self) -> impl Iterator<Item = (usize, Self)> {
-        let mut next = 0;
-        self.pieces.iter().map(move |piece| {
-            let from = next;
-            next += piece.dims()[0];
-            (from, Self { pieces: vec![piece.clone()], products: self.products })
+        let products = self.products;
+        self.placed().map(move |(from, piece)| (from, Self { pieces: vec![piece.clone()], products }))
+    }
+
+    /// The tensors of its pieces, each with the number of its first row.
+    fn placed(&self) -> impl Iterator<Item = (usize, &Tensor<B, 2>)> {
+        self.pieces.iter().scan(0, |next, piece| {
+            let from = *next;
+            *next += piece.dims()[0];
+            Some((from, piece))
         })
     }
 
@@ -67,7 +72,7 @@ impl<B: Backend> DeviceMatrix<B> {
         // Where among what was found the row of each id is.
         let mut places = vec![0_i64; ids.len()];
         let mut next = 0;
-        for (piece, (from, _)) in self.pieces.iter().zip(self.pieces()) {
+        for (from, piece) in self.placed() {
             let inside = |id: u32| (id as usize).checked_sub(from).filter(|row| *row < piece.dims()[0]);
             let rows = ids.iter().zip(&mut places).filter_map(|(&id, place)| Some((inside(id)?, place)));
             let rows: Vec<u32> = rows
@@ -96,10 +101,10 @@ impl<B: Backend> FrozenMatrix for DeviceMatrix<B> {
     }
 
     fn rows(&self, rows: Range<usize>) -> Vec<f32> {
-        let read = self.pieces().flat_map(|(from, piece)| {
-            let own = from..from + piece.shape()[0];
+        let read = self.placed().flat_map(|(from, piece)| {
+            let own = from..from + piece.dims()[0];
             let (start, end) = (rows.start.max(own.start), rows.end.min(own.end));
-            if start < end { piece.pieces[0].rows(start - from..end - from) } else { Vec::new() }
+            if start < end { piece.rows(start - from..end - from) } else { Vec::new() }
         });
         read.collect()
     }

@@ -1,14 +1,13 @@
 //! Many matrices in one tensor, passed over in pieces of one size: no result depends on the number of threads.
 
-use super::instructions::arch;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
-use burn::tensor::TensorPrimitive;
 use rayon::prelude::*;
 
 use super::elementwise::sum;
-use super::{contiguous, values};
+use super::instructions::arch;
+use super::{contiguous, values, wrapped};
 use crate::{AdamWRange, AdamWState};
 
 /// Numbers of a piece.
@@ -19,10 +18,6 @@ fn owned(x: Tensor<Flex, 1>) -> FlexTensor {
     let x = contiguous(x);
     let whole = x.storage::<f32>().len() == x.layout().num_elements();
     if whole { x } else { x.to_contiguous() }
-}
-
-fn wrapped(x: FlexTensor) -> Tensor<Flex, 1> {
-    Tensor::from_primitive(TensorPrimitive::Float(x))
 }
 
 /// See [`ModelBackend::added`](crate::ModelBackend::added).

@@ -70,8 +70,13 @@ fn values(t: &FlexTensor) -> &[f32] {
     t.as_slice::<f32>().expect("a contiguous f32 tensor")
 }
 
+/// The public tensor above one of floats.
+fn wrapped<const D: usize>(x: FlexTensor) -> Tensor<Flex, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
 fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(FlexTensor::from_data(TensorData::new(data, shape))))
+    wrapped(FlexTensor::from_data(TensorData::new(data, shape)))
 }
 
 fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::elementwise::{exp, sum};
 use super::instructions::arch;
-use super::{contiguous, tensor, values};
+use super::{contiguous, tensor, values, wrapped};
 use crate::scores::{BestToken, Penalty, ScoredToken, max, top};
 
 /// Numbers that are added up in single precision.
@@ -91,5 +91,5 @@ pub(super) fn written(cache: Tensor<Flex, 4>, new: Tensor<Flex, 4>, from: usize)
     for (head, row) in cells.chunks_exact_mut(capacity * d).zip(rows) {
         head[from * d..][..t * d].copy_from_slice(row);
     }
-    Tensor::from_primitive(burn::tensor::TensorPrimitive::Float(cache))
+    wrapped(cache)
 }

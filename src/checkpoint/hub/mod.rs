@@ -19,5 +19,6 @@ pub use dataset::resolve_data;
 pub(crate) use fetch::published_name;
 pub use fetch::{fetch, resolve_adapter, resolve_model};
 pub use known::{KNOWN_MODELS, KnownModel, known};
+pub(crate) use select::TEMPLATES;
 pub use transfer::Transfer;
 pub use wheel::Wheel;

@@ -18,8 +18,8 @@ const BESIDE: [&str; 6] = [
     "special_tokens_map.json",
 ];
 
-/// The folder of chat templates beside the default one.
-const TEMPLATES: &str = "additional_chat_templates/";
+/// The folder of chat templates beside the default one, as `transformers` names it.
+pub(crate) const TEMPLATES: &str = "additional_chat_templates";
 
 /// What a repository is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,8 @@ pub(super) fn select(
         if !has(BESIDE[0]) {
             return Err(format!("it has weights but no `{}`, which must describe them", BESIDE[0]));
         }
-        let templates = |file: &&String| file.starts_with(TEMPLATES) && file.ends_with(".jinja");
+        let inside = |file: &String| file.strip_prefix(TEMPLATES).is_some_and(|name| name.starts_with('/'));
+        let templates = |file: &&String| inside(file) && file.ends_with(".jinja");
         let templates = files.iter().filter(templates).cloned();
         let beside = BESIDE.iter().filter(|file| has(file)).map(|file| file.to_string());
         let mut beside: Vec<String> = beside.chain(templates).collect();
