@@ -37,7 +37,7 @@ pub(super) trait Terms: Copy + Sync {
     /// Columns between two places where a row can be taken apart.
     fn step(&self) -> usize;
 
-    /// Terms that are got at once, of so many that are needed.
+    /// Terms that are got at once, of so many that are needed; at least one.
     fn at_once(&self, terms: usize) -> usize;
 
     /// Some terms and columns, in `buffer` where they are not in memory.
@@ -54,7 +54,7 @@ impl Terms for Matrix<'_> {
     }
 
     fn at_once(&self, terms: usize) -> usize {
-        terms
+        terms.max(1)
     }
 
     fn part<'a>(&'a self, terms: Range<usize>, cols: Range<usize>, _buffer: &'a mut Vec<f32>) -> Matrix<'a> {
@@ -236,8 +236,9 @@ mod tests {
 
     #[test]
     fn few_and_many_rows_are_summed_in_one_order() {
-        for rows in [1, 2, 3, 5, 8, FEW_ROWS, FEW_ROWS + 1, 31, 64, 200] {
+        for rows in [0, 1, 2, 3, 5, 8, FEW_ROWS, FEW_ROWS + 1, 31, 64, 200] {
             for (terms, cols) in [
+                (0, 5),
                 (1, 40),
                 (2, 33),
                 (3, 1),
