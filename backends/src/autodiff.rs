@@ -327,7 +327,7 @@ impl<B: ModelBackend, C: CheckpointStrategy> ModelBackend for Autodiff<B, C> {
         B::frozen_weight(matrix, used, device)
     }
 
-    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> bool {
+    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> Result<(), String> {
         B::multiplies(dtype, device)
     }
 

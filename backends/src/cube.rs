@@ -26,10 +26,10 @@ use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
 use self::matmul::product;
 use self::weight::DeviceMatrix;
 use crate::{
-    AdamWRange, AdamWState, AttentionCall, AttentionGrads, AttentionMask, BestToken, DeviceMemory,
-    FrozenMatrix, HeadNorm, HostMask, KeyValueBlock, LinearGrads, LinearOutput, LinearRef, LinearSlope,
-    LinearsGrads, LoraRef, ProductDtype, StoredDtype, StoredMatrix, WeightUse, check_device, composed,
-    host_data,
+    AdamWRange, AdamWState, AttentionCall, AttentionGrads, AttentionMask, BestToken, DOES_NOT_MULTIPLY,
+    DeviceMemory, FrozenMatrix, HeadNorm, HostMask, KeyValueBlock, LinearGrads, LinearOutput, LinearRef,
+    LinearSlope, LinearsGrads, LoraRef, ProductDtype, StoredDtype, StoredMatrix, WeightUse, check_device,
+    composed, host_data,
 };
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
@@ -63,8 +63,16 @@ where
         Some(R::client(device).properties().memory.max_page_size)
     }
 
-    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> bool {
-        matmul::multiplies(dtype, R::client(device).properties())
+    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> Result<(), String> {
+        let client = R::client(device);
+        if !matmul::multiplies(dtype, client.properties()) {
+            return Err(DOES_NOT_MULTIPLY.into());
+        }
+        #[cfg(feature = "cuda")]
+        if dtype != ProductDtype::F32 && R::name(&client) == "cuda" {
+            return crate::cuda::tensor_cores();
+        }
+        Ok(())
     }
 
     fn frozen_weight(matrix: StoredMatrix, _used: WeightUse, device: &Self::Device) -> Self::Weight {

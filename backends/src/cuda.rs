@@ -89,6 +89,24 @@ pub(crate) fn start(info: &DeviceInfo) -> CudaDevice {
     CudaDevice { index: info.index }
 }
 
+/// Where the headers are that lack those for tensor cores.
+static WITHOUT_TENSOR_CORES: OnceLock<PathBuf> = OnceLock::new();
+
+/// Whether kernels for tensor cores can be compiled.
+///
+/// # Errors
+/// What is missing, as the end of a sentence.
+pub(crate) fn tensor_cores() -> Result<(), String> {
+    match WITHOUT_TENSOR_CORES.get() {
+        Some(root) => Err(format!(
+            "multiplies such numbers on tensor cores, whose header include/crt/mma.h is not in {}; install the CUDA toolkit, or set CUDA_PATH to its \
+             folder",
+            root.display()
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Finds the compiler and the headers of CUDA, once, and lets CubeCL find them; returns the compiler's version.
 ///
 /// # Errors
@@ -110,6 +128,9 @@ fn take(found: &toolkit::Found) -> Result<Version, String> {
     };
     let lack = if *tensor_cores { "" } else { ", without those for tensor cores" };
     tracing::debug!("CUDA's headers are those of {}{lack}", root.display());
+    if !tensor_cores {
+        WITHOUT_TENSOR_CORES.get_or_init(|| root.clone());
+    }
     // CubeCL knows no other way.
     if std::env::var_os("CUDA_PATH").as_deref() != Some(root.as_os_str()) {
         // SAFETY: this runs once, before CubeCL's threads, which read it; Rust's own readers wait for each other.

@@ -61,6 +61,7 @@ pub use memory::{DeviceMemory, free_host_memory};
 pub use read::{host_data, host_data_of_all, settle};
 pub use scores::{BestToken, Penalty, ScoredToken};
 pub use stored::{BlockError, BlockFormat, StoredDtype, StoredMatrix};
+use weight::DOES_NOT_MULTIPLY;
 pub use weight::{FrozenMatrix, ProductDtype, WeightUse};
 
 /// Borrowed LoRA factors of one linear layer.
@@ -213,9 +214,12 @@ pub trait ModelBackend: Backend {
     }
 
     /// Whether products of frozen matrices can be computed in these numbers on `device`. Every backend computes in f32.
-    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> bool {
+    ///
+    /// # Errors
+    /// Why they cannot, as what follows "this device".
+    fn multiplies(dtype: ProductDtype, device: &Self::Device) -> Result<(), String> {
         let _ = device;
-        dtype == ProductDtype::F32
+        if dtype == ProductDtype::F32 { Ok(()) } else { Err(DOES_NOT_MULTIPLY.into()) }
     }
 
     /// Takes over a matrix `[out, in]`.

@@ -45,6 +45,10 @@ pub enum WeightUse {
     Table,
 }
 
+/// What is said of a device that lacks products in some numbers.
+pub(crate) const DOES_NOT_MULTIPLY: &str =
+    "does not multiply such numbers; `diffmas devices` tells what it does, and f32 works everywhere";
+
 /// What products of a frozen matrix with many rows are computed in; they are summed in f32 always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProductDtype {

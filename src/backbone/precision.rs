@@ -65,11 +65,10 @@ impl Precision {
             let what = "has no such numbers; f32 works everywhere, and auto takes what it can";
             return lacks(&format!("dtype is {}", self.weights), what);
         }
-        if !B::multiplies(self.compute.products(), device) {
-            let what = "does not multiply such numbers; `diffmas devices` tells what it does, and f32 works everywhere";
-            return lacks(&format!("precision is {}", self.compute), what);
+        match B::multiplies(self.compute.products(), device) {
+            Ok(()) => Ok(()),
+            Err(what) => lacks(&format!("precision is {}", self.compute), &what),
         }
-        Ok(())
     }
 
     /// How a matrix of `columns` that the file has as `stored` is kept on `device`; f32 where a row would not be whole blocks.

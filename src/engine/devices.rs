@@ -65,7 +65,7 @@ impl Job for Ask {
         let weights = stored.into_iter().filter(|(_, dtype)| B::keeps(*dtype, &device));
         let arithmetic = computed.into_iter().filter(|(_, dtype)| computes(*dtype));
         let multiplies = |name: &str| {
-            name.parse().is_ok_and(|dtype: ComputeDtype| B::multiplies(dtype.products(), &device))
+            name.parse().is_ok_and(|dtype: ComputeDtype| B::multiplies(dtype.products(), &device).is_ok())
         };
         let products = ComputeDtype::NAMES.iter().copied().filter(|name| multiplies(name));
         Abilities {

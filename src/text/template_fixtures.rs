@@ -90,39 +90,18 @@ fn long_conversations_stay_within_the_bounds() {
     }
 }
 
-/// What is answered otherwise than in Python: a tuple is a list here, some filters and methods that no template uses are not there, and some of
-/// what Python refuses is answered.
+/// What is answered otherwise than in Python: a range shows as a list, and some filters, methods and names that no model's template uses are not
+/// there.
 const OTHERWISE: &[&str] = &[
     "{{ '%r' % 'x' }}",
-    "{{ '%s' % [1, 'a', none] }}",
-    "{{ '  a b  c '.rsplit(none, 1) }}",
-    "{{ word.partition('-') }}",
     "{{ 'a\tb'.expandtabs(4) }}",
     "{{ 'é'.encode('utf-8')|length }}",
     "{{ items|random in items }}",
-    "{{ (1, 2) }}",
-    "{{ (1,) }}",
-    "{{ () }}",
-    "{{ (1, 2) + (3,) }}",
-    "{{ [(1, 'a'), (2, 'b')] }}",
-    "{{ {'a': (1, 2)} }}",
-    "{{ pair.items()|list }}",
-    "{{ pair|items|list }}",
-    "{{ pair|dictsort }}",
     "{{ range(3) }}",
     "{{ lipsum is defined }}",
-    "{{ 'abc def ghi jkl'|truncate(9, true, '..', 0) }}",
     "{{ '<b>x</b>'|striptags }}",
     "{{ 1024|filesizeformat }}",
     "{{ 'a b c d'|wordwrap(3) }}",
-    "{{ missing|int }}",
-    "{{ missing|float }}",
-    "{{ missing|items|list }}",
-    "{{ missing < 1 }}",
-    "{{ missing is sequence }}",
-    "{{ '%s' % missing }}",
-    "{{ nothing|list }}",
-    "{{ 'a' in nothing }}",
     "{% macro m() %}{{ varargs|join }}{{ kwargs.k }}{% endmacro %}{{ m('x', 'y', k='z') }}",
 ];
 

@@ -8,7 +8,7 @@ use super::filters::{add_filters, add_tests};
 use super::methods::method;
 use super::operators::{OPERATORS, slice};
 use super::values::{
-    ITEM, Result, check_len, count_written, invalid, items, made, str, strict, text, written_len,
+    ITEM, Result, check_len, count_written, invalid, items, made, str, strict, text, tuple, written_len,
 };
 
 /// Puts everything into `environment` that templates may call.
@@ -41,15 +41,21 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     environment.add_function("strftime_now", strftime_now);
     for (name, operator) in OPERATORS {
         environment.add_function(name, move |state: &State, left: Value, right: Value| {
-            if name != "in" && (left.is_undefined() || right.is_undefined()) && (strict(state) || name != "~")
-            {
+            let empty = name == "~" || name == "%" && left.as_str().is_some();
+            let undefined = left.is_undefined() || right.is_undefined();
+            if name != "in" && undefined && (strict(state) || !empty) {
                 return Err(Error::from(ErrorKind::UndefinedError));
             }
             operator(&left, &right)
         });
     }
     environment.add_function("[:]", slice);
+    environment.add_function("(,)", |items: Rest<Value>| tuple(items.0, 0));
     environment.add_function("small()", |value: Value| written_len(&value).map(|_| value));
+    environment.add_function("ordered()", |value: Value| match value.is_undefined() {
+        true => Err(Error::from(ErrorKind::UndefinedError)),
+        false => written_len(&value).map(|_| value),
+    });
     add_filters(environment);
     add_tests(environment);
 }

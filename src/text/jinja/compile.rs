@@ -26,7 +26,7 @@ pub(super) fn compile<'a>(name: &'a str, source: &'a str, trim: bool) -> Result<
         || WhitespaceConfig { lstrip_blocks: trim, trim_blocks: trim, keep_trailing_newline: false };
     check_size(source, whitespace())?;
     let parsed = parse(source, name, SyntaxConfig, whitespace())?;
-    let mut rewriter = Rewriter::default();
+    let mut rewriter = Rewriter { source, read: BTreeSet::new(), assigned: BTreeSet::new() };
     let rewritten = rewriter.stmt(&parsed);
     let mut code = CodeGenerator::new(name, source);
     code.compile_stmt(&rewritten);
@@ -63,13 +63,13 @@ fn check_size(source: &str, whitespace: WhitespaceConfig) -> Result<(), Error> {
 
 /// Copies a syntax tree. Operators that make text or lists become calls, and text outside tags is printed like any value, so
 /// that our functions and our formatter can bound both.
-#[derive(Default)]
-struct Rewriter {
+struct Rewriter<'s> {
+    source: &'s str,
     read: BTreeSet<String>,
     assigned: BTreeSet<String>,
 }
 
-impl Rewriter {
+impl Rewriter<'_> {
     fn free_variables(self) -> BTreeSet<String> {
         let root = |path: &str| path.split('.').next().unwrap_or_default().to_string();
         self.read.into_iter().filter(|path| !self.assigned.contains(&root(path))).collect()
@@ -206,7 +206,9 @@ impl Rewriter {
                 match operator(s.op) {
                     Some(name) => function(name, vec![left, right], s.span()),
                     None if compares(s.op) => {
-                        at(s, ast::BinOp { op: s.op, left: small(left), right: small(right) }, Expr::BinOp)
+                        let check = if orders(s.op) { ordered } else { small };
+                        let (left, right) = (check(left), check(right));
+                        at(s, ast::BinOp { op: s.op, left, right }, Expr::BinOp)
                     }
                     None => at(s, ast::BinOp { op: s.op, left, right }, Expr::BinOp),
                 }
@@ -236,7 +238,13 @@ impl Rewriter {
                 at(s, ast::GetItem { expr, subscript_expr }, Expr::GetItem)
             }
             Expr::Call(s) => Expr::Call(self.call(s)),
-            Expr::List(s) => at(s, ast::List { items: self.exprs(&s.items) }, Expr::List),
+            Expr::List(s) => {
+                let items = self.exprs(&s.items);
+                match self.source[s.span().start_offset as usize..].starts_with('[') {
+                    true => at(s, ast::List { items }, Expr::List),
+                    false => function("(,)", items, s.span()),
+                }
+            }
             Expr::Map(s) => {
                 let keys = s.keys.iter().map(|key| small(self.expr(key))).collect();
                 let values = self.exprs(&s.values);
@@ -303,16 +311,29 @@ fn operator(op: ast::BinOpKind) -> Option<&'static str> {
 
 /// `expr`, checked to be small: comparing and hashing go as deep as a value, and one that holds itself has no end.
 fn small(expr: Expr<'_>) -> Expr<'_> {
+    checked(expr, "small()")
+}
+
+/// As [`small`], and checked to be there: Jinja says of nothing that it is undefined whether it is smaller.
+fn ordered(expr: Expr<'_>) -> Expr<'_> {
+    checked(expr, "ordered()")
+}
+
+fn checked<'a>(expr: Expr<'a>, by: &'static str) -> Expr<'a> {
     if matches!(expr, Expr::Const(_)) {
         return expr;
     }
     let span = expr.span();
-    function("small()", vec![expr], span)
+    function(by, vec![expr], span)
 }
 
 fn compares(op: ast::BinOpKind) -> bool {
-    use ast::BinOpKind::{Eq, Gt, Gte, Lt, Lte, Ne};
-    matches!(op, Eq | Ne | Lt | Lte | Gt | Gte)
+    orders(op) || matches!(op, ast::BinOpKind::Eq | ast::BinOpKind::Ne)
+}
+
+fn orders(op: ast::BinOpKind) -> bool {
+    use ast::BinOpKind::{Gt, Gte, Lt, Lte};
+    matches!(op, Gt | Gte | Lt | Lte)
 }
 
 /// `a.b.c` as it is written; nothing for longer paths than anyone writes.

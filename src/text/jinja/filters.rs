@@ -1,12 +1,13 @@
 //! Filters and tests of templates: minijinja's within bounds, and Jinja's where those differ.
 
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, FormatStyle, State, Value, filters, tests};
 
-use super::methods::{center, join_texts, pieces, replaced};
+use super::methods::{center, join_texts, pairs, pieces, replaced};
 use super::operators::{Numbers, format, is_in, numbers, plus, whole};
 use super::values::{
-    ITEM, MAX_TEXT, Result, check_len, invalid, items, made, repr, str, strict, text, written_len,
+    ITEM, MAX_TEXT, Result, check_len, invalid, items, list, made, repr, str, strict, text, tuple,
+    written_len,
 };
 use crate::text::python_json::JsonStyle;
 
@@ -64,12 +65,15 @@ pub(super) fn add_filters(environment: &mut Environment<'_>) {
     bounded! {
         "abs": filters::abs, "attr": filters::attr, "batch": filters::batch, "bool": filters::bool,
         "capitalize": filters::capitalize, "center": center, "chain": filters::chain, "count": filters::length,
-        "d": filters::default, "default": filters::default, "dictsort": filters::dictsort, "e": escape,
+        "d": filters::default, "default": filters::default, "dictsort": |state: &State, args: Rest<Value>| as_tuples(Value::from_function(filters::dictsort).call(state, &args)?), "e": escape,
         "escape": escape, "first": filters::first, "float": float,
         "format": |pattern: &str, args: Rest<Value>| format(FormatStyle::Printf, pattern, &args),
-        "groupby": filters::groupby, "indent": filters::indent, "int": int, "items": filters::items,
+        "groupby": filters::groupby, "indent": filters::indent, "int": int, "items": pairs,
         "join": join, "last": filters::last, "length": filters::length, "lines": filters::lines,
-        "list": filters::list, "lower": filters::lower, "map": filters::map, "max": filters::max,
+        "list": |state: &State, values: Value| match values.is_none() {
+            true => Err(invalid("none has no items")),
+            false => filters::list(state, values),
+        }, "lower": filters::lower, "map": filters::map, "max": filters::max,
         "min": filters::min, "pprint": |value: Value| repr(&value).and_then(text),
         "reject": filters::reject, "rejectattr": filters::rejectattr, "replace": replace,
         "reverse": filters::reverse, "round": round, "safe": |text: Value| text,
@@ -77,7 +81,7 @@ pub(super) fn add_filters(environment: &mut Environment<'_>) {
         "sort": filters::sort, "split": filters::split, "string": |text: Value| text, "sum": sum,
         "title": filters::title, "tojson": tojson, "trim": filters::trim, "truncate": truncate,
         "unique": filters::unique, "upper": filters::upper, "urlencode": filters::urlencode,
-        "wordcount": |text: &str| text.split_whitespace().count(), "zip": filters::zip,
+        "wordcount": |text: &str| text.split_whitespace().count(), "zip": |state: &State, args: Rest<Value>| as_tuples(Value::from_function(filters::zip).call(state, &args)?),
     }
 }
 
@@ -109,6 +113,7 @@ fn of_undefined(state: &State, name: &str) -> Result<Option<Value>> {
         "default" | "d" => Ok(None),
         _ if strict(state) => Err(Error::from(ErrorKind::UndefinedError)),
         "length" | "count" | "wordcount" => Ok(Some(Value::from(0))),
+        "int" | "float" => Err(Error::from(ErrorKind::UndefinedError)),
         "first" | "last" | "min" | "max" => Ok(Some(Value::UNDEFINED)),
         "tojson" => Err(Error::new(ErrorKind::UndefinedError, "tojson: the value is undefined")),
         _ => Ok(None),
@@ -257,18 +262,20 @@ fn join(values: &Value, separator: Option<&str>, options: Kwargs) -> Result<Valu
     join_texts(values.into_iter().map(attribute), separator)
 }
 
+/// Lists in a list as tuples in it.
+fn as_tuples(lists: Value) -> Result<Value> {
+    let inner = items(&lists)?.iter().map(|inner| tuple(items(inner)?, 0)).collect::<Result<_>>()?;
+    list(inner, 0)
+}
+
 /// Jinja's `truncate`.
-fn truncate(
-    value: &str,
-    length: Option<usize>,
-    killwords: Option<bool>,
-    end: Option<&str>,
-    options: Kwargs,
-) -> Result<Value> {
+fn truncate(value: &str, args: Rest<Value>) -> Result<Value> {
+    let (length, killwords, end, leeway, options) =
+        from_args::<(Option<usize>, Option<bool>, Option<&str>, Option<usize>, Kwargs)>(&args)?;
     let length = length.or(options.get("length")?).unwrap_or(255);
     let kill = killwords.or(options.get("killwords")?).unwrap_or(false);
     let end = end.or(options.get("end")?).unwrap_or("...");
-    let leeway = options.get::<Option<usize>>("leeway")?.unwrap_or(5);
+    let leeway = leeway.or(options.get("leeway")?).unwrap_or(5);
     options.assert_all_used()?;
     if value.chars().count() <= length.saturating_add(leeway) {
         return text(value);
@@ -299,6 +306,11 @@ pub(super) fn add_tests(environment: &mut Environment<'_>) {
         "sameas": tests::is_sameas, "startingwith": tests::is_startingwith, "endingwith": tests::is_endingwith, "lower": tests::is_lower,
         "upper": tests::is_upper, "in": |needle: Value, hay: Value| is_in(&needle, &hay)
     }
+    environment.add_test("sequence", |state: &State, value: &Value| match value.is_undefined() {
+        true if strict(state) => Err(Error::from(ErrorKind::UndefinedError)),
+        // Jinja asks whether it has a length and items.
+        undefined => Ok(undefined || tests::is_sequence(value) || value.as_str().is_some()),
+    });
     environment
         .add_test("callable", |value: Value| value.as_object().is_some() && value.kind() == ValueKind::Plain);
 }

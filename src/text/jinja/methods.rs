@@ -1,11 +1,11 @@
 //! Methods of values: Python's, within bounds.
 
-use minijinja::value::from_args;
+use minijinja::value::{ValueKind, from_args};
 use minijinja::{FormatStyle, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::operators::{format, joined};
-use super::values::{ITEM, Result, check_len, invalid, is_list, items, list, str, text};
+use super::values::{ITEM, Result, check_len, invalid, is_list, items, list, str, text, tuple};
 
 pub(super) fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value> {
     match value.as_str() {
@@ -13,6 +13,10 @@ pub(super) fn method(state: &State, value: &Value, name: &str, args: &[Value]) -
             Some(answer) => Ok(answer),
             None => unknown_method_callback(state, value, name, args),
         },
+        None if value.kind() == ValueKind::Map && name == "items" => {
+            from_args::<()>(args)?;
+            pairs(value)
+        }
         None if is_list(value) && name == "index" => {
             let (wanted,): (&Value,) = from_args(args)?;
             let at = value.try_iter()?.position(|item| &item == wanted);
@@ -20,6 +24,13 @@ pub(super) fn method(state: &State, value: &Value, name: &str, args: &[Value]) -
         }
         None => unknown_method_callback(state, value, name, args),
     }
+}
+
+/// The keys of a mapping with their values.
+pub(super) fn pairs(value: &Value) -> Result<Value> {
+    let pair = |key: Value| tuple(vec![key.clone(), value.get_item(&key)?], 0);
+    let keys = if value.is_undefined() { Vec::new() } else { items(value)? };
+    list(keys.into_iter().map(pair).collect::<Result<_>>()?, 0)
 }
 
 /// Python's methods of `str` that minijinja does not have, or has without bounds.
@@ -100,7 +111,7 @@ fn separator(word: &str) -> Result<&str> {
 
 fn parts(found: Option<(&str, &str)>, separator: &str, otherwise: [&str; 3]) -> Result<Value> {
     let parts = found.map_or(otherwise, |(before, after)| [before, separator, after]);
-    list(parts.map(Value::from).to_vec(), 0)
+    tuple(parts.map(Value::from).to_vec(), 0)
 }
 
 fn rsplit(value: &str, args: &[Value]) -> Result<Value> {
@@ -110,10 +121,16 @@ fn rsplit(value: &str, args: &[Value]) -> Result<Value> {
     let mut found: Vec<Value> = match by {
         Some(by) => value.rsplitn(most, separator(by)?).map(Value::from).collect(),
         None => {
-            let words = value.trim();
-            let mut found: Vec<&str> = words.rsplitn(most, char::is_whitespace).collect();
-            found.iter_mut().for_each(|word| *word = word.trim());
-            found.into_iter().filter(|word| !word.is_empty()).map(Value::from).collect()
+            let (mut found, mut rest) = (Vec::new(), value.trim_end());
+            while !rest.is_empty() {
+                // The last piece keeps the white space in it and before it.
+                let more = found.len() + 1 < most;
+                let space = rest.char_indices().rfind(|(_, c)| more && c.is_whitespace());
+                let word = space.map_or(0, |(at, c)| at + c.len_utf8());
+                found.push(Value::from(&rest[word..]));
+                rest = rest[..word].trim_end();
+            }
+            found
         }
     };
     found.reverse();

@@ -3,7 +3,9 @@
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, FormatStyle, Value, format_filter};
 
-use super::values::{MAX_TEXT, Result, check_len, invalid, is_list, items, list, str, text, written_len};
+use super::values::{
+    MAX_TEXT, Result, alike, check_len, invalid, is_list, is_tuple, items, str, text, written_len,
+};
 
 pub(super) type Operator = fn(&Value, &Value) -> Result<Value>;
 
@@ -51,7 +53,7 @@ pub(super) fn plus(left: &Value, right: &Value) -> Result<Value> {
     if is_list(left) && is_list(right) {
         let mut all = items(left)?;
         all.extend(items(right)?);
-        return list(all, 0);
+        return alike(left, all);
     }
     match numbers(left, right) {
         Some(Numbers::Whole(a, b)) => whole(a.checked_add(b)),
@@ -76,14 +78,14 @@ fn times(left: &Value, right: &Value) -> Result<Value> {
         check_len(many.len().checked_mul(count))?;
         return text(many.repeat(count));
     }
-    let many = items(many)?;
-    check_len(many.len().checked_mul(count))?;
-    list(std::iter::repeat_n(many, count).flatten().collect(), 0)
+    let each = items(many)?;
+    check_len(each.len().checked_mul(count))?;
+    alike(many, std::iter::repeat_n(each, count).flatten().collect())
 }
 
 fn modulo(left: &Value, right: &Value) -> Result<Value> {
     if let Some(style) = left.as_str() {
-        let args = if is_list(right) { items(right)? } else { vec![right.clone()] };
+        let args = if is_tuple(right) { items(right)? } else { vec![right.clone()] };
         return format(FormatStyle::Printf, style, &args);
     }
     match numbers(left, right) {
@@ -116,6 +118,7 @@ pub(super) fn is_in(needle: &Value, hay: &Value) -> Result<Value> {
     written_len(needle)?;
     Ok(Value::from(match hay.kind() {
         ValueKind::Undefined => false,
+        ValueKind::None => return Err(invalid("none has no items")),
         ValueKind::String => {
             let needle = needle.as_str().ok_or_else(|| invalid("only a text can be in a text"))?;
             hay.as_str().is_some_and(|hay| hay.contains(needle))
@@ -146,7 +149,7 @@ pub(super) fn slice(value: Value, start: Value, stop: Value, step: Value) -> Res
         });
     }
     let all = items(&value)?;
-    list(indices(all.len(), start, stop, step).map(|i| all[i].clone()).collect(), 0)
+    alike(&value, indices(all.len(), start, stop, step).map(|i| all[i].clone()).collect())
 }
 
 /// The indices of a slice of `len` items, as Python counts them.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
-use minijinja::value::ValueKind;
+use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, State, UndefinedBehavior, Value};
 
 /// Bytes of one text, and of what is written in one go.
@@ -113,8 +113,44 @@ pub(super) fn text(text: impl Into<Arc<str>>) -> Result<Value> {
     Ok(Value::from(text))
 }
 
+/// Items that show as a tuple does, and that `%` takes one by one.
+#[derive(Debug)]
+struct Tuple(Arc<Vec<Value>>);
+
+impl Object for Tuple {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+}
+
+pub(super) fn is_tuple(value: &Value) -> bool {
+    value.downcast_object_ref::<Tuple>().is_some()
+}
+
 /// A list that the rendering made; `texts` are the bytes of the texts that it does not share with others.
 pub(super) fn list(items: Vec<Value>, texts: usize) -> Result<Value> {
+    held(items, texts).map(Value::from_dyn_object)
+}
+
+/// As [`list`], a tuple.
+pub(super) fn tuple(items: Vec<Value>, texts: usize) -> Result<Value> {
+    Ok(Value::from_object(Tuple(held(items, texts)?)))
+}
+
+/// Part of the items of `value`, or more of them: a tuple if it is one, else a list.
+pub(super) fn alike(value: &Value, items: Vec<Value>) -> Result<Value> {
+    if is_tuple(value) { tuple(items, 0) } else { list(items, 0) }
+}
+
+fn held(items: Vec<Value>, texts: usize) -> Result<Arc<Vec<Value>>> {
     let bytes = items.len().checked_mul(ITEM).and_then(|bytes| bytes.checked_add(texts));
     check_len(bytes)?;
     let items = Arc::new(items);
@@ -122,7 +158,7 @@ pub(super) fn list(items: Vec<Value>, texts: usize) -> Result<Value> {
     if bytes >= SMALL {
         hold(Held::List(Arc::downgrade(&items), bytes), bytes)?;
     }
-    Ok(Value::from_dyn_object(items))
+    Ok(items)
 }
 
 /// The items of `value`, if they are not too many.
@@ -144,6 +180,7 @@ pub(super) fn is_list(value: &Value) -> bool {
 pub(super) fn made(value: Value, from: Option<&Value>) -> Result<Value> {
     let texts = from.and_then(Value::as_str).map_or(0, str::len);
     match value.kind() {
+        _ if is_tuple(&value) => Ok(value),
         ValueKind::String => match value.as_str().map_or(0, str::len) {
             0..SMALL => Ok(value),
             _ => text(value.to_str().unwrap_or_default()),
@@ -213,12 +250,15 @@ fn write(out: &mut String, value: &Value) -> Result<()> {
         ValueKind::Number => out.push_str(&number(value)),
         ValueKind::String => write_quoted(out, value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
+            let (open, close) = if is_tuple(value) { ('(', ')') } else { ('[', ']') };
+            out.push(open);
             for (index, item) in value.try_iter()?.enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
                 write(out, &item)?;
             }
-            out.push(']');
+            // What tells one value in brackets from a tuple.
+            out.push_str(if is_tuple(value) && value.len() == Some(1) { "," } else { "" });
+            out.push(close);
         }
         ValueKind::Map => {
             out.push('{');
