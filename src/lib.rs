@@ -45,6 +45,7 @@
 //! - [`benchmarks`]: questions whose evidence is spread over a team
 //! - [`report`]: one HTML page about a run
 //! - [`mod@bench`]: the same work timed on any backend
+//! - [`processes`]: several processes that share training and evaluation
 //! - [`text`] and [`checkpoint`]: tokenizer, chat template, data; safetensors, GGUF, PEFT
 //! - [`settings`] and [`files`]: files and flags as layers; atomic writes, bounded reads, TOML
 //!
@@ -66,6 +67,7 @@ pub mod error;
 pub mod evaluation;
 mod guard;
 pub mod inference;
+pub mod processes;
 mod random;
 mod rectangle;
 pub mod report;

@@ -22,7 +22,7 @@ const FLOORS: [&[&str]; 13] = [
     &["text"],
     &["checkpoint"],
     &["settings"],
-    &["files"],
+    &["files", "processes"],
 ];
 
 /// A module by the names on its path; the root has none.

@@ -23,6 +23,7 @@ use diffmas::checkpoint::{StoredType, write_tensors};
 use diffmas::evaluation::{Accuracy, Checking, Control, Scoring, evaluate};
 use diffmas::files::write_atomic;
 use diffmas::inference::DecodeOptions;
+use diffmas::processes::OneProcess;
 use diffmas::training::{FlatGradient, Optimizer, TrainConfig, clip_factor};
 use diffmas::{Error, Result};
 use documents::{Document, Documents};
@@ -215,6 +216,7 @@ fn scores<B: ModelBackend>(
         seed: 0,
         writing: None,
         checking: Some(&checking),
+        processes: &OneProcess,
     };
     families
         .map(|(family, facts)| {

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use super::config::{Config, Flags, needs, required};
 use super::flags::EvalFlags;
 use super::progress::Progress;
-use super::{fetch, interrupt, output, session, verbosity};
+use super::{fetch, interrupt, job, output, session, verbosity};
 
 /// What is scored, on what, and where scores go.
 #[derive(Debug, Deserialize)]
@@ -78,6 +78,10 @@ impl EvalCommand {
         let config = Config::read(flags)?;
         let mut command: Self = config.get()?;
         needs("resume", command.resume, &[("output", command.output.is_some())])?;
+        if !job::is_first() {
+            // All have the scores, and one keeps them.
+            (command.output, command.resume, command.overwrite) = (None, false, false);
+        }
         let mut engine = config.engine::<EvalFlags>()?;
         if let Some(dir) = &flags.run {
             engine = engine.of_run(dir)?;
@@ -107,6 +111,7 @@ impl EvalCommand {
         let checking = self.checking(&session, data, &samples)?;
         let engine = Engine::start(session)?;
         let (mut part, done) = self.part(&engine, &samples, &controls, checking.as_ref())?;
+        let done = job::processes().of_first(done)?;
         let request = EvaluateRequest {
             samples: samples.clone(),
             controls,

@@ -11,7 +11,7 @@ use diffmas::{Error, Result};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
 use super::visible::visible;
-use super::{interrupt, output, verbosity};
+use super::{interrupt, job, output, verbosity};
 
 /// Flags of `fetch`.
 #[derive(Debug, Args)]
@@ -45,7 +45,8 @@ pub fn adapter(adapter: &Path, offline: bool) -> Result<PathBuf> {
 
 /// The file that `--data` means, or the files of a split on the hub, fetched where necessary.
 pub fn data(data: &Path, offline: Option<bool>) -> Result<DataSource> {
-    let files = shown("the same command", |on| resolve_data(data, offline.unwrap_or(false), on))?;
+    let files =
+        job::in_turn(|| shown("the same command", |on| resolve_data(data, offline.unwrap_or(false), on)))?;
     Ok(DataSource { files, ..data.into() })
 }
 

@@ -1,14 +1,16 @@
 //! Ctrl-C, and the signals that ask a program to end. Most work has either nothing to save or saves it as it goes: it ends at once,
-//! whatever it is doing. Only what has to come to a good point first ([`Heard`]) is asked to; a second signal ends that at once, too.
+//! whatever it is doing. Only what has to come to a good point first ([`Heard`]) is asked to; a second signal ends that at once, too. One of several
+//! processes has no time for that.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use diffmas::engine::Cancel;
 use diffmas::files::end_process;
+use diffmas::training::LastState;
 use diffmas::{Error, Result};
 
-use super::verbosity;
+use super::{job, verbosity};
 
 /// The exit code of work that was stopped.
 pub const CODE: u8 = 130;
@@ -18,10 +20,14 @@ static SILENT: AtomicBool = AtomicBool::new(false);
 /// Pieces of work that come to a good point by themselves.
 static HEARD: AtomicUsize = AtomicUsize::new(0);
 static WORDS: Mutex<String> = Mutex::new(String::new());
+static LAST: LazyLock<LastState> = LazyLock::new(LastState::default);
 
 /// Starts listening.
 pub fn install() {
     let result = ctrlc::set_handler(|| {
+        if job::is_shared() {
+            end_in_time();
+        }
         let again = STOP.cancel();
         let heard = HEARD.load(Ordering::SeqCst) > 0;
         if !heard {
@@ -37,6 +43,24 @@ pub fn install() {
     if let Err(e) = result {
         tracing::warn!("Ctrl-C will stop the program at once: {e}");
     }
+}
+
+/// Ends this process of several within the second that their launcher leaves them: what is finished is written by the first.
+fn end_in_time() -> ! {
+    if job::is_first() {
+        match LAST.write() {
+            Some(Err(e)) => verbosity::say(format_args!("error: {e}")),
+            Some(Ok(dir)) => verbosity::say(format_args!("checkpoint in {}", dir.display())),
+            None => {}
+        }
+        verbosity::say(last_words());
+    }
+    end_process(CODE.into())
+}
+
+/// What the first of several processes writes before it ends.
+pub fn last_state() -> LastState {
+    LAST.clone()
 }
 
 /// What is said when the work ends at once: what is kept, and how to go on.

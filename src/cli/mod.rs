@@ -13,6 +13,7 @@ mod fields;
 mod flags;
 mod generate_task;
 mod interrupt;
+mod job;
 mod lines;
 mod merge;
 mod models;
@@ -28,6 +29,7 @@ mod verbosity;
 mod visible;
 
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -124,6 +126,11 @@ impl Cli {
 }
 
 impl Command {
+    /// Whether the processes of a job share the work; other commands are the first one's.
+    fn is_shared(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::Run(_) | Self::Eval(_))
+    }
+
     /// Two flags that exclude each other, where it depends on their values.
     fn conflict(&self) -> Option<Conflict> {
         match self {
@@ -138,19 +145,58 @@ impl Command {
 /// Runs the command line and says in one sentence what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::of(std::env::args_os());
+    let shared = cli.command.is_shared();
+    let (job, joined) = match job::join(shared) {
+        Ok(job) => (Some(job), Ok(())),
+        Err(e) => (None, Err(e)),
+    };
     cli.verbosity.install();
     interrupt::install();
-    threads::install();
-    match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) if output::closed() => ExitCode::SUCCESS,
+    job::tell_alone();
+    let work = || {
+        joined?;
+        if !shared && !job::is_first() {
+            return Ok(());
+        }
+        threads::install()?;
+        dispatch(cli.command)
+    };
+    // The hook has told of a panic.
+    let outcome = catch_unwind(AssertUnwindSafe(work)).map(code_of);
+    match outcome {
+        Ok(None) => {
+            // Where all processes of a job have done their work, they take leave of each other.
+            drop(job);
+            ExitCode::SUCCESS
+        }
+        Ok(Some(code)) => {
+            job::abort(code);
+            ExitCode::from(code)
+        }
+        Err(panic) => {
+            job::abort(PANICKED);
+            resume_unwind(panic)
+        }
+    }
+}
+
+/// The exit code of a program that panicked.
+const PANICKED: u8 = 101;
+
+/// Says what went wrong; the exit code of it, or nothing where nothing did.
+fn code_of(outcome: Result<()>) -> Option<u8> {
+    match outcome {
+        Ok(()) => None,
+        Err(_) if output::closed() => job::is_shared().then_some(0),
         Err(Error::Interrupted(message)) => {
+            job::let_first_speak();
             verbosity::say(message);
-            ExitCode::from(interrupt::CODE)
+            Some(interrupt::CODE)
         }
         Err(e) => {
+            job::let_first_speak();
             verbosity::say(format_args!("error: {}", one_line(&e.to_string())));
-            ExitCode::FAILURE
+            Some(1)
         }
     }
 }

@@ -9,23 +9,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use diffmas::{Error, Result};
 use serde::Serialize;
 
+use super::job;
 use super::visible::{visible, visible_json};
 
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Prints a line on standard output.
+/// Prints a line on standard output, once for all processes of a job.
 ///
 /// # Errors
 /// If nobody reads it any more.
 pub fn print(line: &str) -> Result<()> {
+    if !job::is_first() {
+        return Ok(());
+    }
     writeln!(io::stdout(), "{}", shown(line)).map_err(failed)
 }
 
-/// Prints one JSON object on a line of standard output.
+/// Prints one JSON object on a line of standard output, once for all processes of a job.
 ///
 /// # Errors
 /// If nobody reads it any more.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
+    if !job::is_first() {
+        return Ok(());
+    }
     let line = serde_json::to_string(value)?;
     writeln!(io::stdout(), "{}", visible_json(&line)).map_err(failed)
 }

@@ -5,6 +5,7 @@ mod answered;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use diffmas::agents::ChannelKind;
@@ -25,7 +26,7 @@ use super::config::{Config, Flags, needs};
 use super::fields::{fields, with_hint};
 use super::flags::RunFlags;
 use super::progress::Progress;
-use super::{chat, fetch, interrupt, output, session, verbosity};
+use super::{chat, fetch, interrupt, job, output, session, verbosity};
 use answered::{Answered, Details, trajectories};
 
 /// What is asked and where answers go; how they are written.
@@ -82,6 +83,17 @@ impl RunCommand {
         let config = Config::read(flags)?;
         let mut command = Self::of(&config)?;
         command.check()?;
+        if !job::is_first() {
+            // All have the answers, and one keeps them; a trace is that of one batch, which is the first one's.
+            command = Self {
+                output: None,
+                resume: false,
+                overwrite: false,
+                save_trace: None,
+                load_trace: None,
+                ..command
+            };
+        }
         command.check_files()?;
         let engine = config.engine::<RunFlags>()?;
         let session = session::open(match &flags.run {
@@ -116,6 +128,11 @@ impl RunCommand {
         let options = AnswerOptions { decode, stop, control };
         options.validate(&session)?;
         let Some(samples) = self.samples(&session)? else {
+            if job::is_shared() {
+                return Err(Error::invalid(
+                    "a chat is with one process; give --question or --data, or start one alone",
+                ));
+            }
             self.control.validate(&session.team, 1)?;
             return chat::Chat::open(session, options, self.generation.clone(), &self.field)?.run();
         };
@@ -125,7 +142,7 @@ impl RunCommand {
         let engine = Engine::start(session)?;
         let work = AnswerAll { command: self, engine: &engine, options, samples: &samples };
         let (answers, sink) = work.run()?;
-        if let (Some(path), Some(checking)) = (&self.save_trajectories, checking) {
+        if let (Some(path), Some(checking), true) = (&self.save_trajectories, checking, job::is_first()) {
             let lines = trajectories(&checking, &samples, &answers)?;
             write_jsonl(path, &lines)?;
             verbosity::note(format_args!(
@@ -293,6 +310,8 @@ enum Sink {
     Stream(File),
     /// To standard output.
     Printed,
+    /// Nowhere: another process has the same answers.
+    Elsewhere,
 }
 
 struct AnswerAll<'a> {
@@ -303,20 +322,40 @@ struct AnswerAll<'a> {
 }
 
 impl AnswerAll<'_> {
-    /// Answers all questions, or those that a stopped run left.
+    /// Answers all questions, or those that a stopped run left. The processes of a job answer batches in turn, and all get all answers.
     fn run(&self) -> Result<(Vec<Answered>, Sink)> {
         let n = self.samples.len();
-        let (mut sink, mut all) = self.sink()?;
+        let processes = job::processes();
+        let (mut sink, all) = if processes.is_first() { self.sink()? } else { (Sink::Elsewhere, Vec::new()) };
+        let mut all = processes.of_first(all)?;
         let mut request = AnswerRequest {
             sender_attention: self.command.json,
             trace: self.command.trace(),
             ..AnswerRequest::new(self.samples.to_vec(), self.options.clone())
         };
         let done = all.len();
-        request.rows.drain(..done);
+        let batch_size = self.engine.session().config.batch_size();
+        let open: Vec<Range<usize>> =
+            lines(self.samples).into_iter().filter(|line| line.start >= done).collect();
+        let batches: Vec<Range<usize>> =
+            open.chunks(batch_size).map(|lines| lines[0].start..lines[lines.len() - 1].end).collect();
+        let mut rounds = batches.len().div_ceil(processes.count());
+        let places: Vec<usize> = processes.own(batches).flatten().collect();
+        let mut rows: Vec<_> = request.rows.into_iter().map(Some).collect();
+        request.rows = places.iter().filter_map(|&place| rows[place].take()).collect();
         let mut progress = (n > 1).then(|| Progress::new("answered", done, n));
         let mut shown = self.command.streaming().then(output::Stream::default);
         let mut batch = Vec::new();
+        let mut share = |own: Vec<Answered>| {
+            for answered in processes.all(own)? {
+                self.keep(&mut sink, &answered)?;
+                all.extend(answered);
+                if let Some(progress) = &mut progress {
+                    progress.set(all.len(), "");
+                }
+            }
+            Ok::<_, Error>(())
+        };
         self.engine.answer(request)?.for_each_event(|event| {
             match event {
                 AnswerEvent::Text { text, .. } => {
@@ -329,34 +368,34 @@ impl AnswerAll<'_> {
                     batch.push(answer);
                     if batch.len() == rows {
                         shown.take().map_or(Ok(()), output::Stream::finish)?;
-                        let answered = self.answered(std::mem::take(&mut batch), done);
-                        self.keep(&mut sink, &answered)?;
-                        all.extend(answered);
-                        if let Some(progress) = &mut progress {
-                            progress.set(all.len(), "");
-                        }
+                        rounds -= 1;
+                        share(self.answered(std::mem::take(&mut batch), &places))?;
                     }
                 }
                 AnswerEvent::RolledOut(_) => {}
             }
             Ok(())
         })?;
+        if rounds > 0 {
+            // The last round has batches for some.
+            share(Vec::new())?;
+        }
         if let Some(progress) = progress {
             progress.finish();
         }
         Ok((all, sink))
     }
 
-    /// The answers of a batch as they are written, in the order of the data; rows are counted from sample `first` on.
-    fn answered(&self, mut batch: Vec<RowAnswer>, first: usize) -> Vec<Answered> {
+    /// The answers of a batch as they are written, in the order of the data; `places` says which samples the rows are.
+    fn answered(&self, mut batch: Vec<RowAnswer>, places: &[usize]) -> Vec<Answered> {
         batch.sort_by_key(|answer| answer.row);
         let decode_seconds = batch.iter().map(|answer| answer.decode_seconds).fold(0.0, f64::max);
         let dtype = self.engine.session().team.message_dtype;
         let answered = |answer: RowAnswer| Answered {
             details: self.command.json.then(|| Details::of(&answer, dtype, decode_seconds)),
-            line: self.samples[first + answer.row].line,
-            question_index: self.question_index(first + answer.row),
-            asked: Asked::of(&self.samples[first + answer.row]),
+            line: self.samples[places[answer.row]].line,
+            question_index: self.question_index(places[answer.row]),
+            asked: Asked::of(&self.samples[places[answer.row]]),
             text: answer.text,
             token_ids: answer.token_ids,
             messages: answer.received.written.into_iter().map(|w| (w.sender, Value::from(w.text))).collect(),
@@ -422,6 +461,7 @@ impl AnswerAll<'_> {
                     .map_err(|e| Error::file(path, format!("nothing can be written: {e}")))
             }
             Sink::Printed => self.command.print(answers),
+            Sink::Elsewhere => Ok(()),
         }
     }
 }

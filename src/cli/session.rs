@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use diffmas::Result;
 use diffmas::engine::{EngineConfig, Resolve, Session};
 
-use super::{fetch, verbosity};
+use super::{fetch, job, verbosity};
 
 /// Fetches with progress.
 struct Shown;
@@ -20,9 +20,24 @@ impl Resolve for Shown {
     }
 }
 
+/// `config` with a device of its own for each process on a machine, where none is named and there are several.
+fn on_own_device(config: EngineConfig) -> Result<EngineConfig> {
+    let (place, processes) = job::processes().on_machine();
+    if processes == 1 || config.device.is_some() {
+        return Ok(config);
+    }
+    let kind = config.backend()?;
+    if kind.is_cpu() {
+        return Ok(config);
+    }
+    let devices = kind.devices()?.iter().filter(|device| !device.software).count();
+    Ok(EngineConfig { device: (devices > 1).then(|| place % devices), ..config })
+}
+
 /// Reads what `config` names.
 pub fn open(config: EngineConfig) -> Result<Session> {
-    let session = Session::open_with(config, &Shown)?;
+    let session =
+        job::in_turn(|| Session::open_with(on_own_device(config)?, &Shown))?.among(job::processes());
     session.changed().iter().for_each(verbosity::note);
     Ok(session)
 }

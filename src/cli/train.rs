@@ -19,7 +19,7 @@ use super::fields::OWN;
 use super::flags::TrainFlags;
 use super::progress::Progress;
 use super::summary::Summary;
-use super::{eval, fetch, interrupt, output, session, verbosity};
+use super::{eval, fetch, interrupt, job, output, session, verbosity};
 
 /// Most tokens of the answer that is shown in the end.
 const ANSWER_TOKENS: usize = 64;
@@ -159,6 +159,7 @@ pub fn request(session: &Session, command: &TrainCommand) -> Result<TrainRequest
     let held_out = held_out.transpose()?;
     let hint = "go on with --resume, or give --overwrite or another --output";
     let lock = match command.state() {
+        state if !job::is_first() => OutputLock::of_first_process(dir, state),
         RunState::New { overwrite } => {
             let lock = OutputLock::new_run(dir, overwrite, hint)?;
             if overwrite {
@@ -175,6 +176,7 @@ pub fn request(session: &Session, command: &TrainCommand) -> Result<TrainRequest
         output: Some(lock),
         settings: Layer::of(&files.with_paths_from_root())?,
         tensorboard: files.tensorboard,
+        last_state: (job::is_shared() && job::is_first()).then(interrupt::last_state),
         cancel: interrupt::cancel().clone(),
         ..TrainRequest::new(samples)
     })
@@ -193,7 +195,7 @@ pub fn train(engine: &Engine, request: TrainRequest, files: &TrainFiles, ending:
             if ending == Ending::Told {
                 interrupt::set_words(format!("stopped; what was trained is kept. {go_on}"));
             }
-            if files.csv {
+            if files.csv && job::is_first() {
                 shown.csv = Some(Csv::create(dir, &engine.session().team, &start.steps)?);
             }
         }
@@ -202,7 +204,7 @@ pub fn train(engine: &Engine, request: TrainRequest, files: &TrainFiles, ending:
     if trained.reason == StopReason::Interrupted {
         return Err(Error::Interrupted(format!("stopped; a checkpoint was written. {go_on}")));
     }
-    if ending == Ending::Silent {
+    if ending == Ending::Silent || !job::is_first() {
         return Ok(());
     }
     let (quoted, run) = (quoted(dir), how_to_run(engine.session(), files, dir));

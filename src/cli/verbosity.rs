@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
+use super::job;
 use super::visible::{except, visible};
 
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -24,8 +25,10 @@ pub struct Verbosity {
 impl Verbosity {
     /// Sets up the log for the whole program; `RUST_LOG` wins over the flags.
     pub fn install(&self) {
-        QUIET.store(self.quiet, Ordering::Relaxed);
-        let level = match (self.quiet, self.verbose) {
+        // Of several processes, one tells what all do.
+        let silent = self.quiet || !job::is_first();
+        QUIET.store(silent, Ordering::Relaxed);
+        let level = match (silent && !self.verbose, self.verbose) {
             (true, _) => "error",
             (_, true) => "info,diffmas=debug",
             // What comes of a device that failed is told once, as the error; each kernel that was to follow says so, too.
@@ -52,7 +55,7 @@ struct Log {
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        stderr().write_all(except(&text, |c| self.colors && c == '\u{1b}').as_bytes())?;
+        write!(stderr(), "{}{}", prefix(), except(&text, |c| self.colors && c == '\u{1b}'))?;
         Ok(bytes.len())
     }
 
@@ -75,5 +78,13 @@ pub fn note(text: impl std::fmt::Display) {
 
 /// Prints a line on standard error. Where nobody reads it any more, the work is still worth finishing.
 pub fn say(text: impl std::fmt::Display) {
-    let _ = writeln!(stderr(), "{}", visible(&text.to_string()));
+    let _ = writeln!(stderr(), "{}{}", prefix(), visible(&text.to_string()));
+}
+
+/// What stands before a line of one of several processes, unless it is the first.
+fn prefix() -> String {
+    match job::processes().rank() {
+        0 => String::new(),
+        rank => format!("[process {rank}] "),
+    }
 }

@@ -72,6 +72,7 @@ impl Request for EvaluateRequest {
     ) -> Result<Vec<Scored>> {
         let writing = team.session.greedy_writing();
         let batch_size = self.batch_size.unwrap_or(team.session.config.batch_size());
+        let processes = team.session.processes.clone();
         let mut all = Vec::with_capacity(self.controls.len());
         for control in &self.controls {
             let scoring = Scoring {
@@ -80,6 +81,7 @@ impl Request for EvaluateRequest {
                 seed: self.seed,
                 writing: writing.as_ref(),
                 checking: self.checking.as_ref(),
+                processes: &*processes,
             };
             let done = self.done.iter().filter(|(of, _)| of == control).map(|(_, batch)| batch.clone());
             tell.check()?;

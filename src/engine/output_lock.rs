@@ -47,7 +47,7 @@ pub struct OutputLock {
     dir: PathBuf,
     made: bool,
     resumed: bool,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl OutputLock {
@@ -92,7 +92,7 @@ impl OutputLock {
             return Err(Error::file(dir, why));
         }
         let lock = claimed.map_or_else(|| lock(dir), Ok)?;
-        Ok(Self { dir: dir.to_path_buf(), made, resumed: false, _lock: lock })
+        Ok(Self { dir: dir.to_path_buf(), made, resumed: false, _lock: Some(lock) })
     }
 
     /// Locks the folder of an earlier run, to go on with it.
@@ -100,7 +100,13 @@ impl OutputLock {
     /// # Errors
     /// If another process writes to it.
     pub fn resumed(dir: &Path) -> Result<Self> {
-        Ok(Self { dir: dir.to_path_buf(), made: false, resumed: true, _lock: lock(dir)? })
+        Ok(Self { dir: dir.to_path_buf(), made: false, resumed: true, _lock: Some(lock(dir)?) })
+    }
+
+    /// The folder as a process sees it that does not write: the first one of its job has locked it.
+    pub fn of_first_process(dir: &Path, state: RunState) -> Self {
+        let resumed = matches!(state, RunState::Resume);
+        Self { dir: dir.to_path_buf(), made: false, resumed, _lock: None }
     }
 
     /// The folder.

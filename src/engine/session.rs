@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::Checking;
 use crate::files::from_root;
 use crate::inference::{DecodeOptions, Writing};
+use crate::processes::{OneProcess, Processes};
 use crate::text::{
     Answers, ChatMessage, ChatTemplate, DataSource, Sample, Thinking, TokenizedSample, read_samples,
 };
@@ -68,6 +69,8 @@ pub struct Session {
     changed: Vec<String>,
     prompts: Arc<PromptBuilder>,
     teacher_prompts: TeacherPrompts,
+    /// The processes that share the work.
+    pub(super) processes: Arc<dyn Processes>,
 }
 
 impl Session {
@@ -92,7 +95,12 @@ impl Session {
         let TeamChoice { team, adapter, adapter_scope, override_team } = choice;
         let bare = self.config.clone().with_team(TeamConfig::preset());
         let config = EngineConfig { team, adapter, adapter_scope, override_team, ..bare };
-        Self::read(config, &Quietly, Some(self.model.clone()))
+        Ok(Self::read(config, &Quietly, Some(self.model.clone()))?.among(self.processes.clone()))
+    }
+
+    /// The same in each of several processes: training and evaluation are shared out to them.
+    pub fn among(self, processes: Arc<dyn Processes>) -> Self {
+        Self { processes, ..self }
     }
 
     /// Reads what `config` names, but for a `model` that is read already.
@@ -139,6 +147,7 @@ impl Session {
             changed,
             prompts: Arc::new(prompts),
             teacher_prompts,
+            processes: Arc::new(OneProcess),
         })
     }
 

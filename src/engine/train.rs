@@ -17,8 +17,8 @@ use crate::files::{remove_leftovers, write_atomic};
 use crate::settings::{Layer, Merged};
 use crate::text::{TokenizedSample, lines};
 use crate::training::{
-    ADAPTER, EvalMetrics, Event, LoraConfig, RecomputeChoice, Sampler, StepMetrics, StopReason, Teacher,
-    TrainConfig, Trainer,
+    ADAPTER, EvalMetrics, Event, LastState, LoraConfig, RecomputeChoice, Sampler, StepMetrics, StopReason,
+    Teacher, TrainConfig, Trainer,
 };
 
 /// A run of training.
@@ -40,6 +40,8 @@ pub struct TrainRequest {
     pub tensorboard: bool,
     /// Ends the run after the update in progress, with a checkpoint.
     pub cancel: Cancel,
+    /// Gets the state after each update, for who cannot wait for the next.
+    pub last_state: Option<LastState>,
 }
 
 impl TrainRequest {
@@ -54,6 +56,7 @@ impl TrainRequest {
             settings: Layer::default(),
             tensorboard: true,
             cancel: Cancel::new(),
+            last_state: None,
         }
     }
 
@@ -146,7 +149,8 @@ impl Request for TrainRequest {
     ) -> Result<Trained> {
         let mut trainer = self.trainer(team)?;
         let (done, recompute) = self.begin(&team.session, &mut trainer)?;
-        let dir = self.output.as_ref().map(OutputLock::dir);
+        let processes = team.session.processes.clone();
+        let dir = self.output.as_ref().map(OutputLock::dir).filter(|_| processes.is_first());
         let mut log = RunLog::open(dir, done, self.tensorboard)?;
         let c = &self.config;
         let lines = lines(&self.samples).len();
@@ -212,6 +216,7 @@ impl TrainRequest {
         let base = session.base(model.layout.adapters.scope)?;
         let trainer = Trainer::new(self.config.clone(), model, parameters)?;
         let trainer = trainer.with_base(base).with_stop_tokens(session.stop_tokens());
+        let trainer = trainer.among(session.processes.clone()).with_last_state(self.last_state.clone());
         Ok(trainer.with_writing(session.greedy_writing()))
     }
 
@@ -223,19 +228,26 @@ impl TrainRequest {
         trainer: &mut Trainer<B>,
     ) -> Result<(usize, Option<RecomputeChoice>)> {
         let mut done = 0;
-        match &self.output {
-            Some(output) if output.is_resumed() => {
-                remove_leftovers(output.dir())?;
-                done = trainer.resume(output.dir(), &self.samples)?.unwrap_or(0);
-            }
+        let processes = &*session.processes;
+        let written = self.output.as_ref().filter(|_| processes.is_first());
+        processes.meet()?;
+        match written {
+            Some(output) if output.is_resumed() => remove_leftovers(output.dir())?,
             // A folder that is emptied for it gets its settings.
             Some(output) => output.clear()?,
             None => {}
         }
+        processes.meet()?;
+        if let Some(output) = self.output.as_ref().filter(|output| output.is_resumed()) {
+            done = trainer.resume(output.dir(), &self.samples)?.unwrap_or(0);
+        }
         let (kind, index) = (session.config.backend()?, session.config.device);
         let taken = B::device_memory(&trainer.model().backbone.device());
-        let recompute = trainer.choose_recompute(&self.samples, || kind.free_memory(index, taken));
-        if let Some(output) = &self.output {
+        // One memory is that of all processes on the machine.
+        let shares = if kind.is_cpu() { processes.on_machine().1 as u64 } else { 1 };
+        let free = processes.of_first(kind.free_memory(index, taken))?.map(|bytes| bytes / shares);
+        let recompute = trainer.choose_recompute(&self.samples, || free);
+        if let Some(output) = written {
             let settings = self.resolved(session, output.dir(), trainer.config())?;
             write_atomic(&output.dir().join("config.toml"), settings.as_bytes())?;
         }
@@ -271,9 +283,11 @@ impl TrainRequest {
         step: usize,
         tell: &Tell<TrainEvent, Trained>,
     ) -> Result<()> {
-        let Some(samples) = self.held_out.as_ref().filter(|_| !log.has_score(step)) else {
+        let Some(samples) = &self.held_out else { return Ok(()) };
+        let processes = &*session.processes;
+        if processes.of_first(log.has_score(step))? {
             return Ok(());
-        };
+        }
         let writing = session.greedy_writing();
         let longest = samples.iter().filter_map(|s| s.target.as_ref()).map(Vec::len).max().unwrap_or(0);
         let checking = self.config.eval_accuracy.then(|| session.checking(longest));
@@ -283,6 +297,7 @@ impl TrainRequest {
             seed: self.config.seed,
             writing: writing.as_ref(),
             checking: checking.as_ref(),
+            processes,
         };
         let mut done = 0;
         let evaluation = evaluate(&trainer.team(), samples, &scoring, |batch| {

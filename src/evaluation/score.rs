@@ -12,6 +12,7 @@ use super::{Checking, Control, Gains, Paired};
 use crate::agents::Team;
 use crate::error::{Error, Result};
 use crate::inference::{Upstream, Writing, decode, roll_out_self, roll_out_upstream};
+use crate::processes::Processes;
 use crate::text::{TokenizedSample, lines};
 
 /// The score of a set of samples.
@@ -62,7 +63,7 @@ pub struct Cost {
 }
 
 /// How a team is scored.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Scoring<'a> {
     /// Lines that run together, each with all its questions.
     pub batch_size: usize,
@@ -74,6 +75,8 @@ pub struct Scoring<'a> {
     pub writing: Option<&'a Writing>,
     /// How answers are checked, if they are.
     pub checking: Option<&'a Checking>,
+    /// The processes that share the batches; each of them gets all scores.
+    pub processes: &'a dyn Processes,
 }
 
 /// Scores `samples`; `on_batch` sees the scores as they come.
@@ -120,16 +123,22 @@ pub fn evaluate_after<B: ModelBackend>(
         all.extend(scores);
     }
     let open: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].start >= all.len()).collect();
-    for rows in open.chunks(scoring.batch_size.max(1)) {
+    let score = |rows: &[usize]| {
         let questions = lines[rows[0]].start..lines[rows[rows.len() - 1]].end;
         let own = samples[questions.clone()].to_vec();
         let sender = |i: &usize| others.as_ref().map(|others| samples[lines[others[*i]].start].clone());
         let senders = rows.iter().map(sender).collect();
         let sample_ids: Vec<u64> = questions.map(|i| i as u64).collect();
-        let batch = score_batch(team, own, senders, scoring, &sample_ids)?;
-        on_batch(&batch)?;
-        total.add(&batch.spent);
-        all.extend(batch.scores);
+        score_batch(team, own, senders, scoring, &sample_ids)
+    };
+    let batches: Vec<&[usize]> = open.chunks(scoring.batch_size.max(1)).collect();
+    for round in batches.chunks(scoring.processes.count()) {
+        let own = round.get(scoring.processes.rank()).map(|rows| score(rows)).transpose()?;
+        for batch in scoring.processes.all(own)?.into_iter().flatten() {
+            on_batch(&batch)?;
+            total.add(&batch.spent);
+            all.extend(batch.scores);
+        }
     }
     let tokens: usize = all.iter().map(|s| s.target_tokens).sum();
     let loss = all.iter().map(|s| s.loss * s.target_tokens as f64).sum::<f64>() / tokens.max(1) as f64;

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{Optimizer, RunSettings};
 use crate::agents::TeamModel;
 use crate::checkpoint::hash::sha256_of;
-use crate::checkpoint::{read_safetensors, write_safetensors};
+use crate::checkpoint::{NamedTensors, read_safetensors, write_safetensors};
 use crate::error::{Error, Result};
 use crate::files::{MAX_TEXT, read_text, write_atomic, write_folder_atomic};
 use crate::text::TokenizedSample;
@@ -66,21 +66,22 @@ impl DataMark {
     }
 }
 
-/// Writes `checkpoints/step-N` below `output`, what was learned in its `adapter` by `write_learned`, and deletes the oldest beyond `keep`.
+/// Writes `checkpoints/step-N` below `output`, what was learned in its `adapter` by `write_learned`, beside it the tensors of the optimiser, and
+/// deletes the oldest beyond `keep`.
 ///
 /// # Errors
 /// If a file cannot be written; an earlier checkpoint is then still whole.
-pub fn write_checkpoint<B: ModelBackend>(
+pub fn write_checkpoint(
     output: &Path,
     write_learned: impl Fn(&Path) -> Result<()>,
-    optimizer: &Optimizer<B>,
+    optimizer: &NamedTensors,
     state: &CheckpointState,
     keep: Option<usize>,
 ) -> Result<PathBuf> {
     let dir = output.join("checkpoints").join(format!("step-{}", state.step));
     write_folder_atomic(&dir, |dir| {
         write_learned(&dir.join(ADAPTER))?;
-        write_safetensors(&dir.join("optimizer.safetensors"), &optimizer.to_host(), None)?;
+        write_safetensors(&dir.join("optimizer.safetensors"), optimizer, None)?;
         let text = serde_json::to_string_pretty(state).map_err(|e| Error::file(dir, e))?;
         write_atomic(&dir.join("state.json"), text.as_bytes())?;
         let manifest = manifest(dir).map_err(|e| Error::file(dir, e))?;

@@ -38,6 +38,43 @@ pub struct UpdateGradient<B: ModelBackend> {
 }
 
 impl<B: ModelBackend> UpdateGradient<B> {
+    /// That of no rows.
+    fn new(flat: FlatGradient<B>, senders: usize) -> Self {
+        Self {
+            loss: 0.0,
+            trajectory_loss: 0.0,
+            distillation_loss: None,
+            gradients: Parameters::default(),
+            flat,
+            message_squares: vec![None; senders],
+            dropped: [0; 2],
+            positions: 0,
+        }
+    }
+
+    /// Adds that of other rows, to everything but `gradients`: parts of the tensor would keep it from being added to in place.
+    pub(super) fn add(&mut self, other: Self) {
+        let add = |sum: &mut Option<f64>, other: Option<f64>| {
+            if let Some(other) = other {
+                *sum.get_or_insert(0.0) += other;
+            }
+        };
+        self.loss += other.loss;
+        self.trajectory_loss += other.trajectory_loss;
+        add(&mut self.distillation_loss, other.distillation_loss);
+        self.message_squares.iter_mut().zip(other.message_squares).for_each(|(sum, other)| add(sum, other));
+        self.dropped.iter_mut().zip(other.dropped).for_each(|(sum, other)| *sum += other);
+        self.positions += other.positions;
+        drop(other.gradients);
+        self.flat.join(other.flat);
+    }
+
+    /// The same with `gradients`.
+    pub(super) fn by_name(mut self) -> Self {
+        self.gradients = self.flat.by_name();
+        self
+    }
+
     /// By upstream agent, the norm of ∂loss/∂message, where a gradient reaches it.
     pub fn message_norms(&self) -> Vec<Option<f64>> {
         self.message_squares.iter().map(|squares| squares.map(f64::sqrt)).collect()
@@ -102,34 +139,31 @@ pub(super) struct Differentiation<'a, B: ModelBackend> {
 }
 
 impl<B: ModelBackend> Differentiation<'_, B> {
-    /// The gradient of the terms of `batches`, weighed by `weights`.
+    /// The gradient of no micro-batch.
+    pub fn nothing(&self) -> UpdateGradient<B> {
+        let flat = FlatGradient::new(self.layout.clone(), &self.model.backbone.device());
+        UpdateGradient::new(flat, self.model.layout.config.agents.len() - 1)
+    }
+
+    /// The gradients of the terms of `batches`, weighed by `weights`, one after another.
     ///
     /// # Panics
     /// If two questions have the same number: what is drawn for one would be drawn for the other.
-    pub fn gradient(&self, batches: &[TeamBatch], weights: &LossWeights) -> UpdateGradient<B> {
+    pub fn gradients<'a>(
+        &'a self,
+        batches: &'a [TeamBatch],
+        weights: &'a LossWeights,
+    ) -> impl Iterator<Item = UpdateGradient<B>> + use<'a, B> {
         let rows = batches.iter().map(TeamBatch::rows).sum::<usize>();
         let numbers: BTreeSet<u64> = batches.iter().flat_map(|b| b.numbers.iter().copied()).collect();
         assert_eq!(numbers.len(), rows, "every question of an update has a number of its own");
-        let config = &self.model.layout.config;
-        let mut all = UpdateGradient {
-            loss: 0.0,
-            trajectory_loss: 0.0,
-            distillation_loss: None,
-            gradients: Parameters::default(),
-            flat: FlatGradient::new(self.layout.clone(), &self.model.backbone.device()),
-            message_squares: vec![None; config.agents.len() - 1],
-            dropped: [0; 2],
-            positions: batches.iter().map(|b| b.tokens() + config.total_steps() * b.message_rows()).sum(),
-        };
-        for batch in batches {
-            self.add(&mut all, batch, weights);
-        }
-        all.gradients = all.flat.by_name();
-        all
+        batches.iter().map(move |batch| self.of_batch(batch, weights))
     }
 
-    /// Adds the gradient of one micro-batch to `all`.
-    fn add(&self, all: &mut UpdateGradient<B>, batch: &TeamBatch, weights: &LossWeights) {
+    /// The gradient of one micro-batch.
+    fn of_batch(&self, batch: &TeamBatch, weights: &LossWeights) -> UpdateGradient<B> {
+        let mut all = self.nothing();
+        all.positions = batch.tokens() + self.model.layout.config.total_steps() * batch.message_rows();
         let (plan, dropped) = self.draws.plan(self.model, batch);
         let (plan, keep) =
             &self.recompute.divide(plan, self.model.backbone.layers.len(), self.activation_checkpointing);
@@ -155,5 +189,6 @@ impl<B: ModelBackend> Differentiation<'_, B> {
                 *all.message_squares[j].get_or_insert(0.0) += frobenius(&tensors).powi(2);
             }
         }
+        all
     }
 }

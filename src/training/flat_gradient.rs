@@ -40,9 +40,29 @@ impl<B: ModelBackend> FlatGradient<B> {
         }
     }
 
-    /// Puts the sum over other gradients in place of this one, where that of each matrix that `reached` names is among them.
+    /// The sum of no gradients, of the same matrices.
+    pub(super) fn like(&self) -> Self {
+        Self::new(self.layout.clone(), &self.device)
+    }
+
+    /// Adds another sum of the same matrices.
+    pub(super) fn join(&mut self, other: Self) {
+        let Some(theirs) = other.sum else { return };
+        self.sum = Some(match self.sum.take() {
+            Some(own) => own + theirs,
+            None => theirs,
+        });
+        self.reached.iter_mut().zip(other.reached).for_each(|(own, theirs)| *own |= theirs);
+    }
+
+    /// Puts a sum in place of this one that has reached so much.
     pub(super) fn replace(&mut self, sum: Tensor<B, 1>, reached: Vec<bool>) {
         (self.sum, self.reached) = (Some(sum), reached);
+    }
+
+    /// Where the sum is.
+    pub(super) fn device(&self) -> B::Device {
+        self.device.clone()
     }
 
     /// Where the matrices lie.

@@ -10,9 +10,11 @@ use super::reduce::{all_gradients, all_tokens};
 use super::{StepMetrics, Trainer, UpdateGradient, clip_factor, peak_memory_bytes};
 use crate::agents::{LossWeights, TeamBatch, TeamModel, TeamPlan, TokenCounts};
 use crate::error::Result;
+use crate::processes::{OneProcess, Processes};
 
 impl<B: ModelBackend> Trainer<B> {
-    /// One update of the present phase with rate `lr`; skipped where loss or gradient is not finite.
+    /// One update of the present phase with rate `lr`, on micro-batches of which `batches` are those of this process; skipped where loss or
+    /// gradient is not finite.
     ///
     /// # Errors
     /// If another process of the run cannot be reached.
@@ -22,9 +24,8 @@ impl<B: ModelBackend> Trainer<B> {
     pub fn update(&mut self, batches: &[TeamBatch], lr: f64) -> Result<StepMetrics> {
         let start = Instant::now();
         let batches = &self.learned(batches);
-        let tokens = all_tokens(&*self.reduce, &self.tokens(batches))?;
-        let own = self.differentiate(batches, &tokens);
-        let update = all_gradients(&*self.reduce, own)?;
+        let tokens = all_tokens(&*self.processes, &self.tokens(batches))?;
+        let update = self.differentiate(batches, &tokens, &*self.processes)?;
 
         let (norm, message_norms) = (update.flat.norm(), update.message_norms());
         let finite = update.loss.is_finite() && norm.is_finite();
@@ -77,7 +78,8 @@ impl<B: ModelBackend> Trainer<B> {
     /// If two questions have the same number.
     pub fn gradients(&self, batches: &[TeamBatch]) -> UpdateGradient<B> {
         let batches = &self.learned(batches);
-        self.differentiate(batches, &self.tokens(batches))
+        let alone = self.differentiate(batches, &self.tokens(batches), &OneProcess);
+        alone.expect("a process reaches itself")
     }
 
     /// The plan of `batch` in the next update, in which communication dropout has hidden what it hides then.
@@ -93,7 +95,12 @@ impl<B: ModelBackend> Trainer<B> {
         }
     }
 
-    fn differentiate(&self, batches: &[TeamBatch], tokens: &TokenCounts) -> UpdateGradient<B> {
+    fn differentiate(
+        &self,
+        batches: &[TeamBatch],
+        tokens: &TokenCounts,
+        processes: &dyn Processes,
+    ) -> Result<UpdateGradient<B>> {
         let (model, outer) = self.models();
         let differentiation = Differentiation {
             model,
@@ -107,7 +114,8 @@ impl<B: ModelBackend> Trainer<B> {
             recompute: self.config.recompute,
             activation_checkpointing: self.config.activation_checkpointing,
         };
-        differentiation.gradient(batches, &LossWeights::new(tokens, self.phase.trajectory_weight))
+        let weights = LossWeights::new(tokens, self.phase.trajectory_weight);
+        all_gradients(processes, differentiation.nothing(), differentiation.gradients(batches, &weights))
     }
 
     fn tokens(&self, batches: &[TeamBatch]) -> TokenCounts {

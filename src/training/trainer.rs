@@ -1,19 +1,21 @@
 //! A run in progress: what it learns, where it stands, what it writes and takes up again.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use diffmas_backends::{Autodiff, ModelBackend};
 
 use super::teacher::TeacherAnswers;
 use super::{
-    CheckpointState, CrossEntropy, DataMark, Distillation, FrozenTeacher, OneProcess, Optimizer, Phase,
-    Recompute, Reduce, RunSettings, Teacher, TrainConfig, phases, read_checkpoint,
+    CheckpointState, CrossEntropy, DataMark, Distillation, FrozenTeacher, LastState, Optimizer, Phase,
+    Recompute, RunSettings, Teacher, TrainConfig, phases, read_checkpoint,
 };
 use crate::agents::{AdapterScope, Base, Objective, Team, TeamModel};
 use crate::backbone::{AdapterLayout, ParameterGroup, ParameterSpecs, Parameters};
 use crate::checkpoint::target_modules::LM_HEAD;
 use crate::error::{Error, Result};
 use crate::inference::Writing;
+use crate::processes::{OneProcess, Processes};
 use crate::text::TokenizedSample;
 
 /// A run in progress.
@@ -34,7 +36,9 @@ pub struct Trainer<B: ModelBackend> {
     pub(super) objective: Box<dyn Objective<Autodiff<B>>>,
     /// The targets of samples that have none, where there is a teacher.
     pub(super) answers: Option<TeacherAnswers<B>>,
-    pub(super) reduce: Box<dyn Reduce<B>>,
+    pub(super) processes: Arc<dyn Processes>,
+    /// What keeps the state after each update, where anybody wants it.
+    pub(super) last: Option<LastState>,
     pub(super) optimizer: Optimizer<B>,
     pub(super) step: usize,
     pub(super) skipped_in_a_row: usize,
@@ -98,7 +102,8 @@ impl<B: ModelBackend> Trainer<B> {
             silent,
             objective,
             answers,
-            reduce: Box::new(OneProcess),
+            processes: Arc::new(OneProcess),
+            last: None,
             optimizer,
             config,
             model,
@@ -165,9 +170,14 @@ impl<B: ModelBackend> Trainer<B> {
         self
     }
 
-    /// The same run as one of several processes, each of which updates on rows of its own, numbered among those of all.
-    pub fn with_reduce(self, reduce: impl Reduce<B> + 'static) -> Self {
-        Self { reduce: Box::new(reduce), ..self }
+    /// The same run as that of several processes, each of which takes micro-batches in its turn.
+    pub fn among(self, processes: Arc<dyn Processes>) -> Self {
+        Self { processes, ..self }
+    }
+
+    /// The same run, which leaves its state after each update in `last`, for as long as it is not in a checkpoint.
+    pub fn with_last_state(self, last: Option<LastState>) -> Self {
+        Self { last, ..self }
     }
 
     /// Takes up the newest whole checkpoint below `output`; returns the updates it has done, or none where there is no checkpoint.

@@ -65,7 +65,7 @@ impl<B: ModelBackend> Trainer<B> {
         let data = DataMark::new(samples);
         let mut saved = self.step;
         while self.step < total {
-            if stop() {
+            if self.processes.any(stop())? {
                 break;
             }
             let (phase, in_phase) = phase_of(self.step, &phases);
@@ -81,6 +81,7 @@ impl<B: ModelBackend> Trainer<B> {
             let mut metrics = self.update(&batches, lr)?;
             metrics.phase = (phases.len() > 1).then(|| phase.name.clone());
             metrics.competence = able.map(|(_, able)| able);
+            self.keep(output, &data);
             on_event(self, Event::Step { metrics: &metrics, total })?;
             let hopeless = self.skipped_in_a_row >= self.config.max_skipped_updates;
             if hopeless || self.step.is_multiple_of(self.config.save_steps) {
@@ -109,8 +110,8 @@ impl<B: ModelBackend> Trainer<B> {
         }
     }
 
-    /// The micro-batches of the `lines` of `samples` that are `drawn`, their questions numbered through; on the channel `text`, with messages of
-    /// the present parameters; with a teacher, its answers for targets that are missing.
+    /// Of the micro-batches of the `lines` of `samples` that are `drawn`, those of this process, with questions that are numbered through all of
+    /// them; on the channel `text`, with messages of the present parameters; with a teacher, its answers for targets that are missing.
     fn batches(
         &mut self,
         samples: &[TokenizedSample],
@@ -119,11 +120,17 @@ impl<B: ModelBackend> Trainer<B> {
     ) -> Result<Vec<TeamBatch>> {
         let writing = self.writing.as_ref().filter(|_| self.phase.channel).map(|w| (w, self.team()));
         let mut number = 0..;
-        drawn
+        let numbered: Vec<(Vec<usize>, Vec<u64>)> = drawn
             .iter()
             .map(|drawn| {
                 let places: Vec<usize> = drawn.iter().flat_map(|&line| lines[line].clone()).collect();
                 let numbers = number.by_ref().take(places.len()).collect();
+                (places, numbers)
+            })
+            .collect();
+        self.processes
+            .own(numbered)
+            .map(|(places, numbers)| {
                 if let Some(answers) = &mut self.answers {
                     let own = answers.complete(samples, &places)?;
                     let labelled = places.iter().map(|&i| samples[i].target.is_some()).collect();
@@ -150,16 +157,38 @@ impl<B: ModelBackend> Trainer<B> {
         on_event: &mut impl FnMut(&Self, Event<'_>) -> Result<()>,
     ) -> Result<()> {
         let Some(output) = output else { return Ok(()) };
-        let state = CheckpointState {
+        check_device()?;
+        let write = || {
+            let (optimizer, keep) = (self.optimizer.to_host(), self.config.save_total_limit);
+            write_checkpoint(output, |dir| self.write(dir), &optimizer, &self.state(data), keep)
+        };
+        let written = match &self.last {
+            Some(last) => last.while_written(write),
+            None => write(),
+        };
+        let dir: PathBuf = written?;
+        on_event(self, Event::Checkpoint(&dir))
+    }
+
+    /// Leaves the state as it is now where somebody wants it; tensors that an update would have replaced in place stay for that.
+    fn keep(&self, output: Option<&Path>, data: &DataMark) {
+        let (Some(last), Some(output)) = (&self.last, output) else { return };
+        let (model, parameters, base) = (self.model.clone(), self.parameters.clone(), self.base.clone());
+        let (optimizer, state) = (self.optimizer.to_host(), self.state(data));
+        let (output, keep) = (output.to_path_buf(), self.config.save_total_limit);
+        last.keep(move || {
+            let write = |dir: &Path| model.write(dir, &parameters, base.as_ref());
+            write_checkpoint(&output, write, &optimizer, &state, keep)
+        });
+    }
+
+    fn state(&self, data: &DataMark) -> CheckpointState {
+        CheckpointState {
             step: self.step,
             data: data.clone(),
             skipped_in_a_row: self.skipped_in_a_row,
             settings: self.settings(),
-        };
-        check_device()?;
-        let keep = self.config.save_total_limit;
-        let dir: PathBuf = write_checkpoint(output, |dir| self.write(dir), &self.optimizer, &state, keep)?;
-        on_event(self, Event::Checkpoint(&dir))
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use diffmas::agents::{
 use diffmas::backbone::{ModelFiles, Parameters, Precision};
 use diffmas::backends::{Autodiff, BackendKind, Job, ModelBackend};
 use diffmas::evaluation::{Control, Scoring, evaluate};
+use diffmas::processes::OneProcess;
 use diffmas::text::TokenizedSample;
 use diffmas::training::{
     CrossEntropy, FlatGradient, FlatLayout, Outcome, Recompute, TrainConfig, Trainer, end_to_end, recompute,
@@ -156,7 +157,7 @@ impl<B: ModelBackend> Golden<B> {
 
 /// Scoring of loss alone.
 pub fn scoring(batch_size: usize, control: &Control, seed: u64) -> Scoring<'_> {
-    Scoring { batch_size, control, seed, writing: None, checking: None }
+    Scoring { batch_size, control, seed, writing: None, checking: None, processes: &OneProcess }
 }
 
 /// The loss of each row, in batches of `size`.

@@ -9,8 +9,9 @@ use crate::common::*;
 use burn::prelude::*;
 use diffmas::agents::{ChannelKind, FeedKind, TeamBatch, Topology};
 use diffmas::backends::{Job, ModelBackend};
+use diffmas::processes::Processes;
 use diffmas::text::TokenizedSample;
-use diffmas::training::{Reduce, Sampler, StepMetrics, TrainConfig, Trainer};
+use diffmas::training::{Sampler, StepMetrics, TrainConfig, Trainer};
 
 /// `count` samples of different lengths.
 fn many(samples: &[TokenizedSample], count: usize) -> Vec<TokenizedSample> {
@@ -89,45 +90,56 @@ fn what_is_hidden_of_a_sample_does_not_depend_on_its_micro_batch() {
     on_backend(Cuts);
 }
 
-/// One of two threads that stand for processes.
-struct Peer<B: Backend> {
+/// One of several threads that stand for processes.
+struct Peer {
     rank: usize,
-    meeting: Arc<Meeting<B>>,
+    meeting: Arc<Meeting>,
 }
 
-struct Meeting<B: Backend> {
+struct Meeting {
     barrier: Barrier,
-    numbers: [Mutex<Vec<f64>>; 2],
-    tensors: [Mutex<Vec<Tensor<B, 1>>>; 2],
+    gathered: Vec<Mutex<Vec<u8>>>,
+    dealt: Vec<Mutex<Vec<Vec<f32>>>>,
 }
 
-impl<B: Backend> Peer<B> {
-    fn exchange<T: Clone>(&self, slots: &[Mutex<Vec<T>>; 2], own: Vec<T>) -> [Vec<T>; 2] {
+impl Peer {
+    /// All of `slots` once each peer has filled its own.
+    fn exchange<T: Clone>(&self, slots: &[Mutex<T>], own: T) -> Vec<T> {
         *slots[self.rank].lock().unwrap() = own;
         self.meeting.barrier.wait();
-        let both = slots.each_ref().map(|slot| slot.lock().unwrap().clone());
+        let all = slots.iter().map(|slot| slot.lock().unwrap().clone()).collect();
         self.meeting.barrier.wait();
-        assert_eq!(both[0].len(), both[1].len(), "peers talk of different things");
-        both
+        all
     }
 }
 
-impl<B: ModelBackend> Reduce<B> for Peer<B> {
-    fn numbers(&self, own: &mut [f64]) -> diffmas::Result<()> {
-        let [a, b] = self.exchange(&self.meeting.numbers, own.to_vec());
-        own.iter_mut().zip(a.iter().zip(b)).for_each(|(own, (a, b))| *own = a + b);
-        Ok(())
+impl Processes for Peer {
+    fn rank(&self) -> usize {
+        self.rank
     }
 
-    fn tensor(&self, own: Tensor<B, 1>) -> diffmas::Result<Tensor<B, 1>> {
-        let [a, b] = self.exchange(&self.meeting.tensors, vec![own]);
-        Ok(a[0].clone() + b[0].clone())
+    fn count(&self) -> usize {
+        self.meeting.gathered.len()
+    }
+
+    fn on_machine(&self) -> (usize, usize) {
+        (self.rank, self.count())
+    }
+
+    fn deal(&self, parts: Vec<Vec<f32>>) -> diffmas::Result<Vec<Vec<f32>>> {
+        assert_eq!(parts.len(), self.count());
+        let all = self.exchange(&self.meeting.dealt, parts);
+        Ok(all.into_iter().map(|mut parts| parts.swap_remove(self.rank)).collect())
+    }
+
+    fn gather(&self, own: &[u8]) -> diffmas::Result<Vec<Vec<u8>>> {
+        Ok(self.exchange(&self.meeting.gathered, own.to_vec()))
     }
 }
 
-struct Processes;
+struct Shared;
 
-impl Job for Processes {
+impl Job for Shared {
     type Output = ();
 
     fn run<B: ModelBackend>(self, device: B::Device) {
@@ -142,9 +154,13 @@ impl Job for Processes {
         };
         // The third agent has text in the first row only.
         let row = |i: usize| TeamBatch::new(&[&g.samples[i]]).numbered(vec![i as u64]);
-        let shares = [vec![row(0)], vec![row(1), row(2)]];
+        let rows = [row(0), row(1), row(2)];
         let steps = |mut trainer: Trainer<B>, batches: &[TeamBatch]| {
-            let metrics: Vec<StepMetrics> = (0..3).map(|_| trainer.update(batches, 1e-3).unwrap()).collect();
+            let told = |m: StepMetrics| {
+                let dropped = (m.dropped_senders, m.dropped_positions);
+                (m.loss, m.trajectory_loss, m.grad_norm, m.clip_factor, dropped, m.trace_grad_norm)
+            };
+            let metrics: Vec<_> = (0..3).map(|_| told(trainer.update(batches, 1e-3).unwrap())).collect();
             let bits: Vec<(String, Vec<u64>)> = trainer
                 .parameters()
                 .iter()
@@ -152,48 +168,32 @@ impl Job for Processes {
                 .collect();
             (metrics, bits)
         };
-        let meeting = Arc::new(Meeting {
-            barrier: Barrier::new(2),
-            numbers: Default::default(),
-            tensors: Default::default(),
-        });
-        let peers = std::thread::scope(|s| {
-            let peers = [0, 1].map(|rank| {
-                let peer = Peer { rank, meeting: meeting.clone() };
-                let trainer = g.trainer(config.clone()).with_reduce(peer);
-                let (steps, share) = (&steps, &shares[rank]);
-                s.spawn(move || steps(trainer, share))
+        let want = steps(g.trainer(config.clone()), &rows);
+        // Of four, one has nothing to do.
+        for count in [2, 3, 4] {
+            let meeting = Arc::new(Meeting {
+                barrier: Barrier::new(count),
+                gathered: (0..count).map(|_| Mutex::default()).collect(),
+                dealt: (0..count).map(|_| Mutex::default()).collect(),
             });
-            peers.map(|peer| peer.join().unwrap())
-        });
-        let [(first, bits), (second, other)] = peers;
-        assert_eq!(bits, other, "two processes have the same parameters");
-        let (want, _) = steps(g.trainer(config), &shares.concat());
-        for ((a, b), want) in first.iter().zip(&second).zip(&want) {
-            let told = |m: &StepMetrics| {
-                let norms: Vec<f64> = m.trace_grad_norm.values().copied().collect();
-                let dropped = (m.dropped_senders, m.dropped_positions);
-                (m.loss, m.trajectory_loss, m.grad_norm, m.clip_factor, dropped, norms)
-            };
-            assert_eq!(told(a), told(b), "two processes tell the same");
-            let what = format!("update {}", want.step);
-            let pairs = [
-                (a.loss, want.loss),
-                (a.trajectory_loss, want.trajectory_loss),
-                (a.grad_norm, want.grad_norm),
-            ];
-            for (got, want) in pairs.map(|(got, want)| (got.unwrap(), want.unwrap())) {
-                close(got, want, want, 1e-4, &what);
-            }
-            assert_eq!(told(a).4, told(want).4, "{what}");
-            for (got, want) in told(a).5.iter().zip(told(want).5) {
-                close(*got, want, want, 1e-3, &format!("{what}, gradient of a message"));
-            }
+            std::thread::scope(|s| {
+                let peers: Vec<_> = (0..count)
+                    .map(|rank| {
+                        let peer: Arc<dyn Processes> = Arc::new(Peer { rank, meeting: meeting.clone() });
+                        let share: Vec<TeamBatch> = peer.own(rows.clone()).collect();
+                        let (trainer, steps) = (g.trainer(config.clone()).among(peer), &steps);
+                        s.spawn(move || steps(trainer, &share))
+                    })
+                    .collect();
+                for (rank, peer) in peers.into_iter().enumerate() {
+                    assert!(peer.join().unwrap() == want, "process {rank} of {count}");
+                }
+            });
         }
     }
 }
 
 #[test]
-fn two_processes_that_share_an_update_take_the_step_of_one() {
-    on_backend(Processes);
+fn several_processes_that_share_an_update_take_the_step_of_one() {
+    on_backend(Shared);
 }
