@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use diffmas::engine::Cancel;
 use diffmas::files::end_process;
@@ -47,7 +48,10 @@ pub fn install() {
 
 /// Ends this process of several within the second that their launcher leaves them: what is finished is written by the first.
 fn end_in_time() -> ! {
-    if job::is_first() {
+    if !job::is_first() {
+        // Once one of its processes has ended, Open MPI leaves the others no more time.
+        std::thread::sleep(Duration::from_secs(2));
+    } else {
         match LAST.write() {
             Some(Err(e)) => verbosity::say(format_args!("error: {e}")),
             Some(Ok(dir)) => verbosity::say(format_args!("checkpoint in {}", dir.display())),

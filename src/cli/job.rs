@@ -107,7 +107,7 @@ pub fn in_turn<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Lets the first process say what is wrong for all, and end them.
 pub fn let_first_speak() {
     if !is_first() {
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        std::thread::sleep(std::time::Duration::from_secs(3));
     }
 }
 

@@ -111,8 +111,9 @@ fn a_job_that_is_stopped_goes_on_after_its_last_update() {
         let last = updates(&output);
         assert!(last < 50, "the job was over");
         let said = String::from_utf8(done(resumed(3, &output)).stderr).unwrap();
-        let after = |update: usize| said.contains(&format!("going on after update {update} of 60"));
-        assert!(after(last) || after(last + 1), "after update {last}: {said}");
+        let after = |update: &usize| said.contains(&format!("going on after update {update} of 60"));
+        // An update may come to its end while the one before it is written, or not be logged any more.
+        assert!([last - 1, last, last + 1].iter().any(after), "after update {last}: {said}");
         same(&whole, &output, "stopped");
     }
 }
