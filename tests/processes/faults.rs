@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::shared::{Place, kills};
-use crate::{data, diffmas, done, job, same, training};
+use crate::{asking, data, diffmas, done, job, same, training};
 
 /// Longest that a job may take to end once one of its processes fails.
 const SOON: Duration = Duration::from_secs(10);
@@ -153,4 +153,33 @@ fn a_job_of_which_a_process_is_killed_goes_on_with_the_same_bits() {
         done(training(&place, 2, &output, settings));
     }
     same(&whole, &output, "killed");
+}
+
+/// Scores and answers whose launcher is killed go on with another number of processes.
+#[test]
+fn what_was_scored_and_answered_before_a_kill_is_kept() {
+    for (work, whole, output, part) in [
+        ("eval", "whole", "scores", "scores/samples.jsonl.part"),
+        ("run", "whole.jsonl", "answers.jsonl", "answers.jsonl.part"),
+    ] {
+        let place = Place::new();
+        done(asking(&place, 1, work, whole, &[]));
+        let mut job = asking(&place, 2, work, output, &[]).spawn().unwrap();
+        let lines = || fs::read_to_string(place.path(part)).map_or(0, |text| text.lines().count());
+        while lines() < 4 && job.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        processes(&job).into_iter().chain([job.id()]).for_each(|process| signal(process, libc::SIGKILL));
+        job.wait().unwrap();
+        if place.path(part).exists() {
+            let said =
+                String::from_utf8(done(asking(&place, 3, work, output, &["--resume"])).stderr).unwrap();
+            assert!(said.contains("going on after ") && !said.contains("going on after 0 "), "{said}");
+        }
+        let (whole, output) = (place.path(whole), place.path(output));
+        match work {
+            "eval" => same(&whole, &output, "scores"),
+            _ => assert!(fs::read(whole).unwrap() == fs::read(output).unwrap(), "answers differ"),
+        }
+    }
 }

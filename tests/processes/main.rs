@@ -156,40 +156,45 @@ fn held_out_data_and_threads_change_no_bit() {
     }
 }
 
+/// Scores of all controls in the folder `name`, or answers in that file.
+fn asking(place: &Place, count: usize, work: &str, name: &str, more: &[&str]) -> Command {
+    let mut command = diffmas(count);
+    command
+        .args([work, "--model"])
+        .arg(golden("tiny-llama").join("model"))
+        .arg("--data")
+        .arg(data(place, 11));
+    command
+        .arg("--output")
+        .arg(place.path(name))
+        .args("--latent-steps 2 --batch-size 2 --max-new-tokens 4".split(' '));
+    command.args(if work == "eval" { &["--all-controls"] } else { &["--temperature", "1.5"] });
+    command.args(more);
+    command
+}
+
 #[test]
 fn scores_and_answers_are_those_of_one_process() {
     let place = Place::new();
-    let (lines, model) = (data(&place, 11), golden("tiny-llama").join("model"));
-    let scores = |count: usize, more: &[&str]| {
-        let output = place.path(&format!("scores-{count}"));
-        let mut command = diffmas(count);
-        command.args(["eval", "--model"]).arg(&model).arg("--data").arg(&lines).arg("--output").arg(&output);
-        command
-            .args("--latent-steps 2 --batch-size 2 --all-controls --max-new-tokens 3".split(' '))
-            .args(more);
-        let printed = done(command).stdout;
-        (output, String::from_utf8(printed).unwrap())
+    let scores = |count: usize| {
+        let name = format!("scores-{count}");
+        let out = done(asking(&place, count, "eval", &name, &["--verbose"]));
+        let told = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(told.contains("[process 1] "), count > 1, "{told}");
+        (place.path(&name), out.stdout)
     };
-    let (one, table) = scores(1, &[]);
-    let answers = |count: usize, more: &[&str]| {
-        let output = place.path(&format!("answers-{count}-{}.jsonl", more.len()));
-        let mut command = diffmas(count);
-        command.args(["run", "--model"]).arg(&model).arg("--data").arg(&lines).arg("--output").arg(&output);
-        command
-            .args("--latent-steps 2 --batch-size 2 --temperature 1.5 --max-new-tokens 4".split(' '))
-            .args(more);
-        done(command);
-        fs::read(&output).unwrap()
+    let answers = |count: usize| {
+        [&[][..], &["--control", "shuffled"]].map(|more| {
+            let name = format!("answers-{count}-{}.jsonl", more.len());
+            done(asking(&place, count, "run", &name, more));
+            fs::read(place.path(&name)).unwrap()
+        })
     };
-    let shuffled = ["--control", "shuffled"];
-    let alone = [answers(1, &[]), answers(1, &shuffled)];
+    let (one, alone) = (scores(1), answers(1));
     for count in [2, 3] {
-        let (several, printed) = scores(count, &[]);
-        same(&one, &several, &format!("{count} processes"));
-        assert_eq!(printed, table);
-        assert!(
-            [answers(count, &[]), answers(count, &shuffled)] == alone,
-            "{count} processes answer otherwise"
-        );
+        let several = scores(count);
+        same(&one.0, &several.0, &format!("{count} processes"));
+        assert_eq!(several.1, one.1, "{count} processes print otherwise");
+        assert!(answers(count) == alone, "{count} processes answer otherwise");
     }
 }

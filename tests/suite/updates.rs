@@ -6,7 +6,6 @@ use std::sync::{Arc, Barrier, Mutex};
 use crate::batches::open_team;
 use crate::channels::{LATENT, Setting};
 use crate::common::*;
-use burn::prelude::*;
 use diffmas::agents::{ChannelKind, FeedKind, TeamBatch, Topology};
 use diffmas::backends::{Job, ModelBackend};
 use diffmas::processes::Processes;
