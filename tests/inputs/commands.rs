@@ -97,8 +97,9 @@ fn a_model_s_name_that_is_nearly_right_is_asked_after() {
 }
 
 /// Commands of the README that are not run here, by a part of them, and why.
-const NOT_RUN: [(&str, &str); 8] = [
+const NOT_RUN: [(&str, &str); 9] = [
     ("cargo ", "it builds"),
+    ("mpirun ", "it needs the feature `mpi`; tests/processes runs it"),
     ("diffmas fetch", "it needs a network"),
     ("openai/gsm8k", "it needs a network"),
     ("diffmas demo", "it takes minutes; tests/demo.rs runs it"),
