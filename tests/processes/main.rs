@@ -168,7 +168,7 @@ fn asking(place: &Place, count: usize, work: &str, name: &str, more: &[&str]) ->
         .arg("--output")
         .arg(place.path(name))
         .args("--latent-steps 2 --batch-size 2 --max-new-tokens 4".split(' '));
-    command.args(if work == "eval" { &["--all-controls"] } else { &["--temperature", "1.5"] });
+    command.args(if work == "eval" { &["--all-controls"][..] } else { &["--temperature", "1.5"] });
     command.args(more);
     command
 }
