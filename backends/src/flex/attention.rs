@@ -55,7 +55,7 @@ impl Heads {
     }
 }
 
-/// Query rows that share the keys they read, up to the last that any of them sees.
+/// Query rows that share the keys they read, up to the last that any of them sees, and keys that share the query rows that see them.
 const STRIP: usize = 24;
 
 /// The sizes of a call, and how it is cut into tasks.
@@ -114,6 +114,11 @@ impl<'a> Plan<'a> {
         self.mask.keys - self.t + query + 1
     }
 
+    /// The first query row of a task that sees key `key`.
+    fn first(&self, key: usize) -> usize {
+        if self.t == 1 { 0 } else { (key + self.t).saturating_sub(self.mask.keys) }
+    }
+
     /// Calls `f(rows, block, start, count)` for strips of the rows of a task and each of the `blocks` of keys: the block begins with key
     /// `start`, and `count` of its keys are not in the future of all the rows.
     fn for_strips(&self, blocks: &[Heads], mut f: impl FnMut(Range<usize>, &Heads, usize, usize)) {
@@ -128,21 +133,36 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// `x·yᵀ` of a task for the keys or values `y` of all blocks, `[rows, n]`; 0 for keys in the future of a whole strip.
-    fn times_transposed(&self, x: Matrix<'_>, blocks: &[Heads], b: usize, h: usize) -> Vec<f32> {
+    /// Scaled scores of a task, `[rows, n]`; 0 for keys in the future of a whole strip.
+    fn scores(&self, q: Matrix<'_>, b: usize, h: usize) -> Vec<f32> {
         let n = self.mask.keys;
         let mut s = vec![0.0; self.rows() * n];
-        self.for_strips(blocks, |rows, block, start, count| {
+        self.for_strips(&self.keys, |rows, block, start, count| {
             let w = block.head(b, h / self.rep).of_rows(0..count);
-            dots_into(&mut s[rows.start * n + start..], n, Operands { x: x.of_rows(rows), w });
+            dots_into(&mut s[rows.start * n + start..], n, Operands { x: q.of_rows(rows), w });
         });
+        s.iter_mut().for_each(|s| *s *= self.scale);
         s
     }
 
-    /// Scaled scores of a task, `[rows, n]`.
-    fn scores(&self, q: Matrix<'_>, b: usize, h: usize) -> Vec<f32> {
-        let mut s = self.times_transposed(q, &self.keys, b, h);
-        s.iter_mut().for_each(|s| *s *= self.scale);
+    /// `y·xᵀ` of a task for the keys or values `y` of all blocks, `[n, rows]`, summed over the head's numbers in order; 0 for query rows that
+    /// see none of a strip of keys.
+    ///
+    /// What a gradient takes: only the few numbers of the queries are transposed, and sums over queries find their weights as they lie.
+    fn by_keys(&self, x: Matrix<'_>, blocks: &[Heads], b: usize, h: usize) -> Vec<f32> {
+        let rows = self.rows();
+        let x = transposed(x);
+        let x = Matrix::new(&x, self.d, rows);
+        let mut s = vec![0.0; self.mask.keys * rows];
+        let mut start = 0;
+        for block in blocks {
+            for from in (0..block.n).step_by(STRIP) {
+                let first = self.first(start + from);
+                let y = block.head(b, h / self.rep).of_rows(from..block.n.min(from + STRIP));
+                add_weighted(&mut s[(start + from) * rows + first..], rows, y, x.of_cols(first..rows));
+            }
+            start += block.n;
+        }
         s
     }
 
@@ -157,12 +177,15 @@ impl<'a> Plan<'a> {
         });
     }
 
-    /// Calls `f(row, seen, scores)` for each query row: `seen` is how many leading keys are not in its future.
-    #[inline(always)]
-    fn for_rows(&self, s: &mut [f32], mut f: impl FnMut(usize, usize, &mut [f32])) {
-        let n = self.mask.keys;
-        for (i, row) in s.chunks_exact_mut(n).enumerate() {
-            f(i, self.seen(i), row);
+    /// `dst += p·x` for the weights `p` of a task, `[n, rows]`, of the keys `keys`, over query rows `x` in order, so that those that are
+    /// padding change nothing.
+    fn add_over_queries(&self, dst: &mut [f32], p: &[f32], x: Matrix<'_>, keys: Range<usize>) {
+        let (rows, d) = (self.rows(), self.d);
+        for (strip, dst) in dst.chunks_mut(STRIP * d).enumerate() {
+            let from = keys.start + strip * STRIP;
+            let first = self.first(from);
+            let p = Matrix::strided(&p[from * rows + first..], dst.len() / d, rows - first, rows);
+            add_weighted(dst, d, p, x.of_rows(first..rows));
         }
     }
 
@@ -225,34 +248,30 @@ fn softmax_rows(plan: &Plan<'_>, b: usize, s: &mut [f32]) -> Vec<(f32, f32)> {
     let valid = plan.valid(b);
     let runs = valid.map(runs);
     let mut real = Vec::with_capacity(plan.mask.keys);
-    plan.for_rows(
-        s,
-        #[inline(always)]
-        |_, seen, row| {
-            let (now, future) = row.split_at_mut(seen);
-            future.fill(0.0);
-            if let Some(valid) = valid {
-                hide(now, valid);
+    for (i, row) in s.chunks_exact_mut(plan.mask.keys).enumerate() {
+        let (now, future) = row.split_at_mut(plan.seen(i));
+        future.fill(0.0);
+        if let Some(valid) = valid {
+            hide(now, valid);
+        }
+        let max = largest(now);
+        // A row that sees nothing has only scores of minus infinity: all weights 0.
+        let max = if max == f32::NEG_INFINITY { 0.0 } else { max };
+        now.iter_mut().for_each(|x| *x = exp(*x - max));
+        let sum = match &runs {
+            None => total(now),
+            Some(runs) => {
+                real.clear();
+                let seen = runs.iter().take_while(|run| run.start < now.len());
+                seen.for_each(|run| real.extend_from_slice(&now[run.start..run.end.min(now.len())]));
+                total(&real)
             }
-            let max = largest(now);
-            // A row that sees nothing has only scores of minus infinity: all weights 0.
-            let max = if max == f32::NEG_INFINITY { 0.0 } else { max };
-            now.iter_mut().for_each(|x| *x = exp(*x - max));
-            let sum = match &runs {
-                None => total(now),
-                Some(runs) => {
-                    real.clear();
-                    let seen = runs.iter().take_while(|run| run.start < now.len());
-                    seen.for_each(|run| real.extend_from_slice(&now[run.start..run.end.min(now.len())]));
-                    total(&real)
-                }
-            };
-            let sum = sum.max(1e-30);
-            let scale = sum.recip();
-            now.iter_mut().for_each(|x| *x *= scale);
-            sums.push((max, sum));
-        },
-    );
+        };
+        let sum = sum.max(1e-30);
+        let scale = sum.recip();
+        now.iter_mut().for_each(|x| *x *= scale);
+        sums.push((max, sum));
+    }
     sums
 }
 
@@ -305,23 +324,20 @@ pub(super) fn backward(
             let (b, h) = plan.task(i);
             let (q, out, d_out) =
                 (plan.queries(&q, b, h), plan.queries(&out, b, h), plan.queries(&d_out, b, h));
-            let mut p = plan.times_transposed(q, &plan.keys, b, h);
-            p.iter_mut().for_each(|s| *s *= plan.scale);
-            let mut d_s = plan.times_transposed(d_out, &plan.values, b, h);
+            let mut p = plan.by_keys(q, &plan.keys, b, h);
+            let mut d_s = plan.by_keys(d_out, &plan.values, b, h);
             arch().dispatch(
                 #[inline(always)]
                 || score_gradients(&plan, b, lse, out, d_out, &mut p, &mut d_s),
             );
-            plan.add_weighted(d_q, &d_s, &plan.keys, b, h);
+            let by_rows = transposed(Matrix::new(&d_s, n, rows));
+            plan.add_weighted(d_q, &by_rows, &plan.keys, b, h);
             d_q.iter_mut().for_each(|d| *d *= plan.scale);
             groups.clone().map(|(keys, wanted)| {
                 wanted.then(|| {
                     [(&d_s, q, plan.scale), (&p, d_out, 1.0)].map(|(weights, x, scale)| {
                         let mut sums = vec![0.0; keys.len() * d];
-                        // Over queries in order, so that those that are padding change nothing.
-                        let weights =
-                            transposed(Matrix::strided(&weights[keys.start..], rows, keys.len(), n));
-                        add_weighted(&mut sums, d, Matrix::new(&weights, keys.len(), rows), x);
+                        plan.add_over_queries(&mut sums, weights, x, keys.clone());
                         sums.iter_mut().for_each(|sum| *sum *= scale);
                         sums
                     })
@@ -359,7 +375,7 @@ pub(super) fn backward(
     AttentionGrads { query: to_rows(d_q, shape), blocks }
 }
 
-/// Turns scores into weights `p`, and `d_p` into `p·(d_p − Σ d_out·out)`, in place.
+/// Turns products of keys and queries into weights `p`, and `d_p` into `p·(d_p − Σ d_out·out)`, in place; both `[n, rows]`.
 #[inline(always)]
 fn score_gradients(
     plan: &Plan<'_>,
@@ -370,25 +386,19 @@ fn score_gradients(
     p: &mut [f32],
     d_s: &mut [f32],
 ) {
-    let n = plan.mask.keys;
-    plan.for_rows(
-        p,
-        #[inline(always)]
-        |i, seen, p| {
-            let (p, future) = p.split_at_mut(seen);
-            let (d_s, d_future) = d_s[i * n..][..n].split_at_mut(seen);
-            future.fill(0.0);
-            d_future.fill(0.0);
-            if let Some(valid) = plan.valid(b) {
-                hide(p, valid);
-            }
-            let delta: f32 = (0..plan.d)
-                .map(|k| out.data[i * out.row_stride + k] * d_out.data[i * d_out.row_stride + k])
-                .sum();
-            for (p, d_s) in p.iter_mut().zip(d_s) {
-                *p = exp(*p - lse[i]);
-                *d_s = *p * (*d_s - delta);
-            }
-        },
-    );
+    let rows = plan.rows();
+    let delta: Vec<f32> =
+        (0..rows).map(|i| out.row(i).iter().zip(d_out.row(i)).map(|(o, d)| o * d).sum()).collect();
+    let valid = plan.valid(b);
+    for (key, (p, d_s)) in p.chunks_exact_mut(rows).zip(d_s.chunks_exact_mut(rows)).enumerate() {
+        // Padding weighs nothing.
+        let first = if valid.is_none_or(|valid| valid[key]) { plan.first(key) } else { rows };
+        p[..first].fill(0.0);
+        d_s[..first].fill(0.0);
+        let of_rows = lse[first..].iter().zip(&delta[first..]);
+        for ((p, d_s), (lse, delta)) in p[first..].iter_mut().zip(&mut d_s[first..]).zip(of_rows) {
+            *p = exp(*p * plan.scale - lse);
+            *d_s = *p * (*d_s - delta);
+        }
+    }
 }

@@ -136,10 +136,14 @@ pub(super) fn worth_threads(a: Matrix<'_>, b: Matrix<'_>) -> bool {
 /// Rows and columns of a matrix that are copied together, so that both sides stay in the first-level cache.
 const SQUARE: usize = 16;
 
+/// Elements that are copied in less time than another thread takes to begin.
+const WORTH_A_TASK: usize = 32 * 1024;
+
 /// The transpose of a row-major matrix, row-major.
 pub(super) fn transposed(x: Matrix<'_>) -> Vec<f32> {
     let mut y = vec![0.0; x.rows * x.cols];
-    y.par_chunks_mut((SQUARE * x.rows).max(1)).enumerate().for_each(|(i, y)| {
+    let chunks = y.par_chunks_mut((SQUARE * x.rows).max(1)).enumerate();
+    chunks.with_min_len((WORTH_A_TASK / (SQUARE * x.rows).max(1)).max(1)).for_each(|(i, y)| {
         let height = y.len() / x.rows;
         for from in (0..x.rows).step_by(SQUARE) {
             let to = x.rows.min(from + SQUARE);
