@@ -13,6 +13,7 @@ mod linear_kernels;
 mod matmul;
 mod reduce;
 mod rows;
+mod top;
 mod weight;
 
 use burn::prelude::*;
@@ -25,11 +26,12 @@ use cubek::reduce::components::instructions::ReduceOperationConfig as Operation;
 
 use self::matmul::product;
 use self::weight::DeviceMatrix;
+use crate::scores::best_first;
 use crate::{
     AdamWRange, AdamWState, AttentionCall, AttentionGrads, AttentionMask, BestToken, DOES_NOT_MULTIPLY,
     DeviceMemory, FrozenMatrix, HeadNorm, HostMask, KeyValueBlock, LinearGrads, LinearOutput, LinearRef,
-    LinearSlope, LinearsGrads, LoraRef, ProductDtype, StoredDtype, StoredMatrix, WeightUse, check_device,
-    composed, host_data,
+    LinearSlope, LinearsGrads, LoraRef, ProductDtype, ScoredToken, StoredDtype, StoredMatrix, WeightUse,
+    check_device, composed, host_data,
 };
 
 impl<R, F, I, BT> crate::ModelBackend for CubeBackend<R, F, I, BT>
@@ -375,6 +377,21 @@ where
         let numbers: Vec<f32> = host_data(best).iter().collect();
         let rows = numbers.as_chunks::<{ rows::BEST }>().0.iter();
         rows.map(|&[id, largest, least, sum]| BestToken::new(id as u32, largest, least, sum)).collect()
+    }
+
+    fn top_tokens(logits: Tensor<Self, 2>, counts: &[usize]) -> Vec<Vec<ScoredToken>> {
+        let found = in_f32([&logits]).then(|| top::top(raw(logits.clone()), counts)).flatten();
+        let Some((found, room)) = found else { return composed::top_tokens(logits, counts) };
+        let found: Tensor<Self, 2> = wrapped(found);
+        let numbers: Vec<f32> = host_data(found).iter().collect();
+        let rows = || numbers.chunks_exact(1 + 2 * room);
+        if rows().any(|row| row[0] as usize > room) {
+            // Many scores are equal.
+            return composed::top_tokens(logits, counts);
+        }
+        let token = |&[id, score]: &[f32; 2]| ScoredToken { id: id as u32, score };
+        let tokens = |row: &[f32]| row[1..].as_chunks().0[..row[0] as usize].iter().map(token).collect();
+        rows().zip(counts).map(|(row, &k)| best_first(tokens(row), k)).collect()
     }
 
     fn matmul<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>) -> Tensor<Self, D> {

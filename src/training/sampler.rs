@@ -29,6 +29,11 @@ impl Sampler {
         self.lines.div_ceil(self.batch_size.saturating_mul(self.accumulation))
     }
 
+    /// Most micro-batches of an update.
+    pub fn micro_batches_per_update(&self) -> usize {
+        self.lines.div_ceil(self.batch_size).min(self.accumulation)
+    }
+
     /// The micro-batches of update `step` (from 0), as indices of lines.
     pub fn update(&self, step: usize) -> Vec<Vec<usize>> {
         let per_epoch = self.updates_per_epoch();

@@ -58,6 +58,14 @@ impl<B: ModelBackend> Trainer<B> {
         let c = &self.config;
         let lines = lines(samples);
         let sampler = Sampler::new(lines.len(), c.batch_size, c.gradient_accumulation_steps, c.seed);
+        let (shares, processes) = (sampler.micro_batches_per_update(), self.processes.count());
+        if shares < processes && self.processes.is_first() {
+            tracing::warn!(
+                "an update has {shares} micro-batch{} for {processes} processes: the others wait; \
+                 raise gradient_accumulation_steps, or lower batch_size",
+                if shares == 1 { "" } else { "es" }
+            );
+        }
         let phases = c.phases(sampler.updates_per_epoch());
         let total: usize = phases.iter().map(|p| p.steps).sum();
         let difficulties = c.check_data(samples)?;

@@ -223,6 +223,38 @@ fn the_best_tokens_agree_and_rows_that_are_not_finite_show() {
     on_backend(Best);
 }
 
+#[test]
+fn the_first_of_the_best_tokens_agree() {
+    struct Top;
+    impl Job for Top {
+        type Output = ();
+        fn run<B: ModelBackend>(self, device: B::Device) {
+            for (len, counts) in [
+                (1, vec![1]),
+                (64, vec![4, 1]),
+                (500, vec![40, 0, 3]),
+                (4099, vec![50, 1, 256]),
+                (4099, vec![257, 5000, 1]),
+                (151_936, vec![50, 1, 500]),
+            ] {
+                let rows = counts.len();
+                let all = det_fill(&format!("top/{len}"), rows * len, 20.0);
+                // Numbers of which few are equal, of which many are, and of which all are.
+                for step in [1e-6, 0.25, 100.0] {
+                    let numbers: Vec<f32> = all.iter().map(|x| (x / step).round() * step).collect();
+                    let data = TensorData::new(numbers, [rows, len]);
+                    let logits = Tensor::<B, 2>::from_data(data, (&device, DType::F32));
+                    let want = composed::top_tokens(logits.clone(), &counts);
+                    for (x, how) in [(logits.clone(), "as it is"), (gapped(logits), "apart")] {
+                        assert_eq!(B::top_tokens(x, &counts), want, "{counts:?} of {len}, {how}");
+                    }
+                }
+            }
+        }
+    }
+    on_backend(Top);
+}
+
 /// A frozen matrix of `numbers`, kept as `dtype`.
 fn stored(numbers: &[f32], shape: [usize; 2], dtype: StoredDtype) -> StoredMatrix {
     let mut bytes = vec![0; dtype.bytes(numbers.len()).unwrap()];
@@ -626,7 +658,7 @@ fn updates_of_adamw_agree_and_leave_other_numbers_as_they_are() {
 /// Sizes of a call of attention: rows, queries, heads, KV heads, head width; keys of each block before the queries' own.
 type Sizes = ([usize; 5], &'static [usize]);
 
-const CALLS: [Sizes; 11] = [
+const CALLS: [Sizes; 13] = [
     ([1, 1, 1, 1, 2], &[]),
     ([1, 1, 4, 2, 8], &[1]),
     ([2, 1, 9, 3, 64], &[130, 7, 500]),
@@ -637,8 +669,11 @@ const CALLS: [Sizes; 11] = [
     ([1, 7, 5, 5, 80], &[128, 129]),
     ([2, 2, 8, 2, 128], &[255]),
     ([1, 300, 4, 2, 8], &[3]),
-    // A head wider than the kernels of any device take, and more blocks.
-    ([1, 2, 2, 1, 130], &[1, 1, 1, 1, 1, 1, 1, 1, 1]),
+    // A head wider than the kernels of any device take.
+    ([1, 2, 2, 1, 130], &[1]),
+    // More blocks than a launch takes: keys of one, or of two, that some rows do not see at all, among them.
+    ([2, 1, 4, 2, 8], &[3, 1, 1, 2, 1]),
+    ([2, 5, 4, 2, 16], &[1, 3, 2, 130, 1, 1, 5, 1, 1]),
 ];
 
 /// As [`gapped`], and with heads and positions exchanged where they lie.

@@ -48,6 +48,12 @@ pub(super) fn cube_sum(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
     folded(value, scratch, false)
 }
 
+/// The largest of what each unit of the cube brings, for all of them; `scratch` has a place for each.
+#[cube]
+pub(super) fn cube_largest(value: f32, scratch: &mut SharedMemory<f32>) -> f32 {
+    folded(value, scratch, true)
+}
+
 /// `1 / sqrt(mean(x²) + eps)` of a row.
 #[cube]
 pub(super) fn reciprocal_rms(
@@ -144,7 +150,7 @@ fn exponentials(x: &Array<f32>, from: usize, len: usize, scratch: &mut SharedMem
         largest = max(largest, x[from + i]);
         i += CUBE_DIM as usize;
     }
-    let largest = folded(largest, scratch, true);
+    let largest = cube_largest(largest, scratch);
     let mut sum = 0.0f32;
     let mut i = UNIT_POS as usize;
     while i < len {
@@ -228,8 +234,8 @@ fn best_kernel(logits: &Rows, best: &mut Array<f32>, rows: usize, len: usize, #[
         }
         i += units;
     }
-    let first = -folded(-first, &mut scratch, true);
-    let least = -folded(-least, &mut scratch, true);
+    let first = -cube_largest(-first, &mut scratch);
+    let least = -cube_largest(-least, &mut scratch);
     if UNIT_POS == 0 {
         best[row * BEST] = first;
         best[row * BEST + 1] = largest;

@@ -41,6 +41,9 @@ pub(super) trait Rows: Copy + Sync {
 /// Rows of a weight that are multiplied at once.
 pub(super) const TILE: usize = 4;
 
+/// Most rows of the other side that are multiplied with them at once.
+const TALLEST: usize = 6;
+
 impl Rows for Matrix<'_> {
     fn shape(&self) -> [usize; 2] {
         assert!(self.col_stride == 1, "rows with gaps");
@@ -56,31 +59,72 @@ impl Rows for Matrix<'_> {
         o: usize,
         acc: &mut [[S::f32s; TILE]; R],
     ) {
-        let xs = vectors::<S, R>(x, r);
-        let mut ws = [S::as_simd_f32s(&[]); TILE];
-        for (j, ws) in ws.iter_mut().enumerate() {
-            *ws = S::as_simd_f32s(self.row((o + j).min(self.rows - 1)));
+        accumulate::<S, R, false>(*self, simd, x, r, o, acc);
+    }
+}
+
+/// A matrix whose rows are read once, so that they are not in a cache: the next ones are asked for ahead. Where they are, that costs as much
+/// as a product.
+#[derive(Clone, Copy)]
+struct Once<'a>(Matrix<'a>);
+
+impl Rows for Once<'_> {
+    fn shape(&self) -> [usize; 2] {
+        Rows::shape(&self.0)
+    }
+
+    #[inline(always)]
+    fn accumulate<S: Widen, const R: usize>(
+        &self,
+        simd: S,
+        x: Matrix<'_>,
+        r: usize,
+        o: usize,
+        acc: &mut [[S::f32s; TILE]; R],
+    ) {
+        accumulate::<S, R, true>(self.0, simd, x, r, o, acc);
+    }
+}
+
+/// See [`Rows::accumulate`].
+#[inline(always)]
+fn accumulate<S: Widen, const R: usize, const ONCE: bool>(
+    w: Matrix<'_>,
+    simd: S,
+    x: Matrix<'_>,
+    r: usize,
+    o: usize,
+    acc: &mut [[S::f32s; TILE]; R],
+) {
+    let xs = vectors::<S, R>(x, r);
+    let mut ws = [S::as_simd_f32s(&[]); TILE];
+    for (j, ws) in ws.iter_mut().enumerate() {
+        *ws = S::as_simd_f32s(w.row((o + j).min(w.rows - 1)));
+    }
+    let ahead = TILE * w.row_stride;
+    for i in 0..w.cols / S::F32_LANES {
+        let mut of_x = [simd.splat_f32s(0.0); R];
+        for j in 0..R {
+            // SAFETY: every row has `cols / F32_LANES` vectors.
+            of_x[j] = unsafe { *xs[j].0.get_unchecked(i) };
         }
-        let ahead = TILE * self.row_stride;
-        for i in 0..self.cols / S::F32_LANES {
-            for o in 0..TILE {
+        for o in 0..TILE {
+            if ONCE {
                 // The same place in the rows of the next tile.
                 prefetch(ws[o].0.as_ptr().wrapping_add(i).cast::<f32>().wrapping_add(ahead));
-                // SAFETY: every row has `cols / F32_LANES` vectors.
-                let w = unsafe { *ws[o].0.get_unchecked(i) };
-                for j in 0..R {
-                    // SAFETY: as above.
-                    let x = unsafe { *xs[j].0.get_unchecked(i) };
-                    acc[j][o] = simd.mul_add_f32s(w, x, acc[j][o]);
-                }
+            }
+            // SAFETY: as above.
+            let w = unsafe { *ws[o].0.get_unchecked(i) };
+            for j in 0..R {
+                acc[j][o] = simd.mul_add_f32s(w, of_x[j], acc[j][o]);
             }
         }
-        if !self.cols.is_multiple_of(S::F32_LANES) {
-            for o in 0..TILE {
-                let w = simd.partial_load_f32s(ws[o].1);
-                for j in 0..R {
-                    acc[j][o] = simd.mul_add_f32s(w, simd.partial_load_f32s(xs[j].1), acc[j][o]);
-                }
+    }
+    if !w.cols.is_multiple_of(S::F32_LANES) {
+        for o in 0..TILE {
+            let w = simd.partial_load_f32s(ws[o].1);
+            for j in 0..R {
+                acc[j][o] = simd.mul_add_f32s(w, simd.partial_load_f32s(xs[j].1), acc[j][o]);
             }
         }
     }
@@ -106,14 +150,24 @@ pub(super) fn dots(product: Operands<'_>, addends: Addends<'_>) -> Vec<f32> {
     let shared = Shared::new(&mut y);
     ranges(w.rows, TILE, x.rows * w.rows * x.cols).into_par_iter().for_each(|outs| {
         let product = Operands { x, w: w.of_rows(outs.clone()) };
-        Task::new(product, addends.of(outs.clone()), shared, w.rows, outs.start).run();
+        run_on_rows(product, addends.of(outs.clone()), shared, w.rows, outs.start);
     });
     y
 }
 
 /// `y[r, o] = Σ_i x[r, i]·w[o, i]` on the calling thread, rows of `y` being `stride` apart.
 pub(super) fn dots_into(y: &mut [f32], stride: usize, operands: Operands<'_>) {
-    Task::new(operands, Addends::default(), Shared::new(y), stride, 0).run();
+    run_on_rows(operands, Addends::default(), Shared::new(y), stride, 0);
+}
+
+/// Runs the [`Task`] of these operands.
+fn run_on_rows(product: Operands<'_>, addends: Addends<'_>, y: Shared<'_>, stride: usize, at: usize) {
+    let Operands { x, w } = product;
+    if x.rows > TALLEST {
+        Task::new(product, addends, y, stride, at).run();
+    } else {
+        Task::new(Operands { x, w: Once(w) }, addends, y, stride, at).run();
+    }
 }
 
 /// What is added to a product `[rows, out]`.
@@ -184,7 +238,7 @@ impl<W: Rows> Kernel for Task<'_, W> {
     fn run<S: Widen>(self, simd: S) {
         let (rows, [out, k]) = (self.product.x.rows, self.product.w.shape());
         // As many sums as there are registers for, beside what they are made of.
-        let tallest = if S::REGISTER_COUNT >= 32 { 6 } else { 3 };
+        let tallest = if S::REGISTER_COUNT >= 32 { TALLEST } else { 3 };
         let block = (CACHED / k.max(1)).next_multiple_of(tallest).max(tallest);
         for start in (0..rows).step_by(block) {
             let end = rows.min(start + block);

@@ -53,6 +53,9 @@ const OF_ITEMS: [&str; 15] = [
     "zip",
 ];
 
+/// What gives tuples, where minijinja gives lists.
+const OF_TUPLES: [&str; 2] = ["dictsort", "zip"];
+
 /// What does not look into its value, which may be a whole conversation.
 const SHALLOW: [&str; 6] = ["length", "count", "default", "d", "first", "last"];
 
@@ -65,8 +68,8 @@ pub(super) fn add_filters(environment: &mut Environment<'_>) {
     bounded! {
         "abs": filters::abs, "attr": filters::attr, "batch": filters::batch, "bool": filters::bool,
         "capitalize": filters::capitalize, "center": center, "chain": filters::chain, "count": filters::length,
-        "d": filters::default, "default": filters::default, "dictsort": |state: &State, args: Rest<Value>| as_tuples(Value::from_function(filters::dictsort).call(state, &args)?), "e": escape,
-        "escape": escape, "first": filters::first, "float": float,
+        "d": filters::default, "default": filters::default, "dictsort": filters::dictsort,
+        "e": escape, "escape": escape, "first": filters::first, "float": float,
         "format": |pattern: &str, args: Rest<Value>| format(FormatStyle::Printf, pattern, &args),
         "groupby": filters::groupby, "indent": filters::indent, "int": int, "items": pairs,
         "join": join, "last": filters::last, "length": filters::length, "lines": filters::lines,
@@ -81,7 +84,7 @@ pub(super) fn add_filters(environment: &mut Environment<'_>) {
         "sort": filters::sort, "split": filters::split, "string": |text: Value| text, "sum": sum,
         "title": filters::title, "tojson": tojson, "trim": filters::trim, "truncate": truncate,
         "unique": filters::unique, "upper": filters::upper, "urlencode": filters::urlencode,
-        "wordcount": |text: &str| text.split_whitespace().count(), "zip": |state: &State, args: Rest<Value>| as_tuples(Value::from_function(filters::zip).call(state, &args)?),
+        "wordcount": |text: &str| text.split_whitespace().count(), "zip": filters::zip,
     }
 }
 
@@ -102,7 +105,8 @@ fn add_filter(environment: &mut Environment<'_>, name: &'static str, filter: Val
             }
         }
         check_growth(name, &args)?;
-        made(filter.call(state, &args)?, args.first())
+        let answer = filter.call(state, &args)?;
+        made(if OF_TUPLES.contains(&name) { as_tuples(answer)? } else { answer }, args.first())
     });
 }
 
