@@ -658,7 +658,7 @@ fn updates_of_adamw_agree_and_leave_other_numbers_as_they_are() {
 /// Sizes of a call of attention: rows, queries, heads, KV heads, head width; keys of each block before the queries' own.
 type Sizes = ([usize; 5], &'static [usize]);
 
-const CALLS: [Sizes; 13] = [
+const CALLS: [Sizes; 11] = [
     ([1, 1, 1, 1, 2], &[]),
     ([1, 1, 4, 2, 8], &[1]),
     ([2, 1, 9, 3, 64], &[130, 7, 500]),
@@ -669,11 +669,8 @@ const CALLS: [Sizes; 13] = [
     ([1, 7, 5, 5, 80], &[128, 129]),
     ([2, 2, 8, 2, 128], &[255]),
     ([1, 300, 4, 2, 8], &[3]),
-    // A head wider than the kernels of any device take.
-    ([1, 2, 2, 1, 130], &[1]),
-    // More blocks than a launch takes: keys of one, or of two, that some rows do not see at all, among them.
-    ([2, 1, 4, 2, 8], &[3, 1, 1, 2, 1]),
-    ([2, 5, 4, 2, 16], &[1, 3, 2, 130, 1, 1, 5, 1, 1]),
+    // A head wider than the kernels of any device take, and more blocks.
+    ([1, 2, 2, 1, 130], &[1, 1, 1, 1, 1, 1, 1, 1, 1]),
 ];
 
 /// As [`gapped`], and with heads and positions exchanged where they lie.

@@ -18,8 +18,8 @@ pub(super) const UNITS: usize = 128;
 pub(super) const ROWS: usize = 8;
 /// The widest head: each of its elements has a unit.
 const WIDEST: usize = UNITS;
-/// The most blocks of one launch: devices bound what a kernel may read, and compilers take longer with each. More are taken in turn.
-const BLOCKS: usize = 4;
+/// The most blocks of one launch: devices bound what a kernel may read.
+const BLOCKS: usize = 8;
 /// The score of a key that is not seen, and the maximum before any was; finite, so that differences are.
 const LEAST: f32 = -1.0e30;
 
@@ -198,7 +198,6 @@ pub(super) fn collected(
     sum
 }
 
-/// Attention over `blocks`, which begin with key `start` of all; `continued` where `out` and `lse` have what the keys before them gave.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 fn attention_kernel<M: Int>(
@@ -209,8 +208,6 @@ fn attention_kernel<M: Int>(
     lse: &mut Array<f32>,
     sizes: &Sizes,
     tiles: usize,
-    start: usize,
-    #[comptime] continued: bool,
     #[comptime] rows: usize,
     #[comptime] d: usize,
     #[define(M)] _flag: StorageType,
@@ -235,29 +232,15 @@ fn attention_kernel<M: Int>(
     let mut corrections = SharedMemory::<f32>::new(rows);
     let mut sums = SharedMemory::<f32>::new(rows);
     load(q, sizes, &place, first, sizes.scale, &mut queries, rows, d);
-    let all = (place.batch * sizes.kv_heads + place.head) * sizes.rows;
-    let mut outputs = zeros(rows);
-    if comptime!(continued) {
-        // The same as if one key of that score had been seen, with that output for its value.
-        if part == 0 {
-            maxima[own] = lse[all + min(first + own, sizes.rows - 1)];
-            sums[own] = 1.0;
-        }
-        if group == 0 {
-            #[unroll]
-            for row in 0..rows {
-                let rho = min(first + row, sizes.rows - 1);
-                outputs[row] = out.numbers[row_start(out, sizes, &place, rho) + column];
-            }
-        }
-    } else if part == 0 {
+    if part == 0 {
         maxima[own] = f32::new(LEAST);
         sums[own] = 0.0;
     }
+    let mut outputs = zeros(rows);
     sync_cube();
 
     let farthest = farthest(sizes, first, rows);
-    let mut start = start;
+    let mut start = 0usize;
     #[unroll]
     for number in 0..blocks.len() {
         let block = blocks.index(number);
@@ -365,7 +348,8 @@ fn attention_kernel<M: Int>(
         i += UNITS;
     }
     if part == 0 && first + own < sizes.rows {
-        lse[all + first + own] = f32::ln(max(sums[own], 1.0e-30)) + maxima[own];
+        let row = (place.batch * sizes.kv_heads + place.head) * sizes.rows + first + own;
+        lse[row] = f32::ln(max(sums[own], 1.0e-30)) + maxima[own];
     }
 }
 
@@ -388,8 +372,8 @@ impl<R: CubeRuntime> Call<R> {
         padding: Option<CubeTensor<R>>,
         scale: f64,
     ) -> Option<Self> {
+        let fits = q.meta.shape()[3] <= WIDEST && blocks.len() <= BLOCKS;
         let blocks = || blocks.into_iter().map(|kv| kv.map(dense)).collect();
-        let fits = q.meta.shape()[3] <= WIDEST;
         fits.then(|| Self { q: dense(q), blocks: blocks(), padding, scale: scale as f32 })
     }
 
@@ -429,14 +413,8 @@ impl<R: CubeRuntime> Call<R> {
         SizesLaunch::new(batch, self.kv_heads(), queries, self.rows(), keys, self.scale, padding, padded)
     }
 
-    /// What one launch after the other takes: the first of its keys among all, and its blocks.
-    pub(super) fn launches(&self) -> impl Iterator<Item = (usize, SequenceArg<R, Block>)> {
-        let mut start = 0;
-        self.blocks.chunks(BLOCKS).map(move |blocks| {
-            let first = start;
-            start += blocks.iter().map(|[key, _]| key.meta.shape()[2]).sum::<usize>();
-            (first, blocks.iter().cloned().map(block_arg).collect())
-        })
+    pub(super) fn block_args(&self) -> SequenceArg<R, Block> {
+        self.blocks.iter().cloned().map(block_arg).collect()
     }
 
     /// Padding and the type of its flags.
@@ -459,29 +437,24 @@ pub(super) fn attention<R: CubeRuntime>(call: &Call<R>) -> (CubeTensor<R>, CubeT
     let (kv_heads, (rows, tiles)) = (call.kv_heads(), call.tiles());
     let out = empty(&call.q, [batch, t, heads, d]);
     let lse = empty(&call.q, [batch, kv_heads, call.rows(), 1]);
-    for (start, blocks) in call.launches() {
-        let (padding, dtype) = call.padding();
-        // SAFETY: cubes beyond the last row of the batch do nothing; rows beyond the last read the last and write nothing; keys end with their
-        // block. A cube alone reads what it writes, and before.
-        unsafe {
-            attention_kernel::launch_unchecked(
-                &out.client,
-                cubes(batch * kv_heads * tiles, 1),
-                CubeDim::new_1d(UNITS as u32),
-                heads_arg(call.q.clone()),
-                blocks,
-                padding,
-                heads_arg(out.clone()),
-                lse.clone().into_array_arg(),
-                call.sizes(),
-                tiles,
-                start,
-                start > 0,
-                rows,
-                d,
-                dtype,
-            );
-        }
+    let (padding, dtype) = call.padding();
+    // SAFETY: cubes beyond the last row of the batch do nothing; rows beyond the last read the last and write nothing; keys end with their block.
+    unsafe {
+        attention_kernel::launch_unchecked(
+            &out.client,
+            cubes(batch * kv_heads * tiles, 1),
+            CubeDim::new_1d(UNITS as u32),
+            heads_arg(call.q.clone()),
+            call.block_args(),
+            padding,
+            heads_arg(out.clone()),
+            lse.clone().into_array_arg(),
+            call.sizes(),
+            tiles,
+            rows,
+            d,
+            dtype,
+        );
     }
     (out, lse)
 }

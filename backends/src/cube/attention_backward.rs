@@ -14,8 +14,7 @@ use super::launch::{cubes, dense, empty, zeros};
 /// Keys of a cube that sums over rows: each has a unit for each row of a tile.
 const KEYS: usize = UNITS / ROWS;
 
-/// The gradient of the queries from `blocks`, which begin with key `start` of all, added to what keys before them gave where it is `continued`;
-/// and `Σ_c dO·O` of each row, which the gradient of keys needs, too.
+/// The gradient of the queries, and `Σ_c dO·O` of each row, which that of keys needs, too.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
 fn queries_kernel<M: Int>(
@@ -29,8 +28,6 @@ fn queries_kernel<M: Int>(
     delta: &mut Array<f32>,
     sizes: &Sizes,
     tiles: usize,
-    start: usize,
-    #[comptime] continued: bool,
     #[comptime] rows: usize,
     #[comptime] d: usize,
     #[define(M)] _flag: StorageType,
@@ -70,7 +67,7 @@ fn queries_kernel<M: Int>(
     sync_cube();
 
     let farthest = farthest(sizes, first, rows);
-    let mut start = start;
+    let mut start = 0usize;
     #[unroll]
     for number in 0..blocks.len() {
         let block = blocks.index(number);
@@ -127,12 +124,8 @@ fn queries_kernel<M: Int>(
     while i < rows * d {
         let rho = first + i / d;
         if rho < sizes.rows {
-            let at = row_start(d_q, sizes, &place, rho) + i % d;
-            let mut sum = collected(&scores, i, rows, d) * sizes.scale;
-            if comptime!(continued) {
-                sum += d_q.numbers[at];
-            }
-            d_q.numbers[at] = sum;
+            d_q.numbers[row_start(d_q, sizes, &place, rho) + i % d] =
+                collected(&scores, i, rows, d) * sizes.scale;
         }
         i += UNITS;
     }
@@ -270,32 +263,27 @@ pub(super) fn attention_backward<R: CubeRuntime>(
     let (d_out, out) = (dense(d_out), dense(out));
     let d_q = empty(q, [batch, t, heads, d]);
     let delta = empty(q, [batch, kv_heads, call.rows()]);
-    for (start, blocks) in call.launches() {
-        let (padding, dtype) = call.padding();
-        // SAFETY: cubes beyond the last row of the batch do nothing; rows beyond the last read the last and write nothing; keys end with their
-        // block. A cube alone reads what it writes, and before.
-        unsafe {
-            queries_kernel::launch_unchecked(
-                &q.client,
-                cubes(batch * kv_heads * tiles, 1),
-                CubeDim::new_1d(UNITS as u32),
-                heads_arg(q.clone()),
-                blocks,
-                padding,
-                heads_arg(d_out.clone()),
-                heads_arg(out.clone()),
-                lse.clone().into_array_arg(),
-                heads_arg(d_q.clone()),
-                delta.clone().into_array_arg(),
-                call.sizes(),
-                tiles,
-                start,
-                start > 0,
-                rows,
-                d,
-                dtype,
-            );
-        }
+    let (padding, dtype) = call.padding();
+    // SAFETY: cubes beyond the last row of the batch do nothing; rows beyond the last read the last and write nothing; keys end with their block.
+    unsafe {
+        queries_kernel::launch_unchecked(
+            &q.client,
+            cubes(batch * kv_heads * tiles, 1),
+            CubeDim::new_1d(UNITS as u32),
+            heads_arg(q.clone()),
+            call.block_args(),
+            padding,
+            heads_arg(d_out.clone()),
+            heads_arg(out),
+            lse.clone().into_array_arg(),
+            heads_arg(d_q.clone()),
+            delta.clone().into_array_arg(),
+            call.sizes(),
+            tiles,
+            rows,
+            d,
+            dtype,
+        );
     }
     let mut start = 0;
     let grads = call.keys().zip(wanted).enumerate().map(|(i, (n, wanted))| {
