@@ -142,8 +142,9 @@ const WORTH_A_TASK: usize = 32 * 1024;
 /// The transpose of a row-major matrix, row-major.
 pub(super) fn transposed(x: Matrix<'_>) -> Vec<f32> {
     let mut y = vec![0.0; x.rows * x.cols];
-    let chunks = y.par_chunks_mut((SQUARE * x.rows).max(1)).enumerate();
-    chunks.with_min_len((WORTH_A_TASK / (SQUARE * x.rows).max(1)).max(1)).for_each(|(i, y)| {
+    let size = (SQUARE * x.rows).max(1);
+    let least = WORTH_A_TASK.div_ceil(size);
+    y.par_chunks_mut(size).enumerate().with_min_len(least).for_each(|(i, y)| {
         let height = y.len() / x.rows;
         for from in (0..x.rows).step_by(SQUARE) {
             let to = x.rows.min(from + SQUARE);
