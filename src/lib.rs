@@ -46,6 +46,7 @@
 //! - [`report`]: one HTML page about a run
 //! - [`mod@bench`]: the same work timed on any backend
 //! - [`processes`]: several processes that share training and evaluation
+//! - [`images`]: what senders of images see, and their encoders
 //! - [`text`] and [`checkpoint`]: tokenizer, chat template, data; safetensors, GGUF, PEFT
 //! - [`settings`] and [`files`]: files and flags as layers; atomic writes, bounded reads, TOML
 //!
@@ -66,6 +67,7 @@ pub mod engine;
 pub mod error;
 pub mod evaluation;
 mod guard;
+pub mod images;
 pub mod inference;
 pub mod processes;
 mod random;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// The folders of `src/` from the top floor down.
-const FLOORS: [&[&str]; 13] = [
+const FLOORS: [&[&str]; 14] = [
     &["engine"],
     &["bench"],
     &["report", "benchmarks"],
@@ -20,6 +20,7 @@ const FLOORS: [&[&str]; 13] = [
     &["communication"],
     &["backbone"],
     &["text"],
+    &["images"],
     &["checkpoint"],
     &["settings"],
     &["files", "processes"],

@@ -51,7 +51,8 @@ impl TeamBatch {
 
     fn of_lines(samples: &[&TokenizedSample], lines: Vec<Range<usize>>) -> Self {
         let last = samples[0].prompts.len() - 1;
-        let alike = |of: &[&TokenizedSample]| of.iter().all(|s| s.prompts[..last] == of[0].prompts[..last]);
+        let of_senders = |s: &TokenizedSample| (s.prompts[..last].to_vec(), s.images.clone());
+        let alike = |of: &[&TokenizedSample]| of.iter().all(|s| of_senders(s) == of_senders(of[0]));
         assert!(
             lines.iter().all(|line| alike(&samples[line.clone()])),
             "questions of one line have one message"
@@ -59,7 +60,7 @@ impl TeamBatch {
         let senders: Vec<&TokenizedSample> = lines.iter().map(|line| samples[line.start]).collect();
         let prompts = (0..=last).map(|j| {
             let rows = if j < last { &senders } else { samples };
-            PaddedIds::left(&rows.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>()).into()
+            AgentInput::of_agent(rows, j)
         });
         let targets: Option<Vec<_>> = samples.iter().map(|s| s.target.as_deref()).collect();
         let trajectory = |j: usize| {
@@ -69,7 +70,12 @@ impl TeamBatch {
                 .collect();
             rows.iter().any(|r| !r.is_empty()).then(|| PaddedIds::right(&rows))
         };
-        let contents = (0..last).map(|j| senders.iter().filter_map(|s| s.contents.get(j).cloned()).collect());
+        // An image is content as the words behind it are.
+        let content = |s: &&&TokenizedSample, j: usize| match (s.contents.get(j).cloned()?, s.image(j)) {
+            (content, Some(image)) => Some(0..image.kind().positions() + content.end),
+            (content, None) => Some(content),
+        };
+        let contents = (0..last).map(|j| senders.iter().filter_map(|s| content(&s, j)).collect());
         let teacher: Option<Vec<_>> = samples.iter().map(|s| s.teacher.as_deref()).collect();
         Self {
             prompts: prompts.collect(),

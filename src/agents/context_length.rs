@@ -17,7 +17,7 @@ pub fn check_context(
     max_positions: usize,
 ) -> Result<()> {
     // Checked before anything of that size is made; the sum over agents is checked with their places.
-    let most = |j: usize| sample.prompts[j].len().saturating_add(config.steps(j));
+    let most = |j: usize| sample.positions(j).saturating_add(config.steps(j));
     if (0..config.agents.len()).all(|j| most(j) <= max_positions) {
         return check_places(config, sample, answer, max_positions);
     }
@@ -44,7 +44,7 @@ fn check_places(
     });
     let last = config.agents.len() - 1;
     for (j, agent) in plan.agents.iter().enumerate() {
-        let (prompt, steps) = (sample.prompts[j].len(), config.steps(j));
+        let (prompt, steps) = (sample.positions(j), config.steps(j));
         let (mut text, mut before) = (batch.trajectory(j).map_or(0, |e| e.len), agent.start[0] as usize);
         if config.channel.kind.text {
             before = config.reads(j).iter().map(|&r| config.message_tokens(r)).fold(0, usize::saturating_add);

@@ -9,9 +9,15 @@ use nalgebra::DMatrix;
 
 use super::FeedKind;
 use crate::backbone::{Backbone, Parameters};
+use crate::images::EncoderKind;
 
 /// Name of the trainable matrix `[D, D]` among the parameters.
 pub(super) const LEARNED: &str = "feed.learned";
+
+/// Names of weight and bias of the first or second layer of the projector behind an encoder.
+pub(super) fn projector_of(kind: &EncoderKind, layer: usize) -> [String; 2] {
+    ["weight", "bias"].map(|part| format!("projector.{}.linear_{layer}.{part}", kind.name))
+}
 
 /// Name of the trainable input embeddings `[T, D]` of the agent `name`.
 pub(super) fn slots_of(name: &str) -> String {
@@ -75,7 +81,7 @@ impl<B: ModelBackend> FeedModule<B> {
     }
 
     /// `z · ρ / max(‖z‖, 1e-6)`, row by row.
-    fn rescaled(&self, z: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub(super) fn rescaled(&self, z: Tensor<B, 2>) -> Tensor<B, 2> {
         let norm = B::sum_last(z.clone().powi_scalar(2)).sqrt().clamp_min(1e-6);
         z * norm.recip().mul_scalar(self.rho)
     }

@@ -4,9 +4,10 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use diffmas_backends::ModelBackend;
 
-use super::PaddedIds;
+use super::{PaddedIds, SeenImages};
 use crate::backbone::Backbone;
 use crate::rectangle::{Padding, Rectangle, padded, real};
+use crate::text::TokenizedSample;
 
 /// Input embeddings of `B` rows padded to one length: of an image, a sound, the state of a sensor.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +49,8 @@ pub enum AgentInput {
     Ids(PaddedIds),
     /// Embeddings, which stand where those of a prompt would.
     Embeddings(PaddedEmbeddings),
+    /// Images, of which an encoder of the team and its projector make embeddings, and token ids behind them.
+    Images(SeenImages),
 }
 
 impl From<PaddedIds> for AgentInput {
@@ -62,12 +65,32 @@ impl From<PaddedEmbeddings> for AgentInput {
     }
 }
 
+impl From<SeenImages> for AgentInput {
+    fn from(images: SeenImages) -> Self {
+        Self::Images(images)
+    }
+}
+
 impl AgentInput {
+    /// What agent `j` reads of its own for each of `samples`, padded on the left.
+    ///
+    /// # Panics
+    /// If there is no sample, or the samples are of different teams.
+    pub fn of_agent(samples: &[&TokenizedSample], j: usize) -> Self {
+        let ids = PaddedIds::left(&samples.iter().map(|s| s.prompts[j].as_slice()).collect::<Vec<_>>());
+        let images: Option<Vec<_>> = samples.iter().map(|s| s.image(j).cloned()).collect();
+        match images {
+            Some(images) => SeenImages::new(images, ids).into(),
+            None => ids.into(),
+        }
+    }
+
     /// Rows `B`.
     pub fn batch(&self) -> usize {
         match self {
             Self::Ids(ids) => ids.batch,
             Self::Embeddings(embeddings) => embeddings.batch,
+            Self::Images(seen) => seen.images.len(),
         }
     }
 
@@ -76,6 +99,7 @@ impl AgentInput {
         match self {
             Self::Ids(ids) => ids.len,
             Self::Embeddings(embeddings) => embeddings.len,
+            Self::Images(seen) => seen.len(),
         }
     }
 
@@ -89,6 +113,7 @@ impl AgentInput {
         match self {
             Self::Ids(ids) => &ids.valid,
             Self::Embeddings(embeddings) => &embeddings.valid,
+            Self::Images(seen) => seen.valid(),
         }
     }
 
@@ -101,14 +126,14 @@ impl AgentInput {
     pub fn ids(&self) -> Option<&PaddedIds> {
         match self {
             Self::Ids(ids) => Some(ids),
-            Self::Embeddings(_) => None,
+            Self::Embeddings(_) | Self::Images(_) => None,
         }
     }
 
-    /// The input on the device of `backbone`, tokens looked up.
+    /// The input on the device of `backbone`, tokens looked up. Images are read by a team: [`Team::embed`](super::Team::embed).
     ///
     /// # Panics
-    /// If embeddings have another width than the backbone's.
+    /// If embeddings have another width than the backbone's, or it is images.
     pub fn embed<B: ModelBackend>(&self, backbone: &Backbone<B>) -> Embedded<B> {
         let x = match self {
             Self::Ids(ids) => backbone.embed(&ids.ids),
@@ -117,6 +142,7 @@ impl AgentInput {
                 let data = TensorData::new(e.values.clone(), [e.batch * e.len, e.width]);
                 Tensor::from_data(data, &backbone.device())
             }
+            Self::Images(_) => unreachable!("images are read by a team"),
         };
         Embedded { x, batch: self.batch(), valid: self.valid().to_vec() }
     }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::backbone::{Backbone, KeyValues, Parameters, Positions, ResidualHook, RowKeys, select_rows};
 use crate::communication::{ChannelPair, Context, Message, ReceivedMessages, Rollout};
+use crate::images::Encoders;
 
 /// A team ready to run.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Team<B: ModelBackend> {
     pub feed: FeedModule<B>,
     /// What agents pass to each other.
     pub channel: ChannelPair<B>,
+    /// What makes features of the images that agents see.
+    pub encoders: Encoders,
     /// Values of everything that learns.
     pub parameters: Parameters<B>,
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::AgentConfig;
 use crate::error::{Error, Result};
 use crate::files::nearest;
+use crate::images::{EncoderKind, Image, Images, encoder_kind, read_image};
 use crate::text::jinja::{Failure, Style, Templates};
 use crate::text::{ChatMessage, Sample, SampleIds, Thinking, TokenizedSample, Tokenizer, around_question};
 
@@ -42,6 +43,10 @@ pub struct PromptBuilder {
     writes_messages: Vec<bool>,
     /// For each agent, whether a prompt of its own uses the variable `inbox`.
     writes_inbox: Vec<bool>,
+    /// What each agent sees, if it sees an image.
+    sees: Vec<Option<Sight>>,
+    /// The images that are in use.
+    images: Arc<Images>,
     templates: Templates,
     tokenizer: Option<Arc<Tokenizer>>,
     thinking: Thinking,
@@ -49,20 +54,30 @@ pub struct PromptBuilder {
     finds_contents: bool,
 }
 
+/// How an agent comes by its image.
+#[derive(Debug)]
+struct Sight {
+    kind: &'static EncoderKind,
+    /// The template of its source.
+    template: usize,
+}
+
 const SYSTEM: usize = 0;
 const USER: usize = 1;
 const FIELDS: [&str; 2] = ["system", "user"];
+const IMAGE: &str = "image";
 
 impl PromptBuilder {
-    /// Compiles the `system` and `user` templates of `agents`. Without a tokenizer, only pre-tokenised
+    /// Compiles the `system`, `user` and `image` templates of `agents`. Without a tokenizer, only pre-tokenised
     /// samples can be built.
     ///
     /// # Errors
-    /// Names the agent and the field that is not a template.
+    /// Names the agent and the field that is not a template, or the encoder that there is none of.
     pub fn new(agents: &[AgentConfig], tokenizer: Option<Arc<Tokenizer>>) -> Result<Self> {
         let mut sources = Vec::new();
         let mut fields = Vec::new();
         let mut parts = Vec::with_capacity(agents.len());
+        let mut sees = Vec::with_capacity(agents.len());
         for agent in agents {
             let mut add = |field, source: &Option<String>| {
                 sources.push(source.clone()?);
@@ -70,6 +85,9 @@ impl PromptBuilder {
                 Some(sources.len() - 1)
             };
             parts.push([add(FIELDS[SYSTEM], &agent.system), add(FIELDS[USER], &agent.user)]);
+            let kind = agent.encoder.as_deref().map(encoder_kind).transpose()?;
+            let source = add(IMAGE, &agent.image);
+            sees.push(kind.zip(source).map(|(kind, template)| Sight { kind, template }));
         }
         let templates = Templates::new(sources, Vec::new(), Style { trim: false, strict: true });
         let templates = templates.map_err(|(index, e)| {
@@ -88,11 +106,18 @@ impl PromptBuilder {
             parts,
             writes_messages,
             writes_inbox,
+            sees,
+            images: Arc::default(),
             templates,
             tokenizer,
             thinking: Thinking::Auto,
             finds_contents: false,
         })
+    }
+
+    /// The same prompts, with images out of those that are in use elsewhere.
+    pub fn with_images(self, images: Arc<Images>) -> Self {
+        Self { images, ..self }
     }
 
     /// The same prompts with `thinking` told to the chat template.
@@ -102,7 +127,8 @@ impl PromptBuilder {
 
     /// The variables that the agents' templates read and do not set, with their attributes as dotted paths.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
-        let templates = self.parts.iter().flatten().flatten();
+        let images = self.sees.iter().flatten().map(|sight| &sight.template);
+        let templates = self.parts.iter().flatten().flatten().chain(images);
         templates.flat_map(|&template| self.templates.variables(template)).map(String::as_str)
     }
 
@@ -114,17 +140,21 @@ impl PromptBuilder {
     ///
     /// # Errors
     /// Names file, line, agent and field: a variable that the line does not have, a role without ids or ids
-    /// without a role, an id outside the vocabulary, an empty prompt; text without a tokenizer.
+    /// without a role, an id outside the vocabulary, an empty prompt; text without a tokenizer; an image that cannot be read.
     pub fn build(&self, path: &Path, sample: &Sample, vocab_size: usize) -> Result<TokenizedSample> {
         let Tokens { prompts, target, trajectories, contents } = match &sample.ids {
             Some(ids) => self.take_ids(ids).map_err(|m| Error::line(path, sample.line, m))?,
             None => self.tokenise(path, sample)?,
         };
+        let images = self.read_images(path, sample)?;
         let check = |name: String, ids: &[u32]| {
             check_ids(&name, ids, vocab_size).map_err(|m| Error::line(path, sample.line, m))
         };
         let text = sample.ids.is_none();
-        for (name, ids) in self.names.iter().zip(&prompts) {
+        for ((name, ids), sees) in self.names.iter().zip(&prompts).zip(&self.sees) {
+            if sees.is_some() && ids.is_empty() {
+                continue;
+            }
             let name =
                 if text { format!("the prompt of agent `{name}`") } else { format!("`prompt_ids.{name}`") };
             check(name, ids)?;
@@ -146,9 +176,35 @@ impl PromptBuilder {
             target,
             trajectories,
             contents,
+            images,
             teacher: None,
             source,
         })
+    }
+
+    /// What each agent sees of a line; empty where nobody sees anything. Paths lead from the folder of the data file on.
+    fn read_images(&self, path: &Path, sample: &Sample) -> Result<Vec<Option<Arc<Image>>>> {
+        if self.sees.iter().all(Option::is_none) {
+            return Ok(Vec::new());
+        }
+        let context = self.context(sample, &[]);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let read = |sight: &Sight| {
+            let source = render(&self.templates, sight.template, &context, &sample.fields)?;
+            Ok(self.images.share(read_image(source.trim(), folder, sight.kind)?))
+        };
+        let of_agent = |(name, sight): (&String, &Option<Sight>)| {
+            let image = sight.as_ref().map(read).transpose();
+            image.map_err(|why: String| {
+                Error::line(path, sample.line, format!("agent `{name}`, `{IMAGE}`: {why}"))
+            })
+        };
+        self.names.iter().zip(&self.sees).map(of_agent).collect()
+    }
+
+    /// Whether an agent sees an image and has no prompt beside.
+    fn only_sees(&self, index: usize) -> bool {
+        self.sees[index].is_some() && self.parts[index] == [None, None]
     }
 
     /// The messages that agent `index` is prompted with for `sample`: its system prompt, if any, the earlier turns of the
@@ -188,7 +244,7 @@ impl PromptBuilder {
         inbox: &[(&str, String)],
     ) -> Result<Prompted> {
         let name = &self.names[index];
-        if self.parts[index][USER].is_none() {
+        if self.parts[index][USER].is_none() && self.sees[index].is_none() {
             let message = format!(
                 "agent `{name}` has no `user` prompt, which data in text form needs; add it to the team file"
             );
@@ -204,12 +260,15 @@ impl PromptBuilder {
             if part == USER {
                 messages.extend(earlier.by_ref());
             }
-            if let Some(template) = self.parts[index][part] {
-                let field = FIELDS[part];
-                let content = render(&self.templates, template, context, &sample.fields);
-                let mut content = content.map_err(|m| {
+            let field = FIELDS[part];
+            let content = self.parts[index][part].map(|template| {
+                render(&self.templates, template, context, &sample.fields).map_err(|m| {
                     Error::line(path, sample.line, format!("agent `{name}`, `{field}` prompt: {m}"))
-                })?;
+                })
+            });
+            // Who sees an image need not be told anything.
+            let content = content.transpose()?.or_else(|| (part == USER).then(String::new));
+            if let Some(mut content) = content {
                 if part == USER && !self.writes_inbox[index] {
                     let before: String =
                         inbox.iter().map(|(sender, text)| format!("{sender} wrote:\n{text}\n\n")).collect();
@@ -233,7 +292,11 @@ impl PromptBuilder {
             let missing = || format!("`prompt_ids.{name}` is missing; every agent needs a prompt");
             ids.prompt_ids.get(*name).cloned().ok_or_else(missing)
         };
-        let prompts = known.iter().map(prompt).collect::<std::result::Result<_, _>>()?;
+        let prompt = |(name, sees): (&&str, &Option<Sight>)| match sees {
+            Some(_) => Ok(ids.prompt_ids.get(*name).cloned().unwrap_or_default()),
+            None => prompt(name),
+        };
+        let prompts = known.iter().zip(&self.sees).map(prompt).collect::<std::result::Result<_, _>>()?;
         let target = Some(ids.target_ids.clone()).filter(|ids| !ids.is_empty());
         self.check_roles("trajectory_ids", ids.trajectory_ids.keys())?;
         let trajectories = self.names.iter().map(|name| ids.trajectory_ids.get(name).cloned()).collect();
@@ -334,6 +397,11 @@ impl PromptBuilder {
         let mut prompts = Vec::with_capacity(self.names.len());
         let mut contents = Vec::new();
         for (index, name) in self.names.iter().enumerate() {
+            if self.only_sees(index) {
+                prompts.push(Vec::new());
+                contents.extend(self.finds_contents.then_some(0..0));
+                continue;
+            }
             let prompted = self.messages_after(&context, path, sample, index, &[])?;
             let of_agent = |e| at_line(format!("agent `{name}`: {e}"));
             let text = self.prompt_text(tokenizer, &prompted.messages, sample).map_err(of_agent)?;
@@ -547,6 +615,7 @@ mod tests {
                 target: Some(vec![5]),
                 trajectories: vec![None, None],
                 contents: Vec::new(),
+                images: Vec::new(),
                 teacher: None,
                 source: Some(Arc::new(sample.clone())),
             }

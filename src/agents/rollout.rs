@@ -74,7 +74,7 @@ impl<B: ModelBackend> Team<B> {
         backbone: &Backbone<B>,
     ) -> Embedded<B> {
         let inputs = agents.iter().map(|&j| {
-            let prompt = batch.prompts[j].embed(backbone);
+            let prompt = self.embed(&batch.prompts[j], backbone);
             match &plan.agents[j].slots {
                 Some(places) => {
                     let name = &self.layout.config.agents[j].name;

@@ -29,6 +29,9 @@ struct CommunicationConfig {
     slots: BTreeMap<String, usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     slot_placement: Option<SlotPlacement>,
+    /// Encoders of what agents see, behind which there are projectors, where there are any: the hash of their file by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    encoders: BTreeMap<&'static str, &'static str>,
     #[serde(flatten)]
     channel_config: Map<String, Value>,
 }
@@ -45,6 +48,12 @@ impl CommunicationConfig {
             learned_feed: model.layout.learns_feed(),
             slot_placement: (!slots.is_empty()).then_some(config.slot_placement),
             slots,
+            encoders: model
+                .layout
+                .encoders()
+                .into_iter()
+                .map(|(name, kind)| (name, kind.wheel.sha256))
+                .collect(),
             channel_config: model.channel.inner.config(),
         }
     }
@@ -79,7 +88,7 @@ impl<B: ModelBackend> TeamModel<B> {
             parameters.extend(found.ok_or_else(|| {
                 Error::file(
                     dir,
-                    "this team needs communication.safetensors (its channel, learned feed or slots) in this folder or the one above",
+                    "this team needs communication.safetensors (its channel, learned feed, slots or projector) in this folder or the one above",
                 )
             })?);
         }

@@ -43,7 +43,7 @@ impl<B: ModelBackend> Team<B> {
         }
         let backbone = &self.roles[j];
         let at = Positions::issue(prompt.valid(), &mut context.start.clone());
-        let x = prompt.embed(backbone).x;
+        let x = self.embed(prompt, backbone).x;
         let layers = backbone.attention_weights(x, &at, &past, context.hook());
         let segments: Vec<usize> = received.segments().map(KeyValues::len).collect();
         let of_rows = prompt.valid().chunks_exact(prompt.len());

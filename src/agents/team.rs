@@ -1,5 +1,6 @@
 //! The team: who takes part, in which order, and how they communicate. One TOML file.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use crate::communication::{
 };
 use crate::error::{Error, Result};
 use crate::files::read_toml;
+use crate::images::{EncoderKind, encoder_kind};
 
 /// Most agents of a team: the plan of positions grows with the cube of their number.
 const MOST_AGENTS: usize = 256;
@@ -109,6 +111,12 @@ pub struct AgentConfig {
     /// Most tokens that this agent writes on the channel `text`, in place of the team's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_tokens: Option<usize>,
+    /// What makes features of the image that this agent sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<String>,
+    /// The image that it sees before its prompt: a template over the fields of a data line that gives the path of a PNG file, or its bytes in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The agents that this one reads, in this order (topology `graph`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<Vec<String>>,
@@ -125,6 +133,8 @@ impl AgentConfig {
             transmit: None,
             feed: None,
             message_tokens: None,
+            encoder: None,
+            image: None,
             reads: None,
         }
     }
@@ -192,6 +202,8 @@ impl TeamConfig {
             (last.transmit.is_some(), "transmit"),
             (last.feed.is_some(), "feed"),
             (last.message_tokens.is_some(), "message_tokens"),
+            (last.encoder.is_some(), "encoder"),
+            (last.image.is_some(), "image"),
         ] {
             if set {
                 return Err(Error::invalid(format!(
@@ -201,6 +213,17 @@ impl TeamConfig {
             }
         }
         for (index, agent) in self.upstream().iter().enumerate() {
+            let of_agent = |why: &dyn Display| Error::invalid(format!("agent `{}`: {why}", agent.name));
+            match (&agent.encoder, &agent.image) {
+                (Some(name), Some(_)) => drop(encoder_kind(name).map_err(|e| of_agent(&e))?),
+                (Some(_), None) => {
+                    return Err(of_agent(&"an `encoder` without an `image` has nothing to see"));
+                }
+                (None, Some(_)) => {
+                    return Err(of_agent(&"an `image` without an `encoder` is seen by nobody"));
+                }
+                (None, None) => {}
+            }
             if self.channel.kind.text && self.message_tokens(index) == 0 {
                 return Err(Error::invalid(format!(
                     "agent `{}`: with `message_tokens = 0` it would write nothing",
@@ -277,6 +300,15 @@ impl TeamConfig {
             return 0;
         }
         self.upstream().get(j).map_or(0, |agent| agent.latent_steps.unwrap_or(self.latent_steps))
+    }
+
+    /// The encoder of the image that agent `j` sees, if it sees one.
+    ///
+    /// # Panics
+    /// If the configuration is not valid.
+    pub fn encoder(&self, j: usize) -> Option<&'static EncoderKind> {
+        let name = self.agents.get(j)?.encoder.as_deref()?;
+        Some(encoder_kind(name).expect("a valid configuration"))
     }
 
     /// How many slots agent `j` has: its latent positions, where its feed is `slots`.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use diffmas_backends::{Autodiff, ModelBackend};
 
-use super::feed::{LEARNED, slots_of};
+use super::feed::{LEARNED, projector_of, slots_of};
 use super::{AdapterSet, FeedKind, FeedModule, SlotPlacement, Team, TeamConfig, TeamLayout};
 use crate::backbone::{Backbone, ParameterGroup, ParameterSpec, ParameterSpecs, Parameters, Pull};
 use crate::communication::{ChannelPair, Initializer, NoChannel, initialize};
+use crate::images::Encoders;
 
 /// The frozen part of a team. Everything that it learns is in one [`Parameters`]; [`TeamModel::bind`] joins the two.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct TeamModel<B: ModelBackend> {
     pub feed: FeedModule<B>,
     /// What agents pass to each other.
     pub channel: ChannelPair<B>,
+    /// What makes features of the images that agents see.
+    pub encoders: Encoders,
 }
 
 impl<B: ModelBackend> TeamModel<B> {
@@ -45,13 +48,18 @@ impl<B: ModelBackend> TeamModel<B> {
         let kinds: Vec<FeedKind> = (0..config.upstream().len()).map(|j| config.feed(j)).collect();
         let feed = FeedModule::new(&backbone, &kinds);
         let layout = TeamLayout { config, adapters, sizes: backbone.config.clone() };
-        Self { layout: Arc::new(layout), backbone, feed, channel }
+        Self { layout: Arc::new(layout), backbone, feed, channel, encoders: Encoders::default() }
     }
 
     /// The same team with `adapters` in place of its own.
     pub fn with_adapters(self, adapters: AdapterSet) -> Self {
         let layout = TeamLayout { adapters, ..(*self.layout).clone() };
         Self { layout: Arc::new(layout), ..self }
+    }
+
+    /// The same team with encoders for the images that its agents see.
+    pub fn with_encoders(self, encoders: Encoders) -> Self {
+        Self { encoders, ..self }
     }
 
     /// The same team with nothing passing between agents.
@@ -66,6 +74,7 @@ impl<B: ModelBackend> TeamModel<B> {
             backbone: self.backbone.to_autodiff(),
             feed: self.feed.to_autodiff(),
             channel: self.channel.to_autodiff(),
+            encoders: self.encoders.clone(),
         }
     }
 
@@ -97,7 +106,20 @@ impl<B: ModelBackend> TeamModel<B> {
             let deviation = self.feed.rho / (sizes.hidden_size as f64).sqrt();
             (ParameterSpec { needs_channel, ..spec.spared() }, Initializer::Alike(deviation))
         });
-        of_channel.chain(feed).chain(slots).collect()
+        let projectors = self.layout.encoders().into_values().flat_map(|kind| {
+            let hidden = 2 * sizes.hidden_size;
+            [(1, kind.inputs(), hidden), (2, hidden, sizes.hidden_size)].into_iter().flat_map(
+                |(layer, from, to)| {
+                    let [weight, bias] = projector_of(kind, layer);
+                    let spec = |name, rows| ParameterSpec::new(name, [rows, to], ParameterGroup::PROJECTOR);
+                    [
+                        (spec(weight, from), Initializer::Linear),
+                        (spec(bias, 1).spared(), Initializer::Full(0.0)),
+                    ]
+                },
+            )
+        });
+        of_channel.chain(feed).chain(slots).chain(projectors).collect()
     }
 
     /// Fresh values of everything that the team learns, drawn from `seed`: the adapters' factors, the channel's weights and, where an agent
@@ -133,6 +155,7 @@ impl<B: ModelBackend> TeamModel<B> {
             roles,
             feed: self.feed.clone(),
             channel: self.channel.clone(),
+            encoders: self.encoders.clone(),
             parameters: parameters.clone(),
         }
     }

@@ -22,12 +22,21 @@ impl ParameterGroup {
     pub const FEED: Self = Self::named("feed");
     /// The input embeddings of `feed = "slots"`.
     pub const SLOTS: Self = Self::named("slots");
+    /// What makes input embeddings of an encoder's features.
+    pub const PROJECTOR: Self = Self::named("projector");
     /// What a channel learns that has no groups.
     pub const CHANNEL: Self = Self::named("channel");
 
     /// The groups that files may name whatever the team, in which some of them may be empty.
-    pub const ALWAYS: &'static [Self] =
-        &[Self::LORA, Self::ENCODER, Self::CROSS_ATTENTION, Self::FEED, Self::SLOTS, Self::CHANNEL];
+    pub const ALWAYS: &'static [Self] = &[
+        Self::LORA,
+        Self::ENCODER,
+        Self::CROSS_ATTENTION,
+        Self::FEED,
+        Self::SLOTS,
+        Self::PROJECTOR,
+        Self::CHANNEL,
+    ];
 
     /// A group of this name.
     pub const fn named(name: &'static str) -> Self {

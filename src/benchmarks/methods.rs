@@ -1,6 +1,6 @@
 //! The methods that answer the questions of a synthetic task, to be compared: bounds, other ways of communicating, a trained team and its controls.
 
-use super::synthetic::TaskConfig;
+use super::synthetic::{Evidence, TaskConfig};
 use crate::agents::{ChannelKind, FeedKind, TeamConfig};
 use crate::evaluation::{Control, Part};
 
@@ -9,7 +9,7 @@ use crate::evaluation::{Control, Part};
 pub enum Training {
     /// None: the parameters are fresh.
     None,
-    /// That of the team with messages of text, [`text_team`].
+    /// That of the team that does as much by text, [`text_team`].
     Text,
     /// That of the team that is measured.
     Channel,
@@ -50,26 +50,44 @@ pub fn methods(task: &TaskConfig, team: &TeamConfig) -> Vec<TeamMethods> {
     let text = text_team(task, team);
     let latent = TeamConfig { latent_steps: team.latent_steps, feed: FeedKind::Realign, ..task.team() };
     let mut trained = one(&format!("{message}, trained"), Part::Trained, team.clone(), Training::Channel);
-    let controls = [Control::None, Control::Zero, Control::Shuffled, Control::Random, Control::SelfRollout];
-    trained.methods.extend(controls.map(|control| MethodConfig {
+    let mut controls =
+        vec![Control::None, Control::Zero, Control::Shuffled, Control::Random, Control::SelfRollout];
+    let by_text = match task.evidence {
+        Evidence::Text => vec![
+            one("text, prompted", Part::Baseline, text.clone(), Training::None),
+            one("text, trained", Part::Baseline, text, Training::Text),
+        ],
+        Evidence::Image => {
+            controls.insert(3, Control::ShuffledImages);
+            vec![one(&format!("{message} of text, trained"), Part::Baseline, text, Training::Text)]
+        }
+    };
+    trained.methods.extend(controls.into_iter().map(|control| MethodConfig {
         name: format!("control {control}"),
         part: Part::Control,
         control,
     }));
-    vec![
+    let mut all = vec![
         one("all evidence in one context", Part::Bound, task.all_evidence(), Training::None),
         one("solver alone", Part::Bound, task.alone(), Training::None),
         one("true words in one context", Part::Bound, task.true_words(), Training::None),
-        one("text, prompted", Part::Baseline, text.clone(), Training::None),
-        one("text, trained", Part::Baseline, text, Training::Text),
+    ];
+    all.extend(by_text);
+    all.extend([
         one("latent, untrained", Part::Baseline, latent, Training::None),
         one(&format!("{message}, untrained"), Part::Baseline, team.clone(), Training::None),
         trained,
-    ]
+    ]);
+    all
 }
 
-/// The team of `task` with messages of text, of as many tokens as those of `team` have positions.
+/// What `team`, which solves `task`, is compared with: the same with messages of text, of as many tokens as its own have positions; where its holders
+/// see images, the same with their facts in words.
 pub fn text_team(task: &TaskConfig, team: &TeamConfig) -> TeamConfig {
+    if task.evidence == Evidence::Image {
+        let of_text = TaskConfig { evidence: Evidence::Text, ..*task };
+        return TeamConfig { agents: of_text.team().agents, ..team.clone() };
+    }
     let message_tokens = message_positions(team);
     TeamConfig { channel: ChannelKind::TEXT.into(), message_tokens, ..task.team() }
 }

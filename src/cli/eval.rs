@@ -218,6 +218,7 @@ impl EvalCommand {
             Control::None,
             Control::Zero,
             Control::Shuffled,
+            Control::ShuffledImages,
             Control::Random,
             Control::SelfRollout,
         ];

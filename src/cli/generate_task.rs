@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use diffmas::Result;
 use diffmas::agents::ChannelKind;
-use diffmas::benchmarks::synthetic::{Facts, Family, HeldOut, Problem, Split, TaskConfig};
+use diffmas::benchmarks::synthetic::{
+    Drawings, Evidence, Facts, Family, HeldOut, Problem, Split, TaskConfig,
+};
 use diffmas::engine::OutputLock;
 use diffmas::files::{write_atomic, write_jsonl};
+use serde_json::{Map, Value};
 
 use super::flags::{offered, offering};
 use super::output;
@@ -23,7 +26,13 @@ pub struct GenerateTaskCommand {
     #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Task")]
     holders: usize,
     /// Facts of each holder: a number, or a range like 2-8
-    #[arg(long, value_name = "N", default_value = "4", help_heading = "Task")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "4",
+        default_value_if("evidence", "image", "1"),
+        help_heading = "Task"
+    )]
     facts: Facts,
     /// As many facts as there can be in every test line, and in every other training line by chance
     #[arg(long, help_heading = "Task")]
@@ -32,6 +41,10 @@ pub struct GenerateTaskCommand {
     /// lines consist; or an eighth, among facts of all pairs in test lines [half, eighth]
     #[arg(long, default_value_t, value_parser = offered::<HeldOut>(), hide_possible_values = true, help_heading = "Task")]
     split: HeldOut,
+    /// In which form holders get their facts; an image, which has room for one, lies beside the data and is read by a frozen encoder [text,
+    /// image]
+    #[arg(long, default_value_t, value_parser = offered::<Evidence>(), hide_possible_values = true, help_heading = "Task")]
+    evidence: Evidence,
     /// Questions of a line of train.jsonl, on the same evidence; lines of test.jsonl have one
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Lines")]
     questions_per_line: usize,
@@ -67,6 +80,7 @@ impl GenerateTaskCommand {
             facts: self.facts,
             full_size: self.full_size,
             held_out: self.split,
+            evidence: self.evidence,
             questions: self.questions_per_line,
         };
         config.validate()?;
@@ -77,13 +91,23 @@ impl GenerateTaskCommand {
         let lock =
             OutputLock::new_run(&self.output, self.overwrite, "give another --output, or --overwrite")?;
         lock.clear()?;
-        let train = config.problems(Split::Train, self.seed, self.train);
-        let fields = |problem: Problem| match self.no_answers {
+        let mut drawings = match self.evidence {
+            Evidence::Text => None,
+            Evidence::Image => Some(Drawings::new(&self.output, self.seed)?),
+        };
+        let mut lines = |split, count, fields: &dyn Fn(&Problem) -> Map<String, Value>| {
+            let line = |problem: Problem| match &mut drawings {
+                Some(drawings) => drawings.add(fields(&problem), &problem, split),
+                None => Ok(fields(&problem)),
+            };
+            config.problems(split, self.seed, count).map(line).collect::<Result<Vec<_>>>()
+        };
+        let learned = |problem: &Problem| match self.no_answers {
             true => problem.fields_without_answers(),
             false => problem.fields_with_trajectories(usize::MAX),
         };
-        let train: Vec<_> = train.map(fields).collect();
-        let test: Vec<_> = config.problems(Split::Test, self.seed, self.test).map(|p| p.fields()).collect();
+        let train = lines(Split::Train, self.train, &learned)?;
+        let test = lines(Split::Test, self.test, &Problem::fields)?;
         write_jsonl(&self.output.join("train.jsonl"), &train)?;
         write_jsonl(&self.output.join("test.jsonl"), &test)?;
         for (name, team) in [

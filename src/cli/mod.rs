@@ -166,7 +166,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(None) => {
             // Where all processes of a job have done their work, they take leave of each other.
-            drop(job);
+            let _leaving = job;
             ExitCode::SUCCESS
         }
         Ok(Some(code)) => {

@@ -228,7 +228,9 @@ impl RunCommand {
         if traced && channel.text {
             return Err(Error::invalid("on the channel `text` there is no trace to save or load"));
         }
-        if traced && [Control::Shuffled, Control::SelfRollout].contains(&self.control) {
+        if traced
+            && [Control::Shuffled, Control::ShuffledImages, Control::SelfRollout].contains(&self.control)
+        {
             return Err(Error::invalid(format!(
                 "--control {} cannot be combined with --save-trace or --load-trace",
                 self.control

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use diffmas::Result;
 use diffmas::engine::{EngineConfig, Resolve, Session};
+use diffmas::images::EncoderKind;
 
 use super::{fetch, job, verbosity};
 
@@ -17,6 +18,10 @@ impl Resolve for Shown {
 
     fn adapter(&self, name: &Path, offline: bool) -> Result<PathBuf> {
         fetch::adapter(name, offline)
+    }
+
+    fn encoder(&self, kind: &EncoderKind, offline: bool) -> Result<PathBuf> {
+        fetch::encoder(kind, offline)
     }
 }
 

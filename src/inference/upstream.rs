@@ -8,7 +8,7 @@ use std::sync::Arc;
 use diffmas_backends::ModelBackend;
 
 use super::{DecodeOptions, decode};
-use crate::agents::{AgentInput, PaddedIds, PromptBuilder, Team, TeamBatch, TeamConfig};
+use crate::agents::{AgentInput, PromptBuilder, Team, TeamBatch, TeamConfig};
 use crate::communication::{Context, MessageDtype, ReceivedMessages, Rollout};
 use crate::error::Result;
 use crate::text::{TokenizedSample, lines};
@@ -88,8 +88,8 @@ impl Writing {
                 firsts.into_iter().zip(&given).filter(|(_, g)| g.is_none()).map(|(i, _)| i).collect();
             let mut sampled = Vec::new();
             if !rows.is_empty() {
-                let prompts: Vec<_> = rows.iter().map(|&i| samples[i].prompts[j].as_slice()).collect();
-                let prompt = PaddedIds::left(&prompts).into();
+                let read: Vec<&TokenizedSample> = rows.iter().map(|&i| &samples[i]).collect();
+                let prompt = team.without_images(AgentInput::of_agent(&read, j), &team.roles[j]);
                 let own: Vec<u64> = rows.iter().map(|&i| sample_ids[i]).collect();
                 let options = DecodeOptions { max_new_tokens: config.message_tokens(j), ..options.clone() };
                 let context = Context::empty(rows.len());

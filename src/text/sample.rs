@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Sample;
+use crate::images::Image;
 
 /// One sample as the model sees it: one question.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,10 +23,24 @@ pub struct TokenizedSample {
     /// For each upstream agent, the range of its prompt's tokens that the content of the last user turn takes, where slots are spread over it; empty
     /// where the whole prompt is content.
     pub contents: Vec<Range<usize>>,
+    /// The image that each agent sees, which stands before its prompt, by agent; empty where nobody sees any.
+    pub images: Vec<Option<Arc<Image>>>,
     /// What a teacher reads before it gives the target: the evidence of all agents in one context; only where one is asked for.
     pub teacher: Option<Vec<u32>>,
     /// The line itself.
     pub source: Option<Arc<Sample>>,
+}
+
+impl TokenizedSample {
+    /// The image that agent `j` sees, if it sees one.
+    pub fn image(&self, j: usize) -> Option<&Arc<Image>> {
+        self.images.get(j)?.as_ref()
+    }
+
+    /// Positions of what agent `j` reads of its own: its image and its prompt.
+    pub fn positions(&self, j: usize) -> usize {
+        self.image(j).map_or(0, |image| image.kind().positions()) + self.prompts[j].len()
+    }
 }
 
 /// The samples of each line: neighbours of the same line whose questions count up. What upstream agents compute for one of them they

@@ -145,29 +145,35 @@ pub(super) fn check<B: burn::prelude::Backend>(
     Ok(())
 }
 
-/// Refuses slots that are to learn, but that no gradient reaches.
+/// Refuses slots and projectors that are to learn, but that no gradient reaches.
 ///
 /// # Errors
 /// Names the agent.
-pub(super) fn check_slots(
+pub(super) fn check_inputs(
     phases: &[Phase],
     specs: &ParameterSpecs,
     team: &TeamConfig,
     gradient: TraceGradient,
 ) -> Result<()> {
-    let learn =
-        specs.iter().any(|spec| spec.group == ParameterGroup::SLOTS && phases.iter().any(|p| p.trains(spec)));
     let upstream = team.upstream();
-    let unreached = |j: &usize| team.slots(*j) > 0 && !gradient.reaches(*j, upstream.len());
-    match (0..upstream.len()).find(unreached).filter(|_| learn) {
-        Some(j) => Err(Error::invalid(format!(
-            "agent `{}`: its slots are to learn, but trace_gradient = \"{gradient}\" lets no gradient reach them; use \"full\", or \
-             phases that do not train \"{}\"",
-            upstream[j].name,
-            ParameterGroup::SLOTS
-        ))),
-        None => Ok(()),
+    let has = |group: &ParameterGroup, j: usize| match *group == ParameterGroup::SLOTS {
+        true => team.slots(j) > 0,
+        false => team.encoder(j).is_some(),
+    };
+    for (group, what) in
+        [(ParameterGroup::SLOTS, "its slots are"), (ParameterGroup::PROJECTOR, "its projector is")]
+    {
+        let learn = specs.iter().any(|spec| spec.group == group && phases.iter().any(|p| p.trains(spec)));
+        let unreached = |j: &usize| has(&group, *j) && !gradient.reaches(*j, upstream.len());
+        if let Some(j) = (0..upstream.len()).find(unreached).filter(|_| learn) {
+            return Err(Error::invalid(format!(
+                "agent `{}`: {what} to learn, but trace_gradient = \"{gradient}\" lets no gradient through; use \"full\", or \
+                 phases that do not train \"{group}\"",
+                upstream[j].name
+            )));
+        }
     }
+    Ok(())
 }
 
 /// Groups, as a sentence lists them.

@@ -97,6 +97,8 @@ fn largest_batch(samples: &[TokenizedSample], config: &TrainConfig) -> TeamBatch
     let trajectory = |j: usize| longest(&|s| Some(s.trajectories.get(j)?.as_ref()?.len()));
     let mut sample = TokenizedSample {
         prompts: (0..agents).map(|j| zeros(longest(&|s| Some(s.prompts[j].len())).unwrap_or(0))).collect(),
+        // An encoder makes as many positions of each.
+        images: samples[0].images.clone(),
         target: longest(&|s| s.target.as_ref().map(Vec::len)).max(unanswered).map(zeros),
         teacher: longest(&|s| s.teacher.as_ref().map(Vec::len)).map(zeros),
         ..TokenizedSample::default()

@@ -78,7 +78,7 @@ impl<B: ModelBackend> Trainer<B> {
         let phases = config.phases(1);
         let specs = model.parameter_specs();
         phases::check(&phases, &specs, &parameters)?;
-        phases::check_slots(&phases, &specs, &model.layout.config, config.trace_gradient)?;
+        phases::check_inputs(&phases, &specs, &model.layout.config, config.trace_gradient)?;
         let silent = phases.iter().any(|p| !p.channel).then(|| {
             let silent = model.without_channel();
             let outer = silent.to_autodiff();

@@ -421,7 +421,8 @@ pub fn slope_of_every_tensor<B: ModelBackend>(
             moved.insert(name.clone(), value.clone() + v.clone().mul_scalar(h));
             loss(&moved)
         };
-        let measured = five_point(at, 1e-2);
+        // As short a step as moves the loss by a hundredth: where it moves by more, it is no longer a straight line.
+        let measured = five_point(at, 1e-2 / norm(&own).max(1.0));
         // Rounding of the two losses, which are sums of f32, over the distance between them.
         let noise = 2e-4 * at(0.0).abs();
         let what = format!("{what}, {name}, whose gradient has norm {a:.1e}");

@@ -12,6 +12,7 @@ mod generation;
 mod gguf;
 mod golden;
 mod gradients;
+mod images;
 mod inputs;
 mod lora_dropout;
 mod merge;

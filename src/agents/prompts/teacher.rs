@@ -82,7 +82,9 @@ impl TeacherPrompts {
                     let Prompted { mut messages, user } = prompted(j)?;
                     Ok(messages.swap_remove(user).content)
                 };
-                self.order.iter().map(text).collect::<Result<Vec<_>>>()?.join("\n\n")
+                let texts = self.order.iter().map(text).collect::<Result<Vec<_>>>()?;
+                // An agent that sees an image may have nothing to say.
+                texts.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n")
             }
         };
         messages[user].content = text;

@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom, index};
 
 use super::matching::matched;
-use super::{Fact, Facts, HeldOut, ITEMS, NAMES, PLACES, Problem, Question, Relation, Split};
+use super::{Evidence, Fact, Facts, HeldOut, ITEMS, NAMES, PLACES, Problem, Question, Relation, Split};
 use crate::error::{Error, Result};
 use crate::random::generator;
 
@@ -34,6 +34,8 @@ pub struct TaskConfig {
     pub full_size: bool,
     /// What training data never pairs.
     pub held_out: HeldOut,
+    /// In which form holders get their facts.
+    pub evidence: Evidence,
     /// Most questions about a training problem; it has fewer where its facts answer fewer. Test problems have one.
     pub questions: usize,
 }
@@ -46,6 +48,7 @@ impl Default for TaskConfig {
             facts: Facts::exactly(4),
             full_size: false,
             held_out: HeldOut::Half,
+            evidence: Evidence::Text,
             questions: 1,
         }
     }
@@ -61,6 +64,12 @@ impl TaskConfig {
         let least = if family == Family::TwoHop { 2 } else { 1 };
         if holders < least {
             return Err(Error::invalid(format!("{family} needs at least {least} holder(s), not {holders}")));
+        }
+        if self.evidence == Evidence::Image && self.facts.max > 1 {
+            return Err(Error::invalid(format!(
+                "an image has room for 1 fact, not {}; ask for one, and for more holders",
+                self.facts.max
+            )));
         }
         if self.questions == 0 {
             return Err(Error::invalid("a problem needs at least 1 question, not 0"));

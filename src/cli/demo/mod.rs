@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffmas::agents::{ChannelKind, SlotPlacement};
 use diffmas::backends::BackendKind;
-use diffmas::benchmarks::synthetic::{Family, HeldOut, vectors_of, write_tiny_model};
+use diffmas::benchmarks::synthetic::{Evidence, Family, HeldOut, vectors_of, write_tiny_model};
 use diffmas::engine::OutputLock;
 use diffmas::files::{from_root, read_toml, write_atomic, write_json};
 use diffmas::{Error, Result};
@@ -50,6 +50,9 @@ pub struct DemoCommand {
     /// What makes a question need a message, in place of the part's own [relay, two-hop, distractor]
     #[arg(long, value_parser = offered::<Family>(), hide_possible_values = true, help_heading = "Task")]
     task: Option<Family>,
+    /// In which form holders get their facts: words, or an image of one [text, image]
+    #[arg(long, default_value_t, value_parser = offered::<Evidence>(), hide_possible_values = true, help_heading = "Task")]
+    evidence: Evidence,
     /// Facts of each holder, in place of the part's own
     #[arg(long, value_name = "N", help_heading = "Task")]
     facts: Option<usize>,
@@ -172,6 +175,10 @@ impl DemoCommand {
         let own = match self.task {
             Some(task) => own.on(task),
             None => own,
+        };
+        let own = match self.evidence {
+            Evidence::Text => own,
+            Evidence::Image => own.seen(),
         };
         let max_steps = self.max_steps.unwrap_or(own.max_steps);
         let latent_steps = self.latent_steps.unwrap_or(own.latent_steps);

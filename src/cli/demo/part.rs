@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 use diffmas::agents::{ChannelKind, SlotPlacement, TeamConfig};
-use diffmas::benchmarks::synthetic::{Facts, Family, HeldOut, TaskConfig};
+use diffmas::benchmarks::synthetic::{Evidence, Facts, Family, HeldOut, TaskConfig};
 use diffmas::benchmarks::text_team;
 use diffmas::training::{LrSchedulerType, Teacher, TrainConfig};
 use diffmas::{Error, Result};
@@ -18,6 +18,8 @@ pub const BATCH: usize = 32;
 const QUESTIONS_PER_LINE: usize = 4;
 /// Most lines of training data; longer trainings read them again.
 const MOST_LINES: usize = 1 << 16;
+/// The same where each line has images, which take the encoder a fiftieth of a second each.
+const MOST_SEEN: usize = 1024;
 /// Scores of the team between its first and its last update.
 const SCORES: usize = 10;
 
@@ -88,6 +90,9 @@ pub struct Demo {
     pub latent_steps: usize,
     pub slot_placement: SlotPlacement,
     pub num_vectors: usize,
+    /// In which form holders get their facts.
+    #[serde(default)]
+    pub evidence: Evidence,
     /// Whether training data has answers.
     pub answers: bool,
     /// Updates of the team.
@@ -117,6 +122,7 @@ impl Demo {
             latent_steps: 8,
             slot_placement: SlotPlacement::End,
             num_vectors: 8,
+            evidence: Evidence::Text,
             answers: true,
             max_steps: 400,
             text_steps: 200,
@@ -139,6 +145,11 @@ impl Demo {
     pub fn on(self, task: Family) -> Self {
         let times = if task == Family::TwoHop { 2 } else { 1 };
         Self { task, max_steps: times * self.max_steps, ..self }
+    }
+
+    /// The same with facts in images, one in each, and a team that reads them as text beside it.
+    pub fn seen(self) -> Self {
+        Self { evidence: Evidence::Image, facts: 1, text_steps: self.max_steps, ..self }
     }
 
     /// Refuses what cannot be shown.
@@ -168,6 +179,7 @@ impl Demo {
             facts: Facts { min: 1, max: self.facts },
             full_size: true,
             held_out: self.split,
+            evidence: self.evidence,
             questions: QUESTIONS_PER_LINE,
         }
     }
@@ -182,7 +194,7 @@ impl Demo {
         }
     }
 
-    /// The same team with messages of text.
+    /// The team that it is compared with: of text, as [`text_team`] says.
     pub fn text_team(&self) -> TeamConfig {
         text_team(&self.task_config(), &self.team())
     }
@@ -204,8 +216,12 @@ impl Demo {
         }
     }
 
-    /// How the team that writes text learns: from the true words of as many tokens, and from answers.
+    /// How the team of text learns: where it writes, from the true words of as many tokens, and from answers; where it reads, as the other.
     pub fn text_training(&self) -> TrainConfig {
+        if self.evidence == Evidence::Image {
+            let (eval_steps, max_steps) = (None, Some(self.text_steps));
+            return TrainConfig { max_steps, eval_steps, eval_accuracy: false, ..self.training() };
+        }
         TrainConfig {
             max_steps: Some(self.text_steps),
             trajectory_weight: 1.0,
@@ -219,7 +235,8 @@ impl Demo {
 
     /// Lines of training data: each is read once, where there are not too many.
     pub fn lines(&self) -> usize {
-        self.max_steps.max(self.text_steps).saturating_mul(BATCH).min(MOST_LINES)
+        let most = if self.evidence == Evidence::Image { MOST_SEEN } else { MOST_LINES };
+        self.max_steps.max(self.text_steps).saturating_mul(BATCH).min(most)
     }
 
     /// What it is, in a few words.
@@ -228,6 +245,7 @@ impl Demo {
             Family::Distractor => format!("{} facts each, of which a quarter matters", self.facts),
             _ => format!("{} facts each", self.facts),
         };
+        let facts = if self.evidence == Evidence::Image { "an image of a fact each".into() } else { facts };
         let labels = if self.answers { "" } else { ", learned without answers" };
         format!(
             "{}: {}, {HOLDERS} holders with {facts}, messages of {} {}{labels}",

@@ -35,7 +35,7 @@ pub struct EvalFlags {
 #[derive(Clone, Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Scoring")]
 pub struct ScoringFlags {
-    /// What the final agent reads: real, none, zero, shuffled, random, self, drop:ROLE
+    /// What the final agent reads: real, none, zero, shuffled, shuffled-images, random, self, drop:ROLE
     #[arg(long, alias = "trace", value_parser = offering::<Control>(Control::NAMES), hide_possible_values = true)]
     pub control: Option<Control>,
     /// Score with every control, one line each: real, none, zero, shuffled, random, self, and without each upstream role

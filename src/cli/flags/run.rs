@@ -60,7 +60,7 @@ pub struct RunDataFlags {
     /// Replace the files of --output, --save-trace and --save-trajectories, and what a stopped run left
     #[arg(long)]
     pub overwrite: Option<bool>,
-    /// What the final agent reads: real, none, zero, shuffled, random, self, drop:ROLE
+    /// What the final agent reads: real, none, zero, shuffled, shuffled-images, random, self, drop:ROLE
     #[arg(long, alias = "trace", value_parser = offering::<Control>(Control::NAMES), hide_possible_values = true)]
     pub control: Option<Control>,
     /// Write what the upstream agents leave, for --load-trace on another machine; with --max-new-tokens 0 nothing is answered
