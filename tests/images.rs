@@ -166,6 +166,38 @@ mod seen {
     }
 
     #[test]
+    fn a_demo_of_images_stands_beside_the_same_team_reading_text() {
+        if !fetched("a_demo_of_images_stands_beside_the_same_team_reading_text") {
+            return;
+        }
+        let place = Place::new();
+        let out = place.path("demo");
+        let demo = diffmas(&[&"demo", &"--evidence", &"image", &"--output", &out])
+            .args(["--max-steps", "2", "--questions", "32", "--task", "two-hop"])
+            .output()
+            .unwrap();
+        assert!(demo.status.success(), "{}", String::from_utf8_lossy(&demo.stderr));
+        let comparison: Value =
+            serde_json::from_str(&fs::read_to_string(out.join("comparison.json")).unwrap()).unwrap();
+        let names: Vec<&str> =
+            comparison["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+        let expected = [
+            "slots of text, trained",
+            "slots, trained",
+            "control none",
+            "control shuffled",
+            "control shuffled-images",
+        ];
+        assert!(expected.iter().all(|name| names.contains(name)), "{names:?}");
+        // What a holder reads of its facts is the image alone.
+        let team = fs::read_to_string(out.join("trained/adapter/team.toml")).unwrap();
+        assert!(
+            team.contains("{{ images.holder_1 }}") && !team.contains("evidence.holder_1 }} report"),
+            "{team}"
+        );
+    }
+
+    #[test]
     fn images_that_cannot_be_read_name_line_agent_and_file() {
         if !fetched("images_that_cannot_be_read_name_line_agent_and_file") {
             return;
