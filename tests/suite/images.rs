@@ -11,7 +11,7 @@ use diffmas::communication::ChannelKind;
 use diffmas::evaluation::Control;
 use diffmas::images::{ENCODERS, EncoderKind, Encoders, Image, ImageEncoder};
 use diffmas::text::TokenizedSample;
-use diffmas::training::TrainConfig;
+use diffmas::training::{CrossEntropy, Recompute, TrainConfig};
 
 use crate::bits::is_exact;
 use crate::channels::{Setting, with_open_gates};
@@ -91,6 +91,15 @@ impl Job for Gradients {
             close(got.losses.iter().sum(), loss, loss, 1e-6, &what);
             same_gradients(&got.gradients, &want, 1e-4, &what);
             slope_of_every_tensor(|p| case.loss(p), &p, &got.gradients, &what);
+            for mode in [
+                (Recompute::Always, true),
+                (Recompute::Prompts, false),
+                (Recompute::Prompts, true),
+                (Recompute::Never, false),
+            ] {
+                let other = case.differentiated_in(mode, &case.plan(), &CrossEntropy, &p);
+                same_gradients(&other.gradients, &got.gradients, 1e-4, &format!("{what}, {mode:?}"));
+            }
             let projector = got.gradients.iter().filter(|(name, _)| name.starts_with("projector.")).count();
             assert_eq!(projector, 4, "{what}");
             let trainer = g.trainer(TrainConfig { trajectory_weight: 0.5, ..TrainConfig::default() });

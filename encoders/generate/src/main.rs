@@ -44,7 +44,10 @@ fn main() -> Result<()> {
     }
     fs::write(Path::new(folder).join("weights.rs"), table(&parameters, &model.weights()?)?)?;
     let stem = generate(input, &scratch, LoadStrategy::None)?;
-    fs::copy(scratch.join(stem).with_extension("rs"), Path::new(folder).join("model.rs"))?;
+    // Its first line names the file as it was given, and every machine has it elsewhere.
+    let code = fs::read_to_string(scratch.join(&stem).with_extension("rs"))?;
+    let code = code.replace(&format!("{input:?}"), &format!("`{stem}.onnx`"));
+    fs::write(Path::new(folder).join("model.rs"), code)?;
     Ok(fs::remove_dir_all(scratch)?)
 }
 

@@ -1,4 +1,4 @@
-// Generated from `text_line.onnx` by burn-onnx
+// Generated from ONNX `text_line.onnx` by burn-onnx
 use burn::prelude::*;
 use burn::nn::BatchNorm;
 use burn::nn::BatchNormConfig;
