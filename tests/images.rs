@@ -2,9 +2,6 @@
 
 mod shared;
 
-use std::fs;
-
-use serde_json::{Value, json};
 use shared::{Place, diffmas, failure, golden, says};
 
 /// A team of one sender that sees and a solver, in a file.
@@ -51,6 +48,10 @@ fn a_build_without_encoders_says_so() {
 
 #[cfg(feature = "vision")]
 mod seen {
+    use std::fs;
+
+    use serde_json::{Value, json};
+
     use super::*;
     use diffmas::images::ENCODERS;
 

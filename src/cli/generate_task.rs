@@ -5,12 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use diffmas::Result;
 use diffmas::agents::ChannelKind;
-use diffmas::benchmarks::synthetic::{
-    Drawings, Evidence, Facts, Family, HeldOut, Problem, Split, TaskConfig,
-};
+use diffmas::benchmarks::synthetic::{Evidence, Facts, Family, HeldOut, Problem, Split, TaskConfig};
 use diffmas::engine::OutputLock;
 use diffmas::files::{write_atomic, write_jsonl};
-use serde_json::{Map, Value};
 
 use super::flags::{offered, offering};
 use super::output;
@@ -91,23 +88,13 @@ impl GenerateTaskCommand {
         let lock =
             OutputLock::new_run(&self.output, self.overwrite, "give another --output, or --overwrite")?;
         lock.clear()?;
-        let mut drawings = match self.evidence {
-            Evidence::Text => None,
-            Evidence::Image => Some(Drawings::new(&self.output, self.seed)?),
-        };
-        let mut lines = |split, count, fields: &dyn Fn(&Problem) -> Map<String, Value>| {
-            let line = |problem: Problem| match &mut drawings {
-                Some(drawings) => drawings.add(fields(&problem), &problem, split),
-                None => Ok(fields(&problem)),
-            };
-            config.problems(split, self.seed, count).map(line).collect::<Result<Vec<_>>>()
-        };
+        let mut drawings = config.drawings(&self.output, self.seed)?;
         let learned = |problem: &Problem| match self.no_answers {
             true => problem.fields_without_answers(),
             false => problem.fields_with_trajectories(usize::MAX),
         };
-        let train = lines(Split::Train, self.train, &learned)?;
-        let test = lines(Split::Test, self.test, &Problem::fields)?;
+        let train = config.lines(Split::Train, self.seed, self.train, &mut drawings, learned)?;
+        let test = config.lines(Split::Test, self.seed, self.test, &mut drawings, Problem::fields)?;
         write_jsonl(&self.output.join("train.jsonl"), &train)?;
         write_jsonl(&self.output.join("test.jsonl"), &test)?;
         for (name, team) in [

@@ -5,6 +5,7 @@ mod evidence;
 mod facts;
 mod generator;
 mod language;
+mod lines;
 mod matching;
 mod problem;
 mod question;

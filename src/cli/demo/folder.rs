@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use diffmas::agents::TeamConfig;
-use diffmas::benchmarks::synthetic::{Drawings, Evidence, Problem, Split};
+use diffmas::benchmarks::synthetic::{Problem, Split};
 use diffmas::benchmarks::{MethodConfig, TeamMethods, Training, message_positions, methods};
 use diffmas::engine::{Engine, EngineConfig, EvaluateRequest, TeamChoice};
 use diffmas::evaluation::{Comparison, Control, Method};
@@ -14,7 +14,6 @@ use diffmas::report::{Report, Verdict};
 use diffmas::text::{Answers, TokenizedSample};
 use diffmas::training::{LoraConfig, TrainConfig};
 use diffmas::{Error, Result};
-use serde_json::{Map, Value};
 
 use super::part::{BATCH, Demo};
 use crate::cli::progress::Progress;
@@ -90,26 +89,20 @@ impl Folder<'_> {
         let (demo, task) = (self.demo, self.demo.task_config());
         // What a holder should write ends where a message does.
         let words = demo.text_team().message_tokens;
-        let mut drawings = match demo.evidence {
-            Evidence::Text => None,
-            Evidence::Image => Some(Drawings::new(&self.dir, demo.seed)?),
-        };
-        let mut write = |name, split, seed, count, fields: &dyn Fn(&Problem) -> Map<String, Value>| {
-            let line = |problem: Problem| match &mut drawings {
-                Some(drawings) => drawings.add(fields(&problem), &problem, split),
-                None => Ok(fields(&problem)),
-            };
-            let lines = task.problems(split, seed, count).map(line).collect::<Result<Vec<_>>>()?;
-            write_jsonl(&self.dir.join(name), &lines)
-        };
+        let mut drawings = task.drawings(&self.dir, demo.seed)?;
         let learned = |problem: &Problem| match demo.answers {
             true => problem.fields_with_trajectories(words),
             false => problem.fields_without_answers(),
         };
         let asked = |problem: &Problem| problem.fields_with_reports(words);
-        write("train.jsonl", Split::Train, demo.seed, demo.lines(), &learned)?;
-        write("held_out.jsonl", Split::Test, demo.seed ^ (1 << 32), demo.held_out, &asked)?;
-        write("test.jsonl", Split::Test, demo.seed, demo.questions, &asked)
+        let train = task.lines(Split::Train, demo.seed, demo.lines(), &mut drawings, learned)?;
+        write_jsonl(&self.dir.join("train.jsonl"), &train)?;
+        let mut test = |name: &str, seed, count| {
+            let lines = task.lines(Split::Test, seed, count, &mut drawings, asked)?;
+            write_jsonl(&self.dir.join(name), &lines)
+        };
+        test("held_out.jsonl", demo.seed ^ (1 << 32), demo.held_out)?;
+        test("test.jsonl", demo.seed, demo.questions)
     }
 
     /// Settings of every team: model, batches, device.
