@@ -6,6 +6,7 @@ use burn::prelude::*;
 use crate::Encoder;
 use crate::fill::filled;
 
+// Generated, and never edited.
 #[allow(missing_docs, clippy::all)]
 #[rustfmt::skip]
 mod model;

@@ -51,8 +51,7 @@ impl TeamBatch {
 
     fn of_lines(samples: &[&TokenizedSample], lines: Vec<Range<usize>>) -> Self {
         let last = samples[0].prompts.len() - 1;
-        let of_senders = |s: &TokenizedSample| (s.prompts[..last].to_vec(), s.images.clone());
-        let alike = |of: &[&TokenizedSample]| of.iter().all(|s| of_senders(s) == of_senders(of[0]));
+        let alike = |of: &[&TokenizedSample]| of.iter().all(|s| (0..last).all(|j| s.reads_alike(of[0], j)));
         assert!(
             lines.iter().all(|line| alike(&samples[line.clone()])),
             "questions of one line have one message"

@@ -1,11 +1,9 @@
 //! A team without any tensor: a description of what takes part and how large it is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{AdapterSet, FeedKind, TeamConfig};
 use crate::backbone::BackboneConfig;
-use crate::images::EncoderKind;
 
 /// A team without any tensor: who takes part, which adapters they have, and how large everything is.
 #[derive(Clone, Debug)]
@@ -22,12 +20,6 @@ impl TeamLayout {
     /// Whether an agent's feed is trainable.
     pub(crate) fn learns_feed(&self) -> bool {
         (0..self.config.upstream().len()).any(|j| self.config.feed(j) == FeedKind::Learned)
-    }
-
-    /// The encoders of what agents see, each once.
-    pub(crate) fn encoders(&self) -> BTreeMap<&'static str, &'static EncoderKind> {
-        let upstream = 0..self.config.upstream().len();
-        upstream.filter_map(|j| self.config.encoder(j)).map(|kind| (kind.name, kind)).collect()
     }
 
     /// The agents that have slots, and how many.

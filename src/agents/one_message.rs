@@ -13,9 +13,7 @@ use crate::text::{TokenizedSample, lines};
 pub fn check_lines(config: &TeamConfig, path: &Path, samples: &[TokenizedSample]) -> Result<()> {
     for line in lines(samples).into_iter().map(|line| &samples[line]) {
         for (j, agent) in config.upstream().iter().enumerate() {
-            let differs =
-                |s: &&TokenizedSample| s.prompts[j] != line[0].prompts[j] || s.image(j) != line[0].image(j);
-            let Some(other) = line.iter().find(differs) else { continue };
+            let Some(other) = line.iter().find(|s| !s.reads_alike(&line[0], j)) else { continue };
             return Err(Error::line(
                 path,
                 other.line,

@@ -288,13 +288,11 @@ impl PromptBuilder {
             let agents = known.join(", ");
             return Err(format!("`prompt_ids.{stranger}`: the team has no such agent (agents: {agents})"));
         }
-        let prompt = |name: &&str| {
+        let prompt = |(name, sees): (&&str, &Option<Sight>)| {
             let missing = || format!("`prompt_ids.{name}` is missing; every agent needs a prompt");
-            ids.prompt_ids.get(*name).cloned().ok_or_else(missing)
-        };
-        let prompt = |(name, sees): (&&str, &Option<Sight>)| match sees {
-            Some(_) => Ok(ids.prompt_ids.get(*name).cloned().unwrap_or_default()),
-            None => prompt(name),
+            let given = ids.prompt_ids.get(*name).cloned();
+            // Who sees an image need not be told anything.
+            given.or_else(|| sees.as_ref().map(|_| Vec::new())).ok_or_else(missing)
         };
         let prompts = known.iter().zip(&self.sees).map(prompt).collect::<std::result::Result<_, _>>()?;
         let target = Some(ids.target_ids.clone()).filter(|ids| !ids.is_empty());

@@ -48,12 +48,7 @@ impl CommunicationConfig {
             learned_feed: model.layout.learns_feed(),
             slot_placement: (!slots.is_empty()).then_some(config.slot_placement),
             slots,
-            encoders: model
-                .layout
-                .encoders()
-                .into_iter()
-                .map(|(name, kind)| (name, kind.wheel.sha256))
-                .collect(),
+            encoders: config.encoders().into_iter().map(|(name, kind)| (name, kind.wheel.sha256)).collect(),
             channel_config: model.channel.inner.config(),
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::PaddedIds;
 use crate::images::{EncoderKind, Image};
+use crate::rectangle::{Padding, real};
 
 /// Images of `B` rows, and the token ids behind them, padded on the left: padding, the image, the row's own tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,12 +25,9 @@ impl SeenImages {
         let kind = images[0].kind();
         assert!(images.iter().all(|image| image.kind().name == kind.name), "images for one encoder");
         assert_eq!(images.len(), ids.batch, "tokens behind each image");
-        let own = |row: usize| ids.valid[row * ids.len..(row + 1) * ids.len].iter().filter(|&&v| v).count();
-        let real = |row: usize| {
-            let padding = ids.len - own(row);
-            (0..kind.positions() + ids.len).map(move |column| column >= padding)
-        };
-        let valid = (0..images.len()).flat_map(real).collect();
+        let tokens =
+            |row: usize| ids.valid[row * ids.len..(row + 1) * ids.len].iter().filter(|&&v| v).count();
+        let valid = real((0..images.len()).map(|row| kind.positions() + tokens(row)), Padding::Left);
         Self { images, ids, valid }
     }
 
@@ -56,17 +54,13 @@ impl SeenImages {
     /// For each position, where it stands among rows of image and padded tokens.
     pub(super) fn sources(&self) -> Vec<usize> {
         let (width, seen) = (self.len(), self.kind().positions());
-        let source = |i: usize| {
-            let (row, column) = (i / width, i % width);
-            let padding = self.valid[row * width..(row + 1) * width].iter().filter(|&&v| !v).count();
-            row * width
-                + match column {
-                    _ if column < padding => seen + column,
-                    _ if column < padding + seen => column - padding,
-                    _ => column,
-                }
-        };
-        (0..self.valid.len()).map(source).collect()
+        let rows = self.valid.chunks_exact(width).enumerate();
+        rows.flat_map(|(row, valid)| {
+            let padded = seen + valid.iter().filter(|&&v| !v).count();
+            let columns = (seen..padded).chain(0..seen).chain(padded..width);
+            columns.map(move |column| row * width + column)
+        })
+        .collect()
     }
 }
 

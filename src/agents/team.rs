@@ -1,5 +1,6 @@
 //! The team: who takes part, in which order, and how they communicate. One TOML file.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
@@ -309,6 +310,15 @@ impl TeamConfig {
     pub fn encoder(&self, j: usize) -> Option<&'static EncoderKind> {
         let name = self.agents.get(j)?.encoder.as_deref()?;
         Some(encoder_kind(name).expect("a valid configuration"))
+    }
+
+    /// The encoders of what agents see by name, each once.
+    ///
+    /// # Panics
+    /// If the configuration is not valid.
+    pub fn encoders(&self) -> BTreeMap<&'static str, &'static EncoderKind> {
+        let upstream = 0..self.upstream().len();
+        upstream.filter_map(|j| self.encoder(j)).map(|kind| (kind.name, kind)).collect()
     }
 
     /// How many slots agent `j` has: its latent positions, where its feed is `slots`.

@@ -106,7 +106,7 @@ impl<B: ModelBackend> TeamModel<B> {
             let deviation = self.feed.rho / (sizes.hidden_size as f64).sqrt();
             (ParameterSpec { needs_channel, ..spec.spared() }, Initializer::Alike(deviation))
         });
-        let projectors = self.layout.encoders().into_values().flat_map(|kind| {
+        let projectors = config.encoders().into_values().flat_map(|kind| {
             let hidden = 2 * sizes.hidden_size;
             [(1, kind.inputs(), hidden), (2, hidden, sizes.hidden_size)].into_iter().flat_map(
                 |(layer, from, to)| {

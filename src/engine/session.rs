@@ -445,16 +445,11 @@ fn encoders(
     offline: bool,
     resolve: &impl Resolve,
 ) -> Result<Vec<(&'static EncoderKind, PathBuf)>> {
-    let mut found: Vec<(&EncoderKind, PathBuf)> = Vec::new();
-    for (j, agent) in team.upstream().iter().enumerate() {
-        let Some(kind) = team.encoder(j) else { continue };
+    if let Some(agent) = team.upstream().iter().find(|agent| agent.encoder.is_some()) {
         check_built()
             .map_err(|e| Error::invalid(format!("agent `{}` has an `encoder`, but {e}", agent.name)))?;
-        if found.iter().all(|(known, _)| known.name != kind.name) {
-            found.push((kind, resolve.encoder(kind, offline)?));
-        }
     }
-    Ok(found)
+    team.encoders().into_values().map(|kind| Ok((kind, resolve.encoder(kind, offline)?))).collect()
 }
 
 /// The model that `config` names, else the one that is `known` from an adapter.

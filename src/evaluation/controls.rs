@@ -1,7 +1,6 @@
 //! Other messages in place of the real one. They act on the final agent's reading only; upstream agents ran as usual.
 
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
 
 use burn::prelude::*;
@@ -158,27 +157,17 @@ impl Control {
         others.then(|| derangement(samples, seed))
     }
 
-    /// What upstream agents are given for each of the `lines` of `samples`, where it is not the line's own: another line's first question, or
-    /// its own with another line's images.
-    pub fn inputs(
-        &self,
-        samples: &[TokenizedSample],
-        lines: &[Range<usize>],
-        seed: u64,
-    ) -> Option<Vec<TokenizedSample>> {
-        let others = self.senders(lines.len(), seed)?;
-        let first = |line: usize| &samples[lines[line].start];
-        let input = |(own, other)| match self {
-            Self::ShuffledImages => {
-                TokenizedSample { images: first(other).images.clone(), ..first(own).clone() }
-            }
-            _ => first(other).clone(),
-        };
-        Some(others.into_iter().enumerate().map(input).collect())
+    /// What upstream agents are given for a line whose first question is `own`, where [`Control::senders`] says `other`: that, or its images with the
+    /// line's own prompts.
+    pub fn input(&self, own: &TokenizedSample, other: &TokenizedSample) -> TokenizedSample {
+        match self {
+            Self::ShuffledImages => TokenizedSample { images: other.images.clone(), ..own.clone() },
+            _ => other.clone(),
+        }
     }
 
     /// The trace that the final agent reads, of what upstream agents or, for [`Control::SelfRollout`], itself has left. `sample_ids` numbers the samples, for draws that depend on nothing else than the seed and the
-    /// sample. (Whose upstream prompts are run is a matter of [`Control::inputs`].)
+    /// sample. (Whose upstream prompts are run is a matter of [`Control::senders`].)
     pub fn apply<B: Backend>(
         &self,
         mut received: ReceivedMessages<B>,

@@ -115,7 +115,7 @@ pub fn evaluate_after<B: ModelBackend>(
         room,
         team.layout.sizes.max_position_embeddings,
     )?;
-    let others = scoring.control.inputs(samples, &lines, scoring.seed);
+    let others = scoring.control.senders(lines.len(), scoring.seed);
     let mut all: Vec<SampleScore> = Vec::with_capacity(samples.len());
     let mut total = Spent::default();
     for ScoredBatch { scores, spent } in done {
@@ -126,7 +126,10 @@ pub fn evaluate_after<B: ModelBackend>(
     let score = |rows: &[usize]| {
         let questions = lines[rows[0]].start..lines[rows[rows.len() - 1]].end;
         let own = samples[questions.clone()].to_vec();
-        let senders = others.as_ref().map(|others| rows.iter().map(|&line| others[line].clone()).collect());
+        let first = |line: usize| &samples[lines[line].start];
+        let sender =
+            |&i: &usize| others.as_ref().map(|others| scoring.control.input(first(i), first(others[i])));
+        let senders = rows.iter().map(sender).collect();
         let sample_ids: Vec<u64> = questions.map(|i| i as u64).collect();
         score_batch(team, own, senders, scoring, &sample_ids)
     };

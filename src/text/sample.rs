@@ -37,6 +37,11 @@ impl TokenizedSample {
         self.images.get(j)?.as_ref()
     }
 
+    /// Whether agent `j` reads the same of its own for another sample.
+    pub fn reads_alike(&self, other: &Self, j: usize) -> bool {
+        self.prompts[j] == other.prompts[j] && self.image(j) == other.image(j)
+    }
+
     /// Positions of what agent `j` reads of its own: its image and its prompt.
     pub fn positions(&self, j: usize) -> usize {
         self.image(j).map_or(0, |image| image.kind().positions()) + self.prompts[j].len()

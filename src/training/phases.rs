@@ -156,15 +156,13 @@ pub(super) fn check_inputs(
     gradient: TraceGradient,
 ) -> Result<()> {
     let upstream = team.upstream();
-    let has = |group: &ParameterGroup, j: usize| match *group == ParameterGroup::SLOTS {
-        true => team.slots(j) > 0,
-        false => team.encoder(j).is_some(),
-    };
-    for (group, what) in
-        [(ParameterGroup::SLOTS, "its slots are"), (ParameterGroup::PROJECTOR, "its projector is")]
-    {
+    let inputs: [(_, _, &dyn Fn(usize) -> bool); 2] = [
+        (ParameterGroup::SLOTS, "its slots are", &|j| team.slots(j) > 0),
+        (ParameterGroup::PROJECTOR, "its projector is", &|j| team.encoder(j).is_some()),
+    ];
+    for (group, what, has) in inputs {
         let learn = specs.iter().any(|spec| spec.group == group && phases.iter().any(|p| p.trains(spec)));
-        let unreached = |j: &usize| has(&group, *j) && !gradient.reaches(*j, upstream.len());
+        let unreached = |j: &usize| has(*j) && !gradient.reaches(*j, upstream.len());
         if let Some(j) = (0..upstream.len()).find(unreached).filter(|_| learn) {
             return Err(Error::invalid(format!(
                 "agent `{}`: {what} to learn, but trace_gradient = \"{gradient}\" lets no gradient through; use \"full\", or \

@@ -2,6 +2,7 @@
 //!
 //! `diffmas-encoders-generate ENCODER.onnx FOLDER` writes `FOLDER/model.rs`, generic over Burn's backends, and `FOLDER/weights.rs`.
 
+// The same reader as at run time; a part of it is used.
 #[path = "../../src/onnx.rs"]
 #[allow(dead_code)]
 mod onnx;

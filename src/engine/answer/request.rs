@@ -70,8 +70,10 @@ impl AnswerRequest {
     /// All `samples` with the same options; draws are keyed by their place in the list.
     pub fn new(samples: Vec<TokenizedSample>, options: AnswerOptions) -> Self {
         let lines = lines(&samples);
-        let others = options.control.inputs(&samples, &lines, options.decode.seed);
-        let upstream = |i: usize| others.as_ref().map(|others| others[i].clone());
+        let others = options.control.senders(lines.len(), options.decode.seed);
+        let first = |line: usize| &samples[lines[line].start];
+        let upstream =
+            |i: usize| others.as_ref().map(|others| options.control.input(first(i), first(others[i])));
         let upstream: Vec<_> = (0..lines.len()).flat_map(|i| vec![upstream(i); lines[i].len()]).collect();
         let row = |((sample, upstream), sample_id)| AnswerRow {
             sample,
